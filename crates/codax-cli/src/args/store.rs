@@ -1,0 +1,137 @@
+//! Commands about the store as a whole, its daemon and its devices.
+
+use clap::{Args, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// `codax up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Room in the pool `dram`, the host's own memory
+    #[arg(long, value_name = "SIZE")]
+    pub dram: Option<String>,
+
+    /// A device; more than one may be given. The link's figures are what the pool announces; gbps also paces moves
+    #[arg(long = "device", value_name = "NAME=emulated:SIZE[,read_ns=N,write_ns=N,gbps=N]")]
+    pub devices: Vec<String>,
+
+    /// Configuration (codax.toml); options on the command line come first
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Return once the store is served, and log to meta/daemon.log in the store's directory
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// `codax down`.
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// Delete the store, its files and everything it mounted
+    #[arg(long)]
+    pub purge: bool,
+}
+
+/// `codax events`.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Go on with new events as they come
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Start with event number N (default: with the first, or with --follow at the end)
+    #[arg(long, value_name = "N")]
+    pub since: Option<u64>,
+}
+
+/// `codax device`.
+#[derive(Debug, Subcommand)]
+pub enum DeviceCommand {
+    /// All devices, with what they announce
+    List,
+    /// One device
+    Show(DeviceName),
+    /// Move everything off a device and take it out of service
+    Drain(DrainArgs),
+    /// Put a device back in service and bring home what a drain took away; cancels a drain that runs
+    Online(DeviceName),
+}
+
+impl DeviceCommand {
+    /// See [`super::Command::name`].
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::List => "device list",
+            Self::Show(_) => "device show",
+            Self::Drain(_) => "device drain",
+            Self::Online(_) => "device online",
+        }
+    }
+}
+
+/// A device.
+#[derive(Debug, Args)]
+pub struct DeviceName {
+    /// The device
+    pub name: String,
+}
+
+/// `codax device drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// The device
+    pub name: String,
+
+    /// Print the plan and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Move what can be moved and wait so long for files that somebody holds; without it a held file refuses the drain
+    #[arg(long, value_name = "DURATION")]
+    pub wait: Option<String>,
+
+    /// Keep below this bandwidth
+    #[arg(long, value_name = "GB/S")]
+    pub limit: Option<String>,
+
+    /// Kill the processes that hold a file and don't let go in time
+    #[arg(long)]
+    pub evict: bool,
+}
+
+/// `codax pages`.
+#[derive(Debug, Args)]
+pub struct PagesArgs {
+    /// The pool
+    pub pool: String,
+
+    /// Only the frames of this file: a path, or #ID
+    #[arg(long, value_name = "PATH")]
+    pub file: Option<OsString>,
+
+    /// One row for every frame, not for every run of them
+    #[arg(long)]
+    pub each: bool,
+}
+
+/// `codax check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Mend what can be mended, and say what is lost
+    #[arg(long)]
+    pub repair: bool,
+}
+
+/// `codax completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// `codax man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Where to write the pages; made if it isn't there
+    pub dir: PathBuf,
+}

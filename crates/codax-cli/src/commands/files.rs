@@ -1,0 +1,172 @@
+//! `codax ls`, `stat`, `mkdir` and `rm`.
+
+use super::users::{self, Names};
+use super::{Context, done, pool_names, stat, tree};
+use crate::args::{LsArgs, MkdirArgs, PathsArgs, RmArgs, checked};
+use crate::output::json::{FileRow, PathForm, PoolNames};
+use crate::output::{table, text};
+use anyhow::Result;
+use codax::Store;
+use codax_core::info::FileInfo;
+use codax_core::name::StorePath;
+use codax_core::namespace::Kind;
+use codax_core::request::PlacementSpec;
+use codax_core::ErrorKind;
+use codax_wire::Request;
+
+/// `codax ls`.
+pub fn ls(context: &Context, args: &LsArgs) -> Result<()> {
+    let path = checked::path(&args.path)?;
+    let store = context.store()?;
+    let info = stat(&store, &path)?;
+    let listed = match info.kind {
+        Kind::File => vec![(path, info)],
+        Kind::Dir => tree::entries(&store, &path)?,
+    };
+    let names = if args.long || context.json { pool_names(&store)? } else { PoolNames::default() };
+    let rows = listed.iter().map(|(path, info)| FileRow::new(path, info, &names));
+    context.print(rows, || if args.long { long_list(&listed, &names) } else { short_list(&listed) })
+}
+
+/// The last component as people see it.
+fn shown_name(path: &StorePath, info: &FileInfo) -> String {
+    let slash = if info.kind == Kind::Dir { "/" } else { "" };
+    path.components().last().map_or_else(|| "/".to_owned(), |name| format!("{name}{slash}"))
+}
+
+fn short_list(listed: &[(StorePath, FileInfo)]) -> String {
+    listed.iter().fold(String::new(), |out, (path, info)| out + &shown_name(path, info) + "\n")
+}
+
+fn long_list(listed: &[(StorePath, FileInfo)], names: &PoolNames) -> String {
+    let (users, groups) = (Names::users(), Names::groups());
+    let mut table = table::new(&["mode", "owner", "group", ">bytes", ">backed", "pools", "changed", "name"]);
+    for (path, info) in listed {
+        let mut pools: Vec<_> = info.runs.iter().map(|run| names.get(run.pool)).collect();
+        pools.sort_unstable();
+        pools.dedup();
+        let row = [
+            text::mode(info.kind, info.mode),
+            users.name(info.uid),
+            groups.name(info.gid),
+            info.len.to_string(),
+            info.backed.to_string(),
+            if pools.is_empty() { "-".to_owned() } else { pools.join(",") },
+            text::time(info.mtime_ns),
+            shown_name(path, info),
+        ];
+        table::row(&mut table, row);
+    }
+    if listed.is_empty() { String::new() } else { table::text(&table) }
+}
+
+/// `codax stat`.
+pub fn stat_all(context: &Context, args: &PathsArgs) -> Result<()> {
+    let paths = checked::paths(&args.paths)?;
+    let store = context.store()?;
+    let names = pool_names(&store)?;
+    let mut rows = Vec::new();
+    for path in &paths {
+        rows.push((path, FileRow::new(path, &stat(&store, path)?, &names)));
+    }
+    context.print(rows.iter().map(|(_, row)| row), || {
+        rows.iter().map(|(path, row)| stat_text(path, row)).collect::<Vec<_>>().join("\n")
+    })
+}
+
+fn stat_text(path: &StorePath, row: &FileRow) -> String {
+    let own = if row.placement.own { "its own" } else { "a directory's above" };
+    let span = |page: u64, pages: u64| match pages {
+        1 => format!("page {page}"),
+        _ => format!("pages {page}-{}", page + pages - 1),
+    };
+    let extents = row.extents.iter().map(|extent| {
+        let frames = match extent.pages {
+            1 => format!("frame {}", extent.frame),
+            pages => format!("frames {}-{}", extent.frame, extent.frame + pages - 1),
+        };
+        format!("{} in {}, {frames}", span(extent.page, extent.pages), extent.pool)
+    });
+    let away = row.away.iter().map(|run| format!("{} at home in {}", span(run.page, run.pages), run.pool));
+    let lines = |lines: &mut dyn Iterator<Item = String>| lines.collect::<Vec<_>>().join("\n");
+    let file = row.kind == Kind::File;
+    let if_file = |text: String| if file { text } else { String::new() };
+    table::facts([
+        ("path", path.to_string()),
+        ("id", row.id.to_string()),
+        ("mode", format!("{} ({:04o})", text::mode(row.kind, row.mode), row.mode)),
+        ("owner", format!("{} ({})", Names::users().name(row.uid), row.uid)),
+        ("group", format!("{} ({})", Names::groups().name(row.gid), row.gid)),
+        ("links", row.nlink.to_string()),
+        ("bytes", if_file(row.len.to_string())),
+        ("backed", if_file(format!("{} bytes in frames", row.backed))),
+        ("changed", format!("{} (inode {})", text::time(row.mtime_ns), text::time(row.ctime_ns))),
+        ("placement", format!("{} ({own})", text::placement(&row.placement))),
+        ("served", if_file("by mapping, through the client library".to_owned())),
+        ("mapped by", if_file(processes(&row.mapped_by))),
+        ("pinned", if row.pins > 0 { text::count(row.pins.into(), "range") } else { String::new() }),
+        ("lies", lines(&mut extents.into_iter())),
+        ("away", lines(&mut away.into_iter())),
+    ])
+}
+
+fn processes(pids: &[u32]) -> String {
+    if pids.is_empty() {
+        return "nobody".to_owned();
+    }
+    let named = |pid: &u32| format!("{pid} ({})", codax_os::process::command(*pid));
+    format!("process {}", pids.iter().map(named).collect::<Vec<_>>().join(", "))
+}
+
+/// `codax mkdir`.
+pub fn mkdir(context: &Context, args: &MkdirArgs) -> Result<()> {
+    let placement = checked::placement(&args.place)?;
+    let paths = checked::paths(&args.paths)?;
+    let store = context.store()?;
+    for path in &paths {
+        if args.parents {
+            make_with_parents(&store, path, placement.as_ref())?;
+        } else {
+            make(&store, path, placement.clone())?;
+        }
+    }
+    context.print(paths.iter().map(PathForm::from), String::new)
+}
+
+/// Makes one directory.
+pub fn make(store: &Store, path: &StorePath, placement: Option<PlacementSpec>) -> Result<()> {
+    let mode = 0o777 & !users::umask();
+    done(store, Request::Mkdir { path: path.clone(), mode, placement })
+}
+
+/// Makes a directory and those above it that are missing. A placement is the last one's own; a directory that is there already
+/// does not get it.
+fn make_with_parents(store: &Store, path: &StorePath, placement: Option<&PlacementSpec>) -> Result<()> {
+    let mut so_far = StorePath::root();
+    for name in path.components() {
+        so_far = so_far.join(name);
+        let own = if so_far == *path { placement } else { None };
+        let Err(error) = make(store, &so_far, own.cloned()) else { continue };
+        // A directory above may be one that can't be written, and be there all the same.
+        let there = super::stat_if_there(store, &so_far)?;
+        if own.is_some() || there.is_none_or(|info| info.kind != Kind::Dir) {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// `codax rm`.
+pub fn rm(context: &Context, args: &RmArgs) -> Result<()> {
+    let paths = checked::paths(&args.paths)?;
+    let store = context.store()?;
+    let mut gone = Vec::new();
+    for path in paths {
+        match done(&store, Request::Remove { path: path.clone(), recursive: args.recursive }) {
+            Ok(()) => gone.push(PathForm::from(&path)),
+            Err(error) if args.force && crate::kind_of(&error) == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    context.print(gone, String::new)
+}

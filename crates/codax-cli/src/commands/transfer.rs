@@ -1,0 +1,276 @@
+//! `codax put`, `get` and `cat`: bytes into the store and out of it.
+
+use super::tree::{self, Tree};
+use super::{Context, files, stat, stat_if_there};
+use crate::args::{GetArgs, PathsArgs, PutArgs, checked};
+use crate::output::json::PathForm;
+use crate::output::progress::Progress;
+use crate::output::text::{self, printable};
+use anyhow::{Context as _, Result};
+use codax::{PutOptions, Store};
+use codax_core::name::{Name, StorePath};
+use codax_core::namespace::Kind;
+use codax_core::request::PlacementSpec;
+use codax_core::units::format_size;
+use codax_core::{Error, ErrorKind};
+use serde::Serialize;
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind as Io, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Stands for standard input or output.
+const STANDARD: &str = "-";
+
+/// A file that was copied, as JSON has it.
+#[derive(Serialize)]
+struct Row {
+    /// The path in the store.
+    #[serde(flatten)]
+    path: PathForm,
+    bytes: u64,
+}
+
+/// Copies into the store, with all that goes for each file.
+struct Putting<'a> {
+    store: &'a Store,
+    placement: Option<PlacementSpec>,
+    replace: bool,
+    shown: Shown,
+}
+
+/// How far all files together are.
+struct Shown {
+    progress: Progress,
+    done: u64,
+    total: u64,
+}
+
+impl Shown {
+    fn new(context: &Context, what: String, total: u64) -> Self {
+        Self { progress: context.progress(what), done: 0, total }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.done += bytes as u64;
+        self.progress.bytes(self.done, self.total.max(self.done), "");
+    }
+}
+
+/// A reader or writer whose bytes are counted.
+struct Counted<'a, T> {
+    inner: T,
+    shown: &'a mut Shown,
+}
+
+impl<T: Read> Read for Counted<'_, T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.shown.add(n);
+        Ok(n)
+    }
+}
+
+impl<T: Write> Write for Counted<'_, T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.shown.add(n);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// `codax put`.
+pub fn put(context: &Context, args: &PutArgs) -> Result<()> {
+    let path = checked::path(&args.path)?;
+    let placement = checked::placement(&args.place)?;
+    let src = &args.src;
+    let what = format!("putting {}", src.display());
+    if src.as_os_str() == STANDARD {
+        let store = context.store()?;
+        let shown = Shown::new(context, what, 0);
+        let mut putting = Putting { store: &store, placement, replace: args.force, shown };
+        let row = putting.one(io::stdin().lock(), &path, 0o666)?;
+        drop(putting);
+        return context.print([row], String::new);
+    }
+    let file = File::open(src).with_context(|| format!("reading {}", src.display()))?;
+    let meta = file.metadata().with_context(|| format!("reading {}", src.display()))?;
+    if meta.is_dir() && !args.recursive {
+        let message = format!("{} is a directory: put it with -r", src.display());
+        return Err(Error::new(ErrorKind::IsDir, message).into());
+    }
+    let store = context.store()?;
+    let path = into_directory(&store, path, src)?;
+    if meta.is_dir() {
+        let tree = tree::local(src, &path)?;
+        let shown = Shown::new(context, what, tree.bytes());
+        return put_tree(context, Putting { store: &store, placement, replace: args.force, shown }, &tree);
+    }
+    let shown = Shown::new(context, what, meta.len());
+    let mut putting = Putting { store: &store, placement, replace: args.force, shown };
+    let row = putting.one(file, &path, tree::mode_of(&meta))?;
+    drop(putting);
+    context.print([row], String::new)
+}
+
+/// `path`, or what `src` is called in it if it is a directory.
+fn into_directory(store: &Store, path: StorePath, src: &Path) -> Result<StorePath> {
+    if stat_if_there(store, &path)?.is_none_or(|info| info.kind != Kind::Dir) {
+        return Ok(path);
+    }
+    let name = src.canonicalize().ok().and_then(|src| src.file_name().map(OsStr::to_owned));
+    let name = src.file_name().map(OsStr::to_owned).or(name).ok_or_else(|| {
+        Error::invalid(format!("{} has no name of its own: give the path in full", src.display()))
+    })?;
+    Ok(path.join(&Name::new(name.as_bytes())?))
+}
+
+impl Putting<'_> {
+    fn one(&mut self, from: impl Read, path: &StorePath, mode: u16) -> Result<Row> {
+        let options = PutOptions { mode, placement: self.placement.clone(), replace: self.replace };
+        let mut from = Counted { inner: from, shown: &mut self.shown };
+        let bytes = self.store.put(&mut from, OsStr::from_bytes(&path.to_bytes()), &options)?;
+        Ok(Row { path: path.into(), bytes })
+    }
+
+    /// Makes a directory, unless it is there already.
+    fn directory(&self, path: &StorePath) -> Result<()> {
+        match files::make(self.store, path, self.placement.clone()) {
+            Err(error) if crate::kind_of(&error) == ErrorKind::Exists => {
+                match stat(self.store, path)?.kind {
+                    Kind::Dir => Ok(()),
+                    Kind::File => Err(error),
+                }
+            }
+            made => made,
+        }
+    }
+}
+
+fn put_tree(context: &Context, mut putting: Putting<'_>, tree: &Tree<PathBuf, StorePath>) -> Result<()> {
+    for dir in &tree.dirs {
+        putting.directory(dir)?;
+    }
+    let mut rows = Vec::new();
+    for file in &tree.files {
+        let open = File::open(&file.from).with_context(|| format!("reading {}", file.from.display()))?;
+        rows.push(putting.one(open, &file.to, file.mode)?);
+    }
+    drop(putting);
+    if !tree.skipped.is_empty() {
+        let (count, first) = (tree.skipped.len() as u64, tree.skipped[0].display().to_string());
+        eprintln!("codax: left out {} (links and special files): {} ...", text::count(count, "entry").replace("entrys", "entries"), printable(&first));
+    }
+    context.print(&rows, || summary(&rows))
+}
+
+fn summary(rows: &[Row]) -> String {
+    let bytes = rows.iter().map(|row| row.bytes).sum();
+    format!("{}, {}\n", text::count(rows.len() as u64, "file"), format_size(bytes))
+}
+
+/// `codax get`.
+pub fn get(context: &Context, args: &GetArgs) -> Result<()> {
+    let path = checked::path(&args.path)?;
+    let standard = args.dst.as_os_str() == STANDARD;
+    let store = context.store()?;
+    let info = stat(&store, &path)?;
+    if info.kind == Kind::Dir && (!args.recursive || standard) {
+        let how = if standard { "can't go to standard output" } else { "get it with -r" };
+        return Err(Error::new(ErrorKind::IsDir, format!("{path} is a directory: {how}")).into());
+    }
+    if standard {
+        let bytes = store.get(OsStr::from_bytes(&path.to_bytes()), &mut io::stdout().lock())?;
+        return context.print_aside([Row { path: (&path).into(), bytes }]);
+    }
+    let dst = into_local(&path, &args.dst)?;
+    let what = format!("getting {path}");
+    if info.kind == Kind::File {
+        let mut shown = Shown::new(context, what, info.len);
+        let bytes = fetch(&store, &path, &dst, info.mode, args.force, &mut shown)?;
+        drop(shown);
+        return context.print([Row { path: (&path).into(), bytes }], String::new);
+    }
+    let tree = tree::stored(&store, &path, &dst)?;
+    for dir in &tree.dirs {
+        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    }
+    let mut shown = Shown::new(context, what, tree.bytes());
+    let mut rows = Vec::new();
+    for file in &tree.files {
+        let bytes = fetch(&store, &file.from, &file.to, file.mode, args.force, &mut shown)?;
+        rows.push(Row { path: (&file.from).into(), bytes });
+    }
+    drop(shown);
+    context.print(&rows, || summary(&rows))
+}
+
+/// `dst`, or what `path` is called in it if it is a directory.
+fn into_local(path: &StorePath, dst: &Path) -> Result<PathBuf> {
+    if !dst.is_dir() {
+        return Ok(dst.to_owned());
+    }
+    match path.components().last() {
+        Some(name) => Ok(dst.join(OsStr::from_bytes(name.as_bytes()))),
+        None => Err(Error::invalid(format!("{path} has no name: give a directory that isn't there yet")).into()),
+    }
+}
+
+/// Copies one file out. What can't be copied whole leaves nothing behind; with `force` a file is replaced in one step, at the end.
+fn fetch(store: &Store, from: &StorePath, to: &Path, mode: u16, force: bool, shown: &mut Shown) -> Result<u64> {
+    let there = std::fs::metadata(to).ok();
+    if there.as_ref().is_some_and(|meta| !meta.is_file() && !meta.is_dir()) {
+        // A device or a pipe.
+        let file = OpenOptions::new().write(true).open(to).with_context(|| format!("writing {}", to.display()))?;
+        return copy_out(store, from, file, to, shown);
+    }
+    if there.is_some() && !force {
+        return Err(Error::exists(format!("{} exists already; -f replaces it", to.display())).into());
+    }
+    let mut part = to.to_owned();
+    if force {
+        let name = to.file_name().unwrap_or_default().as_bytes();
+        let name = [b".", name, b".part-", std::process::id().to_string().as_bytes()].concat();
+        part.set_file_name(OsStr::from_bytes(&name));
+    }
+    let mode = u32::from(mode & 0o777);
+    let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(&part);
+    let file = opened.with_context(|| format!("writing {}", part.display()))?;
+    let copied = copy_out(store, from, file, &part, shown).and_then(|bytes| {
+        if force {
+            std::fs::rename(&part, to).with_context(|| format!("writing {}", to.display()))?;
+        }
+        Ok(bytes)
+    });
+    if copied.is_err() {
+        // The error that is on its way says more than this one could.
+        let _ = std::fs::remove_file(&part);
+    }
+    copied
+}
+
+fn copy_out(store: &Store, from: &StorePath, to: File, name: &Path, shown: &mut Shown) -> Result<u64> {
+    let mut to = Counted { inner: to, shown };
+    let bytes = store.get(OsStr::from_bytes(&from.to_bytes()), &mut to);
+    bytes.with_context(|| format!("copying {from} to {}", name.display()))
+}
+
+/// `codax cat`.
+pub fn cat(context: &Context, args: &PathsArgs) -> Result<()> {
+    let paths = checked::paths(&args.paths)?;
+    let store = context.store()?;
+    let mut out = io::stdout().lock();
+    let mut rows = Vec::new();
+    for path in &paths {
+        let bytes = store.get(OsStr::from_bytes(&path.to_bytes()), &mut out)?;
+        rows.push(Row { path: path.into(), bytes });
+    }
+    out.flush()?;
+    context.print_aside(rows)
+}

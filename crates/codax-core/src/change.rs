@@ -1,0 +1,136 @@
+//! The journal's vocabulary: every change of the store's metadata is a list of these, applied in order.
+//!
+//! The same function ([`crate::namespace::Namespace::apply`] for the first four) takes them when they are made and when they are
+//! replayed, so a restart can't come to another result than the run before it.
+
+use crate::extent::Extent;
+use crate::extent::FrameRun;
+use crate::namespace::Inode;
+use crate::{FileId, MoveId, PageRange, PoolId};
+use serde::{Deserialize, Serialize};
+
+/// One change of the store's metadata. Order and numbering of the variants are part of the journal's format: append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The file or directory is now this; made if it wasn't there. Directory entries are not part of it.
+    Put(Box<Inode>),
+    /// The inode is gone; its frames are free.
+    Drop(FileId),
+    /// `dir` has an entry `name` for `child` (replaces an entry of that name).
+    Link {
+        /// The directory.
+        dir: FileId,
+        /// The entry's name.
+        name: Vec<u8>,
+        /// What it names.
+        child: FileId,
+    },
+    /// `dir` has no entry `name` any more.
+    Unlink {
+        /// The directory.
+        dir: FileId,
+        /// The entry's name.
+        name: Vec<u8>,
+    },
+    /// The pool is now this; made if it wasn't there.
+    Pool(PoolRecord),
+    /// A segment of a live move begins: its target frames belong to it, its commit word counts from zero.
+    MoveBegin(MoveRecord),
+    /// The segment is over: what was committed is in the file's inode now, and its commit word is free.
+    MoveEnd(MoveId),
+    /// Ids below this one may have been given to files; a restart goes on from here, so that none is used twice.
+    IdsBelow(FileId),
+}
+
+/// Where a device is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolState {
+    /// In service.
+    Online,
+    /// Being emptied: nothing new is placed on it.
+    Draining,
+    /// Empty and out of service.
+    Offline,
+}
+
+/// The link model of an emulated pool, as announced. `gbps` paces moves; loads and stores are not slowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkModel {
+    /// Announced latency of a read, in nanoseconds.
+    pub read_ns: Option<u32>,
+    /// Announced latency of a write, in nanoseconds.
+    pub write_ns: Option<u32>,
+    /// Announced bandwidth, in 10^6 bytes per second; moves to and from the pool keep below it.
+    pub mbps: Option<u32>,
+}
+
+/// What holds a pool's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackingKind {
+    /// tmpfs, the host's own memory.
+    Shm,
+    /// tmpfs with a capacity and a link model, in place of a device.
+    Emulated,
+}
+
+/// A pool, as the journal keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolRecord {
+    /// Its id.
+    pub id: PoolId,
+    /// Its name, `dram` for pool 0.
+    pub name: String,
+    /// What holds its bytes.
+    pub backing: BackingKind,
+    /// Capacity in frames.
+    pub frames: u64,
+    /// Link model, as announced.
+    pub link: LinkModel,
+    /// Where it is in its life.
+    pub state: PoolState,
+}
+
+/// One segment of a live move: chunks of one file on their way to one pool.
+///
+/// How many of the chunks, counted from the first, are committed is in the commit word `slot` (see the engine's journal); the
+/// truth at any moment is the file's extents with the first so many `chunks` replaced by their targets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveRecord {
+    /// The segment.
+    pub id: MoveId,
+    /// Its commit word.
+    pub slot: u16,
+    /// The file that moves.
+    pub file: FileId,
+    /// The pool it moves to.
+    pub to: PoolId,
+    /// The device's pool to which a drain's moves go home; `None` where the pages are to stay.
+    pub home: Option<PoolId>,
+    /// The chunks in the order in which they are committed.
+    pub chunks: Vec<Chunk>,
+}
+
+/// A run of pages that is moved as one step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// The pages; all of them lie in `from`.
+    pub pages: PageRange,
+    /// The pool they lie in before.
+    pub from: PoolId,
+    /// The frames they go to, in the order of the pages; the counts add up to `pages.count`.
+    pub target: Vec<FrameRun>,
+}
+
+impl Chunk {
+    /// The extents the chunk's pages have once it is committed.
+    pub fn extents(&self, to: PoolId) -> impl Iterator<Item = Extent> + '_ {
+        let mut page = self.pages.start.0;
+        self.target.iter().map(move |run| {
+            let extent = Extent { page: crate::PageNo(page), count: run.count, pool: to, frame: run.frame };
+            page += run.count.0;
+            extent
+        })
+    }
+}

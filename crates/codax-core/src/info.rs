@@ -1,0 +1,183 @@
+//! What a store says of itself: the answers to questions, as they go over the wire and into JSON.
+
+use crate::change::{BackingKind, LinkModel, PoolState};
+use crate::extent::{Extent, PoolRun};
+use crate::namespace::Kind;
+use crate::placement::Placement;
+use crate::plan::{Holder, Plan};
+use crate::{FileId, PoolId};
+use serde::{Deserialize, Serialize};
+
+/// A pool and its device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolInfo {
+    /// Its id.
+    pub id: PoolId,
+    /// Its name.
+    pub name: String,
+    /// What holds its bytes.
+    pub backing: BackingKind,
+    /// Where it is in its life.
+    pub state: PoolState,
+    /// Capacity in bytes.
+    pub bytes: u64,
+    /// Bytes in frames that belong to files, or are reserved for a move or a file in the making.
+    pub used: u64,
+    /// Bytes in frames that no file owns any more and somebody still holds.
+    pub held: u64,
+    /// Bytes in free frames.
+    pub free: u64,
+    /// Files with pages in it.
+    pub files: u64,
+    /// What it announces of its link.
+    pub link: LinkModel,
+    /// Whether the kernel may take its pages elsewhere (swap): none if its tmpfs is mounted `noswap` or its objects are locked.
+    pub swappable: bool,
+    /// Whether its tmpfs gives huge pages where they are whole.
+    pub huge: bool,
+    /// The drain or return that runs, if one does.
+    pub job: Option<JobInfo>,
+}
+
+/// A drain, a return (`online`) or a move that runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobInfo {
+    /// "drain", "online" or "move".
+    pub what: String,
+    /// Bytes moved so far.
+    pub done: u64,
+    /// Bytes to move in all.
+    pub total: u64,
+    /// Files moved so far.
+    pub files_done: u64,
+    /// Files in all.
+    pub files_total: u64,
+    /// Files it waits for, and who holds them.
+    pub waiting: Vec<HeldFile>,
+}
+
+/// A file that somebody holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldFile {
+    /// Its path.
+    pub path: String,
+    /// Who holds it.
+    pub by: Vec<Holder>,
+}
+
+/// What a finished move, drain or return did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobReport {
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Files moved.
+    pub files: u64,
+    /// Nanoseconds it took.
+    pub nanos: u64,
+    /// What is left where it was, and why (never after a drain that succeeded).
+    pub left: Vec<HeldFile>,
+    /// The plan, when only that was asked for.
+    pub plan: Option<Plan>,
+}
+
+/// A file or directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileInfo {
+    /// Its number.
+    pub id: FileId,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Names.
+    pub nlink: u32,
+    /// Length in bytes.
+    pub len: u64,
+    /// Bytes of frames it takes.
+    pub backed: u64,
+    /// Last change of contents, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Last change of the inode, nanoseconds since 1970.
+    pub ctime_ns: i64,
+    /// The placement in force.
+    pub placement: Placement,
+    /// Whether that is its own (else a directory's above).
+    pub placement_own: bool,
+    /// Where its pages are. Left empty in listings.
+    pub extents: Vec<Extent>,
+    /// What a drain took elsewhere, and its home.
+    pub away: Vec<PoolRun>,
+    /// Runs per pool, merged; also in listings.
+    pub runs: Vec<PoolRun>,
+    /// Live mappings' holders: (pid, mappings unknown to the store are not counted).
+    pub mapped_by: Vec<u32>,
+    /// Pinned ranges.
+    pub pins: u32,
+}
+
+/// The store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreInfo {
+    /// Version of the daemon.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Nanoseconds it has run.
+    pub uptime_ns: u64,
+    /// Directory of the store, as the daemon sees it.
+    pub dir: Vec<u8>,
+    /// Owner of the store.
+    pub uid: u32,
+    /// Files, directories and orphans.
+    pub inodes: u64,
+    /// Connected clients.
+    pub sessions: u64,
+    /// Bytes of journal that are not folded into the database yet.
+    pub journal_bytes: u64,
+    /// Its pools, in the order of their ids.
+    pub pools: Vec<PoolInfo>,
+    /// What was mended or lost when it started, a line each; empty after a clean start.
+    pub recovery: Vec<String>,
+}
+
+/// What a difference found by `check` means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Nothing is lost: something is left over or out of step, and `--repair` mends it.
+    Mendable,
+    /// Bytes or names are lost.
+    Lost,
+}
+
+/// A difference between table, journal and objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What it means.
+    pub severity: Severity,
+    /// One line.
+    pub what: String,
+    /// Whether this run mended it.
+    pub repaired: bool,
+}
+
+/// One thing that the store did or refused, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Number, from 1, without gaps while the store lives.
+    pub seq: u64,
+    /// When, nanoseconds since 1970.
+    pub time_ns: i64,
+    /// What: "start", "place", "move", "drain", "online", "refuse", "evict", "repair", "remove", …
+    pub what: String,
+    /// On what: a path or a pool.
+    pub subject: String,
+    /// The rest, one line.
+    pub detail: String,
+    /// Bytes concerned.
+    pub bytes: u64,
+}

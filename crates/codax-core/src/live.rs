@@ -1,0 +1,158 @@
+//! The messages of a live move, between the store and each process that maps the file, and the machine that orders them.
+//!
+//! A *segment* moves some chunks of one file to one pool. For each chunk the steps are freeze, copy, hold, commit, switch (see
+//! ARCHITECTURE.md); a step is over when all mappers have acknowledged it. Mappers never see two segments of one file at once.
+
+use crate::{FileId, MoveId, PageRange, PoolId};
+use serde::{Deserialize, Serialize};
+
+/// What the store tells a mapper. Sent in order over the session's control socket; each is answered by a [`MoverAck`] that
+/// repeats its `id` and step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MoverMsg {
+    /// A segment begins. Carries one descriptor: the file's object in the target pool. The mapper stages a mapping of it
+    /// beside each of its own, registers the writable ones with userfaultfd, and closes the descriptor.
+    Begin {
+        /// The segment.
+        id: MoveId,
+        /// Its commit word's index.
+        slot: u16,
+        /// The file.
+        file: FileId,
+        /// The target pool.
+        to: PoolId,
+        /// The chunks' pages, in commit order.
+        chunks: Vec<PageRange>,
+    },
+    /// Hold writes to chunk `chunk`: write-protect it in every writable mapping.
+    Freeze {
+        /// The segment.
+        id: MoveId,
+        /// Index into the segment's chunks.
+        chunk: u32,
+    },
+    /// Hold reads too: put a placeholder over the chunk in every mapping. Left out when the file has one mapping in all.
+    Hold {
+        /// The segment.
+        id: MoveId,
+        /// Index into the segment's chunks.
+        chunk: u32,
+    },
+    /// The chunk is committed: put the new object over it in every mapping and wake who waits.
+    Switch {
+        /// The segment.
+        id: MoveId,
+        /// Index into the segment's chunks.
+        chunk: u32,
+    },
+    /// The chunk stays where it was: undo freeze and hold.
+    Rollback {
+        /// The segment.
+        id: MoveId,
+        /// Index into the segment's chunks.
+        chunk: u32,
+    },
+    /// The segment is over. Undo registrations, wake futex sleepers of what was switched, forget staged and old mappings.
+    End {
+        /// The segment.
+        id: MoveId,
+    },
+}
+
+/// Which step of which segment a mapper has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Step {
+    /// [`MoverMsg::Begin`].
+    Begin,
+    /// [`MoverMsg::Freeze`] of a chunk.
+    Freeze(u32),
+    /// [`MoverMsg::Hold`] of a chunk.
+    Hold(u32),
+    /// [`MoverMsg::Switch`] of a chunk.
+    Switch(u32),
+    /// [`MoverMsg::Rollback`] of a chunk.
+    Rollback(u32),
+    /// [`MoverMsg::End`].
+    End,
+}
+
+/// A mapper's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoverAck {
+    /// The segment.
+    pub id: MoveId,
+    /// The step that is done.
+    pub step: Step,
+    /// Number of live mappings of the file in this process; counts at [`Step::Begin`] only.
+    pub mappings: u32,
+    /// Why the step could not be done, if it could not: the chunk (or, at `Begin`, the segment) is rolled back. A `Switch`,
+    /// `Rollback` or `End` never fails.
+    pub refused: Option<String>,
+}
+
+/// Bits of a commit word that count chunks, and as many that name the segment.
+const WORD_FIELD_BITS: u32 = 24;
+const WORD_FIELD_MASK: u64 = (1 << WORD_FIELD_BITS) - 1;
+
+/// The commit word that says: of segment `id`, the first `count` chunks are committed.
+///
+/// ```text
+/// bits 0..24   count
+/// bits 24..48  bits 0..24 of the segment's id
+/// bits 48..64  bits 0..16 of the CRC-32C of the six bytes below, in little-endian order
+/// ```
+///
+/// A segment has fewer than 2^24 chunks.
+#[must_use]
+pub fn encode_word(id: MoveId, count: u32) -> u64 {
+    debug_assert!(u64::from(count) <= WORD_FIELD_MASK, "a segment of {count} chunks");
+    let fields = u64::from(count) & WORD_FIELD_MASK | (u64::from(id.0) & WORD_FIELD_MASK) << WORD_FIELD_BITS;
+    fields | word_check(fields) << 48
+}
+
+/// What a commit word says: bits 0..24 of the segment's id, and how many of its chunks are committed. `None` for one that was never
+/// written (0) or is damaged.
+#[must_use]
+pub fn decode_word(word: u64) -> Option<(u32, u32)> {
+    if word == 0 || word_check(word) != word >> 48 {
+        return None;
+    }
+    let field = |word: u64| u32::try_from(word & WORD_FIELD_MASK).ok();
+    Some((field(word >> WORD_FIELD_BITS)?, field(word)?))
+}
+
+/// The check bits of a commit word's low six bytes.
+fn word_check(word: u64) -> u64 {
+    u64::from(crc32c(&word.to_le_bytes()[..6]) & 0xffff)
+}
+
+/// CRC-32C (Castagnoli), bit by bit: it runs over six bytes at a time, and a table would be larger than it is worth.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let mut crc = !0u32;
+    for &byte in bytes {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+        }
+    }
+    !crc
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_crc_is_crc32c() {
+        // The check value of the CRC catalogues.
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn words_that_were_not_written_say_nothing() {
+        assert_eq!(decode_word(0), None);
+        assert_eq!(decode_word(u64::MAX), None);
+        assert_eq!(decode_word(encode_word(MoveId(0), 0)), Some((0, 0)));
+        assert_ne!(encode_word(MoveId(0), 0), 0);
+    }
+}

@@ -1,0 +1,391 @@
+//! The store's one namespace: inodes, directories, and who may do what to them.
+//!
+//! An operation looks and returns the [`Change`]s that would do it; [`Namespace::apply`] does them. Between the two the caller
+//! writes them to its journal.
+
+mod ops;
+#[cfg(test)]
+mod tests;
+
+use crate::change::Change;
+use crate::extent::{Extent, PoolRun};
+use crate::frame::OWNER_MAX;
+use crate::name::{Name, StorePath};
+use crate::placement::Placement;
+use crate::{DRAM, Error, FileId, PageCount, ROOT, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasherDefault;
+use std::ops::Bound;
+
+/// What an inode is. Append only: part of the journal's format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+}
+
+/// A file or directory, without its directory entries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inode {
+    /// Its number.
+    pub id: FileId,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, `0o7777`.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Names that lead to it: 1 (directories too: it doesn't count their subdirectories); 0 while it is only held open (an orphan), or
+    /// being put.
+    pub nlink: u32,
+    /// Length in bytes.
+    pub len: u64,
+    /// Last change of contents, as far as the store knows, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Last change of the inode, in nanoseconds since 1970.
+    pub ctime_ns: i64,
+    /// Its own placement; `None` takes the nearest directory's above.
+    pub placement: Option<Placement>,
+    /// Where its pages are, in the order of pages; covers exactly `PageCount::for_bytes(len)` pages of a file.
+    pub extents: Vec<Extent>,
+    /// What a drain took elsewhere, and the pool it goes home to. Ranges don't overlap.
+    pub away: Vec<PoolRun>,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cred {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Further groups.
+    pub groups: Vec<u32>,
+    /// Whether permission checks are waived: root, and the user that the store belongs to.
+    pub admin: bool,
+}
+
+/// Access asked for, as bits like `access(2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want(pub u8);
+
+impl Want {
+    /// Read (list a directory).
+    pub const READ: Self = Self(4);
+    /// Write (make and remove entries of a directory).
+    pub const WRITE: Self = Self(2);
+    /// Search a directory.
+    pub const EXEC: Self = Self(1);
+}
+
+/// Attributes to change; `None` leaves one as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Placement: `Some(None)` makes it the directory's again.
+    pub placement: Option<Option<Placement>>,
+}
+
+/// By file id. The hasher has no random key: ids are the store's own, and a simulation must see the same order again.
+type ById<T> = HashMap<FileId, T, BuildHasherDefault<DefaultHasher>>;
+
+/// The namespace in memory: some 300 bytes for a small file.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    /// Boxed, because the table is up to half empty.
+    nodes: ById<Box<Node>>,
+    /// The entries of each directory.
+    dirs: ById<BTreeMap<Name, FileId>>,
+    next_id: u64,
+}
+
+/// An inode and the one name that leads to it: there are no hard links.
+#[derive(Clone, Debug)]
+struct Node {
+    inode: Inode,
+    link: Option<(FileId, Name)>,
+}
+
+// 100,000 files are in memory at once, and the daemon's share of each is bounded.
+const _: () = assert!(size_of::<Node>() <= 152);
+
+impl Namespace {
+    /// A namespace with nothing in it, not even a root.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { nodes: ById::default(), dirs: ById::default(), next_id: ROOT.0 + 1 }
+    }
+
+    /// The changes that make the root directory (mode 0755 with the given owner, placement `On dram`).
+    #[must_use]
+    pub fn format(uid: u32, gid: u32, now_ns: i64) -> Vec<Change> {
+        let placement = Some(Placement::On { pool: DRAM, strict: false });
+        vec![Change::Put(Box::new(Inode::dir(ROOT, 0o755, uid, gid, placement, now_ns)))]
+    }
+
+    /// Does `change`. Other variants than `Put`, `Drop`, `Link`, `Unlink` are ignored. An error (kind `Corrupt`) only for a change
+    /// that makes no sense here, as one from a damaged journal would; nothing is done then.
+    pub fn apply(&mut self, change: &Change) -> Result<()> {
+        match change {
+            Change::Put(inode) => self.put(inode),
+            Change::Drop(id) => self.drop_inode(*id),
+            Change::Link { dir, name, child } => self.link(*dir, name, *child),
+            Change::Unlink { dir, name } => self.unlink(*dir, name),
+            Change::Pool(_) | Change::MoveBegin(_) | Change::MoveEnd(_) => Ok(()),
+        }
+    }
+
+    fn put(&mut self, inode: &Inode) -> Result<()> {
+        let id = inode.id;
+        if id.0 == 0 || id > OWNER_MAX {
+            return Err(Error::corrupt(format!("no inode can have the number {id}")));
+        }
+        if id == ROOT && inode.kind != Kind::Dir {
+            return Err(Error::corrupt("the root is not a directory"));
+        }
+        let expected = match inode.kind {
+            Kind::File => PageCount::for_bytes(inode.len).0,
+            Kind::Dir => 0,
+        };
+        let covered = inode.extents.iter().try_fold(0u64, |page, extent| {
+            (extent.page.0 == page && extent.count.0 > 0).then(|| page.checked_add(extent.count.0))?
+        });
+        if covered != Some(expected) {
+            let line = format!(
+                "the extents of inode {id} do not cover its {expected} pages, each once and in order"
+            );
+            return Err(Error::corrupt(line));
+        }
+        match self.nodes.get_mut(&id) {
+            Some(node) if node.inode.kind != inode.kind => {
+                return Err(Error::corrupt(format!("inode {id} changes between file and directory")));
+            }
+            Some(node) => node.inode = inode.clone(),
+            None => {
+                self.nodes.insert(id, Box::new(Node { inode: inode.clone(), link: None }));
+                if inode.kind == Kind::Dir {
+                    self.dirs.insert(id, BTreeMap::new());
+                }
+                self.never_below(FileId(id.0 + 1));
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_inode(&mut self, id: FileId) -> Result<()> {
+        let node = self
+            .nodes
+            .get(&id)
+            .ok_or_else(|| Error::corrupt(format!("inode {id} is dropped and was never made")))?;
+        if let Some((dir, name)) = &node.link {
+            return Err(Error::corrupt(format!(
+                "inode {id} is dropped while it is `{name}` in directory {dir}"
+            )));
+        }
+        if id == ROOT || self.entry_count(id) > 0 {
+            return Err(Error::corrupt(format!("directory {id} is dropped, and is the root or has entries")));
+        }
+        self.nodes.remove(&id);
+        self.dirs.remove(&id);
+        Ok(())
+    }
+
+    fn link(&mut self, dir: FileId, name: &[u8], child: FileId) -> Result<()> {
+        let name = Name::new(name)
+            .map_err(|error| Error::corrupt(format!("an entry of directory {dir}: {error}")))?;
+        let what = || format!("the entry `{name}` of directory {dir} is made for inode {child}");
+        if !self.dirs.contains_key(&dir) {
+            return Err(Error::corrupt(format!("{}, and there is no such directory", what())));
+        }
+        let node = self
+            .nodes
+            .get(&child)
+            .ok_or_else(|| Error::corrupt(format!("{}, which is not there", what())))?;
+        if node.link.as_ref().is_some_and(|link| (link.0, &link.1) != (dir, &name)) {
+            return Err(Error::corrupt(format!("{}, which has another name", what())));
+        }
+        if child == ROOT || node.inode.kind == Kind::Dir && self.is_within(dir, child) {
+            return Err(Error::corrupt(format!("{}, which lies above it", what())));
+        }
+        let replaced = self.dirs.get_mut(&dir).and_then(|entries| entries.insert(name.clone(), child));
+        if let Some(node) = replaced.and_then(|replaced| self.nodes.get_mut(&replaced)) {
+            node.link = None;
+        }
+        if let Some(node) = self.nodes.get_mut(&child) {
+            node.link = Some((dir, name));
+        }
+        Ok(())
+    }
+
+    fn unlink(&mut self, dir: FileId, name: &[u8]) -> Result<()> {
+        let child = self.dirs.get_mut(&dir).and_then(|entries| entries.remove(name)).ok_or_else(|| {
+            let name = name.escape_ascii();
+            Error::corrupt(format!("the entry `{name}` of directory {dir} is taken away and was never made"))
+        })?;
+        if let Some(node) = self.nodes.get_mut(&child) {
+            node.link = None;
+        }
+        Ok(())
+    }
+
+    /// The inode `id`.
+    #[must_use]
+    pub fn get(&self, id: FileId) -> Option<&Inode> {
+        self.nodes.get(&id).map(|node| &node.inode)
+    }
+
+    /// How many inodes there are, orphans included.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// All inodes, in no particular order.
+    pub fn inodes(&self) -> impl Iterator<Item = &Inode> {
+        self.nodes.values().map(|node| &node.inode)
+    }
+
+    /// A number that no inode ever had: above all that were applied, taken, or ruled out by [`Self::never_below`].
+    #[must_use]
+    pub fn next_id(&self) -> FileId {
+        FileId(self.next_id)
+    }
+
+    /// Reserves the next number (numbers that were handed out and not used are lost until the next restart).
+    pub fn take_id(&mut self) -> FileId {
+        let id = self.next_id();
+        self.next_id += 1;
+        id
+    }
+
+    /// Rules out all numbers below `id`: a restart has to, since the highest inodes of before may be gone by then.
+    pub fn never_below(&mut self, id: FileId) {
+        self.next_id = self.next_id.max(id.0);
+    }
+
+    /// A path that leads to `id`, if one does.
+    #[must_use]
+    pub fn path_of(&self, id: FileId) -> Option<StorePath> {
+        let mut names = Vec::new();
+        let mut at = id;
+        while at != ROOT {
+            let (dir, name) = self.parent_of(at)?;
+            names.push(name.clone());
+            at = dir;
+        }
+        names.reverse();
+        self.nodes.contains_key(&at).then(|| StorePath::from(names))
+    }
+
+    /// The directory that has `id` as a child and the name it has there, if one does.
+    #[must_use]
+    pub fn parent_of(&self, id: FileId) -> Option<(FileId, &Name)> {
+        self.nodes.get(&id)?.link.as_ref().map(|(dir, name)| (*dir, name))
+    }
+
+    /// Entries of directory `dir` whose names come after `after`, in byte order.
+    pub fn entries<'a>(
+        &'a self,
+        dir: FileId,
+        after: Option<&'a [u8]>,
+    ) -> impl Iterator<Item = (&'a Name, FileId)> + 'a {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let entries = self.dirs.get(&dir).map(|entries| entries.range::<[u8], _>((start, Bound::Unbounded)));
+        entries.into_iter().flatten().map(|(name, child)| (name, *child))
+    }
+
+    /// How many entries directory `dir` has.
+    #[must_use]
+    pub fn entry_count(&self, dir: FileId) -> usize {
+        self.dirs.get(&dir).map_or(0, BTreeMap::len)
+    }
+
+    /// What directory `dir` has under `name`.
+    #[must_use]
+    pub fn lookup(&self, dir: FileId, name: &Name) -> Option<FileId> {
+        self.dirs.get(&dir)?.get(name).copied()
+    }
+
+    /// Everything below `id`, as (directory, name, inode): what is in a directory before the directory, so that all of it can be removed
+    /// in this order.
+    #[must_use]
+    pub fn subtree(&self, id: FileId) -> Vec<(FileId, Name, FileId)> {
+        // Directories before what is in them, with a list instead of recursion: there may be more levels than stack.
+        let mut found = Vec::new();
+        let mut open = vec![id];
+        while let Some(dir) = open.pop() {
+            for (name, child) in self.entries(dir, None) {
+                found.push((dir, name.clone(), child));
+                if self.dirs.contains_key(&child) {
+                    open.push(child);
+                }
+            }
+        }
+        found.reverse();
+        found
+    }
+
+    /// The placement in force for `id`: its own, or the nearest directory's above.
+    #[must_use]
+    pub fn placement(&self, id: FileId) -> Placement {
+        let mut at = Some(id);
+        while let Some(node) = at.and_then(|id| self.nodes.get(&id)) {
+            if let Some(placement) = &node.inode.placement {
+                return placement.clone();
+            }
+            at = node.link.as_ref().map(|(dir, _)| *dir);
+        }
+        // An orphan, or a root whose own was taken away: nothing is on a device that wasn't asked for.
+        Placement::On { pool: DRAM, strict: false }
+    }
+
+    /// Whether `id` is `above`, or lies below it.
+    fn is_within(&self, id: FileId, above: FileId) -> bool {
+        let mut at = Some(id);
+        while let Some(id) = at {
+            if id == above {
+                return true;
+            }
+            at = self.parent_of(id).map(|(dir, _)| dir);
+        }
+        false
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Inode {
+    /// A directory without a name, of one link.
+    fn dir(id: FileId, mode: u16, uid: u32, gid: u32, placement: Option<Placement>, now_ns: i64) -> Self {
+        Self {
+            id,
+            kind: Kind::Dir,
+            mode,
+            uid,
+            gid,
+            nlink: 1,
+            len: 0,
+            mtime_ns: now_ns,
+            ctime_ns: now_ns,
+            placement,
+            extents: Vec::new(),
+            away: Vec::new(),
+        }
+    }
+}

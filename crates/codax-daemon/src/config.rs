@@ -1,0 +1,368 @@
+//! What a daemon is started with: the command line over the configuration file over the defaults.
+
+use crate::device::{DeviceEntry, check_distinct, parse_device};
+use crate::quantity::{Size, Span, pool_bytes};
+use codax_core::{Error, ErrorKind, HUGE_SIZE, Result};
+use codax_engine::{DeviceSpec, HugeMode, StoreOptions};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tracing_subscriber::EnvFilter;
+
+/// Variable that says what is logged; comes before the configuration's `log`.
+pub const LOG_VARIABLE: &str = "CODAX_LOG";
+
+/// What the command line says, as it was typed.
+#[derive(Clone, Debug, Default)]
+pub struct CommandLine {
+    /// `--store`.
+    pub store: Option<PathBuf>,
+    /// `--dram`.
+    pub dram: Option<String>,
+    /// `--device`, each.
+    pub devices: Vec<String>,
+    /// `--config`.
+    pub config: Option<PathBuf>,
+}
+
+/// What a daemon is started with, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The store's directory, absolute.
+    pub store: PathBuf,
+    /// Capacity of `dram` in bytes, if it was said.
+    pub dram: Option<u64>,
+    /// The devices.
+    pub devices: Vec<DeviceSpec>,
+    /// Where tmpfs gives huge pages.
+    pub huge: HugeMode,
+    /// How long a client may take to answer a step of a move.
+    pub ack_timeout: Duration,
+    /// How long a drain that a restart interrupted waits for files that are held.
+    pub resume_wait: Duration,
+    /// Bytes moved as one step, if it was said.
+    pub chunk: Option<u64>,
+    /// What is logged, as a filter of `tracing_subscriber`.
+    pub log: String,
+    /// Permission bits of the socket.
+    pub socket_mode: u32,
+    /// Where it all came from, for a reload.
+    source: CommandLine,
+}
+
+/// The configuration file, `codax.toml`. Every key may be left out; any other key is an error.
+///
+/// Sizes are text with a unit (`KiB`, `MiB`, `GiB`, `TiB`) or a number of bytes, times are text with `ms`, `s` or `m`. The command line comes
+/// before the file. SIGHUP and `codax reload` read it again: they take what a device's link announces, `ack_timeout`, `chunk`, `resume_wait`, `log` and `socket_mode`, and say of
+/// other changes that they need a restart.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ConfigFile {
+    /// The store's directory. Default: `/run/codax` for root, else `$XDG_RUNTIME_DIR/codax`, else `/dev/shm/codax-UID`. Clients don't
+    /// read this file: give them the same directory with `--store` or `CODAX_STORE`.
+    store: Option<PathBuf>,
+    /// Capacity of the pool `dram`, a multiple of 4096 bytes. Default: what the store has; for a new one a quarter of the machine's
+    /// memory, rounded down to 2 MiB.
+    dram: Option<Size>,
+    /// Where tmpfs gives huge pages: "within_size" (where a file fills them), "always", "never" or "advise". Default: "within_size". Takes
+    /// effect where the daemon may mount.
+    huge: Option<Huge>,
+    /// How long a client may take to answer a step of a move before the step is undone: 10 ms to 10 min. Default: "2s".
+    ack_timeout: Option<Span>,
+    /// How long a drain that a restart interrupted waits for files that somebody holds, up to a day. Default: "60s".
+    resume_wait: Option<Span>,
+    /// Bytes moved as one step, a power of two from 64 KiB to 2 MiB: an access that meets a move waits for about one. Default: 2 MiB where there are
+    /// huge pages, 512 KiB elsewhere.
+    chunk: Option<Size>,
+    /// What is logged to standard error (with `--detach`, to `meta/daemon.log` in the store's directory), as a `tracing` filter: "info", "warn,codax_engine=debug".
+    /// The variable `CODAX_LOG` comes before it. Default: "warn".
+    log: Option<String>,
+    /// Permission bits of the socket, as octal text: who may connect at all; files have owners and modes of their own. Default: "0666".
+    socket_mode: Option<String>,
+    /// Devices beside `dram`. One given on the command line with the same name comes before one given here.
+    device: Vec<DeviceEntry>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Huge {
+    WithinSize,
+    Always,
+    Never,
+    Advise,
+}
+
+impl From<Huge> for HugeMode {
+    fn from(huge: Huge) -> Self {
+        match huge {
+            Huge::WithinSize => Self::WithinSize,
+            Huge::Always => Self::Always,
+            Huge::Never => Self::Never,
+            Huge::Advise => Self::Advise,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the configuration file, if there is one, and puts the command line over it. `Invalid` (`NotFound`, `Permission` for a file that
+    /// can't be read) names the option or key that is wrong, in one line.
+    pub fn load(line: &CommandLine) -> Result<Self> {
+        let mut source = line.clone();
+        source.config = source.config.as_deref().map(absolute).transpose()?;
+        let file = source.config.as_deref().map_or_else(|| Ok(ConfigFile::default()), read_file)?;
+        let place = source.config.as_ref().map_or_else(String::new, |path| format!("{}: ", path.display()));
+        let config = Self::from_file(file).map_err(|e| Error::new(e.kind, format!("{place}{e}")))?;
+        config.overridden(source)
+    }
+
+    /// What the engine is opened with.
+    #[must_use]
+    pub fn store_options(&self) -> StoreOptions {
+        StoreOptions {
+            dram_bytes: self.dram,
+            dram_default: default_dram(),
+            devices: self.devices.clone(),
+            huge: self.huge,
+            ack_timeout: self.ack_timeout,
+            chunk_bytes: self.chunk,
+            resume_wait: self.resume_wait,
+            ..StoreOptions::new(self.store.clone())
+        }
+    }
+
+    /// Reads everything again, from where it came from.
+    pub(crate) fn reload(&self) -> Result<Self> {
+        Self::load(&self.source)
+    }
+
+    fn from_file(file: ConfigFile) -> Result<Self> {
+        let devices = file.device.into_iter().map(DeviceEntry::check).collect::<Result<Vec<_>>>()?;
+        check_distinct(&devices)?;
+        let log = file.log.unwrap_or_else(|| "warn".into());
+        check_filter("log", &log)?;
+        let time =
+            |key, span: Option<Span>, default, range| span.map_or(Ok(default), |s| check_time(key, s, range));
+        let (ms, s) = (Duration::from_millis, Duration::from_secs);
+        Ok(Self {
+            store: file.store.unwrap_or_else(codax_wire::default_dir),
+            dram: file.dram.map(|size| dram_bytes("dram", size)).transpose()?,
+            devices,
+            huge: file.huge.unwrap_or(Huge::WithinSize).into(),
+            ack_timeout: time("ack_timeout", file.ack_timeout, s(2), (ms(10), s(600)))?,
+            resume_wait: time("resume_wait", file.resume_wait, s(60), (s(0), s(86_400)))?,
+            chunk: file.chunk.map(check_chunk).transpose()?,
+            log,
+            socket_mode: file.socket_mode.map_or(Ok(0o666), |text| check_mode(&text))?,
+            source: CommandLine::default(),
+        })
+    }
+
+    fn overridden(mut self, source: CommandLine) -> Result<Self> {
+        if let Some(store) = &source.store {
+            self.store.clone_from(store);
+        }
+        if self.store.as_os_str().is_empty() {
+            return Err(Error::invalid("store: the directory's name is empty"));
+        }
+        self.store = absolute(&self.store)?;
+        if let Some(dram) = &source.dram {
+            let size = Size::parse(dram).map_err(|e| Error::new(e.kind, format!("--dram: {e}")))?;
+            self.dram = Some(dram_bytes("--dram", size)?);
+        }
+        let typed = source.devices.iter().map(|text| parse_device(text)).collect::<Result<Vec<_>>>()?;
+        check_distinct(&typed)?;
+        self.devices.retain(|device| typed.iter().all(|other| other.name != device.name));
+        self.devices.extend(typed);
+        if let Ok(log) = std::env::var(LOG_VARIABLE)
+            && !log.is_empty()
+        {
+            check_filter(LOG_VARIABLE, &log)?;
+            self.log = log;
+        }
+        self.source = source;
+        Ok(self)
+    }
+}
+
+fn read_file(path: &Path) -> Result<ConfigFile> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        let kind = match e.kind() {
+            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+            std::io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+            _ => ErrorKind::Invalid,
+        };
+        Error::new(kind, format!("configuration {}: {e}", path.display()))
+    })?;
+    parse_file(&text).map_err(|e| Error::new(e.kind, format!("{}:{e}", path.display())))
+}
+
+/// The file's contents; an error begins with its line number.
+fn parse_file(text: &str) -> Result<ConfigFile> {
+    toml::from_str(text).map_err(|e| {
+        let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        Error::invalid(format!("{line}: {}", e.message().replace('\n', "; ")))
+    })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))
+}
+
+fn dram_bytes(key: &str, size: Size) -> Result<u64> {
+    pool_bytes(size).map_err(|e| Error::new(e.kind, format!("{key}: {e}")))
+}
+
+fn check_time(key: &str, span: Span, (min, max): (Duration, Duration)) -> Result<Duration> {
+    if (min..=max).contains(&span.0) {
+        return Ok(span.0);
+    }
+    Err(Error::invalid(format!("{key}: {:?} is not between {min:?} and {max:?}", span.0)))
+}
+
+fn check_chunk(size: Size) -> Result<u64> {
+    if size.0.is_power_of_two() && (64 << 10..=HUGE_SIZE).contains(&size.0) {
+        return Ok(size.0);
+    }
+    Err(Error::invalid(format!("chunk: {} is not a power of two from 64 KiB to 2 MiB", size.0)))
+}
+
+fn check_mode(text: &str) -> Result<u32> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777 && mode & 0o600 == 0o600);
+    mode.ok_or_else(|| {
+        Error::invalid(format!(
+            "socket_mode: `{text}` is not octal permission bits that let the owner in, as \"0600\" or \"0666\""
+        ))
+    })
+}
+
+fn check_filter(key: &str, filter: &str) -> Result<()> {
+    let parsed = EnvFilter::builder().parse(filter);
+    parsed.map(drop).map_err(|e| Error::invalid(format!("{key}: `{filter}` is not a log filter: {e}")))
+}
+
+/// A quarter of the machine's memory, in whole huge pages.
+fn default_dram() -> u64 {
+    let info = rustix::system::sysinfo();
+    #[allow(clippy::useless_conversion, reason = "the fields' type differs between architectures")]
+    let bytes = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit));
+    (bytes / 4 / HUGE_SIZE).max(1) * HUGE_SIZE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, line: &CommandLine) -> Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("codax.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&CommandLine { config: Some(path), ..line.clone() })
+    }
+
+    fn line() -> CommandLine {
+        CommandLine { store: Some("/store".into()), ..CommandLine::default() }
+    }
+
+    #[test]
+    fn the_example_is_read_and_holds_the_defaults() {
+        let example = include_str!("../codax.example.toml");
+        let given = load(example, &line()).unwrap();
+        assert!(given.devices.is_empty() && given.dram.is_none());
+        let plain = load("", &line()).unwrap();
+        assert_eq!((given.ack_timeout, given.resume_wait), (plain.ack_timeout, plain.resume_wait));
+        assert_eq!(
+            (given.chunk, given.huge, given.socket_mode),
+            (plain.chunk, plain.huge, plain.socket_mode)
+        );
+        // Every line that is commented out holds as well.
+        let whole: String =
+            example.lines().map(|l| l.strip_prefix("#: ").unwrap_or(l).to_owned() + "\n").collect();
+        let whole = load(&whole, &CommandLine::default()).unwrap();
+        assert_eq!(whole.store, Path::new("/run/codax"));
+        assert_eq!((whole.dram, whole.chunk), (Some(8 << 30), Some(1 << 20)));
+        assert_eq!(whole.devices.len(), 2);
+        assert_eq!(whole.devices[0].link.mbps, Some(12_500));
+    }
+
+    #[test]
+    fn the_command_line_comes_first() {
+        let text = "dram = \"1GiB\"\n[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 4096\n\
+                    [[device]]\nname = \"b\"\nbacking = \"emulated\"\nsize = \"1MiB\"\ngbps = 8\n";
+        let typed = CommandLine {
+            dram: Some("2MiB".into()),
+            devices: vec!["a=emulated:8192".into(), "c=emulated:4096".into()],
+            ..line()
+        };
+        let config = load(text, &typed).unwrap();
+        assert_eq!((config.dram, config.store.as_path()), (Some(2 << 20), Path::new("/store")));
+        let devices: Vec<_> = config.devices.iter().map(|d| (d.name.as_str(), d.bytes)).collect();
+        assert_eq!(devices, [("b", 1 << 20), ("a", 8192), ("c", 4096)]);
+        assert_eq!(config.devices[0].link.mbps, Some(8000));
+    }
+
+    #[test]
+    fn bad_files_are_refused_with_the_line_and_the_key() {
+        for (bad, says) in [
+            ("speed = 3", "1: unknown field `speed`"),
+            ("\n\nhuge = \"sometimes\"", "3: unknown variant `sometimes`"),
+            ("dram", "1:"),
+            ("dram = 0", "size 0"),
+            ("dram = -4096", "negative"),
+            ("dram = \"-1GiB\"", "negative"),
+            ("dram = 5000", "not a multiple"),
+            ("dram = 99999999999999999999", "1:"),
+            ("dram = \"18446744073709551615\"", "dram"),
+            ("dram = \"much\"", "much"),
+            ("dram = true", "true is not a size"),
+            ("ack_timeout = \"0s\"", "ack_timeout"),
+            ("ack_timeout = 2", "2 is not a time"),
+            ("ack_timeout = \"2h\"", "ack_timeout"),
+            ("resume_wait = \"100000s\"", "resume_wait"),
+            ("chunk = \"3MiB\"", "chunk"),
+            ("chunk = 98304", "chunk"),
+            ("chunk = 4096", "chunk"),
+            ("log = \"a=b=c\"", "log"),
+            ("socket_mode = \"0888\"", "socket_mode"),
+            ("socket_mode = \"066\"", "socket_mode"),
+            ("socket_mode = 438", "invalid type"),
+            ("store = \"\"", "store"),
+            ("[[device]]\nname = \"a\"\nsize = 4096", "missing field `backing`"),
+            ("[[device]]\nname = \"a/b\"\nbacking = \"emulated\"\nsize = 4096", "only letters"),
+            ("[[device]]\nname = \"a\"\nbacking = \"cxl\"\nsize = 4096", "no backing `cxl`"),
+            ("[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 1", "not a multiple"),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 4096\ncolour = 1",
+                "unknown field `colour`",
+            ),
+            ("[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 4096\ngbps = 0", "`0`"),
+            (
+                "device = [{name=\"a\",backing=\"emulated\",size=4096},{name=\"a\",backing=\"emulated\",size=4096}]",
+                "given twice",
+            ),
+        ] {
+            let error = load(bad, &CommandLine::default()).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Invalid, "{bad}: {error}");
+            assert!(error.message.contains(says) && !error.message.contains('\n'), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn bad_command_lines_are_refused() {
+        let bad = |line: CommandLine| Config::load(&line).unwrap_err();
+        let dram = bad(CommandLine { dram: Some("0".into()), ..line() });
+        assert!(dram.message.starts_with("--dram: size 0"), "{dram}");
+        let twice = vec!["a=emulated:1MiB".to_owned(); 2];
+        assert!(bad(CommandLine { devices: twice, ..line() }).message.contains("given twice"));
+        let missing = bad(CommandLine { config: Some("/nowhere/codax.toml".into()), ..line() });
+        assert_eq!(missing.kind, ErrorKind::NotFound);
+        assert!(bad(CommandLine { store: Some("".into()), ..line() }).message.contains("empty"));
+    }
+
+    #[test]
+    fn a_default_for_dram_is_whole_huge_pages_of_a_part_of_the_memory() {
+        let options = load("", &line()).unwrap().store_options();
+        assert!(options.dram_default > 0 && options.dram_default.is_multiple_of(HUGE_SIZE));
+        assert_eq!(options.dram_bytes, None);
+    }
+}

@@ -1,0 +1,163 @@
+//! What holds the bytes of a pool: one object for each file, reached through one narrow trait.
+
+use codax_core::{Error, ErrorKind, FileId, PAGE_SIZE, PageCount, PageRange, Result};
+use codax_os::copy::SourceMap;
+use codax_os::object::{self, ObjectDir};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// What an object is, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Length in pages.
+    pub pages: PageCount,
+    /// Pages that have memory.
+    pub allocated: PageCount,
+    /// Device number and inode number, by which its holders are found.
+    pub identity: (u64, u64),
+}
+
+/// Where the objects of a pool are. An object lies at the same offsets as its file, and is never larger than the file's last page.
+///
+/// Pages that an object gives are zero until somebody writes them: the medium clears what it takes back.
+pub trait Backing: Send + Sync + std::fmt::Debug {
+    /// Makes the object of `file`, `pages` long, with no memory. `Exists` if there is one.
+    fn create(&self, file: FileId, pages: PageCount) -> Result<OwnedFd>;
+    /// Opens the object of `file`: an open description of its own.
+    fn open(&self, file: FileId, write: bool) -> Result<OwnedFd>;
+    /// Removes the object; its memory goes when the last mapping does.
+    fn remove(&self, file: FileId) -> Result<()>;
+    /// All objects.
+    fn list(&self) -> Result<Vec<(FileId, ObjectInfo)>>;
+    /// Gives memory to these pages: zero, and never to be missing later. `NoSpace` if there isn't any.
+    fn allocate(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()>;
+    /// Takes the memory of these pages back.
+    fn release(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()>;
+    /// Sets the object's length.
+    fn resize(&self, object: BorrowedFd<'_>, pages: PageCount) -> Result<()>;
+    /// Copies pages of a mapped object to the same place in another; short of `pages` (in bytes) where the source has been cut.
+    fn copy(&self, from: &SourceMap, pages: PageRange, to: BorrowedFd<'_>) -> Result<u64>;
+    /// Opens the object with a write lease: proof that no other open description of it and no mapping is left anywhere. `None` if there is one.
+    fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>>;
+    /// Keeps the object's pages from being swapped, where the pool itself doesn't.
+    fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: PageCount) -> Result<()>;
+    /// Undoes [`Backing::lock`]: a locked object is mapped, and so it has a holder.
+    fn unlock(&self, file: FileId);
+}
+
+/// Objects as files of a tmpfs directory.
+#[derive(Debug)]
+pub struct Shm {
+    dir: ObjectDir,
+    path: PathBuf,
+    /// Mappings that keep objects locked in memory; `None` where the tmpfs itself is not swapped.
+    locked: Option<Mutex<HashMap<FileId, SourceMap>>>,
+}
+
+impl Shm {
+    /// The objects in `path`; with `lock_memory` they are locked in memory (for a tmpfs that may be swapped).
+    pub fn new(path: &Path, lock_memory: bool) -> Result<Self> {
+        let dir = ObjectDir::open(path).map_err(|e| os_error("open", &path.display(), &e))?;
+        Ok(Self { dir, path: path.to_owned(), locked: lock_memory.then(Mutex::default) })
+    }
+
+    fn error(&self, what: &str, file: FileId, e: &io::Error) -> Error {
+        os_error(what, &format_args!("object {} in {}", object_name(file), self.path.display()), e)
+    }
+}
+
+/// An object's file name.
+#[must_use]
+pub fn object_name(file: FileId) -> String {
+    format!("{:016x}", file.0)
+}
+
+/// An error of the system as one of the store's.
+pub(crate) fn os_error(what: &str, subject: &dyn std::fmt::Display, e: &io::Error) -> Error {
+    let kind = match e.kind() {
+        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+        io::ErrorKind::AlreadyExists => ErrorKind::Exists,
+        io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory => ErrorKind::NoSpace,
+        _ => ErrorKind::Internal,
+    };
+    Error::new(kind, format!("{what} {subject}: {e}"))
+}
+
+impl Backing for Shm {
+    fn create(&self, file: FileId, pages: PageCount) -> Result<OwnedFd> {
+        self.dir.create(&object_name(file), pages.bytes()).map_err(|e| self.error("create", file, &e))
+    }
+
+    fn open(&self, file: FileId, write: bool) -> Result<OwnedFd> {
+        self.dir.open_object(&object_name(file), write).map_err(|e| self.error("open", file, &e))
+    }
+
+    fn remove(&self, file: FileId) -> Result<()> {
+        self.dir.remove(&object_name(file)).map_err(|e| self.error("remove", file, &e))
+    }
+
+    fn list(&self) -> Result<Vec<(FileId, ObjectInfo)>> {
+        let listed = self.dir.list().map_err(|e| os_error("list", &self.path.display(), &e))?;
+        let mut objects = Vec::with_capacity(listed.len());
+        for (name, stat) in listed {
+            let id = u64::from_str_radix(&name, 16).map_err(|_| {
+                Error::corrupt(format!("{}/{name} is not an object of this store: move it away", self.path.display()))
+            })?;
+            let info = ObjectInfo {
+                pages: PageCount::for_bytes(stat.len),
+                allocated: PageCount(stat.allocated_bytes / PAGE_SIZE),
+                identity: (stat.dev, stat.ino),
+            };
+            objects.push((FileId(id), info));
+        }
+        Ok(objects)
+    }
+
+    fn allocate(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        object::allocate(object, pages.offset(), pages.bytes())
+            .map_err(|e| os_error("allocate in", &self.path.display(), &e))
+    }
+
+    fn release(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        object::punch(object, pages.offset(), pages.bytes())
+            .map_err(|e| os_error("give back in", &self.path.display(), &e))
+    }
+
+    fn resize(&self, object: BorrowedFd<'_>, pages: PageCount) -> Result<()> {
+        object::set_len(object, pages.bytes()).map_err(|e| os_error("resize in", &self.path.display(), &e))
+    }
+
+    fn copy(&self, from: &SourceMap, pages: PageRange, to: BorrowedFd<'_>) -> Result<u64> {
+        from.copy_to(pages.offset(), pages.bytes(), to)
+            .map_err(|e| os_error("copy into", &self.path.display(), &e))
+    }
+
+    fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>> {
+        self.unlock(file);
+        let object = self.open(file, true)?;
+        let alone = object::try_write_lease(object.as_fd()).map_err(|e| self.error("lease", file, &e))?;
+        Ok(alone.then_some(object))
+    }
+
+    fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: PageCount) -> Result<()> {
+        let Some(locked) = &self.locked else { return Ok(()) };
+        if pages.0 == 0 {
+            return Ok(());
+        }
+        let map = SourceMap::new(object, pages.bytes())
+            .and_then(|map| map.lock_memory().map(|()| map))
+            .map_err(|e| self.error("lock in memory", file, &e))?;
+        locked.lock().unwrap_or_else(PoisonError::into_inner).insert(file, map);
+        Ok(())
+    }
+
+    fn unlock(&self, file: FileId) {
+        if let Some(locked) = &self.locked {
+            locked.lock().unwrap_or_else(PoisonError::into_inner).remove(&file);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! `check`: whether frame table, journal and objects say the same, and mending what they don't.
+
+use crate::backing::ObjectInfo;
+use crate::store::state::State;
+use crate::store::{Inner, Store, pages_in};
+use codax_core::extent::{Extent, FrameRun};
+use codax_core::frame::FrameState;
+use codax_core::info::{Finding, Severity};
+use codax_core::namespace::Kind;
+use codax_core::{ErrorKind, FileId, Frame, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result};
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::AsFd;
+
+/// Findings listed at most; a store that differs in more places differs everywhere.
+const FINDINGS_MAX: usize = 500;
+
+impl Store {
+    /// Compares frame table, journal and objects; with `repair` mends what can be mended.
+    ///
+    /// Files that are on the move are looked at when they have come to rest, which a check waits for.
+    pub fn check(&self, repair: bool) -> Result<Vec<Finding>> {
+        let inner = &self.inner;
+        let mut findings = Findings { list: Vec::new(), repair };
+        inner.check_journal(&mut findings)?;
+        let mut st = inner.lock();
+        inner.retry_held(&mut st);
+        check_table(&mut st, &mut findings);
+        for at in 0..st.pools.len() {
+            let pool = st.pools[at].record.id;
+            let mut objects: HashMap<FileId, ObjectInfo> = st.pools[at].backing.list()?.into_iter().collect();
+            let files: Vec<FileId> = st.files_on(pool).map(|i| i.id).collect();
+            for file in files {
+                let object = objects.remove(&file);
+                if st.live.get(&file).is_none_or(|l| l.busy.is_none()) {
+                    inner.check_object(&mut st, pool, file, object, &mut findings)?;
+                }
+            }
+            for (file, object) in objects {
+                let busy = st.live.get(&file).is_some_and(|l| l.busy.is_some());
+                if busy || st.pools[at].held.contains_key(&file) || st.ns.get(file).is_none() && object.allocated.0 == 0 {
+                    continue;
+                }
+                let name = st.pool_name(pool);
+                let what = format!("{name}: an object of {} that the journal doesn't know of, {} bytes", st.path(file), object.allocated.bytes());
+                let mended = repair && {
+                    let backing = st.pool(pool).backing.clone();
+                    backing.sole_holder(file)?.is_some() && backing.remove(file).is_ok()
+                };
+                findings.add(Severity::Mendable, what, mended);
+            }
+        }
+        drop(st);
+        for finding in findings.list.iter().filter(|f| f.repaired) {
+            inner.event("repair", "store", &finding.what, 0);
+        }
+        Ok(findings.list)
+    }
+}
+
+struct Findings {
+    list: Vec<Finding>,
+    repair: bool,
+}
+
+impl Findings {
+    fn add(&mut self, severity: Severity, what: String, repaired: bool) {
+        if self.list.len() < FINDINGS_MAX {
+            self.list.push(Finding { severity, what, repaired });
+        }
+    }
+}
+
+/// Every frame's record against the one that the journal's extents give.
+fn check_table(st: &mut State, findings: &mut Findings) {
+    let mut expected: Vec<BTreeMap<Frame, (PageCount, FileId, PageNo)>> = vec![BTreeMap::new(); st.pools.len()];
+    let mut twice = Vec::new();
+    let held = st.pools.iter().flat_map(|p| &p.held).flat_map(|(f, list)| list.iter().map(|e| (*f, *e)));
+    let owned = st.ns.inodes().flat_map(|i| i.extents.iter().map(|e| (i.id, *e)));
+    for (file, e) in owned.chain(held) {
+        let map = &mut expected[usize::from(e.pool.0)];
+        let before = map.range(..Frame(e.frame.0 + e.count.0)).next_back();
+        if before.is_some_and(|(f, (count, _, _))| f.0 + count.0 > e.frame.0) {
+            twice.push((file, e));
+        }
+        map.insert(e.frame, (e.count, file, e.page));
+    }
+    for (file, e) in twice {
+        let what = format!("{}: frames {}..{} have two owners, {} among them", st.pool_name(e.pool), e.frame, e.frame.0 + e.count.0, st.path(file));
+        findings.add(Severity::Lost, what, false);
+    }
+    for (at, expected) in expected.iter().enumerate() {
+        for (frame, (count, file, page)) in expected {
+            let busy = st.live.get(file).is_some_and(|l| l.busy.is_some());
+            if busy {
+                continue;
+            }
+            let pool = &st.pools[at];
+            let wrong = (0..count.0).find(|i| {
+                let record = pool.table.get(Frame(frame.0 + i));
+                record.owner != Some(*file) || record.page.0 != page.0 + i || record.state == FrameState::Free
+            });
+            if let Some(i) = wrong {
+                let what = format!("{}: the frame table has another owner for frame {} than the journal, {}", pool.record.name, frame.0 + i, st.path(*file));
+                if findings.repair {
+                    let held = pool.held.contains_key(file);
+                    let state = if held { FrameState::Held } else { FrameState::Used };
+                    pool.table.assign(FrameRun { frame: *frame, count: *count }, *file, *page, state);
+                }
+                findings.add(Severity::Mendable, what, findings.repair);
+            }
+        }
+    }
+    for pool in &st.pools {
+        for frame in 0..pool.record.frames {
+            let record = pool.table.get(Frame(frame));
+            if (record.state == FrameState::Free) != pool.alloc.is_free(Frame(frame)) {
+                let what = format!("{}: the frame table says {:?} of frame {frame}, the allocator otherwise", pool.record.name, record.state);
+                if findings.repair && pool.alloc.is_free(Frame(frame)) {
+                    pool.table.free(FrameRun { frame: Frame(frame), count: PageCount(1) });
+                    findings.add(Severity::Mendable, what, true);
+                } else {
+                    findings.add(Severity::Mendable, what, false);
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn check_object(&self, st: &mut State, pool: PoolId, file: FileId, object: Option<ObjectInfo>, findings: &mut Findings) -> Result<()> {
+        let Some(inode) = st.ns.get(file) else { return Ok(()) };
+        let pages = PageCount::for_bytes(inode.len);
+        let here = pages_in(inode, pool);
+        let expected: u64 = here.iter().map(|r| r.count.0).sum();
+        let (path, name) = (st.path(file), st.pool_name(pool));
+        debug_assert_eq!(inode.kind, Kind::File, "only files have pages");
+        let backing = st.pool(pool).backing.clone();
+        let Some(object) = object else {
+            let what = format!("{path}: its object in {name} is missing: {} bytes are lost", PageCount(expected).bytes());
+            let mended = findings.repair && {
+                let fd = backing.create(file, pages)?;
+                here.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok()
+            };
+            findings.add(Severity::Lost, what, mended);
+            return Ok(());
+        };
+        let held: u64 = st.pool(pool).held.get(&file).into_iter().flatten().map(|e: &Extent| e.count.0).sum();
+        if object.pages == pages && object.allocated.0 == expected + held {
+            return Ok(());
+        }
+        let fd = backing.open(file, true)?;
+        if object.pages < pages {
+            let lost: u64 = here
+                .iter()
+                .filter_map(|r| r.intersect(PageRange::new(object.pages.0, pages.0 - object.pages.0)))
+                .map(|r| r.bytes())
+                .sum();
+            let what = format!("{path}: its object in {name} was cut to {} bytes by who may write it: {lost} bytes are lost", object.pages.bytes());
+            let mended = findings.repair
+                && backing.resize(fd.as_fd(), pages).is_ok()
+                && here.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok();
+            findings.add(Severity::Lost, what, mended);
+            return Ok(());
+        }
+        if object.pages > pages {
+            let what = format!("{path}: its object in {name} was grown to {} bytes behind the store's back", object.pages.bytes());
+            let mended = findings.repair && backing.resize(fd.as_fd(), pages).is_ok();
+            findings.add(Severity::Mendable, what, mended);
+        }
+        let holes = holes_in(fd.as_fd(), &here, file)?;
+        if !holes.is_empty() {
+            let bytes: u64 = holes.iter().map(|r| r.bytes()).sum();
+            let what = format!("{path}: its object in {name} has holes: {bytes} bytes read as zero and may be lost");
+            let mended = findings.repair && holes.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok();
+            findings.add(Severity::Lost, what, mended);
+        }
+        let held: Vec<PageRange> =
+            st.pool(pool).held.get(&file).into_iter().flatten().map(Extent::pages).collect();
+        let stale: Vec<PageRange> = crate::store::stale_ranges(st, pool, file, fd.as_fd())?
+            .into_iter()
+            .filter(|s| s.end() <= pages.0 && !held.iter().any(|h| h.intersect(*s).is_some()))
+            .collect();
+        if !stale.is_empty() {
+            let bytes: u64 = stale.iter().map(|r| r.bytes()).sum();
+            let what = format!("{path}: its object in {name} has {bytes} bytes of memory that belong to no extent");
+            let mended = findings.repair && stale.iter().try_for_each(|r| backing.release(fd.as_fd(), *r)).is_ok();
+            findings.add(Severity::Mendable, what, mended);
+        }
+        Ok(())
+    }
+
+    /// Reads the journal's log back, with all its checks. (The database behind it is checked whole at each start.)
+    fn check_journal(&self, findings: &mut Findings) -> Result<()> {
+        match self.journal.fold_above(0) {
+            Err(e) if e.kind == ErrorKind::Corrupt => {
+                findings.add(Severity::Lost, format!("journal: {e}"), false);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+/// Parts of `pages` without memory in the object.
+fn holes_in(fd: std::os::fd::BorrowedFd<'_>, pages: &[PageRange], file: FileId) -> Result<Vec<PageRange>> {
+    let data: Vec<PageRange> = codax_os::object::data_ranges(fd)
+        .map_err(|e| crate::backing::os_error("look at object of", &file, &e))?
+        .into_iter()
+        .map(|(off, len)| PageRange::new(off / PAGE_SIZE, len.div_ceil(PAGE_SIZE)))
+        .collect();
+    let mut holes = Vec::new();
+    for range in pages {
+        let mut at = range.start.0;
+        for d in data.iter().filter(|d| d.intersect(*range).is_some()) {
+            if d.start.0 > at {
+                holes.push(PageRange::new(at, d.start.0 - at));
+            }
+            at = at.max(d.end());
+        }
+        if at < range.end() {
+            holes.push(PageRange::new(at, range.end() - at));
+        }
+    }
+    Ok(holes)
+}

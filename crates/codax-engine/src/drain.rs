@@ -1,0 +1,575 @@
+//! Drains and returns: emptying a device's pool, and bringing home what was in it.
+//!
+//! `online → draining → offline → online`; each step is in the journal before it takes effect, so a restart goes on where it stopped.
+
+use crate::mover::{Order, Pace, Stuck, stranger};
+use crate::store::state::{Job, State, is_dram};
+use crate::store::{Inner, Session, Store};
+use codax_core::change::{Change, PoolState};
+use codax_core::extent::{Extent, PoolRun};
+use codax_core::info::{HeldFile, JobInfo, JobReport};
+use codax_core::name::StorePath;
+use codax_core::namespace::{Inode, Kind, Want};
+use codax_core::plan::{Candidate, Holder, Obstacle, Plan, PlannedMove, plan_drain};
+use codax_core::{Error, ErrorKind, FileId, HUGE_PAGES, PageCount, PageRange, PoolId, Result};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How often progress is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// How often held files are tried again while a drain waits: a lease that is granted again makes no sound.
+const RETRY_EVERY: Duration = Duration::from_millis(50);
+
+/// How long a drain waits for processes that it killed to be gone.
+const EVICT_WAIT: Duration = Duration::from_secs(5);
+
+/// How a drain is to go.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DrainOptions {
+    /// Only plan.
+    pub dry_run: bool,
+    /// How long to wait for held files; zero refuses at once.
+    pub wait: Duration,
+    /// Bandwidth limit in bytes per second.
+    pub limit: Option<u64>,
+    /// Whether to kill who doesn't let go.
+    pub evict: bool,
+}
+
+/// Told how far a job is; `false` cancels it.
+pub type Progress<'a> = &'a mut dyn FnMut(&JobInfo) -> bool;
+
+impl Session {
+    /// Moves pages of a file to a pool: the whole file, or the 2 MiB blocks that a range of bytes (offset, length) touches.
+    pub fn move_file(&self, path: &StorePath, to: &str, range: Option<(u64, u64)>, progress: Progress<'_>) -> Result<JobReport> {
+        let inner = &self.store.inner;
+        let (file, pages, pace, pool) = {
+            let st = inner.lock();
+            let file = st.ns.resolve(&self.cred, path)?;
+            st.ns.check(&self.cred, file, Want::WRITE, path)?;
+            let inode = st.ns.get(file).ok_or_else(|| Error::not_found(format!("{path} is gone")))?;
+            if inode.kind == Kind::Dir {
+                return Err(Error::new(ErrorKind::IsDir, format!("{path} is a directory: move its files")));
+            }
+            let pool = st.pool_named(to)?;
+            if st.pool(pool).record.state != PoolState::Online {
+                return Err(Error::device_state(format!("pool {to} is not online: nothing can be moved to it")));
+            }
+            let pages = blocks(inode, range, path)?;
+            (file, pages, pace_of(&st, pool, inode, None), pool)
+        };
+        let job = Arc::new(Job::new("move"));
+        job.update(|j| (j.total, j.files_total) = (pages.bytes(), 1));
+        let order_to = vec![PoolRun { pages, pool }];
+        let path_text = path.to_string();
+        inner.run_job(&job, progress, move |inner, job| {
+            let order = Order { file, to: order_to, home: None, verify: false, job, pace: &pace };
+            let (bytes, stuck) = match inner.move_pages(&order) {
+                Ok(bytes) => (bytes, None),
+                Err((bytes, stuck)) => (bytes, Some(stuck)),
+            };
+            let Some(stuck) = stuck else {
+                let pool_name = inner.lock().pool_name(pool);
+                inner.event("move", &path_text, &format!("to {pool_name}"), bytes);
+                return Ok(JobReport { bytes, files: 1, ..JobReport::default() });
+            };
+            let e = explain(&path_text, stuck);
+            inner.event("refuse", &path_text, &format!("move: {e}"), bytes);
+            Err(e)
+        })
+    }
+
+    /// Takes everything out of a device's pool and the device out of service.
+    pub fn drain(&self, name: &str, options: DrainOptions, progress: Progress<'_>) -> Result<JobReport> {
+        self.require_admin(&format!("drain {name}"))?;
+        let inner = &self.store.inner;
+        let pool = {
+            let st = inner.lock();
+            let pool = st.pool_named(name)?;
+            drainable(&st, pool, name)?;
+            pool
+        };
+        let plan = inner.plan(pool)?;
+        if options.dry_run {
+            return Ok(JobReport { plan: Some(plan), ..JobReport::default() });
+        }
+        let waits = options.evict || !options.wait.is_zero();
+        if let Some(e) = refusal(name, &plan, waits) {
+            inner.event("refuse", name, &format!("drain: {e}"), 0);
+            return Err(e);
+        }
+        let job = Arc::new(Job::new("drain"));
+        {
+            let mut st = inner.lock();
+            drainable(&st, pool, name)?;
+            inner.set_pool_state(&mut st, pool, PoolState::Draining)?;
+            st.pool_mut(pool).job = Some(job.clone());
+        }
+        inner.event("drain", name, &format!("begins: {} files", plan.moves.len()), plan.frames.bytes());
+        inner.run_job(&job, progress, move |inner, job| inner.drain_job(pool, options, job))
+    }
+
+    /// Puts a device back in service, and brings home what a drain took away; cancels a drain that runs.
+    pub fn online(&self, name: &str, progress: Progress<'_>) -> Result<JobReport> {
+        self.require_admin(&format!("online {name}"))?;
+        let inner = &self.store.inner;
+        let job = Arc::new(Job::new("online"));
+        let pool = {
+            let mut st = inner.lock();
+            let pool = st.pool_named(name)?;
+            if is_dram(pool) {
+                return Err(Error::invalid("dram is the host's own memory: it is always online"));
+            }
+            while let Some(running) = st.pool(pool).job.clone() {
+                running.cancel();
+                inner.changed.notify_all();
+                st = inner.wait_changed(st, PROGRESS_EVERY);
+            }
+            if st.pool(pool).record.state != PoolState::Online {
+                inner.set_pool_state(&mut st, pool, PoolState::Online)?;
+            }
+            st.pool_mut(pool).job = Some(job.clone());
+            pool
+        };
+        inner.run_job(&job, progress, move |inner, job| {
+            let report = inner.bring_home(pool, job);
+            inner.lock().pool_mut(pool).job = None;
+            inner.changed.notify_all();
+            report
+        })
+    }
+}
+
+impl Store {
+    /// Goes on with drains that a restart interrupted.
+    pub(crate) fn resume_drains(&self) {
+        let inner = &self.inner;
+        let mut st = inner.lock();
+        let draining: Vec<PoolId> =
+            st.pools.iter().filter(|p| p.record.state == PoolState::Draining).map(|p| p.record.id).collect();
+        for pool in draining {
+            let job = Arc::new(Job::new("drain"));
+            st.pool_mut(pool).job = Some(job.clone());
+            let name = st.pool_name(pool);
+            inner.event("drain", &name, "goes on after a restart", 0);
+            let options = DrainOptions { wait: inner.options().resume_wait, ..DrainOptions::default() };
+            let store = self.clone();
+            inner.env.spawn(
+                "drain",
+                Box::new(move || {
+                    if let Err(e) = store.inner.drain_job(pool, options, &job) {
+                        tracing::warn!("drain of {name} after a restart: {e}");
+                    }
+                }),
+            );
+        }
+    }
+}
+
+/// What the threads of a drain share.
+#[derive(Debug, Default)]
+struct Round {
+    moves: Vec<PlannedMove>,
+    next: AtomicUsize,
+    bytes: AtomicU64,
+    files: AtomicU64,
+    held: Mutex<Vec<HeldFile>>,
+    failed: Mutex<Option<Error>>,
+}
+
+impl Inner {
+    /// Runs `work` beside the caller, who tells progress meanwhile.
+    fn run_job(
+        &self,
+        job: &Arc<Job>,
+        progress: Progress<'_>,
+        work: impl FnOnce(&Arc<Self>, &Job) -> Result<JobReport> + Send + 'static,
+    ) -> Result<JobReport> {
+        let me = self.myself().ok_or_else(|| Error::internal("the store is gone"))?;
+        let begun = self.env.now();
+        let (done, result) = mpsc::channel();
+        let its_job = job.clone();
+        self.env.spawn(
+            "job",
+            Box::new(move || {
+                // Nobody listens any more only if the caller's thread has died.
+                let _ = done.send(work(&me, &its_job));
+            }),
+        );
+        loop {
+            match result.recv_timeout(PROGRESS_EVERY) {
+                Ok(report) => {
+                    let nanos = u64::try_from((self.env.now() - begun).as_nanos()).unwrap_or(u64::MAX);
+                    return report.map(|r| JobReport { nanos, ..r });
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if !progress(&job.info()) {
+                        job.cancel();
+                        self.changed.notify_all();
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::internal("the job's thread died")),
+            }
+        }
+    }
+
+    fn set_pool_state(&self, st: &mut State, pool: PoolId, state: PoolState) -> Result<()> {
+        let mut record = st.pool(pool).record.clone();
+        record.state = state;
+        self.commit(st, &[Change::Pool(record.clone())])?;
+        st.pool_mut(pool).record = record;
+        Ok(())
+    }
+
+    /// What a drain of `pool` would do now.
+    fn plan(&self, pool: PoolId) -> Result<Plan> {
+        let backing = self.lock().pool(pool).backing.clone();
+        let objects: HashMap<(u64, u64), FileId> =
+            backing.list()?.into_iter().map(|(file, info)| (info.identity, file)).collect();
+        let identities = objects.keys().copied().collect();
+        let kernel = codax_os::process::holders(&identities)
+            .map_err(|e| crate::backing::os_error("look through", &"/proc", &e))?;
+        let mut by_kernel: HashMap<FileId, Vec<&codax_os::process::Held>> = HashMap::new();
+        for held in &kernel {
+            if let Some(&file) = objects.get(&(held.dev, held.ino)) {
+                by_kernel.entry(file).or_default().push(held);
+            }
+        }
+        let st = self.lock();
+        let candidates = st
+            .files_on(pool)
+            .map(|inode| {
+                let here: Vec<Extent> = inode.extents.iter().filter(|e| e.pool == pool).copied().collect();
+                let placement = st.ns.placement(inode.id);
+                let known: BTreeSet<u32> = st
+                    .live
+                    .get(&inode.id)
+                    .into_iter()
+                    .flat_map(|l| l.mappers.keys().chain(l.raw.keys()))
+                    .filter_map(|s| st.sessions.get(s).map(|s| s.pid))
+                    .collect();
+                let strangers = by_kernel.get(&inode.id).into_iter().flatten().filter(|h| !known.contains(&h.pid));
+                let mut held = st.holders_of(inode.id, &here);
+                held.extend(strangers.map(|h| stranger(h)));
+                held.dedup();
+                Candidate {
+                    file: inode.id,
+                    path: st.path(inode.id),
+                    ranges: crate::store::pages_in(inode, pool),
+                    refuges: if placement.may_leave(pool) { placement.refuges(pool) } else { Vec::new() },
+                    held,
+                }
+            })
+            .collect();
+        let mut plan = plan_drain(candidates, &|id| st.room(id));
+        for file in st.pool(pool).held.keys() {
+            let by = by_kernel.get(file).into_iter().flatten().map(|h| stranger(h)).collect();
+            plan.obstacles.push(Obstacle::Held { file: format!("{} (what it had there)", st.path(*file)), by });
+        }
+        Ok(plan)
+    }
+
+    /// A drain from its begin in the journal to its end, whatever that is.
+    fn drain_job(self: &Arc<Self>, pool: PoolId, options: DrainOptions, job: &Job) -> Result<JobReport> {
+        let name = self.lock().pool_name(pool);
+        let result = self.empty_pool(pool, options, job);
+        let mut st = self.lock();
+        let ended = match &result {
+            Ok(_) => self.set_pool_state(&mut st, pool, PoolState::Offline),
+            // The next start goes on with it.
+            Err(_) if st.closing => Ok(()),
+            Err(_) => self.set_pool_state(&mut st, pool, PoolState::Online),
+        };
+        st.pool_mut(pool).job = None;
+        drop(st);
+        self.changed.notify_all();
+        match &result {
+            Ok(report) => self.event("drain", &name, &format!("done: {} files; offline", report.files), report.bytes),
+            Err(e) => self.event("drain", &name, &format!("ended, the device is online again: {e}"), 0),
+        }
+        ended.and(result)
+    }
+
+    fn empty_pool(self: &Arc<Self>, pool: PoolId, options: DrainOptions, job: &Job) -> Result<JobReport> {
+        let name = self.lock().pool_name(pool);
+        let mut deadline = self.env.now() + options.wait;
+        let mut evict = options.evict;
+        let (mut bytes, mut files) = (0, 0);
+        loop {
+            let plan = self.plan(pool)?;
+            job.update(|j| {
+                j.total = j.done.max(bytes) + plan.frames.bytes();
+                j.files_total = files + plan.moves.len() as u64;
+            });
+            // Waiting helps against holders, and against nothing else.
+            if let Some(e) = refusal(&name, &plan, true) {
+                return Err(e);
+            }
+            let (round, held) = self.drain_round(pool, plan, options, job)?;
+            bytes += round.bytes.load(Ordering::Relaxed);
+            files += round.files.load(Ordering::Relaxed);
+            if self.proved_empty(pool)? {
+                return Ok(JobReport { bytes, files, ..JobReport::default() });
+            }
+            job.update(|j| j.waiting = held.clone());
+            if self.env.now() >= deadline {
+                if !evict {
+                    return Err(Error::busy(format!("drain {name}: {}", describe_held(&held))));
+                }
+                evict = false;
+                deadline = self.env.now() + EVICT_WAIT;
+                self.evict(&held);
+            }
+            let st = self.lock();
+            drop(self.wait_changed(st, RETRY_EVERY));
+            if job.cancelled() {
+                return Err(Error::cancelled(format!("drain {name}: cancelled; what has moved stays away until codax device online {name}")));
+            }
+            let mut st = self.lock();
+            self.retry_held(&mut st);
+        }
+    }
+
+    /// Makes the moves of a plan, several at a time; returns what could not be moved because somebody holds it.
+    fn drain_round(self: &Arc<Self>, pool: PoolId, plan: Plan, options: DrainOptions, job: &Job) -> Result<(Arc<Round>, Vec<HeldFile>)> {
+        let held: Vec<HeldFile> = plan
+            .obstacles
+            .iter()
+            .filter_map(|o| match o {
+                Obstacle::Held { file, by } => Some(HeldFile { path: file.clone(), by: by.clone() }),
+                _ => None,
+            })
+            .collect();
+        let held_paths: BTreeSet<&str> = held.iter().map(|h| h.path.as_str()).collect();
+        let moves = plan.moves.iter().filter(|m| !held_paths.contains(m.path.as_str())).cloned().collect();
+        let round = Arc::new(Round { moves, ..Round::default() });
+        let pace = {
+            let st = self.lock();
+            let links = st.pools.iter().map(|p| p.record.link.mbps.map(|m| u64::from(m) * 1_000_000));
+            Pace::new(links.chain([options.limit]))
+        };
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 4).min(round.moves.len());
+        std::thread::scope(|scope| {
+            for _ in 1..workers {
+                scope.spawn(|| self.drain_worker(pool, &round, &pace, job));
+            }
+            self.drain_worker(pool, &round, &pace, job);
+        });
+        if let Some(e) = round.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(e);
+        }
+        if job.cancelled() {
+            let name = self.lock().pool_name(pool);
+            return Err(Error::cancelled(format!("drain {name}: cancelled; what has moved stays away until codax device online {name}")));
+        }
+        let mut all = held;
+        all.append(&mut round.held.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok((round, all))
+    }
+
+    fn drain_worker(&self, pool: PoolId, round: &Round, pace: &Pace, job: &Job) {
+        loop {
+            let at = round.next.fetch_add(1, Ordering::Relaxed);
+            let Some(planned) = round.moves.get(at) else { return };
+            if job.cancelled() {
+                return;
+            }
+            let order =
+                Order { file: planned.file, to: planned.to.clone(), home: Some(pool), verify: true, job, pace };
+            let (bytes, stuck) = match self.move_pages(&order) {
+                Ok(bytes) => (bytes, None),
+                Err((bytes, stuck)) => (bytes, Some(stuck)),
+            };
+            round.bytes.fetch_add(bytes, Ordering::Relaxed);
+            match stuck {
+                None => {
+                    round.files.fetch_add(1, Ordering::Relaxed);
+                    job.update(|j| j.files_done += 1);
+                }
+                Some(Stuck::Held(by)) => {
+                    let held = HeldFile { path: planned.path.clone(), by };
+                    round.held.lock().unwrap_or_else(PoisonError::into_inner).push(held);
+                }
+                Some(Stuck::Cancelled) => return,
+                Some(Stuck::Failed(e)) => {
+                    // One file that can't be read doesn't keep the others from moving; it keeps the drain from succeeding.
+                    let e = Error::new(e.kind, format!("{}: {}", planned.path, e.message));
+                    round.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+                }
+            }
+        }
+    }
+
+    /// Whether no frame of the pool is taken and no object is left in it.
+    fn proved_empty(&self, pool: PoolId) -> Result<bool> {
+        let mut st = self.lock();
+        self.retry_held(&mut st);
+        let p = st.pool(pool);
+        if p.alloc.free() != p.alloc.capacity() {
+            return Ok(false);
+        }
+        Ok(p.backing.list()?.is_empty())
+    }
+
+    /// Kills those who hold files: the operator said so.
+    fn evict(&self, held: &[HeldFile]) {
+        let pids: BTreeMap<u32, &str> =
+            held.iter().flat_map(|h| h.by.iter().filter_map(|b| Some((b.pid?, h.path.as_str())))).collect();
+        for (pid, path) in pids {
+            let killed = {
+                let st = self.lock();
+                match st.sessions.values().find(|s| s.pid == pid) {
+                    Some(session) => session.kill(),
+                    None => codax_os::process::pidfd(pid)
+                        .and_then(codax_os::process::kill)
+                        .map_err(|e| crate::backing::os_error("kill process", &pid, &e)),
+                }
+            };
+            match killed {
+                Ok(()) => self.event("evict", path, &format!("process {pid} was killed: it held the file"), 0),
+                Err(e) => self.event("refuse", path, &format!("evict: {e}"), 0),
+            }
+        }
+    }
+
+    fn bring_home(&self, pool: PoolId, job: &Job) -> Result<JobReport> {
+        let name = self.lock().pool_name(pool);
+        let (orders, total) = {
+            let st = self.lock();
+            let orders: Vec<(FileId, Vec<PoolRun>)> = st
+                .ns
+                .inodes()
+                .filter(|i| i.away.iter().any(|r| r.pool == pool))
+                .map(|i| (i.id, i.away.iter().filter(|r| r.pool == pool).copied().collect()))
+                .collect();
+            let total = orders.iter().flat_map(|(_, runs)| runs).map(|r| r.pages.bytes()).sum();
+            (orders, total)
+        };
+        job.update(|j| (j.total, j.files_total) = (total, orders.len() as u64));
+        let pace = {
+            let st = self.lock();
+            Pace::new(st.pools.iter().map(|p| p.record.link.mbps.map(|m| u64::from(m) * 1_000_000)))
+        };
+        let mut report = JobReport::default();
+        for (file, to) in orders {
+            let order = Order { file, to, home: None, verify: true, job, pace: &pace };
+            let (bytes, stuck) = match self.move_pages(&order) {
+                Ok(bytes) => (bytes, None),
+                Err((bytes, stuck)) => (bytes, Some(stuck)),
+            };
+            report.bytes += bytes;
+            let path = self.lock().path(file);
+            match stuck {
+                None => {
+                    report.files += 1;
+                    job.update(|j| j.files_done += 1);
+                }
+                Some(Stuck::Held(by)) => report.left.push(HeldFile { path, by }),
+                Some(Stuck::Cancelled) => return Err(Error::cancelled(format!("online {name}: cancelled; the device is online"))),
+                Some(Stuck::Failed(e)) => {
+                    let by = vec![Holder { pid: None, command: "codax".into(), why: e.message }];
+                    report.left.push(HeldFile { path, by });
+                }
+            }
+        }
+        let detail = format!("{} files came home, {} stayed away", report.files, report.left.len());
+        self.event("online", &name, &detail, report.bytes);
+        Ok(report)
+    }
+}
+
+fn drainable(st: &State, pool: PoolId, name: &str) -> Result<()> {
+    if is_dram(pool) {
+        return Err(Error::invalid("dram is the host's own memory: it can't be drained"));
+    }
+    match st.pool(pool).record.state {
+        PoolState::Draining => Err(Error::busy(format!("a drain of {name} runs already: codax device show {name}"))),
+        PoolState::Offline => Err(Error::device_state(format!("{name} is offline already"))),
+        PoolState::Online if st.pool(pool).job.is_some() => {
+            Err(Error::busy(format!("{name} is being brought online: try again when that is done")))
+        }
+        PoolState::Online => Ok(()),
+    }
+}
+
+/// The pages a range of bytes stands for in a move: whole 2 MiB blocks, since an extent costs each mapper an area of its address space.
+fn blocks(inode: &Inode, range: Option<(u64, u64)>, path: &StorePath) -> Result<PageRange> {
+    let have = PageCount::for_bytes(inode.len);
+    let Some((offset, len)) = range else { return Ok(PageRange::new(0, have.0)) };
+    let end = offset.checked_add(len).filter(|&end| len > 0 && end <= inode.len).ok_or_else(|| {
+        Error::invalid(format!("{path}: {len} bytes from {offset} on are not in it: it has {}", inode.len))
+    })?;
+    let touched = PageRange::of_bytes(offset, end - offset);
+    let start = touched.start.0 / HUGE_PAGES * HUGE_PAGES;
+    let end = touched.end().next_multiple_of(HUGE_PAGES).min(have.0);
+    Ok(PageRange::new(start, end - start))
+}
+
+fn pace_of(st: &State, to: PoolId, inode: &Inode, limit: Option<u64>) -> Pace {
+    let pools: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).chain([to]).collect();
+    let links = pools.into_iter().map(|p| st.pool(p).record.link.mbps.map(|m| u64::from(m) * 1_000_000));
+    Pace::new(links.chain([limit]))
+}
+
+fn explain(path: &str, stuck: Stuck) -> Error {
+    match stuck {
+        Stuck::Held(by) => Error::busy(describe_held(&[HeldFile { path: path.to_owned(), by }])),
+        Stuck::Cancelled => Error::cancelled(format!("{path}: the move was cancelled")),
+        Stuck::Failed(e) => e,
+    }
+}
+
+fn describe_held(held: &[HeldFile]) -> String {
+    const SHOWN: usize = 5;
+    let mut text: Vec<String> = held
+        .iter()
+        .take(SHOWN)
+        .map(|h| {
+            let by: Vec<String> = h
+                .by
+                .iter()
+                .map(|b| b.pid.map_or_else(|| format!("{} {}", b.command, b.why), |pid| format!("process {pid} ({}) {}", b.command, b.why)))
+                .collect();
+            format!("{} is held: {}", h.path, by.join(", "))
+        })
+        .collect();
+    if held.len() > SHOWN {
+        text.push(format!("and {} more", held.len() - SHOWN));
+    }
+    if text.is_empty() {
+        text.push("frames are still held by a process that could not be found".to_owned());
+    }
+    text.join("; ")
+}
+
+/// Why the plan can't be carried out, if it can't; with `waits`, holders are no reason.
+fn refusal(name: &str, plan: &Plan, waits: bool) -> Option<Error> {
+    let some = |files: &[String]| {
+        let shown = files.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+        if files.len() > 5 { format!("{shown} and {} more", files.len() - 5) } else { shown }
+    };
+    let mut held = Vec::new();
+    for obstacle in &plan.obstacles {
+        match obstacle {
+            Obstacle::NoRoom { missing, files } => {
+                return Some(Error::no_space(format!(
+                    "drain {name}: {missing} bytes have no place elsewhere: {}",
+                    some(files)
+                )));
+            }
+            Obstacle::Placement { files } => {
+                return Some(Error::device_state(format!(
+                    "drain {name}: a strict placement keeps files on it: {} (codax placement PATH --on {name} lets them go for a drain)",
+                    some(files)
+                )));
+            }
+            Obstacle::Held { file, by } => held.push(HeldFile { path: file.clone(), by: by.clone() }),
+        }
+    }
+    (!waits && !held.is_empty())
+        .then(|| Error::busy(format!("drain {name}: {} (--wait DUR waits, --evict ends who holds)", describe_held(&held))))
+}

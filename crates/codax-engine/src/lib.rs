@@ -1,0 +1,25 @@
+//! The codax store: its journal, its pools, and how files are placed, moved and drained. Knows no sockets; embeddable in one process.
+//!
+//! * [`store`]: the store and its sessions: files, names, who uses what.
+//! * `mover`: moves of files, idle and mapped ones.
+//! * [`drain`]: drains and returns.
+//! * [`check`]: comparing table, journal and objects.
+//! * [`journal`]: what survives; [`table`], [`names`], [`events`]: what is derived from it, for tools and people.
+//! * [`backing`] and [`env`](mod@env): what the engine stands on, as traits.
+#![forbid(unsafe_code)]
+
+pub mod backing;
+pub mod check;
+pub mod drain;
+pub mod env;
+pub mod events;
+pub mod journal;
+mod mover;
+pub mod names;
+pub mod options;
+pub mod store;
+pub mod table;
+
+pub use drain::DrainOptions;
+pub use options::{DeviceSpec, HugeMode, StoreOptions};
+pub use store::{Mapper, Opened, Peer, Session, Store};

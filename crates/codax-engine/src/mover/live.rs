@@ -1,0 +1,378 @@
+//! Moving a file under its mappers: the driver of a [`Segment`].
+//!
+//! The truth of each chunk changes in one atomic store, of the segment's commit word; all mappers can read it, so that none has to wait for a
+//! daemon that died. The inode in the journal follows when the segment is over.
+
+use crate::backing::Backing;
+use crate::mover::idle::same_bytes;
+use crate::mover::{Order, Prepared, Stuck, relocated};
+use crate::store::Inner;
+use crate::store::session::Mapper;
+use crate::store::state::SegmentEntry;
+use codax_core::change::{Change, MoveRecord};
+use codax_core::extent::{Extent, FrameRun};
+use codax_core::frame::FrameState;
+use codax_core::live::{MoverAck, MoverMsg};
+use codax_core::plan::Holder;
+use codax_core::segment::{Action, Segment};
+use codax_core::{Error, FileId, MoveId, PageCount, PoolId, Result, SessionId};
+use codax_os::copy::SourceMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+/// What a session tells the driver of a segment.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A mapper's answer.
+    Ack(SessionId, MoverAck),
+    /// The session is over.
+    Gone(SessionId),
+}
+
+/// How the driver's loop ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// Everybody has acknowledged the end.
+    Done,
+    /// Some have not, and may take their time: the file can go on without them.
+    Left,
+    /// Somebody has not, and the file can't go on without them.
+    Unfinished,
+}
+
+struct MapperLink {
+    mapper: Option<Arc<dyn Mapper>>,
+    write: bool,
+    holder: Holder,
+}
+
+/// A segment on its way, with all that is needed to carry out its actions.
+struct Drive {
+    segment: Segment,
+    record: MoveRecord,
+    prepared: Prepared,
+    inputs: Receiver<Input>,
+    mappers: BTreeMap<SessionId, MapperLink>,
+    /// The old objects, mapped to be copied from.
+    sources: BTreeMap<PoolId, (SourceMap, OwnedFd)>,
+    target: Arc<dyn Backing>,
+    object: OwnedFd,
+    verify: bool,
+}
+
+impl Inner {
+    /// Moves a segment of a file under its mappers. Returns the bytes moved, and why not all if so.
+    pub(super) fn move_live(self: &Inner, order: &Order<'_>, prepared: Prepared) -> (u64, Option<Stuck>) {
+        let chunks = prepared.chunks.clone();
+        let (to, target_exists) = (prepared.to, prepared.target_exists);
+        let mut drive = match self.begin_live(order, prepared) {
+            Ok(drive) => drive,
+            Err(e) => {
+                let mut st = self.lock();
+                let unused: Vec<Extent> = chunks.iter().flat_map(|c| c.extents(to)).collect();
+                self.discard_copies(&mut st, order.file, to, target_exists, &unused);
+                st.free(&unused);
+                self.end_busy(&mut st, order.file);
+                return (0, Some(Stuck::Failed(e)));
+            }
+        };
+        let ended = self.drive(&mut drive, Some(order));
+        let bytes = drive.committed_bytes();
+        let mut stuck = self.why_stuck(order, &drive);
+        if ended == Ended::Unfinished {
+            let holders = drive.late_holders();
+            self.finish_later(drive);
+            return (bytes, Some(Stuck::Held(holders)));
+        }
+        if let Err(e) = self.finish_live(drive) {
+            stuck = Some(Stuck::Failed(e));
+        }
+        (bytes, stuck)
+    }
+
+    fn why_stuck(&self, order: &Order<'_>, drive: &Drive) -> Option<Stuck> {
+        let failures = drive.segment.failures();
+        if failures.is_empty() {
+            return order.job.cancelled().then_some(Stuck::Cancelled);
+        }
+        if let Some(own) = failures.iter().find(|f| f.session.is_none()) {
+            return Some(Stuck::Failed(Error::internal(own.why.clone())));
+        }
+        let holders = failures
+            .iter()
+            .filter_map(|f| {
+                let link = drive.mappers.get(&f.session?)?;
+                Some(Holder { why: f.why.clone(), ..link.holder.clone() })
+            })
+            .collect();
+        Some(Stuck::Held(holders))
+    }
+
+    /// Opens what the segment needs and writes its begin to the journal.
+    fn begin_live(&self, order: &Order<'_>, prepared: Prepared) -> Result<Drive> {
+        let file = order.file;
+        let pages = PageCount::for_bytes(prepared.inode.len);
+        let (backings, target) = {
+            let st = self.lock();
+            let backings: BTreeMap<PoolId, Arc<dyn Backing>> =
+                prepared.sources().into_iter().map(|p| (p, st.pool(p).backing.clone())).collect();
+            (backings, st.pool(prepared.to).backing.clone())
+        };
+        let object = if prepared.target_exists { target.open(file, true)? } else { target.create(file, pages)? };
+        let mut sources = BTreeMap::new();
+        for (pool, backing) in backings {
+            let fd = backing.open(file, false)?;
+            let map = SourceMap::new(fd.as_fd(), pages.bytes())
+                .map_err(|e| crate::backing::os_error("map object of", &file, &e))?;
+            sources.insert(pool, (map, fd));
+        }
+        let (sender, inputs) = mpsc::channel();
+        let mut st = self.lock();
+        let (id, slot) = st.take_move().ok_or_else(|| Error::busy("all commit words are in use: too many moves at once"))?;
+        let (to, home, chunks) = (prepared.to, order.home, prepared.chunks.clone());
+        let record = MoveRecord { id, slot, file, to, home, chunks };
+        self.journal.words().begin(slot, id)?;
+        self.journal.append(&[Change::MoveBegin(record.clone())])?;
+        let mut mappers = BTreeMap::new();
+        for (&session, entry) in st.live.get(&file).map(|l| &l.mappers).into_iter().flatten() {
+            // Gone between two locks: its `Gone` would come before the segment is known.
+            let Some(s) = st.sessions.get(&session) else { continue };
+            let link = MapperLink { mapper: s.mapper.clone(), write: entry.write, holder: s.holder("maps it") };
+            mappers.insert(session, link);
+        }
+        st.segments.insert(id, SegmentEntry { slot, to_driver: Some(sender), stragglers: BTreeSet::new() });
+        drop(st);
+        self.env.reached("move:begin");
+        let ranges = prepared.chunks.iter().map(|c| c.pages).collect();
+        // A paced move must not freeze ahead: the frozen chunk would wait out the pace.
+        let ahead = !order.pace.limited();
+        let segment = Segment::new(id, slot, file, prepared.to, ranges, mappers.keys().copied(), ahead);
+        Ok(Drive {
+            segment,
+            record,
+            prepared,
+            inputs,
+            mappers,
+            sources,
+            target,
+            object,
+            verify: order.verify,
+        })
+    }
+
+    /// Carries out actions and takes answers until the segment is over. Without an order (later, in the background) there is no time limit.
+    fn drive(&self, d: &mut Drive, order: Option<&Order<'_>>) -> Ended {
+        let timeout = self.options().ack_timeout;
+        let mut deadline = self.env.now() + timeout;
+        let mut late = false;
+        loop {
+            while let Some(action) = d.segment.next_action() {
+                self.carry_out(d, action, order);
+            }
+            if d.segment.done() {
+                return Ended::Done;
+            }
+            if order.is_some_and(|o| o.job.cancelled()) || d.prepared.preempt.load(Ordering::Relaxed) {
+                d.segment.stop();
+                if d.segment.done() {
+                    continue;
+                }
+            }
+            let input = match order {
+                None => d.inputs.recv().ok(),
+                Some(_) => {
+                    let left = deadline.saturating_sub(self.env.now());
+                    match d.inputs.recv_timeout(left.max(Duration::from_millis(1))) {
+                        Ok(input) => Some(input),
+                        Err(RecvTimeoutError::Disconnected) => None,
+                        Err(RecvTimeoutError::Timeout) if late => {
+                            return if d.segment.can_be_left() { Ended::Left } else { Ended::Unfinished };
+                        }
+                        Err(RecvTimeoutError::Timeout) => {
+                            late = true;
+                            d.segment.late(&format!("has not answered for {:.1} s", timeout.as_secs_f64()));
+                            deadline = self.env.now() + timeout;
+                            continue;
+                        }
+                    }
+                }
+            };
+            match input {
+                Some(Input::Ack(session, ack)) => d.segment.acked(session, ack.step, ack.mappings, ack.refused),
+                Some(Input::Gone(session)) => d.segment.gone(session),
+                // The store is gone with all its sessions; nothing is left to drive.
+                None => return Ended::Left,
+            }
+            deadline = self.env.now() + timeout;
+        }
+    }
+
+    fn carry_out(&self, d: &mut Drive, action: Action, order: Option<&Order<'_>>) {
+        match action {
+            Action::Send(session, message) => {
+                if let (MoverMsg::Freeze { chunk, .. }, Some(order)) = (&message, order) {
+                    let first = d.mappers.keys().next() == Some(&session);
+                    if first {
+                        order.pace.wait(d.record.chunks[*chunk as usize].pages.bytes(), &*self.env);
+                        self.env.reached("move:freeze");
+                    }
+                }
+                self.send(d, session, &message);
+            }
+            Action::Copy(chunk) => {
+                let result = self.copy_chunk(d, chunk);
+                self.env.reached("move:copied");
+                if let (Ok(()), Some(order)) = (&result, order) {
+                    let bytes = d.record.chunks[chunk as usize].pages.bytes();
+                    order.job.update(|j| j.done += bytes);
+                }
+                d.segment.copied(chunk, result.map_err(|e| e.message));
+            }
+            Action::Commit(count) => {
+                self.env.reached("move:held");
+                if let Err(e) = self.commit_chunk(d, count) {
+                    // The word is mapped memory that was checked when the segment began.
+                    tracing::error!("commit of a chunk: {e}");
+                }
+                self.env.reached("move:committed");
+            }
+        }
+    }
+
+    fn send(&self, d: &Drive, session: SessionId, message: &MoverMsg) {
+        let Some(link) = d.mappers.get(&session) else { return };
+        let Some(mapper) = &link.mapper else { return };
+        let fd = match message {
+            MoverMsg::Begin { file, .. } => match d.target.open(*file, link.write) {
+                Ok(fd) => Some(fd),
+                Err(e) => {
+                    // Without the descriptor the mapper refuses, and says so.
+                    tracing::error!("open the target for a mapper: {e}");
+                    None
+                }
+            },
+            _ => None,
+        };
+        if let Err(e) = mapper.send(message, fd.as_ref().map(AsFd::as_fd)) {
+            // It will be gone, or late.
+            tracing::warn!("mapper {}: {e}", link.holder.pid.unwrap_or(0));
+        }
+    }
+
+    fn copy_chunk(&self, d: &Drive, chunk: u32) -> Result<()> {
+        let chunk = &d.record.chunks[chunk as usize];
+        let (map, fd) =
+            d.sources.get(&chunk.from).ok_or_else(|| Error::internal("a chunk from a pool that is not mapped"))?;
+        let copied = d.target.copy(map, chunk.pages, d.object.as_fd())?;
+        if copied < chunk.pages.bytes() {
+            return Err(Error::corrupt(format!(
+                "#{}: its object could be read for {copied} bytes of {} at {}: it was cut by who may write it, or its memory is poisoned",
+                d.record.file,
+                chunk.pages.bytes(),
+                chunk.pages.offset()
+            )));
+        }
+        if d.verify && !same_bytes(fd.as_fd(), d.object.as_fd(), chunk, d.record.file)? {
+            return Err(Error::corrupt(format!("#{}: a copied chunk read back differently", d.record.file)));
+        }
+        Ok(())
+    }
+
+    /// The instant of commit, and what memory says of it.
+    fn commit_chunk(&self, d: &Drive, count: u32) -> Result<()> {
+        let mut st = self.lock();
+        self.journal.words().commit(d.record.slot, d.record.id, count)?;
+        let chunk = &d.record.chunks[count as usize - 1..count as usize];
+        let (old, new) = (d.prepared.old_extents(chunk), d.prepared.new_extents(chunk));
+        if let Some(now) = st.ns.get(d.record.file) {
+            let inode = relocated(now, &new, d.record.home);
+            st.ns.apply(&Change::Put(Box::new(inode)))?;
+        }
+        st.own(d.record.file, &new);
+        for e in &old {
+            let run = FrameRun { frame: e.frame, count: e.count };
+            st.pool_mut(e.pool).table.assign(run, d.record.file, e.page, FrameState::Held);
+        }
+        Ok(())
+    }
+
+    /// The segment is over for the file: the journal gets its inode, frames that are not needed go back.
+    fn finish_live(&self, d: Drive) -> Result<()> {
+        let committed = d.segment.committed() as usize;
+        let (moved, rest) = d.record.chunks.split_at(committed);
+        let (old, unused) = (d.prepared.old_extents(moved), d.prepared.new_extents(rest));
+        let target_in_use = d.prepared.target_exists || committed > 0;
+        let (file, to, id) = (d.record.file, d.prepared.to, d.record.id);
+        let stragglers = d.segment.waiting_for();
+        // Our own mappings and descriptors would count as holders.
+        drop(d.sources);
+        let pages = PageCount::for_bytes(d.prepared.inode.len);
+        if target_in_use {
+            d.target.lock(file, d.object.as_fd(), pages)?;
+        }
+        drop(d.object);
+
+        let mut st = self.lock();
+        let mut changes: Vec<Change> = Vec::new();
+        changes.extend(st.ns.get(file).map(|inode| Change::Put(Box::new(inode.clone()))));
+        changes.push(Change::MoveEnd(id));
+        let result = self.commit(&mut st, &changes);
+        for chunk in &d.record.chunks {
+            st.flag(file, chunk.pages, codax_core::frame::FrameFlags::MOVING, false);
+        }
+        self.discard_copies(&mut st, file, to, target_in_use, &unused);
+        st.free(&unused);
+        if !old.is_empty() {
+            self.give_back(&mut st, file, old);
+        }
+        if stragglers.is_empty() {
+            st.segments.remove(&id);
+        } else if let Some(entry) = st.segments.get_mut(&id) {
+            entry.to_driver = None;
+            entry.stragglers = stragglers;
+        }
+        self.end_busy(&mut st, file);
+        result
+    }
+
+    /// A mapper that has not switched a committed chunk, and doesn't hold it either: the file waits for it, this thread doesn't.
+    fn finish_later(&self, mut d: Drive) {
+        let Some(inner) = self.myself() else { return };
+        self.env.spawn(
+            "segment",
+            Box::new(move || {
+                inner.drive(&mut d, None);
+                if let Err(e) = inner.finish_live(d) {
+                    tracing::error!("end of a move: {e}");
+                }
+            }),
+        );
+    }
+}
+
+impl Drive {
+    fn committed_bytes(&self) -> u64 {
+        self.record.chunks.iter().take(self.segment.committed() as usize).map(|c| c.pages.bytes()).sum()
+    }
+
+    fn late_holders(&self) -> Vec<Holder> {
+        let late = self.segment.waiting_for();
+        let why = "has not switched to the file's new place yet";
+        late.iter()
+            .filter_map(|s| self.mappers.get(s))
+            .map(|link| Holder { why: why.into(), ..link.holder.clone() })
+            .collect()
+    }
+}
+
+/// For logs.
+impl std::fmt::Debug for Drive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (id, file): (MoveId, FileId) = (self.record.id, self.record.file);
+        write!(f, "Drive {{ id: {id}, file: {file} }}")
+    }
+}

@@ -1,0 +1,383 @@
+//! Moves: taking pages of a file from pool to pool, while it is used.
+//!
+//! A move goes in segments: some tens of MiB that are reserved, moved and journalled together. Between two segments others who wait for
+//! the file get their turn. A file that nobody maps is copied under a write lease ([`idle`]); one that is mapped is switched under
+//! its mappers ([`live`]).
+
+mod idle;
+pub(crate) mod live;
+mod pace;
+
+pub(crate) use pace::Pace;
+
+use crate::store::state::{Job, State};
+use crate::store::{Guard, Inner};
+use codax_core::change::{Chunk, PoolState};
+use codax_core::extent::{self, Extent, FrameRun, PoolRun};
+use codax_core::frame::FrameFlags;
+use codax_core::namespace::Inode;
+use codax_core::plan::Holder;
+use codax_core::{Error, FileId, HUGE_PAGES, PageNo, PageRange, PoolId, Result};
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Pages moved and journalled together.
+const SEGMENT_PAGES: u64 = 128 * HUGE_PAGES;
+
+/// A move of one file.
+#[derive(Clone, Debug)]
+pub(crate) struct Order<'a> {
+    pub file: FileId,
+    /// Which pages go where; what is there already stays.
+    pub to: Vec<PoolRun>,
+    /// The device's pool to which the pages go home, when a drain takes them away; `None` where they are to stay.
+    pub home: Option<PoolId>,
+    /// Whether copies are compared by checksum before the old bytes go.
+    pub verify: bool,
+    pub job: &'a Job,
+    pub pace: &'a Pace,
+}
+
+/// Why a move could not be made, or not in full. What was committed before stays where it is now.
+#[derive(Debug)]
+pub(crate) enum Stuck {
+    /// Somebody holds the file.
+    Held(Vec<Holder>),
+    /// It was cancelled.
+    Cancelled,
+    /// It failed.
+    Failed(Error),
+}
+
+impl From<Error> for Stuck {
+    fn from(e: Error) -> Self {
+        Self::Failed(e)
+    }
+}
+
+/// A segment that is about to be moved: its frames are reserved, its file is busy.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub inode: Inode,
+    pub to: PoolId,
+    pub chunks: Vec<Chunk>,
+    pub preempt: Arc<AtomicBool>,
+    /// Whether the file has an object in the target pool already.
+    pub target_exists: bool,
+}
+
+impl Prepared {
+    pub fn old_extents(&self, chunks: &[Chunk]) -> Vec<Extent> {
+        chunks.iter().flat_map(|c| extent::slice(&self.inode.extents, c.pages)).collect()
+    }
+
+    pub fn new_extents(&self, chunks: &[Chunk]) -> Vec<Extent> {
+        chunks.iter().flat_map(|c| c.extents(self.to)).collect()
+    }
+
+    pub fn sources(&self) -> BTreeSet<PoolId> {
+        self.chunks.iter().map(|c| c.from).collect()
+    }
+}
+
+impl Inner {
+    /// Moves a file's pages as ordered; returns the bytes that were moved.
+    pub fn move_pages(&self, order: &Order<'_>) -> std::result::Result<u64, (u64, Stuck)> {
+        let mut moved = 0;
+        let mut asked_for_strangers = false;
+        loop {
+            if order.job.cancelled() {
+                return Err((moved, Stuck::Cancelled));
+            }
+            let st = self.lock();
+            let mut st = self.wait_turn(st, order.file).map_err(|stuck| (moved, stuck))?;
+            if !asked_for_strangers && st.live.get(&order.file).is_some_and(|l| !l.mappers.is_empty()) {
+                drop(st);
+                asked_for_strangers = true;
+                let strangers = self.strangers(order.file).map_err(|e| (moved, e.into()))?;
+                if !strangers.is_empty() {
+                    return Err((moved, Stuck::Held(strangers)));
+                }
+                continue;
+            }
+            let prepared = match self.prepare(&mut st, order) {
+                Ok(Some(prepared)) => prepared,
+                Ok(None) => return Ok(moved),
+                Err(stuck) => return Err((moved, stuck)),
+            };
+            let mapped = st.live.get(&order.file).is_some_and(|l| !l.mappers.is_empty());
+            drop(st);
+            let (bytes, stuck) =
+                if mapped { self.move_live(order, prepared) } else { self.move_idle(order, prepared) };
+            moved += bytes;
+            if let Some(stuck) = stuck {
+                return Err((moved, stuck));
+            }
+        }
+    }
+
+    /// Waits until nobody changes the file, and those who wait for it have had their turn.
+    fn wait_turn<'a>(&'a self, mut st: Guard<'a>, file: FileId) -> std::result::Result<Guard<'a>, Stuck> {
+        let deadline = self.env.now() + 2 * self.options().ack_timeout;
+        while let Some(live) = st.live.get(&file).filter(|l| l.busy.is_some() || l.waiters > 0) {
+            if self.env.now() >= deadline {
+                let what = live.busy.as_ref().map_or("use", |b| b.what);
+                let why = format!("a {what} of it is not over");
+                return Err(Stuck::Held(vec![Holder { pid: None, command: "codax".into(), why }]));
+            }
+            st = self.wait_changed(st, Duration::from_millis(100));
+        }
+        Ok(st)
+    }
+
+    /// The next segment of the order, its frames reserved and the file busy; `None` if there is nothing left to move.
+    fn prepare(&self, st: &mut State, order: &Order<'_>) -> std::result::Result<Option<Prepared>, Stuck> {
+        let Some(inode) = st.ns.get(order.file).cloned() else { return Ok(None) };
+        let Some((to, wanted)) = next_segment(&inode, &order.to) else { return Ok(None) };
+        if st.pool(to).record.state != PoolState::Online {
+            let name = st.pool_name(to);
+            return Err(Stuck::Failed(Error::device_state(format!("pool {name} is not online: nothing can be moved to it"))));
+        }
+        let holders = st.holders_of(order.file, &wanted);
+        if !holders.is_empty() {
+            return Err(Stuck::Held(holders));
+        }
+        if st.pool(to).held.contains_key(&order.file) {
+            self.retry_held(st);
+            if st.pool(to).held.contains_key(&order.file) {
+                let why = format!("still holds what it had in {}", st.pool_name(to));
+                return Err(Stuck::Held(vec![Holder { pid: None, command: "a process".into(), why }]));
+            }
+        }
+        let huge = st.pool(to).huge && wanted.iter().all(|e| st.pool(e.pool).huge);
+        let size = self.options().chunk_pages(huge);
+        let target_exists = inode.extents.iter().any(|e| e.pool == to);
+        let mut chunks: Vec<Chunk> = Vec::new();
+        for (from, pages) in chunked(&wanted, size) {
+            let near = chunks.last().and_then(|c: &Chunk| c.target.last()).map(|r| codax_core::Frame(r.frame.0 + r.count.0));
+            match st.reserve(to, order.file, pages, near) {
+                Ok(extents) => {
+                    let target = extents.iter().map(|e| FrameRun { frame: e.frame, count: e.count }).collect();
+                    chunks.push(Chunk { pages, from, target });
+                }
+                Err(e) => {
+                    let taken: Vec<Extent> = chunks.iter().flat_map(|c| c.extents(to)).collect();
+                    st.free(&taken);
+                    return Err(Stuck::Failed(e));
+                }
+            }
+        }
+        for chunk in &chunks {
+            st.flag(order.file, chunk.pages, FrameFlags::MOVING, true);
+        }
+        let preempt = self.make_busy(st, order.file, "move");
+        Ok(Some(Prepared { inode, to, chunks, preempt, target_exists }))
+    }
+
+    /// Processes that hold an object of the file beside its mappers.
+    fn strangers(&self, file: FileId) -> Result<Vec<Holder>> {
+        let (known, pools) = {
+            let st = self.lock();
+            let known: BTreeSet<u32> = st
+                .live
+                .get(&file)
+                .into_iter()
+                .flat_map(|l| l.mappers.keys())
+                .filter_map(|s| st.sessions.get(s).map(|s| s.pid))
+                .collect();
+            let pools: BTreeSet<PoolId> =
+                st.ns.get(file).map(|i| i.extents.iter().map(|e| e.pool).collect()).unwrap_or_default();
+            let backings: Vec<_> = pools.into_iter().map(|p| st.pool(p).backing.clone()).collect();
+            (known, backings)
+        };
+        let mut identities = std::collections::HashSet::new();
+        for backing in pools {
+            let object = backing.open(file, false)?;
+            let stat = codax_os::object::stat(object.as_fd())
+                .map_err(|e| crate::backing::os_error("stat object of", &file, &e))?;
+            identities.insert((stat.dev, stat.ino));
+        }
+        let held = codax_os::process::holders(&identities)
+            .map_err(|e| crate::backing::os_error("look through", &"/proc", &e))?;
+        Ok(held.into_iter().filter(|h| !known.contains(&h.pid)).map(|h| stranger(&h)).collect())
+    }
+
+    /// Who holds an object of the file, as the kernel says.
+    pub fn holders_by_kernel(&self, file: FileId, pools: &BTreeSet<PoolId>) -> Vec<Holder> {
+        let backings: Vec<_> = {
+            let st = self.lock();
+            pools.iter().map(|&p| st.pool(p).backing.clone()).collect()
+        };
+        let identities = backings
+            .iter()
+            .filter_map(|b| b.open(file, false).ok())
+            .filter_map(|o| codax_os::object::stat(o.as_fd()).ok())
+            .map(|s| (s.dev, s.ino))
+            .collect();
+        let mut holders: Vec<Holder> =
+            codax_os::process::holders(&identities).unwrap_or_default().iter().map(stranger).collect();
+        if holders.is_empty() {
+            let why = "holds it, and belongs to another user or is gone by now".to_owned();
+            holders.push(Holder { pid: None, command: "a process".into(), why });
+        }
+        holders.dedup();
+        holders
+    }
+}
+
+pub(crate) fn stranger(held: &codax_os::process::Held) -> Holder {
+    let why = match held.what {
+        codax_os::process::Hold::Mapped { .. } => "maps it without the client library, or has not reconnected yet",
+        codax_os::process::Hold::Descriptor => "has a descriptor of it",
+    };
+    Holder { pid: Some(held.pid), command: held.command.clone(), why: why.into() }
+}
+
+impl State {
+    /// Who keeps these pages of a file from being moved, as far as the sessions say.
+    pub fn holders_of(&self, file: FileId, pages: &[Extent]) -> Vec<Holder> {
+        let Some(live) = self.live.get(&file) else { return Vec::new() };
+        let session = |id| self.sessions.get(id);
+        let raw = live.raw.keys().filter_map(session).map(|s| s.holder("copies it by descriptor"));
+        let pinned = live
+            .pins
+            .iter()
+            .filter(|(_, pin)| pages.iter().any(|e| e.pages().intersect(**pin).is_some()))
+            .filter_map(|((id, _), _)| session(id))
+            .map(|s| s.holder("has pinned it for DMA"));
+        let mut holders: Vec<Holder> = raw.chain(pinned).collect();
+        for (id, s) in live.mappers.keys().filter_map(|id| Some((id, session(id)?))) {
+            holders.extend(s.immovable());
+            let told: u64 =
+                self.live.values().flat_map(|l| &l.pins).filter(|((owner, _), _)| owner == id).map(|(_, p)| p.bytes()).sum();
+            let pinned = codax_os::process::vm_pin_bytes(s.pid).unwrap_or(0);
+            if pinned > told {
+                holders.push(s.holder(format!("has {pinned} bytes pinned for DMA and told of {told}: pin mappings with Mapping::pin")));
+            }
+        }
+        holders.dedup();
+        holders
+    }
+}
+
+/// The first pool of `to` for which something is left to move, and the extents to move there, cut to a segment.
+fn next_segment(inode: &Inode, to: &[PoolRun]) -> Option<(PoolId, Vec<Extent>)> {
+    let mut wanted: Vec<Extent> = Vec::new();
+    let mut target = None;
+    let mut left = SEGMENT_PAGES;
+    for run in to {
+        if target.is_some_and(|t| t != run.pool) {
+            continue;
+        }
+        for mut e in extent::slice(&inode.extents, run.pages) {
+            if e.pool == run.pool || left == 0 {
+                continue;
+            }
+            target = Some(run.pool);
+            e.count.0 = e.count.0.min(left);
+            left -= e.count.0;
+            wanted.push(e);
+        }
+    }
+    target.map(|t| (t, wanted))
+}
+
+/// The extents as runs of one pool each that don't cross a multiple of `size` pages: whole huge pages stay whole.
+fn chunked(extents: &[Extent], size: u64) -> Vec<(PoolId, PageRange)> {
+    let mut chunks = Vec::new();
+    for run in extent::pool_runs(extents) {
+        let mut at = run.pages.start.0;
+        while at < run.pages.end() {
+            let end = ((at / size + 1) * size).min(run.pages.end());
+            chunks.push((run.pool, PageRange::new(at, end - at)));
+            at = end;
+        }
+    }
+    chunks
+}
+
+/// The inode as it is after its pages in `new` have moved there, from a device to which they go `home` if so.
+pub(crate) fn relocated(now: &Inode, new: &[Extent], home: Option<PoolId>) -> Inode {
+    let mut inode = now.clone();
+    inode.extents = extent::replace(&now.extents, new).0;
+    let moved: Vec<PageRange> = new.iter().map(Extent::pages).collect();
+    inode.away = without(&inode.away, &moved);
+    if let Some(pool) = home {
+        inode.away.extend(moved.iter().map(|&pages| PoolRun { pages, pool }));
+        merge_runs(&mut inode.away);
+    }
+    inode
+}
+
+/// Sorts runs by page and joins neighbours of one pool; later entries win over what they overlap.
+fn merge_runs(runs: &mut Vec<PoolRun>) {
+    let mut result: Vec<PoolRun> = Vec::with_capacity(runs.len());
+    for &run in runs.iter() {
+        result = without(&result, &[run.pages]);
+        result.push(run);
+    }
+    result.sort_by_key(|r| r.pages.start);
+    let mut merged: Vec<PoolRun> = Vec::with_capacity(result.len());
+    for run in result {
+        match merged.last_mut() {
+            Some(last) if last.pool == run.pool && last.pages.end() == run.pages.start.0 => {
+                last.pages.count.0 += run.pages.count.0;
+            }
+            _ => merged.push(run),
+        }
+    }
+    *runs = merged;
+}
+
+/// `runs` without the pages in `gone`.
+fn without(runs: &[PoolRun], gone: &[PageRange]) -> Vec<PoolRun> {
+    let mut left: Vec<PoolRun> = runs.to_vec();
+    for g in gone {
+        left = left
+            .iter()
+            .flat_map(|r| {
+                let before = PageRange::new(r.pages.start.0, g.start.0.min(r.pages.end()).saturating_sub(r.pages.start.0));
+                let from = g.end().max(r.pages.start.0);
+                let after = PageRange { start: PageNo(from), count: codax_core::PageCount(r.pages.end().saturating_sub(from)) };
+                [before, after].into_iter().filter(|p| !p.is_empty()).map(|pages| PoolRun { pages, pool: r.pool })
+            })
+            .collect();
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(start: u64, count: u64, pool: u16) -> PoolRun {
+        PoolRun { pages: PageRange::new(start, count), pool: PoolId(pool) }
+    }
+
+    #[test]
+    fn without_cuts_the_middle_and_the_ends() {
+        assert_eq!(without(&[run(0, 10, 1)], &[PageRange::new(3, 2)]), [run(0, 3, 1), run(5, 5, 1)]);
+        assert_eq!(without(&[run(0, 10, 1)], &[PageRange::new(0, 4)]), [run(4, 6, 1)]);
+        assert_eq!(without(&[run(4, 6, 1)], &[PageRange::new(0, 20)]), []);
+        assert_eq!(without(&[run(4, 6, 1)], &[PageRange::new(20, 2)]), [run(4, 6, 1)]);
+        assert_eq!(without(&[run(4, 6, 1)], &[PageRange::new(0, 2)]), [run(4, 6, 1)]);
+    }
+
+    #[test]
+    fn merged_runs_don_t_overlap_and_neighbours_join() {
+        let mut runs = vec![run(4, 4, 1), run(0, 4, 1), run(6, 4, 2)];
+        merge_runs(&mut runs);
+        assert_eq!(runs, [run(0, 6, 1), run(6, 4, 2)]);
+    }
+
+    #[test]
+    fn chunks_are_aligned_and_stay_in_one_pool() {
+        let e = |page, count, pool| Extent { page: PageNo(page), count: codax_core::PageCount(count), pool: PoolId(pool), frame: codax_core::Frame(page) };
+        let chunks = chunked(&[e(100, 600, 1), e(700, 100, 2)], 512);
+        let got: Vec<_> = chunks.iter().map(|(p, r)| (p.0, r.start.0, r.count.0)).collect();
+        assert_eq!(got, [(1, 100, 412), (1, 512, 188), (2, 700, 100)]);
+    }
+}

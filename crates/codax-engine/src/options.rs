@@ -1,0 +1,89 @@
+//! What a store is opened with.
+
+use codax_core::change::LinkModel;
+use codax_core::{HUGE_SIZE, PAGE_SIZE};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where tmpfs gives huge pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugeMode {
+    /// Where a file fills them: small files cost what they are. The default.
+    #[default]
+    WithinSize,
+    /// Never.
+    Never,
+    /// Where a client asks with `madvise`.
+    Advise,
+    /// Always, also for a file of one byte.
+    Always,
+}
+
+impl HugeMode {
+    /// The value of tmpfs's `huge=` option (tmpfs(5)).
+    #[must_use]
+    pub const fn mount_option(self) -> &'static str {
+        match self {
+            Self::WithinSize => "within_size",
+            Self::Never => "never",
+            Self::Advise => "advise",
+            Self::Always => "always",
+        }
+    }
+}
+
+/// A device beside `dram`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceSpec {
+    /// Its name, and its pool's.
+    pub name: String,
+    /// Capacity in bytes.
+    pub bytes: u64,
+    /// What its link announces.
+    pub link: LinkModel,
+}
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// The store's directory.
+    pub dir: PathBuf,
+    /// Capacity of `dram` in bytes; `None` takes the store's, or [`StoreOptions::dram_default`] for a new one.
+    pub dram_bytes: Option<u64>,
+    /// Capacity of `dram` in a new store that is given none.
+    pub dram_default: u64,
+    /// Devices; those the store knows already may be left out.
+    pub devices: Vec<DeviceSpec>,
+    /// Huge pages.
+    pub huge: HugeMode,
+    /// How long a mapper may take to answer a step of a move.
+    pub ack_timeout: Duration,
+    /// Bytes moved as one step, between 64 KiB and 2 MiB; `None` takes 2 MiB between pools with huge pages and 512 KiB elsewhere, so that
+    /// an access waits about as long in both.
+    pub chunk_bytes: Option<u64>,
+    /// How long a drain that a restart interrupted waits for held files, clients that reconnect among them.
+    pub resume_wait: Duration,
+}
+
+impl StoreOptions {
+    /// The defaults for a store in `dir`.
+    #[must_use]
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            dram_bytes: None,
+            dram_default: 1 << 30,
+            devices: Vec::new(),
+            huge: HugeMode::default(),
+            ack_timeout: Duration::from_secs(2),
+            chunk_bytes: None,
+            resume_wait: Duration::from_secs(60),
+        }
+    }
+
+    /// Pages moved as one step.
+    pub(crate) fn chunk_pages(&self, huge: bool) -> u64 {
+        let default = if huge { HUGE_SIZE } else { HUGE_SIZE / 4 };
+        self.chunk_bytes.unwrap_or(default).clamp(64 << 10, HUGE_SIZE) / PAGE_SIZE
+    }
+}

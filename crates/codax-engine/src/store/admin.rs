@@ -1,0 +1,281 @@
+//! Names, attributes, and what the store says of itself.
+
+use crate::store::session::Session;
+use crate::store::state::State;
+use crate::store::{Inner, Store};
+use codax_core::extent::{self, pool_runs};
+use codax_core::info::{Event, FileInfo, PoolInfo, StoreInfo};
+use codax_core::name::StorePath;
+use codax_core::namespace::{Inode, Kind, SetAttr, Want};
+use codax_core::request::{Handle, PlacementSpec};
+use codax_core::{Error, ErrorKind, FileId, PageCount, Result};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A directory's entries, and whether there are more.
+pub type Listing = (Vec<(Vec<u8>, FileInfo)>, bool);
+
+/// Files, directories, bytes, and bytes of frames per pool name.
+pub type Usage = (u64, u64, u64, Vec<(String, u64)>);
+
+/// Names removed under one hold of the lock, so that a large tree doesn't hold up everybody else.
+const REMOVE_BATCH: usize = 256;
+
+impl Session {
+    /// A file by name.
+    pub fn stat(&self, path: &StorePath) -> Result<FileInfo> {
+        let st = self.store.inner.lock();
+        let file = st.ns.resolve(&self.cred, path)?;
+        st.file_info(file, true).ok_or_else(|| Error::not_found(format!("{path} is gone")))
+    }
+
+    /// An open file.
+    pub fn stat_handle(&self, handle: Handle) -> Result<FileInfo> {
+        let st = self.store.inner.lock();
+        let open = self.handle(&st, handle)?;
+        st.file_info(open.file, true).ok_or_else(|| Error::not_found(format!("#{} is gone", open.file)))
+    }
+
+    /// A directory's entries after the name `after`, of about `max_bytes` when encoded, and whether there are more.
+    pub fn read_dir(&self, path: &StorePath, after: Option<&[u8]>, max_bytes: usize) -> Result<Listing> {
+        let st = self.store.inner.lock();
+        let dir = st.ns.resolve(&self.cred, path)?;
+        let inode = st.ns.get(dir).ok_or_else(|| Error::not_found(format!("{path} is gone")))?;
+        if inode.kind != Kind::Dir {
+            return Err(Error::new(ErrorKind::NotDir, format!("{path} is not a directory")));
+        }
+        st.ns.check(&self.cred, dir, Want::READ, path)?;
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for (name, id) in st.ns.entries(dir, after) {
+            let Some(info) = st.file_info(id, false) else { continue };
+            // An upper bound of what postcard makes of it.
+            bytes += name.as_bytes().len() + 160 + 24 * (info.runs.len() + info.away.len()) + 4 * info.mapped_by.len();
+            if bytes > max_bytes && !entries.is_empty() {
+                return Ok((entries, true));
+            }
+            entries.push((name.as_bytes().to_vec(), info));
+        }
+        Ok((entries, false))
+    }
+
+    /// Makes a directory.
+    pub fn mkdir(&self, path: &StorePath, mode: u16, placement: Option<&PlacementSpec>) -> Result<()> {
+        let inner = &self.store.inner;
+        let mut st = inner.lock();
+        let placement = placement.map(|p| st.placement_of(p)).transpose()?;
+        inner.allow_id(&mut st)?;
+        let changes = st.ns.mkdir(&self.cred, path, mode, placement, inner.env.wall_ns())?;
+        inner.commit(&mut st, &changes)
+    }
+
+    /// Removes a file or an empty directory, or a tree.
+    pub fn remove(&self, path: &StorePath, recursive: bool) -> Result<()> {
+        let inner = &self.store.inner;
+        if recursive {
+            self.remove_below(path)?;
+        }
+        let mut st = inner.lock();
+        self.remove_one(&mut st, path)?;
+        drop(st);
+        Ok(())
+    }
+
+    fn remove_one(&self, st: &mut State, path: &StorePath) -> Result<()> {
+        let inner = &self.store.inner;
+        let file = st.ns.resolve(&self.cred, path)?;
+        let changes = st.ns.remove(&self.cred, path, inner.env.wall_ns())?;
+        inner.commit(st, &changes)?;
+        inner.reap(st, file);
+        Ok(())
+    }
+
+    fn remove_below(&self, path: &StorePath) -> Result<()> {
+        let inner = &self.store.inner;
+        let paths: Vec<StorePath> = {
+            let st = inner.lock();
+            let dir = st.ns.resolve(&self.cred, path)?;
+            st.ns.subtree(dir).into_iter().filter_map(|(_, _, id)| st.ns.path_of(id)).collect()
+        };
+        for batch in paths.chunks(REMOVE_BATCH) {
+            let mut st = inner.lock();
+            for path in batch {
+                match self.remove_one(&mut st, path) {
+                    Err(e) if e.kind == ErrorKind::NotFound => {}
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Renames; an existing target is replaced unless `noreplace`.
+    pub fn rename(&self, from: &StorePath, to: &StorePath, noreplace: bool) -> Result<()> {
+        let inner = &self.store.inner;
+        let mut st = inner.lock();
+        let replaced = st.ns.resolve(&self.cred, to).ok();
+        let changes = st.ns.rename(&self.cred, from, to, noreplace, inner.env.wall_ns())?;
+        inner.commit(&mut st, &changes)?;
+        if let Some(old) = replaced {
+            inner.reap(&mut st, old);
+        }
+        Ok(())
+    }
+
+    /// Changes attributes.
+    pub fn set_attr(
+        &self,
+        path: &StorePath,
+        mode: Option<u16>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        placement: Option<Option<&PlacementSpec>>,
+    ) -> Result<()> {
+        let inner = &self.store.inner;
+        let mut st = inner.lock();
+        let placement = match placement {
+            Some(Some(spec)) => Some(Some(st.placement_of(spec)?)),
+            Some(None) => Some(None),
+            None => None,
+        };
+        let set = SetAttr { mode, uid, gid, placement };
+        let changes = st.ns.set_attr(&self.cred, path, &set, inner.env.wall_ns())?;
+        inner.commit(&mut st, &changes)
+    }
+
+    /// What lies below a path.
+    pub fn usage(&self, path: &StorePath) -> Result<Usage> {
+        let st = self.store.inner.lock();
+        let root = st.ns.resolve(&self.cred, path)?;
+        let mut all: Vec<FileId> = st.ns.subtree(root).into_iter().map(|(_, _, id)| id).collect();
+        all.push(root);
+        let (mut files, mut dirs, mut len) = (0, 0, 0);
+        let mut backed: BTreeMap<_, u64> = BTreeMap::new();
+        for inode in all.iter().filter_map(|&id| st.ns.get(id)) {
+            match inode.kind {
+                Kind::File => files += 1,
+                Kind::Dir => dirs += 1,
+            }
+            len += inode.len;
+            for e in &inode.extents {
+                *backed.entry(e.pool).or_default() += e.count.bytes();
+            }
+        }
+        Ok((files, dirs, len, backed.into_iter().map(|(pool, b)| (st.pool_name(pool), b)).collect()))
+    }
+}
+
+impl State {
+    fn file_info(&self, file: FileId, extents: bool) -> Option<FileInfo> {
+        let inode: &Inode = self.ns.get(file)?;
+        let live = self.live.get(&file);
+        let mut mapped_by: Vec<u32> = live
+            .into_iter()
+            .flat_map(|l| l.mappers.keys())
+            .filter_map(|s| self.sessions.get(s).map(|s| s.pid))
+            .collect();
+        mapped_by.sort_unstable();
+        mapped_by.dedup();
+        mapped_by.truncate(256);
+        Some(FileInfo {
+            id: file,
+            kind: inode.kind,
+            mode: inode.mode,
+            uid: inode.uid,
+            gid: inode.gid,
+            nlink: inode.nlink,
+            len: inode.len,
+            backed: inode.extents.iter().map(|e| e.count.bytes()).sum(),
+            mtime_ns: inode.mtime_ns,
+            ctime_ns: inode.ctime_ns,
+            placement: self.ns.placement(file),
+            placement_own: inode.placement.is_some(),
+            extents: if extents { inode.extents.iter().take(2048).copied().collect() } else { Vec::new() },
+            away: inode.away.iter().take(512).copied().collect(),
+            runs: pool_runs(&inode.extents).into_iter().take(if extents { 512 } else { 8 }).collect(),
+            mapped_by,
+            pins: u32::try_from(live.map_or(0, |l| l.pins.len())).unwrap_or(u32::MAX),
+        })
+    }
+
+    fn pool_info(&self, at: usize, files: u64) -> PoolInfo {
+        let p = &self.pools[at];
+        let held: u64 = p.held.values().flatten().map(|e| e.count.bytes()).sum();
+        let free = p.alloc.free().bytes();
+        let bytes = PageCount(p.record.frames).bytes();
+        PoolInfo {
+            id: p.record.id,
+            name: p.record.name.clone(),
+            backing: p.record.backing,
+            state: p.record.state,
+            bytes,
+            used: bytes - free - held,
+            held,
+            free,
+            files,
+            link: p.record.link,
+            swappable: p.swappable,
+            huge: p.huge,
+            job: p.job.as_ref().map(|j| j.info()),
+        }
+    }
+}
+
+impl Store {
+    /// What the store says of itself.
+    #[must_use]
+    pub fn info(&self) -> StoreInfo {
+        let inner: &Inner = &self.inner;
+        let st = inner.lock();
+        let mut files = vec![0u64; st.pools.len()];
+        for inode in st.ns.inodes() {
+            let mut pools: Vec<_> = inode.extents.iter().map(|e| usize::from(e.pool.0)).collect();
+            pools.sort_unstable();
+            pools.dedup();
+            for pool in pools {
+                files[pool] += 1;
+            }
+        }
+        StoreInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_ns: u64::try_from((inner.env.now() - inner.started).as_nanos()).unwrap_or(u64::MAX),
+            dir: std::os::unix::ffi::OsStrExt::as_bytes(inner.options().dir.as_os_str()).to_vec(),
+            uid: inner.uid,
+            inodes: st.ns.count() as u64,
+            sessions: st.sessions.len() as u64,
+            journal_bytes: inner.journal.bytes(),
+            pools: files.iter().enumerate().map(|(at, &n)| st.pool_info(at, n)).collect(),
+            recovery: st.recovery.iter().take(64).cloned().collect(),
+        }
+    }
+
+    /// Events from number `since` on.
+    #[must_use]
+    pub fn events(&self, since: u64, max: usize) -> Vec<Event> {
+        self.inner.events.since(since, max)
+    }
+
+    /// Waits until there is an event of number `since` or later; whether there is one.
+    #[must_use]
+    pub fn wait_events(&self, since: u64, timeout: Duration) -> bool {
+        self.inner.events.wait(since, timeout)
+    }
+
+    /// The user that the store belongs to.
+    #[must_use]
+    pub fn owner(&self) -> u32 {
+        self.inner.uid
+    }
+
+    /// A number that each start draws anew.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.inner.epoch
+    }
+}
+
+/// The pages of `file` that lie in `pool`, as runs.
+pub(crate) fn pages_in(inode: &Inode, pool: codax_core::PoolId) -> Vec<codax_core::PageRange> {
+    extent::pool_runs(&inode.extents).into_iter().filter(|r| r.pool == pool).map(|r| r.pages).collect()
+}

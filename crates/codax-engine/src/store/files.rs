@@ -1,0 +1,496 @@
+//! Files: made, opened, resized, named, and their frames given back.
+
+use crate::backing::os_error;
+use crate::store::session::{LayoutFds, OpenFile, Session};
+use crate::store::state::State;
+use crate::store::{Guard, Inner};
+use codax_core::change::Change;
+use codax_core::extent::{self, Extent, FrameRun};
+use codax_core::frame::FrameState;
+use codax_core::name::StorePath;
+use codax_core::namespace::{Inode, Kind, Want};
+use codax_core::placement::Placement;
+use codax_core::request::{Handle, Layout, Open};
+use codax_core::{Error, ErrorKind, FileId, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result};
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// What opening a file gave.
+#[derive(Debug)]
+pub struct Opened {
+    /// The handle.
+    pub handle: Handle,
+    /// The file.
+    pub file: FileId,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Whether this call made it.
+    pub created: bool,
+    /// Its layout, if it was to be mapped at once.
+    pub layout: Option<LayoutFds>,
+}
+
+impl Session {
+    /// Opens or creates a file.
+    pub fn open(&self, open: &Open) -> Result<Opened> {
+        if !(open.read || open.write) {
+            return Err(Error::invalid(format!("{}: open it to read, to write, or both", open.path)));
+        }
+        if open.unnamed {
+            return self.create(open);
+        }
+        let inner = &self.store.inner;
+        let st = inner.lock();
+        let file = match st.ns.resolve(&self.cred, &open.path) {
+            Ok(file) => file,
+            Err(e) if e.kind == ErrorKind::NotFound && open.create => {
+                drop(st);
+                return self.create(open);
+            }
+            Err(e) => return Err(e),
+        };
+        if open.create && open.exclusive {
+            return Err(Error::exists(format!("{} exists", open.path)));
+        }
+        if st.ns.get(file).is_some_and(|i| i.kind == Kind::Dir) {
+            return Err(Error::new(ErrorKind::IsDir, format!("{} is a directory", open.path)));
+        }
+        for (wanted, want) in [(open.read, Want::READ), (open.write, Want::WRITE)] {
+            if wanted {
+                st.ns.check(&self.cred, file, want, &open.path)?;
+            }
+        }
+        let mut st = inner.wait_idle(st, file)?;
+        let handle = self.add_handle(&mut st, file, open)?;
+        let opened = if open.truncate && open.write {
+            drop(st);
+            self.set_len(handle, 0)
+        } else {
+            Ok(())
+        };
+        let mut st = inner.lock();
+        let mapped = opened.and_then(|()| open.map.map(|write| self.map_now(&mut st, file, write)).transpose());
+        match mapped {
+            Ok(layout) => {
+                let len = st.ns.get(file).map_or(0, |i| i.len);
+                Ok(Opened { handle, file, len, created: false, layout })
+            }
+            Err(e) => {
+                drop(st);
+                self.close(handle);
+                Err(e)
+            }
+        }
+    }
+
+    fn add_handle(&self, st: &mut State, file: FileId, open: &Open) -> Result<Handle> {
+        let entry = st.sessions.get_mut(&self.id).ok_or_else(|| Error::internal("the session is over"))?;
+        let handle = entry.add_handle(OpenFile { file, read: open.read, write: open.write });
+        st.live.entry(file).or_default().opens += 1;
+        Ok(handle)
+    }
+
+    fn create(&self, open: &Open) -> Result<Opened> {
+        let inner = &self.store.inner;
+        let mut st = inner.lock();
+        if st.closing {
+            return Err(Error::new(ErrorKind::NoDaemon, "the store is being closed"));
+        }
+        let parent = self.parent_for(&st, open)?;
+        let own = open.placement.as_ref().map(|p| st.placement_of(p)).transpose()?;
+        let placement = own.clone().unwrap_or_else(|| st.ns.placement(parent));
+        inner.allow_id(&mut st)?;
+        let file = st.ns.take_id();
+        let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(open.len) };
+        check_len(open.len, &open.path)?;
+        let extents = st.place(&placement, file, pages, None).inspect_err(|e| {
+            inner.event("refuse", &open.path.to_string(), &e.message, open.len);
+        })?;
+        drop(st);
+        inner.env.reached("create:reserved");
+
+        let made = inner.back(file, &extents, pages.count, &[]);
+        let mut st = inner.lock();
+        let opened = made.and_then(|()| self.commit_create(&mut st, open, file, own, &placement, &extents));
+        if opened.is_err() {
+            inner.unmake(&mut st, file, &extents);
+        }
+        opened
+    }
+
+    fn parent_for(&self, st: &State, open: &Open) -> Result<FileId> {
+        if open.unnamed {
+            // It will be named in this directory, or another: what is checked here is its placement's directory.
+            let dir = open.path.split_last().map_or_else(StorePath::root, |(dir, _)| dir);
+            return st.ns.resolve(&self.cred, &dir);
+        }
+        Ok(st.ns.parent_for_new(&self.cred, &open.path)?.0)
+    }
+
+    fn commit_create(&self, st: &mut State, open: &Open, file: FileId, own: Option<Placement>, placement: &Placement, extents: &[Extent]) -> Result<Opened> {
+        let inner = &self.store.inner;
+        let now = inner.env.wall_ns();
+        let inode = Inode {
+            id: file,
+            kind: Kind::File,
+            mode: open.mode & 0o7777,
+            uid: self.cred.uid,
+            gid: self.cred.gid,
+            nlink: u32::from(!open.unnamed),
+            len: open.len,
+            mtime_ns: now,
+            ctime_ns: now,
+            placement: own,
+            extents: extents.to_vec(),
+            away: Vec::new(),
+        };
+        let changes = if open.unnamed {
+            vec![Change::Put(Box::new(inode))]
+        } else {
+            let (parent, name) = st.ns.parent_for_new(&self.cred, &open.path)?;
+            st.ns.create(parent, &name, inode)
+        };
+        let handle = self.add_handle(st, file, open)?;
+        if let Some(live) = st.live.get_mut(&file).filter(|_| open.unnamed) {
+            live.unnamed = Some(placement.clone());
+        }
+        let layout = inner.commit(st, &changes).and_then(|()| {
+            st.own(file, extents);
+            open.map.map(|write| self.map_now(st, file, write)).transpose()
+        });
+        let layout = match layout {
+            Ok(layout) => layout,
+            Err(e) => {
+                if let Some(entry) = st.sessions.get_mut(&self.id) {
+                    entry.handles.remove(&handle);
+                }
+                st.live.remove(&file);
+                return Err(e);
+            }
+        };
+        if !extents.is_empty() {
+            let pools: BTreeSet<_> = extents.iter().map(|e| st.pool_name(e.pool)).collect();
+            let pools = pools.into_iter().collect::<Vec<_>>().join(", ");
+            inner.event("place", &open.path.to_string(), &format!("in {pools}"), open.len);
+        }
+        Ok(Opened { handle, file, len: open.len, created: true, layout })
+    }
+
+    /// Sets a file's length.
+    pub fn set_len(&self, handle: Handle, len: u64) -> Result<()> {
+        let inner = &self.store.inner;
+        let st = inner.lock();
+        let open = self.handle(&st, handle)?;
+        let path = st.ns.path_of(open.file).unwrap_or_default();
+        if !open.write {
+            return Err(Error::permission(format!("{path} is not open for writing")));
+        }
+        check_len(len, &path)?;
+        let mut st = inner.wait_idle(st, open.file)?;
+        let inode = st.ns.get(open.file).ok_or_else(|| Error::not_found(format!("#{}", open.file)))?.clone();
+        let (old, new) = (PageCount::for_bytes(inode.len), PageCount::for_bytes(len));
+        let cut = PageRange::new(new.0, old.0.saturating_sub(new.0));
+        let live = st.live.get(&open.file);
+        if live.is_some_and(|l| l.pins.values().any(|pin| pin.intersect(cut).is_some())) {
+            return Err(Error::busy(format!("{path}: pages that would be cut off are pinned")));
+        }
+        inner.make_busy(&mut st, open.file, "change of length");
+        let (mut st, result) = if new.0 > old.0 {
+            inner.grow(st, &inode, len)
+        } else {
+            let result = inner.shrink(&mut st, &inode, len);
+            (st, result)
+        };
+        inner.end_busy(&mut st, open.file);
+        result
+    }
+
+    /// Gives a file made without a name its name.
+    pub fn publish(&self, handle: Handle, path: &StorePath, replace: bool) -> Result<()> {
+        let inner = &self.store.inner;
+        let mut st = inner.lock();
+        let open = self.handle(&st, handle)?;
+        let replaced = st.ns.resolve(&self.cred, path).ok();
+        let now = inner.env.wall_ns();
+        let changes = st.ns.link_orphan(&self.cred, open.file, path, replace, now)?;
+        inner.commit(&mut st, &changes)?;
+        if let Some(live) = st.live.get_mut(&open.file) {
+            live.unnamed = None;
+        }
+        let (len, pools) = st.ns.get(open.file).map_or((0, BTreeSet::new()), |i| {
+            (i.len, i.extents.iter().map(|e| st.pool_name(e.pool)).collect())
+        });
+        let pools = pools.into_iter().collect::<Vec<_>>().join(", ");
+        inner.event("place", &path.to_string(), &format!("in {pools}"), len);
+        if let Some(old) = replaced {
+            inner.reap(&mut st, old);
+        }
+        Ok(())
+    }
+}
+
+fn check_len(len: u64, path: &StorePath) -> Result<()> {
+    // Offsets of files are signed in the kernel's interfaces.
+    if len > i64::MAX as u64 - PAGE_SIZE {
+        return Err(Error::invalid(format!("{path}: a length of {len} bytes is more than a file can have")));
+    }
+    Ok(())
+}
+
+impl Inner {
+    /// Makes or grows the objects that are to hold `extents`, and gives them memory. `others` are further pools in which the file has an object:
+    /// all objects of a file are as long as the file.
+    fn back(&self, file: FileId, extents: &[Extent], pages: PageCount, others: &[PoolId]) -> Result<()> {
+        let pools: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
+        for &pool in pools.union(&others.iter().copied().collect()) {
+            let backing = self.lock().pool(pool).backing.clone();
+            let object = if others.contains(&pool) {
+                let object = backing.open(file, true)?;
+                backing.resize(object.as_fd(), pages)?;
+                object
+            } else {
+                backing.create(file, pages)?
+            };
+            for run in extent::pool_runs(extents).into_iter().filter(|r| r.pool == pool) {
+                backing.allocate(object.as_fd(), run.pages)?;
+            }
+            backing.lock(file, object.as_fd(), pages)?;
+        }
+        Ok(())
+    }
+
+    /// Takes back what a create that failed has made.
+    fn unmake(&self, st: &mut State, file: FileId, extents: &[Extent]) {
+        let pools: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
+        for pool in pools {
+            let backing = &st.pool(pool).backing;
+            backing.unlock(file);
+            match backing.remove(file) {
+                Ok(()) => {}
+                Err(e) if e.kind == ErrorKind::NotFound => {}
+                Err(e) => tracing::warn!("after a failed create: {e}"),
+            }
+        }
+        st.free(extents);
+    }
+
+    fn grow<'a>(&'a self, mut st: Guard<'a>, inode: &Inode, len: u64) -> (Guard<'a>, Result<()>) {
+        let old = PageCount::for_bytes(inode.len);
+        let new = PageCount::for_bytes(len);
+        let added = PageRange::new(old.0, new.0 - old.0);
+        let placement = st.placement(inode.id);
+        let extents = match st.place(&placement, inode.id, added, inode.extents.last().copied()) {
+            Ok(extents) => extents,
+            Err(e) => return (st, Err(e)),
+        };
+        drop(st);
+        let pools: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
+        let pools: Vec<_> = pools.into_iter().collect();
+        let backed = self.back(inode.id, &extents, new, &pools).and_then(|()| self.clear_tail(inode));
+        let mut st = self.lock();
+        let result = backed.and_then(|()| {
+            // The inode may have got another mode or name meanwhile: only what changes here is taken over.
+            let mut now = st.ns.get(inode.id).cloned().unwrap_or_else(|| inode.clone());
+            now.extents = extent::replace(&now.extents, &extents).0;
+            now.len = len;
+            now.mtime_ns = self.env.wall_ns();
+            now.ctime_ns = now.mtime_ns;
+            self.commit(&mut st, &[Change::Put(Box::new(now))])
+        });
+        if result.is_ok() {
+            st.own(inode.id, &extents);
+        } else {
+            self.ungrow(&st, inode, &extents);
+            st.free(&extents);
+        }
+        (st, result)
+    }
+
+    /// What lies behind the end in the last page becomes part of the file: it must read as zeros.
+    fn clear_tail(&self, inode: &Inode) -> Result<()> {
+        let from = inode.len;
+        let to = PageCount::for_bytes(from).bytes();
+        let Some(last) = inode.extents.last().filter(|_| from < to) else { return Ok(()) };
+        let backing = self.lock().pool(last.pool).backing.clone();
+        let object = backing.open(inode.id, true)?;
+        let zeros = [0u8; PAGE_SIZE as usize];
+        let gap = usize::try_from(to - from).unwrap_or(0).min(zeros.len());
+        codax_os::object::write_all_at(object.as_fd(), &zeros[..gap], from)
+            .map_err(|e| os_error("clear the end of", &format_args!("#{}", inode.id), &e))
+    }
+
+    fn ungrow(&self, st: &State, inode: &Inode, extents: &[Extent]) {
+        let old: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
+        let new: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
+        for &pool in old.union(&new) {
+            let backing = &st.pool(pool).backing;
+            let undone = if old.contains(&pool) {
+                backing.open(inode.id, true).and_then(|o| backing.resize(o.as_fd(), PageCount::for_bytes(inode.len)))
+            } else {
+                backing.unlock(inode.id);
+                backing.remove(inode.id)
+            };
+            if let Err(e) = undone {
+                tracing::warn!("after a failed growth: {e}");
+            }
+        }
+    }
+
+    fn shrink(&self, st: &mut State, inode: &Inode, len: u64) -> Result<()> {
+        let pages = PageCount::for_bytes(len);
+        let mut now = inode.clone();
+        let cut = extent::truncate(&mut now.extents, pages);
+        now.away = now
+            .away
+            .iter()
+            .filter_map(|r| {
+                let kept = r.pages.intersect(PageRange { start: PageNo(0), count: pages })?;
+                Some(extent::PoolRun { pages: kept, pool: r.pool })
+            })
+            .collect();
+        now.len = len;
+        now.mtime_ns = self.env.wall_ns();
+        now.ctime_ns = now.mtime_ns;
+        let kept: BTreeSet<PoolId> = now.extents.iter().map(|e| e.pool).collect();
+        self.commit(st, &[Change::Put(Box::new(now))])?;
+        let pools: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
+        for pool in pools {
+            let backing = st.pool(pool).backing.clone();
+            backing.unlock(inode.id);
+            let object = backing.open(inode.id, true)?;
+            backing.resize(object.as_fd(), pages)?;
+            if kept.contains(&pool) {
+                backing.lock(inode.id, object.as_fd(), pages)?;
+            } else {
+                backing.remove(inode.id)?;
+            }
+        }
+        st.free(&cut);
+        Ok(())
+    }
+
+    /// Where the file's pages are, with an open description for each pool.
+    pub fn layout(&self, st: &State, file: FileId, write: bool) -> Result<LayoutFds> {
+        let inode = st.ns.get(file).ok_or_else(|| Error::not_found(format!("#{file} is gone")))?;
+        let runs = extent::pool_runs(&inode.extents);
+        let mut pools: Vec<PoolId> = Vec::new();
+        for run in &runs {
+            if !pools.contains(&run.pool) {
+                pools.push(run.pool);
+            }
+        }
+        let fds = pools.iter().map(|&p| st.pool(p).backing.open(file, write)).collect::<Result<Vec<OwnedFd>>>()?;
+        Ok((Layout { len: inode.len, runs }, fds))
+    }
+
+    /// The contents may have changed.
+    pub fn touch(&self, st: &mut State, file: FileId) {
+        if let Some(inode) = st.ns.get(file) {
+            let mut inode = inode.clone();
+            inode.mtime_ns = self.env.wall_ns();
+            inode.ctime_ns = inode.mtime_ns;
+            if let Err(e) = self.commit(st, &[Change::Put(Box::new(inode))]) {
+                tracing::warn!("time of #{file}: {e}");
+            }
+        }
+    }
+
+    /// Takes back frames that `file` has left (or that were all it had), where nobody holds its object any more; else they are held, and
+    /// tried again when somebody goes.
+    pub fn give_back(&self, st: &mut State, file: FileId, extents: Vec<Extent>) {
+        let pools: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
+        for pool in pools {
+            let mut here: Vec<Extent> = extents.iter().filter(|e| e.pool == pool).copied().collect();
+            if let Some(held) = st.pool_mut(pool).held.remove(&file) {
+                here.extend(held);
+            }
+            match self.release_object(st, file, pool, &here) {
+                Ok(true) => st.free(&here),
+                Ok(false) => self.hold(st, file, pool, here),
+                Err(e) => {
+                    tracing::warn!("give back frames: {e}");
+                    self.hold(st, file, pool, here);
+                }
+            }
+        }
+    }
+
+    fn hold(&self, st: &mut State, file: FileId, pool: PoolId, extents: Vec<Extent>) {
+        for e in &extents {
+            let run = FrameRun { frame: e.frame, count: e.count };
+            st.pool_mut(pool).table.assign(run, file, e.page, FrameState::Held);
+        }
+        st.pool_mut(pool).held.insert(file, extents);
+    }
+
+    /// Whether the object's memory at `extents` could be taken back: the whole object once its file has nothing in the pool any more, which a write
+    /// lease proves nobody holds; else a hole, where no process maps that part.
+    fn release_object(&self, st: &State, file: FileId, pool: PoolId, extents: &[Extent]) -> Result<bool> {
+        let backing = &st.pool(pool).backing;
+        let still = st.ns.get(file).is_some_and(|i| i.extents.iter().any(|e| e.pool == pool));
+        if !still {
+            let Some(_lease) = (match backing.sole_holder(file) {
+                Err(e) if e.kind == ErrorKind::NotFound => return Ok(true),
+                other => other?,
+            }) else {
+                return Ok(false);
+            };
+            backing.remove(file)?;
+            return Ok(true);
+        }
+        let object = backing.open(file, true)?;
+        let stat = codax_os::object::stat(object.as_fd()).map_err(|e| os_error("stat object of", &file, &e))?;
+        if self.mapped_by_strangers(st, file, (stat.dev, stat.ino), extents)? {
+            return Ok(false);
+        }
+        for e in extents {
+            backing.release(object.as_fd(), e.pages())?;
+        }
+        Ok(true)
+    }
+
+    /// Whether a process maps these parts of an object. The mappers of the file have all switched, or this would not be asked.
+    fn mapped_by_strangers(&self, _st: &State, _file: FileId, identity: (u64, u64), extents: &[Extent]) -> Result<bool> {
+        let wanted = std::iter::once(identity).collect();
+        let held = codax_os::process::holders(&wanted).map_err(|e| os_error("look through", &"/proc", &e))?;
+        Ok(held.iter().any(|h| match h.what {
+            codax_os::process::Hold::Mapped { off, len, .. } => {
+                let mapped = PageRange::of_bytes(off, len);
+                extents.iter().any(|e| e.pages().intersect(mapped).is_some())
+            }
+            codax_os::process::Hold::Descriptor => false,
+        }))
+    }
+
+    /// Tries again to take back what was held.
+    pub fn retry_held(&self, st: &mut State) {
+        for at in 0..st.pools.len() {
+            let files: Vec<FileId> = st.pools[at].held.keys().copied().collect();
+            let pool = st.pools[at].record.id;
+            for file in files {
+                let Some(held) = st.pools[at].held.get(&file).cloned() else { continue };
+                match self.release_object(st, file, pool, &held) {
+                    Ok(true) => {
+                        st.pools[at].held.remove(&file);
+                        st.free(&held);
+                    }
+                    Ok(false) => {}
+                    Err(e) => tracing::warn!("give back frames: {e}"),
+                }
+            }
+        }
+        for file in st.lost_orphans.clone() {
+            if self.unheld(st, file) {
+                st.lost_orphans.remove(&file);
+                self.reap(st, file);
+            }
+        }
+    }
+
+    /// Whether nobody holds any object of the file.
+    fn unheld(&self, st: &State, file: FileId) -> bool {
+        let pools: BTreeSet<PoolId> =
+            st.ns.get(file).map(|i| i.extents.iter().map(|e| e.pool).collect()).unwrap_or_default();
+        pools.into_iter().all(|pool| !matches!(st.pool(pool).backing.sole_holder(file), Ok(None)))
+    }
+}

@@ -1,0 +1,340 @@
+//! A store's start and end: its directory, its mounts, its pools.
+
+use crate::backing::os_error;
+use crate::journal;
+use crate::options::{DeviceSpec, HugeMode, StoreOptions};
+use crate::store::Store;
+use codax_core::change::{BackingKind, Change, PoolRecord, PoolState};
+use codax_core::{DRAM, DRAM_NAME, Error, ErrorKind, PAGE_SIZE, PageCount, PoolId, Result};
+use codax_os::mounts;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Space of the journal's own mount.
+const META_BYTES: u64 = 1 << 30;
+
+/// How often the journal is looked at for folding.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(5);
+
+/// Where things are in a store's directory.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// The store's directory.
+    pub dir: PathBuf,
+}
+
+impl Layout {
+    /// Journal, names and events: the daemon's own.
+    #[must_use]
+    pub fn meta(&self) -> PathBuf {
+        self.dir.join("meta")
+    }
+
+    /// The names file.
+    #[must_use]
+    pub fn names(&self) -> PathBuf {
+        self.meta().join("names")
+    }
+
+    /// The commit words.
+    #[must_use]
+    pub fn words(&self) -> PathBuf {
+        self.meta().join(journal::WORDS)
+    }
+
+    /// The frame tables, one for each pool, for everybody to read.
+    #[must_use]
+    pub fn frames(&self) -> PathBuf {
+        self.dir.join("frames")
+    }
+
+    /// The frame table of a pool.
+    #[must_use]
+    pub fn frame_table(&self, pool: &str) -> PathBuf {
+        self.frames().join(pool)
+    }
+
+    /// The objects of a pool: the daemon's own.
+    #[must_use]
+    pub fn pool(&self, pool: &str) -> PathBuf {
+        self.dir.join("pools").join(pool)
+    }
+}
+
+/// How a pool's directory came to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Medium {
+    pub huge: bool,
+    pub swappable: bool,
+    pub lock_memory: bool,
+}
+
+pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode))
+            .map_err(|e| os_error("make", &path.display(), &e)),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(os_error("make", &path.display(), &e)),
+    }
+}
+
+/// Makes the store's directory, or checks that an existing one may be ours. Called before the daemon's lock is taken in it.
+pub fn prepare_dir(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        let missing: Vec<_> = dir.ancestors().take_while(|a| !a.exists()).map(Path::to_owned).collect();
+        for part in missing.iter().rev() {
+            make_dir(part, 0o755)?;
+        }
+    }
+    let meta = fs::metadata(dir).map_err(|e| os_error("look at", &dir.display(), &e))?;
+    if !meta.is_dir() {
+        return Err(Error::invalid(format!("{} is not a directory", dir.display())));
+    }
+    let me = codax_os::process::uid();
+    if meta.uid() != me {
+        return Err(Error::permission(format!(
+            "{} belongs to uid {}: a store is served by its owner; choose another with --store",
+            dir.display(),
+            meta.uid()
+        )));
+    }
+    if !mounts::can_mount() && !mounts::is_tmpfs(dir).map_err(|e| os_error("look at", &dir.display(), &e))? {
+        return Err(Error::invalid(format!(
+            "{} is not on tmpfs, and only root may mount one: use a directory below /dev/shm or $XDG_RUNTIME_DIR",
+            dir.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Makes a directory of the store a tmpfs of its own where that is allowed; an earlier daemon's mount is used as it is.
+fn own_tmpfs(path: &Path, bytes: u64, huge: HugeMode) -> Result<Option<bool>> {
+    make_dir(path, 0o700)?;
+    if !mounts::can_mount() {
+        return Ok(None);
+    }
+    if mounts::is_mount_point(path).map_err(|e| os_error("look at", &path.display(), &e))? {
+        return Ok(Some(true));
+    }
+    mounts::mount_tmpfs(path, bytes, huge.mount_option(), true)
+        .map(Some)
+        .map_err(|e| os_error("mount a tmpfs on", &path.display(), &e))
+}
+
+/// Directories and mounts that the journal needs.
+pub(crate) fn prepare_meta(layout: &Layout) -> Result<()> {
+    own_tmpfs(&layout.meta(), META_BYTES, HugeMode::Never)?;
+    make_dir(&layout.dir.join("pools"), 0o700)?;
+    make_dir(&layout.frames(), 0o755)
+}
+
+/// The directory of a pool's objects.
+pub(crate) fn prepare_pool(layout: &Layout, pool: &PoolRecord, all_bytes: u64, huge: HugeMode) -> Result<Medium> {
+    let bytes = PageCount(pool.frames).bytes();
+    let path = layout.pool(&pool.name);
+    let swap = codax_os::process::swap_total().unwrap_or(0) > 0;
+    Ok(match own_tmpfs(&path, bytes, huge)? {
+        Some(noswap) => {
+            Medium { huge: huge != HugeMode::Never, swappable: swap && !noswap, lock_memory: false }
+        }
+        None => {
+            let may_lock = codax_os::process::memlock_limit().is_none_or(|limit| limit >= all_bytes);
+            Medium { huge: false, swappable: swap && !may_lock, lock_memory: swap && may_lock }
+        }
+    })
+}
+
+/// The pools that the journal knows and the options name, as changes to be journalled for what is new or has another link.
+pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<Vec<PoolRecord>> {
+    let mut changed = Vec::new();
+    let dram = options.dram_bytes.unwrap_or(options.dram_default);
+    match known.iter().find(|p| p.id == DRAM) {
+        None => changed.push(PoolRecord {
+            id: DRAM,
+            name: DRAM_NAME.into(),
+            backing: BackingKind::Shm,
+            frames: dram / PAGE_SIZE,
+            link: Default::default(),
+            state: PoolState::Online,
+        }),
+        Some(p) => {
+            if let Some(bytes) = options.dram_bytes {
+                same_size(p, bytes)?;
+            }
+        }
+    }
+    let mut next = u16::try_from(known.len().max(1)).unwrap_or(u16::MAX);
+    for DeviceSpec { name, bytes, link } in &options.devices {
+        match known.iter().find(|p| p.name == *name) {
+            Some(p) => {
+                same_size(p, *bytes)?;
+                if p.link != *link && *link != Default::default() {
+                    changed.push(PoolRecord { link: *link, ..p.clone() });
+                }
+            }
+            None => {
+                changed.push(PoolRecord {
+                    id: PoolId(next),
+                    name: name.clone(),
+                    backing: BackingKind::Emulated,
+                    frames: bytes / PAGE_SIZE,
+                    link: *link,
+                    state: PoolState::Online,
+                });
+                next += 1;
+            }
+        }
+    }
+    Ok(changed)
+}
+
+fn same_size(pool: &PoolRecord, bytes: u64) -> Result<()> {
+    let have = PageCount(pool.frames).bytes();
+    if have == bytes {
+        return Ok(());
+    }
+    Err(Error::device_state(format!(
+        "{} has {have} bytes in this store and can't become {bytes}: give the same size, or none, or purge the store",
+        pool.name
+    )))
+}
+
+impl Store {
+    /// Folds the journal from time to time, and tries again to take back what was held. Started once.
+    pub(crate) fn start_maintenance(&self) {
+        let weak = std::sync::Arc::downgrade(&self.inner);
+        let env = self.inner.env.clone();
+        self.inner.env.spawn(
+            "maintenance",
+            Box::new(move || {
+                loop {
+                    env.sleep(MAINTAIN_EVERY);
+                    let Some(inner) = weak.upgrade() else { return };
+                    if inner.lock().closing {
+                        return;
+                    }
+                    if let Err(e) = inner.journal.maintain().and_then(|()| inner.names.maintain()) {
+                        tracing::error!("journal: {e}");
+                    }
+                    let mut st = inner.lock();
+                    inner.retry_held(&mut st);
+                }
+            }),
+        );
+    }
+
+    /// Takes what can change in a running store: links of devices, time-outs, chunk size. Returns a line for each change, and for each that
+    /// needs a restart.
+    pub fn reload(&self, new: &StoreOptions) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        let mut st = self.inner.lock();
+        let known: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
+        for record in reconcile(&known, new)? {
+            let Some(at) = known.iter().position(|p| p.id == record.id) else {
+                lines.push(format!("device {} is new: it is taken up at the next start", record.name));
+                continue;
+            };
+            let mut now = record;
+            now.state = st.pools[at].record.state;
+            self.inner.commit(&mut st, &[Change::Pool(now.clone())])?;
+            lines.push(format!("device {}: link model changed", now.name));
+            st.pools[at].record = now;
+        }
+        drop(st);
+        let mut options = self.inner.options.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if options.ack_timeout != new.ack_timeout {
+            lines.push(format!("ack_timeout is {:?} now", new.ack_timeout));
+        }
+        if options.chunk_bytes != new.chunk_bytes {
+            lines.push("chunk changed".to_owned());
+        }
+        if options.huge != new.huge {
+            lines.push("huge takes effect in pools made after the next start".to_owned());
+        }
+        options.ack_timeout = new.ack_timeout;
+        options.chunk_bytes = new.chunk_bytes;
+        options.resume_wait = new.resume_wait;
+        Ok(lines)
+    }
+
+    /// A read-only descriptor of the commit words.
+    pub fn words_fd(&self) -> Result<OwnedFd> {
+        let path = Layout { dir: self.inner.options().dir }.words();
+        let file = fs::File::open(&path).map_err(|e| os_error("open", &path.display(), &e))?;
+        Ok(file.into())
+    }
+
+    /// Ends the store's work: moves and drains that run are stopped at the next chunk (a drain goes on at the next start), the journal is folded. With
+    /// `purge` everything is deleted and unmounted.
+    pub fn close(&self, purge: bool) -> Result<()> {
+        let inner = &self.inner;
+        let mut st = inner.lock();
+        st.closing = true;
+        for pool in &st.pools {
+            if let Some(job) = &pool.job {
+                job.cancel();
+            }
+        }
+        let deadline = inner.env.now() + 2 * inner.options().ack_timeout;
+        while inner.env.now() < deadline && st.live.values().any(|l| l.busy.is_some()) {
+            for live in st.live.values() {
+                if let Some(busy) = &live.busy {
+                    busy.preempt.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+            }
+            st = inner.wait_changed(st, Duration::from_millis(100));
+        }
+        let names: Vec<String> = st.pools.iter().map(|p| p.record.name.clone()).collect();
+        drop(st);
+        inner.event("stop", "store", if purge { "purged" } else { "kept" }, 0);
+        inner.journal.fold_above(0)?;
+        if purge {
+            let layout = Layout { dir: inner.options().dir };
+            purge_dir(&layout, &names)?;
+        }
+        Ok(())
+    }
+}
+
+/// Deletes what a store has in its directory, and nothing else; the directory itself goes if that leaves it empty.
+pub fn purge_dir(layout: &Layout, pools: &[String]) -> Result<()> {
+    let mut dirs: Vec<PathBuf> = pools.iter().map(|p| layout.pool(p)).collect();
+    dirs.push(layout.meta());
+    for dir in &dirs {
+        if mounts::is_mount_point(dir).unwrap_or(false) {
+            mounts::umount(dir).map_err(|e| os_error("unmount", &dir.display(), &e))?;
+        }
+        remove_tree(dir)?;
+    }
+    remove_tree(&layout.dir.join("pools"))?;
+    remove_tree(&layout.frames())?;
+    for name in ["sock", "lock"] {
+        match fs::remove_file(layout.dir.join(name)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(os_error("remove", &layout.dir.join(name).display(), &e));
+            }
+            _ => {}
+        }
+    }
+    match fs::remove_dir(&layout.dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty || e.kind() == std::io::ErrorKind::ResourceBusy => {
+            tracing::warn!("{} holds something that is not the store's, and stays", layout.dir.display());
+            Ok(())
+        }
+        Err(e) => Err(os_error("remove", &layout.dir.display(), &e)),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn remove_tree(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::new(
+            ErrorKind::Internal,
+            format!("remove {}: {e}", dir.display()),
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,177 @@
+//! The store: one namespace, its pools and its journal.
+//!
+//! All state in memory is behind one lock ([`state::State`]). A change is made in this order: look and reserve frames under the lock; work on
+//! objects outside it; then, under the lock again, journal, memory, frame table. What has been journalled has happened; what has not is swept up at the
+//! next start.
+
+mod admin;
+mod files;
+mod lifecycle;
+mod recover;
+pub(crate) use admin::pages_in;
+pub(crate) use recover::stale_ranges;
+pub use lifecycle::{Layout, prepare_dir, purge_dir};
+pub use recover::MakeBacking;
+pub(crate) mod session;
+pub(crate) mod state;
+
+pub use files::Opened;
+pub use session::{Mapper, Peer, Session};
+
+use crate::env::Env;
+use crate::events::Events;
+use crate::journal::Journal;
+use crate::names::NamesFile;
+use crate::options::StoreOptions;
+use codax_core::change::Change;
+use codax_core::{Error, FileId, Result};
+use state::{Busy, State};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+/// How long an operation waits for a file whose pages are on the move. A move makes room at the next chunk, so this passes only when a
+/// mapper of the file doesn't answer.
+const BUSY_WAIT: Duration = Duration::from_secs(10);
+
+/// Ids for which the journal is asked at once.
+const IDS_AT_ONCE: u64 = 4096;
+
+/// A store. Clones are the same store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub env: Arc<dyn Env>,
+    pub options: RwLock<StoreOptions>,
+    pub state: Mutex<State>,
+    /// Something changed that somebody may wait for: a file is not busy any more, a holder let go, a session went.
+    pub changed: Condvar,
+    pub journal: Journal,
+    pub names: NamesFile,
+    pub events: Events,
+    /// The user that the store belongs to.
+    pub uid: u32,
+    /// Drawn anew at each start.
+    pub epoch: u64,
+    pub started: Duration,
+    /// For work that outlives the call that began it.
+    pub me: Weak<Inner>,
+}
+
+pub(crate) type Guard<'a> = MutexGuard<'a, State>;
+
+impl Inner {
+    pub fn myself(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
+    }
+
+    pub fn lock(&self) -> Guard<'_> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn wait_changed<'a>(&self, guard: Guard<'a>, time: Duration) -> Guard<'a> {
+        self.changed.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    pub fn options(&self) -> StoreOptions {
+        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Journals changes and does them.
+    pub fn commit(&self, st: &mut State, changes: &[Change]) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.journal.append(changes)?;
+        self.env.reached("committed");
+        for change in changes {
+            st.ns.apply(change)?;
+            // The names file only serves tools that look at a dead store; it is written anew at each start.
+            let named = match change {
+                Change::Link { dir, name, child } => self.names.set(*child, *dir, name),
+                Change::Drop(id) => self.names.remove(*id),
+                _ => Ok(()),
+            };
+            if let Err(e) = named {
+                tracing::warn!("names file: {e}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the next id is one that a restart won't give out again. To be called before one is taken.
+    pub fn allow_id(&self, st: &mut State) -> Result<()> {
+        if st.ns.next_id() < st.ids_below {
+            return Ok(());
+        }
+        let below = FileId(st.ns.next_id().0 + IDS_AT_ONCE);
+        self.commit(st, &[Change::IdsBelow(below)])?;
+        st.ids_below = below;
+        Ok(())
+    }
+
+    pub fn event(&self, what: &str, subject: &str, detail: &str, bytes: u64) {
+        tracing::debug!(what, subject, detail, bytes);
+        self.events.record(self.env.wall_ns(), what, subject, detail, bytes);
+    }
+
+    /// Waits until nobody changes where the pages of `file` are, and asks a move to make room.
+    pub fn wait_idle<'a>(&'a self, mut st: Guard<'a>, file: FileId) -> Result<Guard<'a>> {
+        let deadline = self.env.now() + BUSY_WAIT;
+        loop {
+            let Some(live) = st.live.get_mut(&file) else { return Ok(st) };
+            let Some(busy) = live.busy.clone() else { return Ok(st) };
+            let now = self.env.now();
+            if now >= deadline {
+                let path = st.path(file);
+                return Err(Error::busy(format!(
+                    "{path}: a {} of it waits for a process that does not answer (see codax status): try again later",
+                    busy.what
+                )));
+            }
+            busy.preempt.store(true, Ordering::Relaxed);
+            live.waiters += 1;
+            st = self.wait_changed(st, deadline - now);
+            if let Some(live) = st.live.get_mut(&file) {
+                live.waiters -= 1;
+            }
+            // Who waits to move it on may go on when the last of us is through.
+            self.changed.notify_all();
+        }
+    }
+
+    /// Makes `file` busy with `what`; others wait until [`Inner::end_busy`].
+    pub fn make_busy(&self, st: &mut State, file: FileId, what: &'static str) -> Arc<AtomicBool> {
+        let preempt = Arc::new(AtomicBool::new(false));
+        st.live.entry(file).or_default().busy = Some(Busy { what, preempt: preempt.clone() });
+        preempt
+    }
+
+    pub fn end_busy(&self, st: &mut State, file: FileId) {
+        if let Some(live) = st.live.get_mut(&file) {
+            live.busy = None;
+        }
+        self.reap(st, file);
+        self.changed.notify_all();
+    }
+
+    /// Drops what nobody uses any more: the record of who uses a file, and a file without names.
+    pub fn reap(&self, st: &mut State, file: FileId) {
+        if st.live.get(&file).is_some_and(|l| !l.unused()) {
+            return;
+        }
+        st.live.remove(&file);
+        let orphan = st.ns.get(file).filter(|i| i.nlink == 0).map(|i| i.extents.clone());
+        let Some(extents) = orphan else { return };
+        if let Err(e) = self.commit(st, &[Change::Drop(file)]) {
+            // It stays an orphan; the next start drops it.
+            tracing::error!("drop #{file}: {e}");
+            return;
+        }
+        self.give_back(st, file, extents);
+    }
+}

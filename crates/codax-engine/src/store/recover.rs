@@ -1,0 +1,333 @@
+//! Opening a store: from the journal to the truth, and from the truth to frames and objects that agree with it.
+
+use crate::backing::{Backing, ObjectInfo, Shm};
+use crate::env::Env;
+use crate::events::Events;
+use crate::journal::{CommitWords, Journal};
+use crate::names::NamesFile;
+use crate::options::StoreOptions;
+use crate::store::lifecycle::{Layout, prepare_dir, prepare_meta, prepare_pool, reconcile};
+use crate::store::state::{Pool, State};
+use crate::store::{Inner, Store};
+use crate::table::FrameTable;
+use codax_core::alloc::FrameAllocator;
+use codax_core::change::{Change, MoveRecord, PoolRecord};
+use codax_core::extent::{Extent, FrameRun};
+use codax_core::frame::FrameState;
+use codax_core::namespace::{Inode, Namespace};
+use codax_core::{Error, FileId, MoveId, PageCount, PoolId, Result};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+
+/// How a pool's objects are reached; tests put one in that fails on purpose.
+pub type MakeBacking = dyn Fn(&PoolRecord, Shm) -> Arc<dyn Backing>;
+
+/// What the journal said.
+#[derive(Default)]
+struct Replayed {
+    ns: Namespace,
+    pools: BTreeMap<PoolId, PoolRecord>,
+    moves: BTreeMap<MoveId, MoveRecord>,
+    ids_below: FileId,
+}
+
+impl Replayed {
+    fn take(&mut self, change: Change) -> Result<()> {
+        match change {
+            Change::Pool(p) => {
+                self.pools.insert(p.id, p);
+            }
+            Change::MoveBegin(m) => {
+                self.moves.insert(m.id, m);
+            }
+            Change::MoveEnd(id) => {
+                self.moves.remove(&id);
+            }
+            Change::IdsBelow(id) => {
+                self.ids_below = id;
+                self.ns.never_below(id);
+            }
+            other => self.ns.apply(&other)?,
+        }
+        Ok(())
+    }
+}
+
+/// The inode after what its unfinished segment committed.
+pub(crate) fn with_committed(inode: &Inode, record: &MoveRecord, committed: u32) -> Inode {
+    let mut now = inode.clone();
+    for chunk in record.chunks.iter().take(committed as usize) {
+        let moved: Vec<Extent> = chunk.extents(record.to).collect();
+        now = crate::mover::relocated(&now, &moved, record.home);
+    }
+    now
+}
+
+impl Store {
+    /// Opens the store in `options.dir`, or makes one there. The caller holds the directory's lock.
+    pub fn open(options: StoreOptions, env: Arc<dyn Env>) -> Result<Self> {
+        Self::open_with(options, env, &|_, shm| Arc::new(shm))
+    }
+
+    /// As [`Store::open`], with the pools' backing made by `make`.
+    pub fn open_with(options: StoreOptions, env: Arc<dyn Env>, make: &MakeBacking) -> Result<Self> {
+        let started = env.now();
+        prepare_dir(&options.dir)?;
+        let layout = Layout { dir: options.dir.clone() };
+        prepare_meta(&layout)?;
+        let mut replayed = Replayed::default();
+        let (journal, mut notes) = Journal::open(&layout.meta(), env.clone(), &mut |change| replayed.take(change))?;
+
+        if replayed.ns.count() == 0 {
+            let format = Namespace::format(codax_os::process::uid(), codax_os::process::gid(), env.wall_ns());
+            journal.append(&format)?;
+            format.into_iter().try_for_each(|change| replayed.take(change))?;
+        }
+        let known: Vec<PoolRecord> = replayed.pools.values().cloned().collect();
+        for record in reconcile(&known, &options)? {
+            let change = Change::Pool(record);
+            journal.append(std::slice::from_ref(&change))?;
+            replayed.take(change)?;
+        }
+        let quarantine = replayed.moves.values().map(|m| m.slot).collect();
+        settle_moves(&journal, &mut replayed, &mut notes)?;
+
+        let pools = open_pools(&layout, &replayed, &options, make)?;
+        let names = replayed.ns.inodes().filter_map(|i| {
+            let (parent, name) = replayed.ns.parent_of(i.id)?;
+            Some((i.id, parent, name.as_bytes()))
+        });
+        let names = NamesFile::rewrite(&layout.names(), names)?;
+        let events = Events::open(&layout.meta())?;
+        let mut state = State {
+            ids_below: replayed.ids_below,
+            ns: replayed.ns,
+            pools,
+            live: HashMap::new(),
+            sessions: HashMap::new(),
+            next_session: 0,
+            segments: HashMap::new(),
+            next_move: u32::try_from(1 + env.random() % 0xff_fffe).unwrap_or(1),
+            quarantine,
+            recovery: Vec::new(),
+            lost_orphans: BTreeSet::new(),
+            closing: false,
+        };
+        claim_frames(&mut state)?;
+        let epoch = env.random();
+        let inner = Arc::new_cyclic(|me| Inner {
+            env,
+            options: RwLock::new(options),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            journal,
+            names,
+            events,
+            uid: codax_os::process::uid(),
+            epoch,
+            started,
+            me: me.clone(),
+        });
+        inner.sweep(&mut notes)?;
+        let inodes = inner.lock().ns.count();
+        inner.event("start", "store", &format!("{inodes} inodes; {} notes of recovery", notes.len()), 0);
+        for note in &notes {
+            inner.event("recover", "store", note, 0);
+        }
+        inner.lock().recovery = notes;
+        let store = Self { inner };
+        store.start_maintenance();
+        store.resume_drains();
+        Ok(store)
+    }
+}
+
+/// Brings segments that a crash interrupted to their end: what their commit word counts is the truth.
+fn settle_moves(journal: &Journal, replayed: &mut Replayed, notes: &mut Vec<String>) -> Result<()> {
+    let words: &CommitWords = journal.words();
+    let moves: Vec<MoveRecord> = replayed.moves.values().cloned().collect();
+    for record in moves {
+        let committed = words.read(record.slot, record.id)?;
+        if committed as usize > record.chunks.len() {
+            return Err(Error::corrupt(format!(
+                "the commit word of move {} counts {committed} chunks of {}",
+                record.id,
+                record.chunks.len()
+            )));
+        }
+        let mut changes = Vec::new();
+        if let Some(inode) = replayed.ns.get(record.file) {
+            changes.push(Change::Put(Box::new(with_committed(inode, &record, committed))));
+            notes.push(format!(
+                "a move of {} was interrupted: {committed} of {} chunks are in their new place, the rest stayed",
+                replayed.ns.path_of(record.file).map_or_else(|| format!("#{}", record.file), |p| p.to_string()),
+                record.chunks.len()
+            ));
+        }
+        changes.push(Change::MoveEnd(record.id));
+        journal.append(&changes)?;
+        changes.into_iter().try_for_each(|change| replayed.take(change))?;
+    }
+    Ok(())
+}
+
+fn open_pools(layout: &Layout, replayed: &Replayed, options: &StoreOptions, make: &MakeBacking) -> Result<Vec<Pool>> {
+    let all_bytes = replayed.pools.values().map(|p| PageCount(p.frames).bytes()).sum();
+    let mut pools = Vec::with_capacity(replayed.pools.len());
+    for (at, record) in replayed.pools.values().enumerate() {
+        if usize::from(record.id.0) != at {
+            return Err(Error::corrupt(format!("the journal names pool {} and not pool {at}", record.id)));
+        }
+        let medium = prepare_pool(layout, record, all_bytes, options.huge)?;
+        let shm = Shm::new(&layout.pool(&record.name), medium.lock_memory)?;
+        pools.push(Pool {
+            alloc: FrameAllocator::new(record.frames),
+            table: FrameTable::create(&layout.frame_table(&record.name), &record.name, record.frames)?,
+            backing: make(record, shm),
+            huge: medium.huge,
+            swappable: medium.swappable,
+            held: BTreeMap::new(),
+            job: None,
+            record: record.clone(),
+        });
+    }
+    Ok(pools)
+}
+
+/// Gives each file the frames the journal says it has.
+fn claim_frames(st: &mut State) -> Result<()> {
+    for inode in st.ns.inodes() {
+        let mut next = 0;
+        for e in &inode.extents {
+            let run = FrameRun { frame: e.frame, count: e.count };
+            let pool = st.pools.get_mut(usize::from(e.pool.0));
+            let claimed = pool.is_some_and(|pool| {
+                let ok = pool.alloc.claim(run);
+                if ok {
+                    pool.table.assign(run, inode.id, e.page, FrameState::Used);
+                }
+                ok
+            });
+            if !claimed || e.page.0 != next {
+                return Err(Error::corrupt(format!(
+                    "the journal gives file #{} frames {}..{} of pool {}, which are not free or out of order",
+                    inode.id,
+                    e.frame,
+                    e.frame.0 + e.count.0,
+                    e.pool
+                )));
+            }
+            next = e.page.0 + e.count.0;
+        }
+        if next != PageCount::for_bytes(inode.len).0 && inode.kind == codax_core::namespace::Kind::File {
+            return Err(Error::corrupt(format!(
+                "the journal gives file #{} {next} pages for {} bytes",
+                inode.id, inode.len
+            )));
+        }
+    }
+    Ok(())
+}
+
+impl Inner {
+    /// Brings the objects in line with the journal: what no file claims goes, unless somebody holds it; what is missing is said.
+    fn sweep(&self, notes: &mut Vec<String>) -> Result<()> {
+        let mut st = self.lock();
+        for at in 0..st.pools.len() {
+            let pool = st.pools[at].record.id;
+            let objects = st.pools[at].backing.list()?;
+            let mut seen = BTreeSet::new();
+            for (file, object) in objects {
+                seen.insert(file);
+                self.sweep_object(&mut st, pool, file, object, notes)?;
+            }
+            let missing: Vec<FileId> = st.files_on(pool).map(|i| i.id).filter(|f| !seen.contains(f)).collect();
+            for file in missing {
+                notes.push(format!("{}: its object in {} is missing, its bytes there are lost", st.path(file), st.pool_name(pool)));
+            }
+        }
+        let orphans: Vec<FileId> = st.ns.inodes().filter(|i| i.nlink == 0).map(|i| i.id).collect();
+        st.lost_orphans = orphans.into_iter().collect();
+        self.retry_held(&mut st);
+        Ok(())
+    }
+
+    fn sweep_object(&self, st: &mut State, pool: PoolId, file: FileId, object: ObjectInfo, notes: &mut Vec<String>) -> Result<()> {
+        let (pages, expected) = st.ns.get(file).map_or((PageCount(0), 0), |inode| {
+            let here = inode.extents.iter().filter(|e| e.pool == pool).map(|e| e.count.0).sum();
+            (PageCount::for_bytes(inode.len), here)
+        });
+        if expected == 0 {
+            // Left over from a create, a move or a removal that did not get to its end.
+            let backing = st.pool(pool).backing.clone();
+            let stale = stale_ranges(st, pool, file, backing.open(file, false)?.as_fd())?;
+            let frames = self.hold_stale(st, pool, file, &stale);
+            if !frames.is_empty() {
+                self.give_back(st, file, frames);
+            } else if backing.sole_holder(file)?.is_some() {
+                backing.remove(file)?;
+            }
+            return Ok(());
+        }
+        if object.pages == pages && object.allocated.0 == expected {
+            return Ok(());
+        }
+        let backing = st.pool(pool).backing.clone();
+        let fd = backing.open(file, true)?;
+        if object.pages > pages {
+            backing.resize(fd.as_fd(), pages)?;
+        } else if object.pages < pages {
+            notes.push(format!(
+                "{}: its object in {} was cut to {} bytes by who may write it: codax check says what is lost",
+                st.path(file),
+                st.pool_name(pool),
+                object.pages.bytes()
+            ));
+            return Ok(());
+        }
+        let stale = stale_ranges(st, pool, file, fd.as_fd())?;
+        if !stale.is_empty() {
+            let frames = self.hold_stale(st, pool, file, &stale);
+            self.give_back(st, file, frames);
+        }
+        Ok(())
+    }
+
+    /// Takes free frames to stand for memory that an object has and no file claims, so that nobody is promised memory that isn't there.
+    fn hold_stale(&self, st: &mut State, pool: PoolId, file: FileId, ranges: &[codax_core::PageRange]) -> Vec<Extent> {
+        let mut frames = Vec::new();
+        for &range in ranges.iter().filter(|r| !r.is_empty()) {
+            match st.reserve(pool, file, range, None) {
+                Ok(extents) => frames.extend(extents),
+                // A full pool with stale memory beside it: its extents' numbers are all taken, so there is nothing to keep back.
+                Err(e) => tracing::debug!("stale memory of #{file}: {e}"),
+            }
+        }
+        frames
+    }
+}
+
+/// Parts of an object that have memory and belong to no extent.
+pub(crate) fn stale_ranges(st: &State, pool: PoolId, file: FileId, fd: std::os::fd::BorrowedFd<'_>) -> Result<Vec<codax_core::PageRange>> {
+    let claimed: Vec<_> = st.ns.get(file).map(|i| crate::store::admin::pages_in(i, pool)).unwrap_or_default();
+    let data = codax_os::object::data_ranges(fd).map_err(|e| crate::backing::os_error("look at object of", &file, &e))?;
+    let mut stale = Vec::new();
+    for (off, len) in data {
+        let mut at = off / codax_core::PAGE_SIZE;
+        let end = (off + len).div_ceil(codax_core::PAGE_SIZE);
+        for c in &claimed {
+            if c.end() <= at || c.start.0 >= end {
+                continue;
+            }
+            if c.start.0 > at {
+                stale.push(codax_core::PageRange::new(at, c.start.0 - at));
+            }
+            at = at.max(c.end());
+        }
+        if at < end {
+            stale.push(codax_core::PageRange::new(at, end - at));
+        }
+    }
+    Ok(stale)
+}

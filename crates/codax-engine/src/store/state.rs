@@ -1,0 +1,299 @@
+//! Everything the store keeps in memory, behind one lock.
+
+use crate::backing::Backing;
+use crate::store::session::SessionEntry;
+use crate::table::FrameTable;
+use codax_core::alloc::FrameAllocator;
+use codax_core::change::{PoolRecord, PoolState};
+use codax_core::extent::{self, Extent, FrameRun};
+use codax_core::frame::{FrameFlags, FrameState};
+use codax_core::info::JobInfo;
+use codax_core::namespace::Namespace;
+use codax_core::placement::{Placement, Room};
+use codax_core::request::{PinId, PlacementSpec};
+use codax_core::{
+    DRAM, Error, FileId, Frame, MoveId, PageCount, PageNo, PageRange, PoolId, Result, SessionId,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What the store keeps in memory.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub ns: Namespace,
+    /// The journal knows that ids below this one may be in use.
+    pub ids_below: FileId,
+    /// By id: pool `n` is at `n`.
+    pub pools: Vec<Pool>,
+    /// Files that somebody uses right now.
+    pub live: HashMap<FileId, Live>,
+    pub sessions: HashMap<SessionId, SessionEntry>,
+    pub next_session: u64,
+    /// Segments that are not over yet, by the low bits of their id that name their commit word.
+    pub segments: HashMap<MoveId, SegmentEntry>,
+    pub next_move: u32,
+    /// Commit words that a mapper of an earlier daemon may still have to read.
+    pub quarantine: BTreeSet<u16>,
+    /// Files without names from before the start: clients that map them may come back.
+    pub lost_orphans: BTreeSet<FileId>,
+    /// What was mended or lost at start.
+    pub recovery: Vec<String>,
+    /// The store is being closed: no new work.
+    pub closing: bool,
+}
+
+/// A segment as the sessions reach it.
+#[derive(Debug)]
+pub(crate) struct SegmentEntry {
+    pub slot: u16,
+    pub to_driver: Option<Sender<crate::mover::live::Input>>,
+    /// Once the driver has left it: who still has to acknowledge its end before its commit word is free.
+    pub stragglers: BTreeSet<SessionId>,
+}
+
+/// A pool and what is in it.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub record: PoolRecord,
+    pub alloc: FrameAllocator,
+    pub table: FrameTable,
+    pub backing: Arc<dyn Backing>,
+    pub huge: bool,
+    pub swappable: bool,
+    /// Frames that their file has left and that somebody still holds.
+    pub held: BTreeMap<FileId, Vec<Extent>>,
+    pub job: Option<Arc<Job>>,
+}
+
+/// A drain, a return or a move that runs.
+#[derive(Debug, Default)]
+pub(crate) struct Job {
+    cancelled: AtomicBool,
+    info: Mutex<JobInfo>,
+}
+
+impl Job {
+    pub fn new(what: &str) -> Self {
+        Self { cancelled: AtomicBool::new(false), info: Mutex::new(JobInfo { what: what.into(), ..JobInfo::default() }) }
+    }
+
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    pub fn cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    pub fn info(&self) -> JobInfo {
+        self.info.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn update(&self, f: impl FnOnce(&mut JobInfo)) {
+        f(&mut self.info.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Who uses a file.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    /// Open handles.
+    pub opens: u32,
+    pub mappers: BTreeMap<SessionId, MapperEntry>,
+    /// Sessions that copy by descriptor, and how many times over.
+    pub raw: BTreeMap<SessionId, u32>,
+    pub pins: BTreeMap<(SessionId, PinId), PageRange>,
+    /// The placement of a file in the making, which has no directory yet to take one from.
+    pub unnamed: Option<Placement>,
+    /// Somebody changes where its pages are.
+    pub busy: Option<Busy>,
+    /// How many wait for that to end.
+    pub waiters: u32,
+}
+
+/// An operation that changes where a file's pages are.
+#[derive(Debug, Clone)]
+pub(crate) struct Busy {
+    pub what: &'static str,
+    /// Set by those who wait: a move ends its segment early.
+    pub preempt: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct MapperEntry {
+    pub mappings: u32,
+    pub write: bool,
+}
+
+impl Live {
+    pub fn unused(&self) -> bool {
+        self.opens == 0
+            && self.mappers.is_empty()
+            && self.raw.is_empty()
+            && self.pins.is_empty()
+            && self.busy.is_none()
+            && self.waiters == 0
+    }
+}
+
+impl State {
+    pub fn pool(&self, id: PoolId) -> &Pool {
+        &self.pools[usize::from(id.0)]
+    }
+
+    pub fn pool_mut(&mut self, id: PoolId) -> &mut Pool {
+        &mut self.pools[usize::from(id.0)]
+    }
+
+    pub fn pool_named(&self, name: &str) -> Result<PoolId> {
+        self.pools.iter().find(|p| p.record.name == name).map(|p| p.record.id).ok_or_else(|| {
+            let known: Vec<_> = self.pools.iter().map(|p| p.record.name.as_str()).collect();
+            Error::not_found(format!("no pool {name}: this store has {}", known.join(", ")))
+        })
+    }
+
+    pub fn pool_name(&self, id: PoolId) -> String {
+        self.pools.get(usize::from(id.0)).map_or_else(|| format!("pool {id}"), |p| p.record.name.clone())
+    }
+
+    /// A placement by names as one by ids.
+    pub fn placement_of(&self, spec: &PlacementSpec) -> Result<Placement> {
+        Ok(match spec {
+            PlacementSpec::On { pool, strict } => {
+                Placement::On { pool: self.pool_named(pool)?, strict: *strict }
+            }
+            PlacementSpec::Prefer { pool } => Placement::Prefer(self.pool_named(pool)?),
+            PlacementSpec::Interleave { pools } => {
+                let ids = pools.iter().map(|p| self.pool_named(p)).collect::<Result<Vec<_>>>()?;
+                let distinct: BTreeSet<_> = ids.iter().collect();
+                if distinct.len() != ids.len() || ids.is_empty() {
+                    return Err(Error::invalid(format!(
+                        "interleave {}: name each pool once, and at least one",
+                        pools.join(",")
+                    )));
+                }
+                Placement::Interleave(ids)
+            }
+        })
+    }
+
+    pub fn room(&self, id: PoolId) -> Room {
+        self.pools.get(usize::from(id.0)).map_or(Room { free: PageCount(0), online: false }, |p| Room {
+            free: p.alloc.free(),
+            online: p.record.state == PoolState::Online,
+        })
+    }
+
+    /// A path for people: of the file, or its number if it has no name.
+    pub fn path(&self, file: FileId) -> String {
+        self.ns.path_of(file).map_or_else(|| format!("#{file}"), |p| p.to_string())
+    }
+
+    /// Takes frames of `pool` for `pages` of `file`, marked reserved.
+    pub fn reserve(&mut self, pool: PoolId, file: FileId, pages: PageRange, near: Option<Frame>) -> Result<Vec<Extent>> {
+        let name = self.pool_name(pool);
+        let p = self.pool_mut(pool);
+        let Some(runs) = p.alloc.allocate(pages.count, near) else {
+            let missing = PageCount(pages.count.0 - p.alloc.free().0).bytes();
+            return Err(Error::no_space(format!(
+                "pool {name} is full: {missing} bytes are missing of the {} asked for",
+                pages.bytes()
+            )));
+        };
+        let mut page = pages.start.0;
+        let mut extents = Vec::with_capacity(runs.len());
+        for run in runs {
+            p.table.assign(run, file, PageNo(page), FrameState::Reserved);
+            extents.push(Extent { page: PageNo(page), count: run.count, pool, frame: run.frame });
+            page += run.count.0;
+        }
+        Ok(extents)
+    }
+
+    /// The placement in force for a file.
+    pub fn placement(&self, file: FileId) -> Placement {
+        let unnamed = self.live.get(&file).and_then(|l| l.unnamed.clone());
+        unnamed.unwrap_or_else(|| self.ns.placement(file))
+    }
+
+    /// Takes frames for new pages of a file as its placement says, marked reserved.
+    pub fn place(&mut self, placement: &Placement, file: FileId, pages: PageRange, after: Option<Extent>) -> Result<Vec<Extent>> {
+        let runs = placement.choose(pages, &|id| self.room(id), &|id| self.pool_name(id))?;
+        let mut extents: Vec<Extent> = Vec::with_capacity(runs.len());
+        for run in runs {
+            let last = extents.last().copied().or(after);
+            let near = last.filter(|e| e.pool == run.pool).map(|e| Frame(e.frame.0 + e.count.0));
+            match self.reserve(run.pool, file, run.pages, near) {
+                Ok(more) => extents.extend(more),
+                Err(e) => {
+                    self.free(&extents);
+                    return Err(e);
+                }
+            }
+        }
+        Ok(extents)
+    }
+
+    /// Marks frames as the file's.
+    pub fn own(&mut self, file: FileId, extents: &[Extent]) {
+        for e in extents {
+            let run = FrameRun { frame: e.frame, count: e.count };
+            self.pool_mut(e.pool).table.assign(run, file, e.page, FrameState::Used);
+        }
+    }
+
+    /// Gives frames back.
+    pub fn free(&mut self, extents: &[Extent]) {
+        for e in extents {
+            let run = FrameRun { frame: e.frame, count: e.count };
+            let pool = self.pool_mut(e.pool);
+            pool.table.free(run);
+            pool.alloc.release(run);
+        }
+    }
+
+    /// Sets a flag on the frames that hold these pages of a file.
+    pub fn flag(&mut self, file: FileId, pages: PageRange, flags: FrameFlags, on: bool) {
+        let extents = self.ns.get(file).map(|i| extent::slice(&i.extents, pages)).unwrap_or_default();
+        for e in extents {
+            let run = FrameRun { frame: e.frame, count: e.count };
+            self.pool_mut(e.pool).table.set_flags(run, flags, on);
+        }
+    }
+
+    /// Files with pages in `pool`, orphans included.
+    pub fn files_on(&self, pool: PoolId) -> impl Iterator<Item = &codax_core::namespace::Inode> {
+        self.ns.inodes().filter(move |i| i.extents.iter().any(|e| e.pool == pool))
+    }
+
+    /// The end of the segment `id` is known by all its mappers, or they are gone: its commit word is free.
+    pub fn straggler_done(&mut self, id: MoveId, session: SessionId) {
+        if let Some(entry) = self.segments.get_mut(&id) {
+            entry.stragglers.remove(&session);
+            if entry.to_driver.is_none() && entry.stragglers.is_empty() {
+                self.segments.remove(&id);
+            }
+        }
+    }
+
+    /// A segment id whose commit word nobody uses.
+    pub fn take_move(&mut self) -> Option<(MoveId, u16)> {
+        let slots = u32::from(crate::journal::SLOTS);
+        for _ in 0..slots {
+            let id = self.next_move;
+            self.next_move = if id >= 0xff_ffff { 1 } else { id + 1 };
+            let slot = u16::try_from(id % slots).unwrap_or(0);
+            if !self.quarantine.contains(&slot) && !self.segments.values().any(|s| s.slot == slot) {
+                return Some((MoveId(id), slot));
+            }
+        }
+        None
+    }
+}
+
+/// Whether a pool is the host's own memory.
+pub(crate) fn is_dram(id: PoolId) -> bool {
+    id == DRAM
+}

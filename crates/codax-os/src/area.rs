@@ -1,0 +1,326 @@
+//! Address ranges: what a mapping of the store is made of, and what a live move lays over it.
+//!
+//! A [`Region`] is the range a program sees: its addresses never change, and it is never without a mapping while it lives. An
+//! [`Area`] is a mapping beside it (a staged object, a duplicate, a placeholder), of which parts can be moved over a region in one
+//! step of the kernel. What holds an object's memory is never inherited by a forked child.
+#![allow(unsafe_code)]
+//! Unsafe code: `mmap`, `munmap`, `mremap`, `madvise`. What must hold: a range is unmapped or replaced only by the value that owns
+//! it. A region owns `start..start + total` from its making to its drop. An area owns the sub-ranges it lists: a part that moved
+//! to a region leaves the list under the same lock, since the kernel may give its addresses to somebody else at once. A forked child has not
+//! inherited most of these ranges, so nothing is unmapped in a process that is not the maker.
+
+use crate::fork;
+use crate::uffd::Uffd;
+use crate::util::{PAGE, invalid};
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
+use std::ffi::c_void;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::ptr::with_exposed_provenance_mut;
+use std::sync::{Mutex, PoisonError};
+
+pub use crate::memory::Memory;
+
+/// Largest page that mappings are aligned for, in bytes.
+pub const HUGE: usize = 2 << 20;
+
+/// A range of addresses that stays where it is, whatever is mapped there. Unmapped as a whole on drop.
+#[derive(Debug)]
+pub struct Region {
+    start: usize,
+    total: usize,
+    base: usize,
+    len: usize,
+    maker: u32,
+}
+
+/// A mapping of its own beside the regions, or what is left of it. The rest is unmapped on drop.
+#[derive(Debug)]
+pub struct Area {
+    base: usize,
+    len: usize,
+    owned: Mutex<Vec<Range<usize>>>,
+    maker: u32,
+}
+
+impl Region {
+    /// Reserves `len` bytes (rounded up to whole pages) at a multiple of 2 MiB. An access faults until something is placed there.
+    pub fn reserve(len: usize) -> io::Result<Self> {
+        Self::reserve_for(len, 0)
+    }
+
+    /// As [`Self::reserve`], for a part of a file that begins at `file_off` (a multiple of the page): the base is congruent to it modulo
+    /// 2 MiB, so that huge pages can be mapped.
+    pub fn reserve_for(len: usize, file_off: u64) -> io::Result<Self> {
+        let len = whole_pages(len)?;
+        let phase = phase_of(file_off)?;
+        let total = (phase + len).checked_next_multiple_of(HUGE).ok_or_else(too_large)?;
+        let start = reserve_aligned(total, 0)?;
+        Ok(Self { start, total, base: start + phase, len, maker: std::process::id() })
+    }
+
+    /// Maps an object over a part: `len` bytes from `fd_off` of `fd` at `off`. All multiples of the page.
+    pub fn place(&self, off: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) -> io::Result<()> {
+        let to = part(self.base, self.len, off, len)?;
+        phase_of(fd_off)?;
+        map_object(to, len, fd, fd_off, write)
+    }
+
+    /// First address. Constant.
+    #[must_use]
+    #[inline]
+    pub fn base(&self) -> usize {
+        self.base
+    }
+
+    /// Length in bytes, whole pages.
+    #[must_use]
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: a region has a page or more.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The whole region for loads and stores. Parts where nothing was placed, stores to what was placed read-only, and parts beyond
+    /// the end of a truncated object end the process with a signal.
+    #[must_use]
+    #[inline]
+    pub fn memory(&self) -> Memory<'_> {
+        // SAFETY: `base..base + len` belongs to this region and stays mapped (to something) until it is dropped, which the
+        // result's lifetime excludes; it is written through `Memory` and by other processes only, so no reference to it exists but
+        // those of `Memory`'s own unsafe methods.
+        unsafe { Memory::new(with_exposed_provenance_mut(self.base), self.len) }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if self.maker == std::process::id() {
+            unmap(self.start..self.start + self.total);
+        }
+    }
+}
+
+impl Area {
+    /// Maps `len` bytes (rounded up to whole pages) of an object, from `fd_off`. The address is congruent to `fd_off` modulo 2 MiB.
+    pub fn object(fd: impl AsFd, fd_off: u64, len: usize, write: bool) -> io::Result<Self> {
+        let area = Self::reserve(len, phase_of(fd_off)?)?;
+        map_object(area.base, area.len, fd, fd_off, write)?;
+        Ok(area)
+    }
+
+    /// A second mapping of what is mapped in a part of a region, which must be one object at a run of its offsets. Its address is
+    /// congruent to the part's modulo 2 MiB.
+    ///
+    /// If the part is registered with a userfaultfd, the duplicate is too, and this waits until another thread has read
+    /// the event ([`Uffd::next_event`]).
+    pub fn duplicate(region: &Region, off: usize, len: usize) -> io::Result<Self> {
+        let from = part(region.base, region.len, off, len)?;
+        let area = Self::reserve(len, from % HUGE)?;
+        // SAFETY: the destination is the reservation just made, which nobody else knows. The source keeps its mapping (an old
+        // size of 0 asks for a duplicate).
+        unsafe { duplicate_at(from, len, area.base)? };
+        Ok(area)
+    }
+
+    /// Private memory whose every first access waits: anonymous, without a page, registered with `uffd` for missing pages. To be laid over
+    /// parts of regions by [`Self::move_over`], where threads then wait until something else lies there and they are
+    /// [woken](Uffd::wake).
+    pub fn placeholder(uffd: &Uffd, len: usize) -> io::Result<Self> {
+        let area = Self::reserve(len, 0)?;
+        // SAFETY: changes what accesses to the reservation just made do; nobody else knows its addresses.
+        unsafe {
+            let access = rustix::mm::MprotectFlags::READ | rustix::mm::MprotectFlags::WRITE;
+            rustix::mm::mprotect(pointer(area.base), area.len, access)?;
+            rustix::mm::madvise(pointer(area.base), area.len, Advice::LinuxDontFork)?;
+        }
+        uffd.register_missing(area.base, area.len)?;
+        Ok(area)
+    }
+
+    /// First address.
+    #[must_use]
+    pub fn base(&self) -> usize {
+        self.base
+    }
+
+    /// Length in bytes when it was made, whole pages.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: an area is made of a page or more.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Enters a part's pages into the page table, for writing or for reading, so that later accesses don't fault. An error if
+    /// the part was moved away, or its object ends before it; the pages before that are entered.
+    pub fn populate(&self, off: usize, len: usize, write: bool) -> io::Result<()> {
+        let at = part(self.base, self.len, off, len)?;
+        let owned = self.lock();
+        covering(&owned, &(at..at + len))?;
+        let advice = if write { Advice::LinuxPopulateWrite } else { Advice::LinuxPopulateRead };
+        // SAFETY: populating changes no byte and no mapping; the part is ours while the lock is held.
+        crate::util::retry(|| unsafe { rustix::mm::madvise(pointer(at), len, advice) })
+    }
+
+    /// Moves a part over a part of a region, in one step: a thread sees the old mapping there or the new one. The part then belongs to
+    /// the region. Both addresses should be congruent modulo 2 MiB, so that whole page tables move.
+    ///
+    /// If the part is registered with a userfaultfd (a placeholder), this waits until another thread has read the event
+    /// ([`Uffd::next_event`]). Threads that waited in what was replaced must be [woken](Uffd::wake). It fails with `OutOfMemory` if the process has too many
+    /// mappings; the region is unchanged then.
+    pub fn move_over(&self, off: usize, len: usize, region: &Region, region_off: usize) -> io::Result<()> {
+        let from = part(self.base, self.len, off, len)?;
+        let to = part(region.base, region.len, region_off, len)?;
+        let mut owned = self.lock();
+        let index = covering(&owned, &(from..from + len))?;
+        // SAFETY: the source is ours (checked above, and the lock is held), the destination is the region's. No references into either
+        // exist but those a caller of `Memory`'s unsafe methods answers for, and a move keeps the bytes.
+        unsafe { rustix::mm::mremap_fixed(pointer(from), len, len, MremapFlags::MAYMOVE, pointer(to))? };
+        let whole = owned.swap_remove(index);
+        let rest = [whole.start..from, from + len..whole.end];
+        owned.extend(rest.into_iter().filter(|part| !part.is_empty()));
+        Ok(())
+    }
+
+    /// Maps what a part maps over a part of a region too; the area keeps its own. Otherwise as [`Self::move_over`]; not for placeholders.
+    pub fn duplicate_over(
+        &self,
+        off: usize,
+        len: usize,
+        region: &Region,
+        region_off: usize,
+    ) -> io::Result<()> {
+        let from = part(self.base, self.len, off, len)?;
+        let to = part(region.base, region.len, region_off, len)?;
+        let owned = self.lock();
+        covering(&owned, &(from..from + len))?;
+        // SAFETY: the source is ours while the lock is held, and stays; the destination is the region's.
+        unsafe { duplicate_at(from, len, to) }
+    }
+
+    /// An inaccessible area of `len` bytes at `phase` modulo 2 MiB.
+    fn reserve(len: usize, phase: usize) -> io::Result<Self> {
+        let len = whole_pages(len)?;
+        let base = reserve_aligned(len, phase)?;
+        let whole = base..base + len;
+        Ok(Self { base, len, owned: Mutex::new(vec![whole]), maker: std::process::id() })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Range<usize>>> {
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        if self.maker == std::process::id() {
+            self.lock().drain(..).for_each(unmap);
+        }
+    }
+}
+
+fn pointer(address: usize) -> *mut c_void {
+    with_exposed_provenance_mut(address)
+}
+
+fn too_large() -> io::Error {
+    invalid("a range is larger than the address space")
+}
+
+fn whole_pages(len: usize) -> io::Result<usize> {
+    match len.checked_next_multiple_of(PAGE) {
+        // Beyond a quarter of the address space alignment could overflow; no kernel maps so much.
+        Some(len) if len <= usize::MAX / 4 => match len {
+            0 => Err(invalid("a range of no bytes can't be mapped")),
+            len => Ok(len),
+        },
+        _ => Err(too_large()),
+    }
+}
+
+fn phase_of(file_off: u64) -> io::Result<usize> {
+    let phase = crate::util::to_usize(file_off) % HUGE;
+    if !phase.is_multiple_of(PAGE) {
+        return Err(invalid("an offset in a file is not a multiple of the page"));
+    }
+    Ok(phase)
+}
+
+/// The address of a part, if it is made of whole pages and lies inside.
+fn part(base: usize, whole: usize, off: usize, len: usize) -> io::Result<usize> {
+    let fits = off.checked_add(len).is_some_and(|end| end <= whole);
+    if !fits || len == 0 || !off.is_multiple_of(PAGE) || !len.is_multiple_of(PAGE) {
+        return Err(invalid(format!("{len} bytes at {off} are no pages of a range of {whole} bytes")));
+    }
+    Ok(base + off)
+}
+
+/// Which of the owned ranges covers `part`.
+fn covering(owned: &[Range<usize>], part: &Range<usize>) -> io::Result<usize> {
+    owned
+        .iter()
+        .position(|range| range.start <= part.start && part.end <= range.end)
+        .ok_or_else(|| invalid("this part of an area was moved away before"))
+}
+
+/// `len` inaccessible bytes whose address is `phase` modulo [`HUGE`]; both multiples of the page.
+fn reserve_aligned(len: usize, phase: usize) -> io::Result<usize> {
+    let spare = len + HUGE;
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a null address lets the kernel choose one where nothing is mapped.
+    let found =
+        unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), spare, ProtFlags::empty(), flags)? };
+    let found = found.expose_provenance();
+    let start = found + (phase + HUGE - found % HUGE) % HUGE;
+    if start > found {
+        unmap(found..start);
+    }
+    if start + len < found + spare {
+        unmap(start + len..found + spare);
+    }
+    Ok(start)
+}
+
+/// Maps an object at `to`, replacing what is there. The caller owns `to..to + len`.
+fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) -> io::Result<()> {
+    let access = if write { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+    let _no_fork = fork::gate();
+    // SAFETY: the range belongs to the caller's region or area (both callers pass a checked part of theirs), so nothing of anybody
+    // else is replaced. No references into it exist but those a caller of `Memory`'s unsafe methods answers for.
+    unsafe {
+        rustix::mm::mmap(pointer(to), len, access, MapFlags::SHARED | MapFlags::FIXED, fd, fd_off)?;
+        rustix::mm::madvise(pointer(to), len, Advice::LinuxDontFork)?;
+    }
+    Ok(())
+}
+
+/// Maps at `to` what is mapped at `from`. Flags are inherited, "not in children" among them.
+///
+/// # Safety
+///
+/// `to..to + len` belongs to the caller, and there are no references into it.
+unsafe fn duplicate_at(from: usize, len: usize, to: usize) -> io::Result<()> {
+    let flags = MremapFlags::MAYMOVE;
+    // SAFETY: with an old size of 0 the kernel leaves the source as it is (it refuses private mappings), and replaces what is
+    // at the destination, which is the caller's by this function's contract.
+    unsafe { rustix::mm::mremap_fixed(pointer(from), 0, len, flags, pointer(to))? };
+    Ok(())
+}
+
+/// Unmaps a range that the caller owns and that nobody uses any more.
+fn unmap(range: Range<usize>) {
+    // SAFETY: called for ranges that a region or area owns, in their drop, or for what a fresh reservation has too much.
+    // It can fail only where the kernel must split a mapping and may not; the range then stays, which harms nobody.
+    let _ = unsafe { rustix::mm::munmap(pointer(range.start), range.len()) };
+}

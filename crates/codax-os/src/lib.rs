@@ -1,0 +1,27 @@
+//! What codax asks of the kernel, behind safe functions: objects on tmpfs, userfaultfd, leases, sockets that carry
+//! descriptors, mounts, and what `/proc` says.
+//!
+//! The only home of unsafe code. A module that needs it opts in at its head and states there what it must uphold;
+//! everything else forbids it. Functions return [`std::io::Result`]; the crates above say what it means for the store.
+//!
+//! Addresses are plain `usize` here, since what lies behind them changes under the program (that is the point of a move);
+//! loads and stores go through [`area::Memory`] only.
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
+compile_error!("codax runs on 64-bit little-endian Linux");
+
+pub mod area;
+pub mod copy;
+pub mod event;
+mod fork;
+pub mod futex;
+pub mod lockfile;
+pub mod memory;
+pub mod mounts;
+pub mod object;
+pub mod probe;
+pub mod process;
+pub mod sock;
+pub mod uffd;
+mod util;
+pub mod words;

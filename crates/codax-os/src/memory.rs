@@ -1,0 +1,283 @@
+//! Loads and stores of memory that others write at the same time.
+#![allow(unsafe_code)]
+//! Unsafe code: volatile and atomic accesses through a raw pointer. What must hold: a [`Memory`] is made for `len` bytes that stay
+//! mapped for its lifetime, every access is checked against `len` first, and no `&` or `&mut` to plain bytes is ever made but by
+//! the two methods that are unsafe themselves.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+
+/// A view of memory that other threads and processes may write at any time: bytes are copied out and in, never
+/// borrowed. As cheap to copy as a pointer with a length.
+///
+/// Plain loads and stores are volatile: one access each if the offset is a multiple of the size, in the order of the program
+/// as far as the compiler goes; they order nothing else. For synchronisation there are the atomics.
+///
+/// # Panics
+///
+/// Every method panics if what it shall access doesn't lie inside, like an index into a slice.
+#[derive(Clone, Copy)]
+pub struct Memory<'a> {
+    base: *mut u8,
+    len: usize,
+    life: PhantomData<&'a AtomicU8>,
+}
+
+// SAFETY: what a `Memory` does from several threads at once is volatile or atomic, and checked; its base and length never change.
+unsafe impl Send for Memory<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Memory<'_> {}
+
+/// A value at any address: lets the compiler pick one access where the machine can do unaligned ones.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Unaligned<T: Copy>(T);
+
+macro_rules! accesses {
+    ($($ty:ty, $atomic:ty, $load:ident, $store:ident, $as_atomic:ident;)*) => {$(
+        #[doc = concat!("Loads the `", stringify!($ty), "` at `off` (native byte order).")]
+        #[inline]
+        #[must_use]
+        pub fn $load(self, off: usize) -> $ty {
+            let at = self.at(off, size_of::<$ty>());
+            // SAFETY: `at` checked that the bytes lie inside; every bit pattern is a value; `Unaligned` needs no alignment.
+            unsafe { at.cast::<Unaligned<$ty>>().read_volatile().0 }
+        }
+
+        #[doc = concat!("Stores a `", stringify!($ty), "` at `off` (native byte order).")]
+        #[inline]
+        pub fn $store(self, off: usize, value: $ty) {
+            let at = self.at(off, size_of::<$ty>());
+            // SAFETY: `at` checked that the bytes lie inside; `Unaligned` needs no alignment; no reference to plain bytes exists
+            // (or the caller of an unsafe method answers for it).
+            unsafe { at.cast::<Unaligned<$ty>>().write_volatile(Unaligned(value)) }
+        }
+
+        #[doc = concat!("The atomic at `off`, which must be a multiple of its size. Shared with all that map the file.")]
+        #[inline]
+        #[must_use]
+        pub fn $as_atomic(self, off: usize) -> &'a $atomic {
+            let at = self.at(off, size_of::<$ty>());
+            if !at.addr().is_multiple_of(align_of::<$atomic>()) {
+                misaligned(off);
+            }
+            // SAFETY: inside (checked), aligned (checked), valid for 'a by the contract of `new`; whoever else writes it does so
+            // from outside this program's memory model, or by volatile or atomic stores.
+            unsafe { &*at.cast::<$atomic>() }
+        }
+    )*};
+}
+
+impl<'a> Memory<'a> {
+    /// A view of `len` bytes at `base`.
+    ///
+    /// # Safety
+    ///
+    /// For `'a`, the range belongs to the caller's mapping (whatever lies behind it; an access may end in a signal), is not larger than
+    /// `isize::MAX`, and is accessed by this program only through `Memory`, pointers and atomics.
+    #[inline]
+    #[must_use]
+    pub unsafe fn new(base: *mut u8, len: usize) -> Self {
+        Self { base, len, life: PhantomData }
+    }
+
+    /// Length in bytes.
+    #[inline]
+    #[must_use]
+    pub fn len(self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    /// A part of it.
+    #[inline]
+    #[must_use]
+    pub fn part(self, off: usize, len: usize) -> Self {
+        Self { base: self.at(off, len), len, life: PhantomData }
+    }
+
+    /// Its first byte.
+    #[inline]
+    #[must_use]
+    pub fn as_ptr(self) -> *mut u8 {
+        self.base
+    }
+
+    accesses! {
+        u8, AtomicU8, load_u8, store_u8, atomic_u8;
+        u16, AtomicU16, load_u16, store_u16, atomic_u16;
+        u32, AtomicU32, load_u32, store_u32, atomic_u32;
+        u64, AtomicU64, load_u64, store_u64, atomic_u64;
+    }
+
+    /// A copy of the `N` bytes at `off`.
+    #[inline]
+    #[must_use]
+    pub fn read<const N: usize>(self, off: usize) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.read_at(off, &mut bytes);
+        bytes
+    }
+
+    /// Copies bytes out.
+    #[inline]
+    pub fn read_at(self, off: usize, to: &mut [u8]) {
+        let from = self.at(off, to.len());
+        // SAFETY: the source lies inside (checked), the destination is borrowed; they are different memory, since no `&mut` to the
+        // mapping exists (or the caller of `as_mut_slice` answers for it).
+        unsafe { copy_out(from, to.as_mut_ptr(), to.len()) }
+    }
+
+    /// Copies bytes in.
+    #[inline]
+    pub fn write_at(self, off: usize, from: &[u8]) {
+        let to = self.at(off, from.len());
+        // SAFETY: as in `read_at`, the other way round.
+        unsafe { copy_in(from.as_ptr(), to, from.len()) }
+    }
+
+    /// Sets `len` bytes to `byte`.
+    #[inline]
+    pub fn fill(self, off: usize, len: usize, byte: u8) {
+        let block = [byte; 256];
+        let mut done = 0;
+        while done < len {
+            let step = block.len().min(len - done);
+            self.write_at(off + done, &block[..step]);
+            done += step;
+        }
+    }
+
+    /// All of it as bytes.
+    ///
+    /// # Safety
+    ///
+    /// For `'a`, nobody writes it: not this process, and no other that maps the file.
+    #[inline]
+    #[must_use]
+    pub unsafe fn as_slice(self) -> &'a [u8] {
+        // SAFETY: mapped for 'a by the contract of `new`; not written by this method's.
+        unsafe { std::slice::from_raw_parts(self.base, self.len) }
+    }
+
+    /// All of it as bytes to write.
+    ///
+    /// # Safety
+    ///
+    /// For `'a`, nobody else reads or writes it, through this view or another, in this process or another; and it is mapped for
+    /// writing.
+    #[inline]
+    #[must_use]
+    pub unsafe fn as_mut_slice(self) -> &'a mut [u8] {
+        // SAFETY: mapped for 'a by the contract of `new`; not aliased by this method's.
+        unsafe { std::slice::from_raw_parts_mut(self.base, self.len) }
+    }
+
+    /// The address of `len` bytes at `off`, if they lie inside.
+    #[inline]
+    fn at(self, off: usize, len: usize) -> *mut u8 {
+        // In this form the first half is constant in a loop.
+        if len > self.len || off > self.len - len {
+            outside(off, len, self.len);
+        }
+        // SAFETY: `off <= self.len`, and `new`'s contract says that `len` bytes belong to one mapping, within isize::MAX.
+        unsafe { self.base.add(off) }
+    }
+}
+
+impl fmt::Debug for Memory<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Memory({:p}, {} bytes)", self.base, self.len)
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn outside(off: usize, len: usize, whole: usize) -> ! {
+    panic!("{len} bytes at {off} do not lie in a range of {whole} bytes")
+}
+
+#[cold]
+#[inline(never)]
+fn misaligned(off: usize) -> ! {
+    panic!("an atomic at {off} is not aligned to its size")
+}
+
+/// From here on a string instruction is the fastest copy on machines of the last ten years, and below it a few words are.
+#[cfg(target_arch = "x86_64")]
+const STRING_FROM: usize = 128;
+
+/// Copies by the processor's string instruction, which the compiler neither splits nor elides.
+///
+/// # Safety
+///
+/// `len` bytes can be read at `from` and written at `to`; they don't overlap.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn copy_string(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: reads and writes just the two ranges the contract allows; the direction flag is clear by the calling convention.
+    unsafe {
+        std::arch::asm!(
+            "rep movsb",
+            inout("rcx") len => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// # Safety
+///
+/// `len` bytes can be read at `from` (shared memory) and written at `to` (the caller's own).
+#[inline]
+unsafe fn copy_out(from: *const u8, to: *mut u8, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if len >= STRING_FROM {
+        // SAFETY: the same contract; shared memory and the caller's own don't overlap.
+        return unsafe { copy_string(from, to, len) };
+    }
+    let words = len / 8 * 8;
+    for i in (0..words).step_by(8) {
+        // SAFETY: `i + 8 <= len`, so both lie within what the contract allows; neither access needs alignment.
+        unsafe {
+            let word = from.add(i).cast::<Unaligned<u64>>().read_volatile();
+            to.add(i).cast::<Unaligned<u64>>().write(word);
+        }
+    }
+    for i in words..len {
+        // SAFETY: `i < len`.
+        unsafe { to.add(i).write(from.add(i).read_volatile()) };
+    }
+}
+
+/// # Safety
+///
+/// `len` bytes can be read at `from` (the caller's own) and written at `to` (shared memory).
+#[inline]
+unsafe fn copy_in(from: *const u8, to: *mut u8, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if len >= STRING_FROM {
+        // SAFETY: the same contract; shared memory and the caller's own don't overlap.
+        return unsafe { copy_string(from, to, len) };
+    }
+    let words = len / 8 * 8;
+    for i in (0..words).step_by(8) {
+        // SAFETY: `i + 8 <= len`, so both lie within what the contract allows; neither access needs alignment.
+        unsafe {
+            let word = from.add(i).cast::<Unaligned<u64>>().read();
+            to.add(i).cast::<Unaligned<u64>>().write_volatile(word);
+        }
+    }
+    for i in words..len {
+        // SAFETY: `i < len`.
+        unsafe { to.add(i).write_volatile(from.add(i).read()) };
+    }
+}

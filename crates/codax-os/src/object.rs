@@ -1,0 +1,201 @@
+//! Objects: the tmpfs files that hold the bytes of files, one for each (file, pool).
+#![allow(unsafe_code)]
+//! Unsafe code: `fcntl` with lease commands only, which take integers and touch no memory of ours.
+
+use crate::util::{check, invalid, retry, to_u64};
+use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+/// `fcntl` command that chooses a lease's signal; from `asm-generic/fcntl.h`, not in the libc crate for glibc.
+const F_SETSIG: libc::c_int = 10;
+
+/// A directory of objects, held open: later calls don't look its path up again.
+#[derive(Debug)]
+pub struct ObjectDir {
+    fd: OwnedFd,
+}
+
+/// What the kernel says of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectStat {
+    /// Its length (`i_size`), in bytes.
+    pub len: u64,
+    /// Bytes of memory it takes.
+    pub allocated_bytes: u64,
+    /// Device number of its filesystem, as in `/proc/*/maps`.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+}
+
+impl From<Stat> for ObjectStat {
+    fn from(stat: Stat) -> Self {
+        Self {
+            len: u64::try_from(stat.st_size).unwrap_or(0),
+            allocated_bytes: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+        }
+    }
+}
+
+impl ObjectDir {
+    /// Opens a directory. `NotFound` and `NotADirectory` as the kernel says.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { fd: rustix::fs::open(path, flags, Mode::empty())? })
+    }
+
+    /// Makes an object (mode 0600) of `len_bytes` bytes, all of it a hole. `AlreadyExists` if there is one.
+    pub fn create(&self, name: &str, len_bytes: u64) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::openat(&self.fd, checked(name)?, flags, Mode::RUSR | Mode::WUSR)?;
+        if len_bytes > 0
+            && let Err(e) = rustix::fs::ftruncate(&fd, len_bytes)
+        {
+            let _ = self.remove(name);
+            return Err(e.into());
+        }
+        Ok(fd)
+    }
+
+    /// Opens an object, through an open description of its own.
+    pub fn open_object(&self, name: &str, write: bool) -> io::Result<OwnedFd> {
+        let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        retry(|| rustix::fs::openat(&self.fd, checked_errno(name)?, flags, Mode::empty()))
+    }
+
+    /// Removes an object's name; its memory goes when nobody holds it any more.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.fd, checked(name)?, AtFlags::empty())?)
+    }
+
+    /// All objects, in no order. What is not a regular file, or goes while we look, is left out.
+    pub fn list(&self) -> io::Result<Vec<(String, ObjectStat)>> {
+        let mut found = Vec::new();
+        for entry in Dir::read_from(&self.fd)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+                    found.push((name.to_owned(), ObjectStat::from(stat)));
+                }
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn checked_errno(name: &str) -> rustix::io::Result<&str> {
+    if name.is_empty() || name == "." || name == ".." || name.contains('/') {
+        return Err(Errno::INVAL);
+    }
+    Ok(name)
+}
+
+fn checked(name: &str) -> io::Result<&str> {
+    checked_errno(name).map_err(|_| invalid(format!("{name:?} is no name for an object")))
+}
+
+/// Fills a range with memory; what is there stays, the length too. `StorageFull` (ENOSPC) takes back what this call took.
+pub fn allocate(fd: impl AsFd, off: u64, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    retry(|| rustix::fs::fallocate(&fd, FallocateFlags::KEEP_SIZE, off, len))
+}
+
+/// Gives the memory of a range back; the range is a hole afterwards.
+pub fn punch(fd: impl AsFd, off: u64, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    let flags = FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE;
+    retry(|| rustix::fs::fallocate(&fd, flags, off, len))
+}
+
+/// Sets the length; growth is a hole until it is allocated.
+pub fn set_len(fd: impl AsFd, len: u64) -> io::Result<()> {
+    retry(|| rustix::fs::ftruncate(&fd, len))
+}
+
+/// Length, memory and identity.
+pub fn stat(fd: impl AsFd) -> io::Result<ObjectStat> {
+    Ok(rustix::fs::fstat(fd)?.into())
+}
+
+/// The ranges (offset, length in bytes) that have memory, in order. Moves the descriptor's file position.
+pub fn data_ranges(fd: impl AsFd) -> io::Result<Vec<(u64, u64)>> {
+    let mut ranges = Vec::new();
+    let mut at = 0;
+    loop {
+        let start = match rustix::fs::seek(&fd, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => return Ok(ranges),
+            Err(e) => return Err(e.into()),
+        };
+        // Past the end only if somebody truncated it meanwhile.
+        let end = match rustix::fs::seek(&fd, SeekFrom::Hole(start)) {
+            Ok(end) => end,
+            Err(Errno::NXIO) => return Ok(ranges),
+            Err(e) => return Err(e.into()),
+        };
+        ranges.push((start, end - start));
+        at = end;
+    }
+}
+
+/// Whether nobody else holds the object: true if the kernel grants a write lease, false as long as any other open
+/// description or mapping of it exists anywhere. The lease is kept until [`drop_lease`] or the last close of `fd`.
+///
+/// Should somebody open the object while the lease is held, the kernel sends SIGURG (ignored unless handled) and lets the
+/// opener wait, so drop it soon. `fd` must be open for writing, and its file the caller's own (or `CAP_LEASE`).
+pub fn try_write_lease(fd: impl AsFd) -> io::Result<bool> {
+    let raw = fd.as_fd().as_raw_fd();
+    // The default, SIGIO, would end the process.
+    // SAFETY: F_SETSIG takes an integer and touches no memory of this process; `fd` is open as long as it is borrowed.
+    check(unsafe { libc::fcntl(raw, F_SETSIG, libc::SIGURG) })?;
+    // SAFETY: F_SETLEASE takes an integer and touches no memory of this process; `fd` is open as long as it is borrowed.
+    match check(unsafe { libc::fcntl(raw, libc::F_SETLEASE, libc::F_WRLCK) }) {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Gives the lease of [`try_write_lease`] back.
+pub fn drop_lease(fd: impl AsFd) -> io::Result<()> {
+    let raw = fd.as_fd().as_raw_fd();
+    // SAFETY: F_SETLEASE takes an integer and touches no memory of this process; `fd` is open as long as it is borrowed.
+    check(unsafe { libc::fcntl(raw, libc::F_SETLEASE, libc::F_UNLCK) }).map(drop)
+}
+
+/// Reads until `buf` is full or the object ends; returns the bytes read.
+pub fn read_at(fd: impl AsFd, buf: &mut [u8], off: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match retry(|| rustix::io::pread(&fd, &mut buf[done..], off + to_u64(done)))? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of `buf`.
+pub fn write_all_at(fd: impl AsFd, buf: &[u8], off: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match retry(|| rustix::io::pwrite(&fd, &buf[done..], off + to_u64(done)))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            n => done += n,
+        }
+    }
+    Ok(())
+}

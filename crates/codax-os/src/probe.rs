@@ -1,0 +1,98 @@
+//! What this machine can do, for `doctor`.
+#![forbid(unsafe_code)]
+
+use crate::util::field_kib;
+use std::path::Path;
+use std::str::FromStr;
+
+/// Facts about the machine and this process. `None` where the kernel doesn't say.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The kernel's release, as `uname -r`.
+    pub kernel: String,
+    /// Effective user of this process.
+    pub uid: u32,
+    /// What can be had of userfaultfd.
+    pub userfaultfd: UserfaultfdFacts,
+    /// Setting of huge pages for shared memory without a mount's own (`shmem_enabled`), such as `never`. `None`: no huge pages on tmpfs.
+    pub shmem_huge: Option<String>,
+    /// Size of a huge page of tmpfs, in bytes.
+    pub huge_page_bytes: Option<u64>,
+    /// Whether this process may mount: pools get a tmpfs each, with huge pages and without swap.
+    pub can_mount: bool,
+    /// Whether the kernel grants leases (`fs.leases-enable`); no frames can be given back without.
+    pub leases: bool,
+    /// Mappings a process may have (`vm.max_map_count`).
+    pub max_map_count: Option<u64>,
+    /// Bytes this process may lock; `None` for any number.
+    pub memlock_bytes: Option<u64>,
+    /// Memory of the machine, in bytes.
+    pub memory_total: Option<u64>,
+    /// Memory that could be had now, in bytes.
+    pub memory_available: Option<u64>,
+    /// Swap space, in bytes.
+    pub swap_total: Option<u64>,
+    /// Whether `/dev/fuse` can be opened.
+    pub fuse: bool,
+    /// Whether a process can see what its threads do (`/proc/self/task/*/syscall`); futexes in moved memory need it.
+    pub thread_states: bool,
+}
+
+/// What can be had of userfaultfd.
+#[derive(Clone, Debug)]
+pub struct UserfaultfdFacts {
+    /// Whether this process may open `/dev/userfaultfd`, and so hand it to clients.
+    pub device: bool,
+    /// Whether this process gets one that covers faults of system calls.
+    pub kernel_faults: bool,
+    /// Whether it gets one at all.
+    pub any: bool,
+    /// `vm.unprivileged_userfaultfd`: whether everybody gets one that covers faults of system calls.
+    pub unprivileged: Option<bool>,
+    /// Features that live moves need and the kernel lacks.
+    pub missing_features: Vec<&'static str>,
+}
+
+/// Collects them. Opens devices and closes them again, changes nothing.
+#[must_use]
+pub fn facts() -> Facts {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let huge = Path::new("/sys/kernel/mm/transparent_hugepage");
+    Facts {
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        uid: crate::process::uid(),
+        userfaultfd: userfaultfd(),
+        shmem_huge: std::fs::read_to_string(huge.join("shmem_enabled")).ok().as_deref().and_then(chosen),
+        huge_page_bytes: number(&huge.join("hpage_pmd_size")),
+        can_mount: crate::mounts::can_mount(),
+        leases: number(Path::new("/proc/sys/fs/leases-enable")) != Some(0),
+        max_map_count: number(Path::new("/proc/sys/vm/max_map_count")),
+        memlock_bytes: crate::process::memlock_limit(),
+        memory_total: field_kib(&meminfo, "MemTotal"),
+        memory_available: field_kib(&meminfo, "MemAvailable"),
+        swap_total: field_kib(&meminfo, "SwapTotal"),
+        fuse: std::fs::File::options().read(true).write(true).open("/dev/fuse").is_ok(),
+        thread_states: crate::futex::sleepers(&[]).is_ok(),
+    }
+}
+
+fn userfaultfd() -> UserfaultfdFacts {
+    let made = crate::uffd::Uffd::new(None);
+    UserfaultfdFacts {
+        device: crate::uffd::open_device().is_ok(),
+        kernel_faults: made.as_ref().is_ok_and(|(_, kernel_faults)| *kernel_faults),
+        any: made.is_ok(),
+        unprivileged: number(Path::new("/proc/sys/vm/unprivileged_userfaultfd")).map(|n| n != 0),
+        missing_features: crate::uffd::missing_features().unwrap_or_default(),
+    }
+}
+
+/// The bracketed word of a setting like `always [never] force`.
+fn chosen(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once('[')?;
+    rest.split_once(']').map(|(word, _)| word.to_owned())
+}
+
+fn number(path: &Path) -> Option<u64> {
+    u64::from_str(std::fs::read_to_string(path).ok()?.trim()).ok()
+}

@@ -1,0 +1,204 @@
+//! Processes: who holds an object, and what this one may do.
+#![allow(unsafe_code)]
+//! Unsafe code: `pthread_sigmask` with a set of our own.
+
+use crate::util::{field_kib, to_u64};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, Resource, Signal};
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Bit of the capability to lock memory beyond the limit (`CAP_IPC_LOCK`).
+const CAP_IPC_LOCK: u32 = 14;
+
+/// A process that holds an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The process.
+    pub pid: u32,
+    /// Its name.
+    pub command: String,
+    /// Device number of the object's filesystem.
+    pub dev: u64,
+    /// The object's inode number.
+    pub ino: u64,
+    /// How it holds it.
+    pub what: Hold,
+}
+
+/// How a process holds an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// It maps a part.
+    Mapped {
+        /// Offset in the object, in bytes.
+        off: u64,
+        /// Length in bytes.
+        len: u64,
+        /// Whether it may write.
+        writable: bool,
+    },
+    /// It has it open.
+    Descriptor,
+}
+
+/// Who holds the objects (device, inode), by one pass over `/proc`. This process, those that end meanwhile and those we may not look into are
+/// left out: an empty answer proves nothing, a [lease](crate::object::try_write_lease) does.
+pub fn holders(objects: &HashSet<(u64, u64)>) -> io::Result<Vec<Held>> {
+    let mut found = Vec::new();
+    if objects.is_empty() {
+        return Ok(found);
+    }
+    let own = std::process::id();
+    let mut text = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        if pid == own {
+            continue;
+        }
+        text.clear();
+        let read = File::open(format!("/proc/{pid}/maps")).and_then(|mut f| f.read_to_end(&mut text));
+        // A kernel thread and a process that has ended have no memory, and no files worth looking at.
+        if read.is_err() || text.is_empty() {
+            continue;
+        }
+        let before = found.len();
+        let hold = |(dev, ino), what| Held { pid, command: String::new(), dev, ino, what };
+        let mapped = text.split(|b| *b == b'\n').filter_map(mapping_of);
+        found.extend(mapped.filter(|(id, _)| objects.contains(id)).map(|(id, what)| hold(id, what)));
+        let open = descriptors_of(pid).unwrap_or_default().into_iter();
+        found.extend(open.filter(|id| objects.contains(id)).map(|id| hold(id, Hold::Descriptor)));
+        if found.len() > before {
+            let command = command(pid);
+            found[before..].iter_mut().for_each(|held| held.command.clone_from(&command));
+        }
+    }
+    Ok(found)
+}
+
+/// What a line of `/proc/PID/maps` says: `START-END PERMS OFFSET MAJOR:MINOR INODE PATH`, numbers but the inode in hexadecimal.
+fn mapping_of(line: &[u8]) -> Option<((u64, u64), Hold)> {
+    let mut parts = line.splitn(6, |b| *b == b' ');
+    let (range, perms, off, dev, ino) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    if ino == b"0" {
+        return None;
+    }
+    let hex = |digits: &[u8]| u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+    let split = |text: &[u8], at: u8| -> Option<(u64, u64)> {
+        let place = text.iter().position(|b| *b == at)?;
+        Some((hex(&text[..place])?, hex(&text[place + 1..])?))
+    };
+    let (start, end) = split(range, b'-')?;
+    let (major, minor) = split(dev, b':')?;
+    let dev = rustix::fs::makedev(u32::try_from(major).ok()?, u32::try_from(minor).ok()?);
+    let ino = std::str::from_utf8(ino).ok()?.parse().ok()?;
+    let writable = perms.get(1) == Some(&b'w');
+    Some(((dev, ino), Hold::Mapped { off: hex(off)?, len: end.checked_sub(start)?, writable }))
+}
+
+/// The files that a process has open.
+fn descriptors_of(pid: u32) -> io::Result<Vec<(u64, u64)>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(CWD, format!("/proc/{pid}/fd"), flags, Mode::empty())?;
+    let mut found = Vec::new();
+    for entry in Dir::read_from(&dir)? {
+        let entry = entry?;
+        if entry.file_name().to_bytes().starts_with(b".") {
+            continue;
+        }
+        // Follows the link to the open file itself, whatever its path is by now.
+        if let Ok(stat) = rustix::fs::statat(&dir, entry.file_name(), AtFlags::empty()) {
+            found.push((stat.st_dev, stat.st_ino));
+        }
+    }
+    Ok(found)
+}
+
+/// A process's name, as far as it says; `?` if it has ended.
+#[must_use]
+pub fn command(pid: u32) -> String {
+    match std::fs::read(format!("/proc/{pid}/comm")) {
+        Ok(name) => String::from_utf8_lossy(name.trim_ascii_end()).into_owned(),
+        Err(_) => "?".to_owned(),
+    }
+}
+
+/// Bytes of a process's memory that a device holds pinned (`VmPin`).
+pub fn vm_pin_bytes(pid: u32) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(field_kib(&status, "VmPin").unwrap_or(0))
+}
+
+/// Number of mappings a process has, to be compared with `vm.max_map_count`.
+pub fn map_count(pid: u32) -> io::Result<u64> {
+    let text = std::fs::read(format!("/proc/{pid}/maps"))?;
+    Ok(to_u64(text.split(|b| *b == b'\n').filter(|line| !line.is_empty()).count()))
+}
+
+/// A descriptor of a process, which stays that of this process whatever becomes of its id. `NotFound` (ESRCH) if it has ended.
+pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| crate::util::invalid("0 is no process id"))?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Ends a process with SIGKILL. Nothing happens if it has ended.
+pub fn kill(pidfd: impl AsFd) -> io::Result<()> {
+    match rustix::process::pidfd_send_signal(pidfd, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Bytes this process may lock in memory; `None` if as much as it likes.
+#[must_use]
+pub fn memlock_limit() -> Option<u64> {
+    if crate::mounts::has_capability(CAP_IPC_LOCK) {
+        return None;
+    }
+    rustix::process::getrlimit(Resource::Memlock).current
+}
+
+/// Bytes of swap space of the machine.
+pub fn swap_total() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    Ok(field_kib(&text, "SwapTotal").unwrap_or(0))
+}
+
+/// Sets the mask of permissions that new files don't get, for the whole process; returns the one before.
+pub fn umask(mask: u32) -> u32 {
+    rustix::process::umask(Mode::from_raw_mode(mask)).as_raw_mode()
+}
+
+/// Blocks all signals in the calling thread, so that handlers run in others.
+pub fn block_signals() -> io::Result<()> {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigfillset` initialises the set it is given, and `pthread_sigmask` reads it; it asks for no old set.
+    let errno = unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut())
+    };
+    if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
+}
+
+/// Effective user of this process.
+#[must_use]
+pub fn uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Effective group of this process.
+#[must_use]
+pub fn gid() -> u32 {
+    rustix::process::getegid().as_raw()
+}
+
+/// The calling thread.
+#[must_use]
+pub fn thread_id() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
+}

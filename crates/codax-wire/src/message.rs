@@ -1,0 +1,262 @@
+use codax_core::info::{Event, FileInfo, Finding, JobInfo, JobReport, StoreInfo};
+use codax_core::name::StorePath;
+use codax_core::request::{Handle, Layout, Mapped, Open, PinId, PlacementSpec};
+use codax_core::{Error, FileId, PageRange};
+use serde::{Deserialize, Serialize};
+
+/// First message of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`crate::MAGIC`].
+    pub magic: u32,
+    /// [`crate::VERSION`].
+    pub version: u32,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Must come first. Answered by [`Reply::Welcome`].
+    Hello(Hello),
+    /// Before the first `Map`. Carries one descriptor, the daemon's end of the control socket. Answered by [`Reply::Attached`].
+    Attach(Attach),
+    /// Opens or creates a file. Answered by [`Reply::Opened`], with descriptors if `map` was asked for.
+    Open(Open),
+    /// *One-way.* Forgets a handle (and frees a file without names when it was the last that held it).
+    Close(Handle),
+    /// Where the file's pages are; the session counts as a mapper from now on, until as many `Unmap`s as `Map`s. Answered by [`Reply::Layout`] with a descriptor for
+    /// each pool that occurs in the layout's runs, in the order of first occurrence; each is an open description of its own,
+    /// read-only unless `write`.
+    Map {
+        /// The file.
+        handle: Handle,
+        /// Whether the mapping may write; `Permission` if the handle may not.
+        write: bool,
+    },
+    /// *One-way.* A mapping is gone.
+    Unmap {
+        /// The file.
+        file: FileId,
+    },
+    /// As `Map`, for copying by descriptor: the session holds the file *raw* until `RawDone` (or its end), and a raw-held file is busy for
+    /// moves. Answered as `Map` is.
+    Raw {
+        /// The file.
+        handle: Handle,
+        /// Whether to write.
+        write: bool,
+    },
+    /// *One-way.* The descriptors got by `Raw` are closed.
+    RawDone {
+        /// The file.
+        file: FileId,
+    },
+    /// Sets a file's length; new pages are zero, and backed when this returns. Answered by [`Reply::Done`].
+    SetLen {
+        /// The file, opened for writing.
+        handle: Handle,
+        /// New length in bytes.
+        len: u64,
+    },
+    /// Gives a file made with `unnamed` its name. Answered by [`Reply::Done`].
+    Publish {
+        /// The file.
+        handle: Handle,
+        /// Its name.
+        path: StorePath,
+        /// Whether an existing file of that name is replaced (else `Exists`).
+        replace: bool,
+    },
+    /// Holds a range for DMA: it is not moved until `Unpin`. Waits for a chunk of it that is being moved. Answered by [`Reply::Pinned`].
+    Pin {
+        /// The file.
+        handle: Handle,
+        /// The pages.
+        pages: PageRange,
+    },
+    /// Ends a pin. Answered by [`Reply::Done`].
+    Unpin(PinId),
+    /// A file by name. Answered by [`Reply::File`].
+    Stat(StorePath),
+    /// An open file. Answered by [`Reply::File`].
+    StatHandle(Handle),
+    /// A directory's entries after the name `after`, as many as fit a packet. Answered by [`Reply::Entries`].
+    ReadDir {
+        /// The directory.
+        path: StorePath,
+        /// The name to go on after.
+        after: Option<Vec<u8>>,
+    },
+    /// Makes a directory. Answered by [`Reply::Done`].
+    Mkdir {
+        /// Its path.
+        path: StorePath,
+        /// Permission bits, umask already taken off.
+        mode: u16,
+        /// A placement of its own.
+        placement: Option<PlacementSpec>,
+    },
+    /// Removes a file or an empty directory, or with `recursive` a whole tree. Answered by [`Reply::Done`].
+    Remove {
+        /// Its path.
+        path: StorePath,
+        /// Whether what is below a directory goes too.
+        recursive: bool,
+    },
+    /// Renames. Answered by [`Reply::Done`].
+    Rename {
+        /// Old path.
+        from: StorePath,
+        /// New path.
+        to: StorePath,
+        /// Whether an existing target is `Exists` instead of replaced.
+        noreplace: bool,
+    },
+    /// Changes attributes. Answered by [`Reply::Done`].
+    SetAttr {
+        /// The file or directory.
+        path: StorePath,
+        /// Permission bits.
+        mode: Option<u16>,
+        /// Owner.
+        uid: Option<u32>,
+        /// Group.
+        gid: Option<u32>,
+        /// Placement; `Some(None)` makes it the directory's again. What is there already stays where it is.
+        placement: Option<Option<PlacementSpec>>,
+    },
+    /// Bytes and files below a path, per pool. Answered by [`Reply::Usage`].
+    Usage(StorePath),
+    /// Moves pages of a file to a pool. Needs write permission on the file. Answered by progress and [`Reply::Job`]. A client that hangs up cancels it.
+    Move {
+        /// The file.
+        path: StorePath,
+        /// The pool's name.
+        to: String,
+        /// Byte offset and length; `None` for all.
+        range: Option<(u64, u64)>,
+    },
+    /// Drains a device. Store's owner only. Answered by progress and [`Reply::Job`]. A client that hangs up cancels it: the device is online again.
+    Drain {
+        /// The device's name.
+        pool: String,
+        /// Only plan.
+        dry_run: bool,
+        /// How long to wait for held files, in nanoseconds; 0 refuses at once.
+        wait_ns: u64,
+        /// Bandwidth limit in bytes per second.
+        limit: Option<u64>,
+        /// Whether to kill who holds a file and does not let go within the wait (and who answers late).
+        evict: bool,
+    },
+    /// Puts a device back in service, and brings home what a drain took away; cancels a drain that runs. Store's owner only. Answered by progress
+    /// and [`Reply::Job`].
+    Online {
+        /// The device's name.
+        pool: String,
+    },
+    /// What the store says of itself. Answered by [`Reply::Store`].
+    Status,
+    /// Events from number `since` on (at most as many as fit a packet); with `wait` the answer comes when there is one, or empty after a second.
+    /// Store's owner only. Answered by [`Reply::Events`].
+    Events {
+        /// First number wanted.
+        since: u64,
+        /// Whether to wait for one.
+        wait: bool,
+    },
+    /// Compares table, journal and objects. Store's owner only. Answered by [`Reply::Findings`].
+    Check {
+        /// Whether to mend.
+        repair: bool,
+    },
+    /// Reads the configuration again. Store's owner only. Answered by [`Reply::Lines`]: what changed, and what needs a restart.
+    Reload,
+    /// Ends the daemon; with `purge` the store is deleted with everything it mounted. Store's owner only. Answered by [`Reply::Done`] once
+    /// the store is closed (the process ends right after).
+    Down {
+        /// Whether to delete the store.
+        purge: bool,
+    },
+}
+
+/// Body of [`Request::Attach`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// Whether the client's userfaultfd (or the `/dev/userfaultfd` it would be handed) covers faults of system calls; the client finds out
+    /// after the reply and says it again with a second `Attach` without a descriptor.
+    pub kernel_faults: bool,
+    /// Whether the program accepts that a system call into a chunk that moves may fail with EFAULT.
+    pub user_faults_ok: bool,
+    /// After a reconnect: what the client maps, as it sees it.
+    pub mapped: Vec<Mapped>,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// It did not work.
+    Error(Error),
+    /// To `Hello`.
+    Welcome {
+        /// [`crate::VERSION`].
+        version: u32,
+        /// The daemon's process id.
+        pid: u32,
+        /// A number that each start of a daemon draws anew.
+        epoch: u64,
+    },
+    /// To `Attach`. Carries a read-only descriptor of the commit words and, if the daemon has one to give, one of `/dev/userfaultfd`.
+    Attached,
+    /// To `Open`.
+    Opened {
+        /// The handle.
+        handle: Handle,
+        /// The file.
+        file: FileId,
+        /// Its length in bytes.
+        len: u64,
+        /// Whether this call made it.
+        created: bool,
+        /// To `map`: the layout; descriptors as for [`Request::Map`].
+        layout: Option<Layout>,
+    },
+    /// To `Map` and `Raw`.
+    Layout(Layout),
+    /// To `Pin`.
+    Pinned(PinId),
+    /// It is done.
+    Done,
+    /// To `Stat` and `StatHandle`.
+    File(Box<FileInfo>),
+    /// To `ReadDir`.
+    Entries {
+        /// Names and what they name (without extents).
+        entries: Vec<(Vec<u8>, FileInfo)>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// To `Usage`.
+    Usage {
+        /// Files below.
+        files: u64,
+        /// Directories below, itself included.
+        dirs: u64,
+        /// Sum of lengths.
+        len: u64,
+        /// Bytes of frames, per pool name.
+        backed: Vec<(String, u64)>,
+    },
+    /// How far it is.
+    Progress(JobInfo),
+    /// To `Move`, `Drain` and `Online`.
+    Job(Box<JobReport>),
+    /// To `Status`.
+    Store(Box<StoreInfo>),
+    /// To `Events`.
+    Events(Vec<Event>),
+    /// To `Check`.
+    Findings(Vec<Finding>),
+    /// To `Reload`.
+    Lines(Vec<String>),
+}

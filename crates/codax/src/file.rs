@@ -1,0 +1,348 @@
+//! Open files.
+
+use crate::link::{Attempt, Turn, lock, unexpected};
+use crate::mapping::{Access, Mapping, Placed};
+use crate::store::{Client, Store, expect, store_path};
+use codax_core::extent::Extent;
+use codax_core::info::FileInfo;
+use codax_core::name::StorePath;
+use codax_core::placement::Placement;
+use codax_core::request::{Handle, Open, PlacementSpec};
+use codax_core::{Error, ErrorKind, FileId, Result};
+use codax_wire::{Reply, Request};
+use std::ffi::OsStr;
+use std::ops::RangeBounds;
+use std::sync::{Arc, Mutex};
+
+/// How to open a file, as with [`std::fs::OpenOptions`], and where a new one's bytes go.
+///
+/// ```no_run
+/// # fn main() -> codax::Result<()> {
+/// let store = codax::Store::connect_default()?;
+/// let file = codax::OpenOptions::new()
+///     .read(true)
+///     .write(true)
+///     .create(true)
+///     .on("sim0")
+///     .len(64 << 20)
+///     .open(&store, "/index")?;
+/// assert_eq!(file.len()?, 64 << 20);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    read: bool,
+    write: bool,
+    create: bool,
+    create_new: bool,
+    truncate: bool,
+    mode: Option<u16>,
+    placement: Option<PlacementSpec>,
+    len: u64,
+}
+
+impl OpenOptions {
+    /// Nothing is asked for yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// To read.
+    #[must_use]
+    pub fn read(mut self, read: bool) -> Self {
+        self.read = read;
+        self
+    }
+
+    /// To write.
+    #[must_use]
+    pub fn write(mut self, write: bool) -> Self {
+        self.write = write;
+        self
+    }
+
+    /// Makes the file if it isn't there.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Makes the file; `Exists` if it is there.
+    #[must_use]
+    pub fn create_new(mut self, create_new: bool) -> Self {
+        self.create_new = create_new;
+        self
+    }
+
+    /// Cuts the file to length 0 (needs `write`).
+    #[must_use]
+    pub fn truncate(mut self, truncate: bool) -> Self {
+        self.truncate = truncate;
+        self
+    }
+
+    /// Permission bits of a new file, instead of `0o666`. The umask that the process had when it connected is
+    /// taken off.
+    #[must_use]
+    pub fn mode(mut self, mode: u16) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// A new file goes to this pool and to no other: full is no space. Without any placement the directory's applies.
+    #[must_use]
+    pub fn on(self, pool: &str) -> Self {
+        self.placement(Some(PlacementSpec::On { pool: pool.to_owned(), strict: false }))
+    }
+
+    /// A new file goes to this pool, and to `dram` when it is full.
+    #[must_use]
+    pub fn prefer(self, pool: &str) -> Self {
+        self.placement(Some(PlacementSpec::Prefer { pool: pool.to_owned() }))
+    }
+
+    /// A new file goes to these pools in turns of 2 MiB.
+    #[must_use]
+    pub fn interleave(self, pools: &[&str]) -> Self {
+        let pools = pools.iter().map(|&pool| pool.to_owned()).collect();
+        self.placement(Some(PlacementSpec::Interleave { pools }))
+    }
+
+    /// A new file's placement, or `None` for the directory's.
+    #[must_use]
+    pub fn placement(mut self, placement: Option<PlacementSpec>) -> Self {
+        self.placement = placement;
+        self
+    }
+
+    /// Length of a new file in bytes: zeros, backed when the call returns. A file that is there keeps its own.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "it sets a length")]
+    pub fn len(mut self, len: u64) -> Self {
+        self.len = len;
+        self
+    }
+
+    /// Opens the file.
+    pub fn open(&self, store: &Store, path: impl AsRef<OsStr>) -> Result<File> {
+        let open = self.request(store, store_path(path)?)?;
+        let (opened, _) = store.with(|turn| ask_open(turn, &open))?;
+        Ok(File::new(store, &open, &opened))
+    }
+
+    /// Opens the file and maps `range` of it (as [`File::map`] does) in one request.
+    pub fn open_mapped(
+        &self,
+        store: &Store,
+        path: impl AsRef<OsStr>,
+        range: impl RangeBounds<u64>,
+        access: Access,
+    ) -> Result<(File, Mapping)> {
+        let mut open = self.request(store, store_path(path)?)?;
+        open.map = Some(access == Access::ReadWrite);
+        let switcher = store.client.switcher()?;
+        let making = switcher.making();
+        let (opened, placed) = store.with(|turn| ask_open(turn, &open))?;
+        let file = File::new(store, &open, &opened);
+        let placed = placed.ok_or_else(|| Error::corrupt("the daemon opened a file and did not map it"))?;
+        let mapping = Mapping::make(&file.inner, &switcher, &range, access, Some((making, placed)))?;
+        Ok((file, mapping))
+    }
+
+    fn request(&self, store: &Store, path: StorePath) -> Result<Open> {
+        let write = self.write;
+        if !(self.read || write) {
+            return Err(Error::invalid(format!("open {path}: neither to read nor to write")));
+        }
+        if (self.create || self.create_new || self.truncate) && !write {
+            return Err(Error::invalid(format!("open {path}: to create or truncate a file needs write access")));
+        }
+        Ok(Open {
+            path,
+            read: self.read,
+            write,
+            create: self.create || self.create_new,
+            exclusive: self.create_new,
+            truncate: self.truncate,
+            unnamed: false,
+            mode: self.mode.unwrap_or(0o666) & !store.client.umask,
+            placement: self.placement.clone(),
+            len: self.len,
+            map: None,
+        })
+    }
+}
+
+/// What a request to open was answered with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opened {
+    pub(crate) handle: Handle,
+    pub(crate) file: FileId,
+    pub(crate) len: u64,
+    generation: u64,
+}
+
+pub(crate) fn ask_open(turn: &Turn<'_>, open: &Open) -> Attempt<(Opened, Option<Placed>)> {
+    let (reply, fds) = turn.ask_fds(&Request::Open(open.clone()), &[])?;
+    match reply {
+        Reply::Opened { handle, file, len, layout, .. } => {
+            let opened = Opened { handle, file, len, generation: turn.generation() };
+            let placed = layout.map(|layout| Placed { file, layout, fds, generation: turn.generation() });
+            Ok((opened, placed))
+        }
+        other => Err(unexpected(&other).into()),
+    }
+}
+
+/// An open file.
+///
+/// It stays open while the daemon is away; the next use after that opens the file by its name again, and fails with
+/// `NotFound` if the name means another file by then.
+#[derive(Clone, Debug)]
+pub struct File {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What a file's clones and its mappings share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) client: Arc<Client>,
+    path: StorePath,
+    pub(crate) id: FileId,
+    read: bool,
+    write: bool,
+    /// It can't be opened again by its name.
+    unnamed: bool,
+    /// The handle, and the connection it is good for.
+    handle: Mutex<(u64, Handle)>,
+}
+
+impl File {
+    /// Opens a file to read.
+    pub fn open(store: &Store, path: impl AsRef<OsStr>) -> Result<Self> {
+        OpenOptions::new().read(true).open(store, path)
+    }
+
+    /// Opens a file to read and write; makes it if it isn't there, and cuts it to length 0 if it is.
+    pub fn create(store: &Store, path: impl AsRef<OsStr>) -> Result<Self> {
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(store, path)
+    }
+
+    pub(crate) fn new(store: &Store, open: &Open, opened: &Opened) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                client: Arc::clone(&store.client),
+                path: open.path.clone(),
+                id: opened.file,
+                read: open.read,
+                write: open.write,
+                unnamed: open.unnamed,
+                handle: Mutex::new((opened.generation, opened.handle)),
+            }),
+        }
+    }
+
+    /// The file's number, which no other file of the store ever has.
+    #[must_use]
+    pub fn id(&self) -> FileId {
+        self.inner.id
+    }
+
+    /// What the store knows of it.
+    pub fn info(&self) -> Result<FileInfo> {
+        expect!(self.inner.ask(Request::StatHandle)?, Reply::File(info) => *info)
+    }
+
+    /// Its length in bytes.
+    #[allow(clippy::len_without_is_empty, reason = "it asks the daemon, and files that are empty are rarely the question")]
+    pub fn len(&self) -> Result<u64> {
+        Ok(self.info()?.len)
+    }
+
+    /// Sets its length. New bytes are zero, and backed when this returns: `NoSpace` otherwise, and the length is what it was.
+    ///
+    /// Mappings keep the range they were made with. What a mapping has beyond the end of a file that was cut is SIGBUS to touch, as with mmap(2);
+    /// map again what grows there later.
+    pub fn set_len(&self, len: u64) -> Result<()> {
+        expect!(self.inner.ask(|handle| Request::SetLen { handle, len })?, Reply::Done => ())
+    }
+
+    /// The placement in force for it.
+    pub fn placement(&self) -> Result<Placement> {
+        Ok(self.info()?.placement)
+    }
+
+    /// Where its pages are.
+    pub fn extents(&self) -> Result<Vec<Extent>> {
+        Ok(self.info()?.extents)
+    }
+
+    /// Maps the bytes `range` of the file, within its length and not empty (`Invalid` otherwise). The mapping may be moved, cut and dropped
+    /// independently of others, of the same bytes too; it outlives this `File`.
+    ///
+    /// ```no_run
+    /// # fn main() -> codax::Result<()> {
+    /// use codax::{Access, File, Store};
+    /// let store = Store::connect_default()?;
+    /// let file = File::create(&store, "/counters")?;
+    /// file.set_len(4096)?;
+    /// let mapping = file.map(.., Access::ReadWrite)?;
+    /// let counter = mapping.memory().atomic_u64(0);
+    /// counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn map(&self, range: impl RangeBounds<u64>, access: Access) -> Result<Mapping> {
+        let switcher = self.inner.client.switcher()?;
+        Mapping::make(&self.inner, &switcher, &range, access, None)
+    }
+}
+
+impl Inner {
+    /// The handle on the connection of `turn`: the file is opened again after the daemon was away.
+    pub(crate) fn handle(&self, turn: &Turn<'_>) -> Attempt<Handle> {
+        let mut known = lock(&self.handle);
+        if known.0 == turn.generation() {
+            return Ok(known.1);
+        }
+        if self.unnamed {
+            let line = format!("the daemon went away while {} was being written: put it again", self.path);
+            return Err(Error::new(ErrorKind::NoDaemon, line).into());
+        }
+        let open = Open {
+            path: self.path.clone(),
+            read: self.read,
+            write: self.write,
+            create: false,
+            exclusive: false,
+            truncate: false,
+            unnamed: false,
+            mode: 0,
+            placement: None,
+            len: 0,
+            map: None,
+        };
+        let (opened, _) = ask_open(turn, &open)?;
+        if opened.file != self.id {
+            self.client.link.tell(turn.generation(), &Request::Close(opened.handle));
+            return Err(Error::not_found(format!("{} was replaced while the daemon was away", self.path)).into());
+        }
+        *known = (turn.generation(), opened.handle);
+        Ok(opened.handle)
+    }
+
+    pub(crate) fn ask(&self, request: impl Fn(Handle) -> Request) -> Result<Reply> {
+        self.client.link.with(|turn| turn.ask(&request(self.handle(turn)?)))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Not by locking: in a fork the lock may be held by a thread that isn't there.
+        let (generation, handle) = *self.handle.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.client.link.tell(generation, &Request::Close(handle));
+    }
+}

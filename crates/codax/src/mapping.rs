@@ -1,0 +1,262 @@
+//! Mapped files.
+
+use crate::file::Inner;
+use crate::link::{Attempt, Trouble, unexpected};
+use crate::switcher::{Making, NewMapping, Shared};
+use codax_core::request::{Layout, PinId};
+use codax_core::{Error, FileId, PAGE_SIZE, PageRange, Result};
+use codax_os::area::{Memory, Region};
+use codax_wire::{Reply, Request};
+use std::collections::HashMap;
+use std::ops::{Bound, RangeBounds};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// What a mapping is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Loads only: a store ends the process with SIGSEGV.
+    ReadOnly,
+    /// Loads and stores.
+    ReadWrite,
+}
+
+/// A part of a file in this process's memory, shared with all that map the file.
+///
+/// Its address never changes, and what it shows is always the file: when the bytes are moved to another pool, the library's own threads
+/// put the new frames where the old ones were. An access that meets a move waits for the 2 MiB (or less) it touches. The mapping works on
+/// when the daemon is away, and when the `File` and the `Store` it was made from are dropped.
+///
+/// A forked child does not have the memory of a mapping, not even as zeros: it connects anew. Beyond the end of a file that was cut, an access is
+/// SIGBUS, as with mmap(2).
+///
+/// Transfers that go past the CPU's page tables (`O_DIRECT`, io_uring's fixed buffers, RDMA, a device's registered buffers) need the mapping
+/// [pinned](Mapping::pin). Process-shared mutexes and condition variables work, except those with priority inheritance. Memory that the process's
+/// allocator or its logger hands out must not lie in a mapping: the library's threads use both.
+#[derive(Debug)]
+pub struct Mapping {
+    file: Arc<Inner>,
+    switcher: Arc<Shared>,
+    /// Taken only by `drop`.
+    region: Option<Arc<Region>>,
+    id: u64,
+    /// The pages it was made of, and of their bytes those that are its own.
+    pages: PageRange,
+    skip: usize,
+    len: usize,
+    access: Access,
+}
+
+/// A daemon's answer to a request to map: the layout and a descriptor for each pool in it.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) file: FileId,
+    pub(crate) layout: Layout,
+    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) generation: u64,
+}
+
+impl Mapping {
+    /// Maps `range`, beginning with what an earlier request already got, if one did.
+    pub(crate) fn make(
+        file: &Arc<Inner>,
+        switcher: &Arc<Shared>,
+        range: &impl RangeBounds<u64>,
+        access: Access,
+        first: Option<(Making, Placed)>,
+    ) -> Result<Self> {
+        let write = access == Access::ReadWrite;
+        let link = &file.client.link;
+        let mut first = first;
+        loop {
+            let (making, placed) = match first.take() {
+                Some(first) => first,
+                None => (switcher.making(), link.with(|turn| ask_map(file, turn, write))?),
+            };
+            let generation = placed.generation;
+            let unmap = || link.tell(generation, &Request::Unmap { file: file.id });
+            let made = within(range, placed.layout.len).and_then(|(start, len)| {
+                let pages = PageRange::of_bytes(start, len);
+                let region = place(&placed, pages, write)?;
+                Ok((start, len, pages, region))
+            });
+            let (start, len, pages, region) = made.inspect_err(|_| unmap())?;
+            let region = Arc::new(region);
+            // The descriptors go before anybody may ask who holds the objects.
+            let layout = placed.layout;
+            drop(placed.fds);
+            let live = NewMapping { file: file.id, region: &region, pages, write, runs: &layout.runs, generation };
+            if let Some(id) = switcher.add(making, &live) {
+                let skip = to_usize(start - pages.offset())?;
+                let (file, switcher) = (Arc::clone(file), Arc::clone(switcher));
+                let len = to_usize(len)?;
+                return Ok(Self { file, switcher, region: Some(region), id, pages, skip, len, access });
+            }
+            // A move of the file began, or runs: the layout may be an old one. The daemon answers the next request after it.
+            drop(region);
+            unmap();
+            switcher.await_segment(file.id);
+        }
+    }
+
+    /// Volatile and atomic access to its bytes; a [`Memory`] is as good as a pointer with a length, and can be kept for as long as the mapping is
+    /// borrowed.
+    #[must_use]
+    #[inline]
+    pub fn memory(&self) -> Memory<'_> {
+        match &self.region {
+            Some(region) => region.memory().part(self.skip, self.len),
+            None => unreachable!("only drop takes the region"),
+        }
+    }
+
+    /// The address of its first byte.
+    #[must_use]
+    #[inline]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.memory().as_ptr()
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: an empty range can't be mapped.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// What it was made for.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// The file's number.
+    #[must_use]
+    pub fn file(&self) -> FileId {
+        self.file.id
+    }
+
+    /// Holds its frames where they are, for transfers that go past the CPU's page tables, until the guard is dropped. Waits for
+    /// a move of them that is under way.
+    pub fn pin(&self) -> Result<Pin<'_>> {
+        let link = &self.file.client.link;
+        let (pin, generation) = link.with(|turn| {
+            let handle = self.file.handle(turn)?;
+            match turn.ask(&Request::Pin { handle, pages: self.pages })? {
+                Reply::Pinned(pin) => Ok((pin, turn.generation())),
+                other => Err(Trouble::from(unexpected(&other))),
+            }
+        })?;
+        // A daemon that is started anew knows nothing of it, so the library itself refuses to let it be moved.
+        self.switcher.pinned(self.file.id, self.id, true);
+        Ok(Pin { mapping: self, pin, generation })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let region = self.region.take();
+        if self.file.client.link.is_fork() {
+            // The addresses may be somebody else's in the child, and the locks held by threads that aren't there.
+            std::mem::forget(region);
+            return;
+        }
+        if let Some(region) = region {
+            let generation = self.switcher.remove(self.file.id, self.id, region);
+            self.file.client.link.tell(generation, &Request::Unmap { file: self.file.id });
+        }
+    }
+}
+
+/// Keeps a [`Mapping`]'s frames where they are; made by [`Mapping::pin`].
+#[derive(Debug)]
+#[must_use = "the pin ends when this is dropped"]
+pub struct Pin<'a> {
+    mapping: &'a Mapping,
+    pin: PinId,
+    generation: u64,
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        let link = &self.mapping.file.client.link;
+        if link.is_fork() {
+            return;
+        }
+        self.mapping.switcher.pinned(self.mapping.file.id, self.mapping.id, false);
+        let unpin = Request::Unpin(self.pin);
+        // The daemon that is gone has forgotten it.
+        let _ = link.with(|turn| {
+            if turn.generation() == self.generation {
+                turn.ask(&unpin)?;
+            }
+            Ok(())
+        });
+    }
+}
+
+fn ask_map(file: &Inner, turn: &crate::link::Turn<'_>, write: bool) -> Attempt<Placed> {
+    let handle = file.handle(turn)?;
+    let (reply, fds) = turn.ask_fds(&Request::Map { handle, write }, &[])?;
+    match reply {
+        Reply::Layout(layout) => Ok(Placed { file: file.id, layout, fds, generation: turn.generation() }),
+        other => Err(unexpected(&other).into()),
+    }
+}
+
+/// Start and length of a range of a file of `len` bytes.
+fn within(range: &impl RangeBounds<u64>, len: u64) -> Result<(u64, u64)> {
+    let start = match range.start_bound() {
+        Bound::Included(&start) => Some(start),
+        Bound::Excluded(&start) => start.checked_add(1),
+        Bound::Unbounded => Some(0),
+    };
+    let end = match range.end_bound() {
+        Bound::Included(&end) => end.checked_add(1),
+        Bound::Excluded(&end) => Some(end),
+        Bound::Unbounded => Some(len),
+    };
+    match (start, end) {
+        (Some(start), Some(end)) if start < end && end <= len => Ok((start, end - start)),
+        (Some(start), Some(end)) if start >= end => {
+            Err(Error::invalid(format!("map bytes {start}..{end}: there are none in that range")))
+        }
+        _ => Err(Error::invalid(format!("map a range that ends beyond the file's {len} bytes"))),
+    }
+}
+
+/// Maps `pages`, each run from its pool's object.
+fn place(placed: &Placed, pages: PageRange, write: bool) -> Result<Region> {
+    let failed = |e: std::io::Error| Error::internal(format!("map {} bytes: {e}", pages.bytes()));
+    let region = Region::reserve_for(to_usize(pages.bytes())?, pages.offset()).map_err(failed)?;
+    let mut fds = placed.fds.iter();
+    let mut objects = HashMap::new();
+    let mut covered = 0;
+    for run in &placed.layout.runs {
+        if !objects.contains_key(&run.pool) {
+            let fd = fds.next().ok_or_else(|| Error::corrupt("the daemon sent fewer descriptors than pools"))?;
+            objects.insert(run.pool, fd);
+        }
+        let Some(part) = run.pages.intersect(pages) else { continue };
+        let at = to_usize(part.offset() - pages.offset())?;
+        region.place(at, to_usize(part.bytes())?, objects[&run.pool], part.offset(), write).map_err(failed)?;
+        covered += part.count.0;
+    }
+    if covered != pages.count.0 {
+        return Err(Error::corrupt(format!("the daemon's layout of file {} has gaps", placed.file)));
+    }
+    Ok(region)
+}
+
+/// Lossless on the 64-bit machines codax is for.
+pub(crate) fn to_usize(bytes: u64) -> Result<usize> {
+    usize::try_from(bytes).map_err(|_| Error::invalid(format!("{bytes} bytes are more than memory can hold")))
+}
+
+const _: () = assert!(PAGE_SIZE == 4096, "Region counts in the same pages");

@@ -1,0 +1,236 @@
+//! Copying whole files in and out.
+
+use crate::file::{File, Inner, ask_open};
+use crate::link::{Trouble, unexpected};
+use crate::mapping::{Access, to_usize};
+use crate::store::{Store, expect, store_path};
+use codax_core::extent::PoolRun;
+use codax_core::request::{Open, PlacementSpec};
+use codax_core::{Error, ErrorKind, PAGE_SIZE, PageRange, PoolId, Result};
+use codax_os::object;
+use codax_wire::{Reply, Request};
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+
+/// Bytes copied at once.
+const BUFFER: usize = 1 << 20;
+
+/// Most bytes by which a file of unknown length grows at once.
+const GROW_MAX: u64 = 64 << 20;
+
+/// Most bytes mapped at once to copy a file out.
+const WINDOW: u64 = 64 << 20;
+
+/// How [`Store::put`] makes a file.
+#[derive(Clone, Debug, Default)]
+pub struct PutOptions {
+    /// Where its bytes go; `None` for what the directory says.
+    pub placement: Option<PlacementSpec>,
+    /// Permission bits, the umask already taken off; `None` for `0o666` less the umask.
+    pub mode: Option<u16>,
+    /// Whether a file of that name is replaced; else it is `Exists`.
+    pub replace: bool,
+    /// How many bytes the source has, if that is known: the file is made in one piece then.
+    pub known_len: Option<u64>,
+}
+
+impl Store {
+    /// Copies everything that `source` gives into a new file `path`, and returns how many bytes that were. The file has its name once all of it is there; on an
+    /// error nothing is left behind.
+    ///
+    /// ```no_run
+    /// # fn main() -> codax::Result<()> {
+    /// let store = codax::Store::connect_default()?;
+    /// let options = codax::PutOptions { replace: true, ..Default::default() };
+    /// let bytes = store.put(&mut &b"some bytes"[..], "/greeting", &options)?;
+    /// assert_eq!(bytes, 10);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn put(&self, source: &mut dyn Read, path: impl AsRef<OsStr>, options: &PutOptions) -> Result<u64> {
+        let path = store_path(path)?;
+        let mut buffer = vec![0; BUFFER];
+        // What fits the buffer has a known length before the daemon is asked.
+        let first = fill(source, &mut buffer)?;
+        let ended = first < buffer.len();
+        let so_far = first as u64;
+        let len = if ended { so_far } else { options.known_len.map_or(so_far, |len| len.max(so_far)) };
+        let open = Open {
+            path,
+            read: false,
+            write: true,
+            create: true,
+            exclusive: !options.replace,
+            truncate: false,
+            unnamed: true,
+            mode: options.mode.unwrap_or(0o666 & !self.client.umask),
+            placement: options.placement.clone(),
+            len,
+            map: None,
+        };
+        let (opened, _) = self.with(|turn| ask_open(turn, &open))?;
+        // Unless it is published, it goes when this handle is closed.
+        let file = File::new(self, &open, &opened);
+        let mut sink = Sink { file: &file.inner, len, raw: None };
+        let mut at = 0;
+        let mut filled = first;
+        loop {
+            sink.write(at, &buffer[..filled])?;
+            at += filled as u64;
+            if filled < buffer.len() {
+                break;
+            }
+            filled = fill(source, &mut buffer)?;
+        }
+        sink.finish(at)?;
+        let publish = |handle| Request::Publish { handle, path: open.path.clone(), replace: options.replace };
+        expect!(file.inner.ask(publish)?, Reply::Done => ())?;
+        Ok(at)
+    }
+
+    /// Copies the file `path` to `target`, and returns how many bytes that were. It may be moved meanwhile; if it is cut meanwhile, this process may end
+    /// with SIGBUS, as any that maps it.
+    pub fn get(&self, path: impl AsRef<OsStr>, target: &mut dyn Write) -> Result<u64> {
+        let open = Open {
+            path: store_path(path)?,
+            read: true,
+            write: false,
+            create: false,
+            exclusive: false,
+            truncate: false,
+            unnamed: false,
+            mode: 0,
+            placement: None,
+            len: 0,
+            map: None,
+        };
+        let (opened, _) = self.with(|turn| ask_open(turn, &open))?;
+        let file = File::new(self, &open, &opened);
+        let len = opened.len;
+        let mut buffer = vec![0; BUFFER.min(to_usize(len)?)];
+        let mut at = 0;
+        while at < len {
+            let mapping = file.map(at..len.min(at + WINDOW), Access::ReadOnly)?;
+            for off in (0..mapping.len()).step_by(BUFFER) {
+                let part = &mut buffer[..BUFFER.min(mapping.len() - off)];
+                mapping.memory().read_at(off, part);
+                target.write_all(part).map_err(|e| system("write what was read", &e))?;
+            }
+            at += mapping.len() as u64;
+        }
+        Ok(len)
+    }
+}
+
+/// A file that is being written by descriptor.
+struct Sink<'a> {
+    file: &'a Inner,
+    /// Length it has now.
+    len: u64,
+    raw: Option<Raw<'a>>,
+}
+
+impl<'a> Sink<'a> {
+    fn write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let end = at + bytes.len() as u64;
+        if end > self.len {
+            self.set_len(end.max(self.len + self.len.min(GROW_MAX)))?;
+        }
+        let raw = match self.raw.take() {
+            Some(raw) => raw,
+            None => Raw::get(self.file)?,
+        };
+        self.raw.insert(raw).write(at, bytes)
+    }
+
+    /// Gives the file the length that was written.
+    fn finish(&mut self, len: u64) -> Result<()> {
+        self.raw = None;
+        if len < self.len { self.set_len(len) } else { Ok(()) }
+    }
+
+    fn set_len(&mut self, len: u64) -> Result<()> {
+        // What grows may lie in other pools, to which there are no descriptors yet.
+        self.raw = None;
+        expect!(self.file.ask(|handle| Request::SetLen { handle, len })?, Reply::Done => ())?;
+        self.len = len;
+        Ok(())
+    }
+}
+
+/// The descriptors of a file's objects.
+struct Raw<'a> {
+    file: &'a Inner,
+    generation: u64,
+    runs: Vec<PoolRun>,
+    objects: HashMap<PoolId, OwnedFd>,
+}
+
+impl<'a> Raw<'a> {
+    fn get(file: &'a Inner) -> Result<Self> {
+        let (runs, fds, generation) = file.client.link.with(|turn| {
+            let handle = file.handle(turn)?;
+            match turn.ask_fds(&Request::Raw { handle, write: true }, &[])? {
+                (Reply::Layout(layout), fds) => Ok((layout.runs, fds, turn.generation())),
+                (other, _) => Err(Trouble::from(unexpected(&other))),
+            }
+        })?;
+        let mut raw = Self { file, generation, runs, objects: HashMap::new() };
+        let mut fds = fds.into_iter();
+        for run in &raw.runs {
+            if !raw.objects.contains_key(&run.pool) {
+                let fd = fds.next().ok_or_else(|| Error::corrupt("the daemon sent fewer descriptors than pools"))?;
+                raw.objects.insert(run.pool, fd);
+            }
+        }
+        Ok(raw)
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        let end = at + bytes.len() as u64;
+        let pages = PageRange::of_bytes(at, end - at);
+        let mut written = at;
+        for run in self.runs.iter().filter(|run| run.pages.intersect(pages).is_some()) {
+            let until = end.min(run.pages.end() * PAGE_SIZE);
+            let part = &bytes[to_usize(written - at)?..to_usize(until - at)?];
+            object::write_all_at(&self.objects[&run.pool], part, written).map_err(|e| system("write", &e))?;
+            written = until;
+        }
+        if written == end { Ok(()) } else { Err(Error::corrupt("the daemon's layout of a file has gaps")) }
+    }
+}
+
+impl Drop for Raw<'_> {
+    fn drop(&mut self) {
+        self.objects.clear();
+        self.file.client.link.tell(self.generation, &Request::RawDone { file: self.file.id });
+    }
+}
+
+/// Reads until the buffer is full or the source ends.
+fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(system("read the source", &e)),
+        }
+    }
+    Ok(filled)
+}
+
+fn system(what: &str, e: &io::Error) -> Error {
+    let kind = match e.kind() {
+        io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+        _ => ErrorKind::Internal,
+    };
+    Error::new(kind, format!("{what}: {e}"))
+}
