@@ -9,7 +9,6 @@ mod commands;
 mod output;
 
 use args::Cli;
-use clap::Parser;
 use codax_core::{Error, ErrorKind};
 use output::text::printable;
 use std::io::ErrorKind as Io;
@@ -33,7 +32,7 @@ const fn exit_code(kind: ErrorKind) -> u8 {
 }
 
 fn main() -> ExitCode {
-    match commands::run(Cli::parse()) {
+    match commands::run(Cli::typed()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
     }
@@ -53,7 +52,9 @@ fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == Io::BrokenPipe))
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == Io::BrokenPipe))
 }
 
 /// The kind of the first cause that has one.
@@ -112,16 +113,19 @@ mod tests {
 
     #[test]
     fn kinds_are_found_below_contexts() {
-        let store = Err::<(), _>(Error::no_space("sim0: 4096 bytes are missing")).context("putting a").unwrap_err();
+        let store =
+            Err::<(), _>(Error::no_space("sim0: 4096 bytes are missing")).context("putting a").unwrap_err();
         assert_eq!(kind_of(&store), ErrorKind::NoSpace);
-        let local = Err::<(), _>(std::io::Error::from(Io::PermissionDenied)).context("reading a").unwrap_err();
+        let local =
+            Err::<(), _>(std::io::Error::from(Io::PermissionDenied)).context("reading a").unwrap_err();
         assert_eq!(kind_of(&local), ErrorKind::Permission);
         assert_eq!(kind_of(&anyhow::anyhow!("no idea")), ErrorKind::Internal);
     }
 
     #[test]
     fn a_reader_that_stops_reading_is_no_error() {
-        let closed = Err::<(), _>(std::io::Error::from(Io::BrokenPipe)).context("writing output").unwrap_err();
+        let closed =
+            Err::<(), _>(std::io::Error::from(Io::BrokenPipe)).context("writing output").unwrap_err();
         assert!(is_broken_pipe(&closed));
     }
 }

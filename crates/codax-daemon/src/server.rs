@@ -92,7 +92,6 @@ pub(crate) fn run(
         move || accept(&shared, &listener)
     })?;
     let info = shared.store.info();
-    info!(dir = %config.store.display(), pid = info.pid, "serving");
     let mut daemon = Daemon { config, log, place, shared };
     let begun = ready(&info);
     let (purge, answer) = if begun.is_ok() { daemon.run(&wanted) } else { (false, None) };
@@ -125,6 +124,7 @@ struct Daemon {
 impl Daemon {
     /// Does what is asked until it is to end: whether the store is to be deleted, and who wants to know of it.
     fn run(&mut self, wanted: &Receiver<Command>) -> (bool, Option<SyncSender<Result<()>>>) {
+        info!(dir = %self.config.store.display(), "serving");
         notify(&[NotifyState::Ready]);
         while let Ok(command) = wanted.recv() {
             match command {

@@ -105,7 +105,10 @@ impl Backing for Shm {
         let mut objects = Vec::with_capacity(listed.len());
         for (name, stat) in listed {
             let id = u64::from_str_radix(&name, 16).map_err(|_| {
-                Error::corrupt(format!("{}/{name} is not an object of this store: move it away", self.path.display()))
+                Error::corrupt(format!(
+                    "{}/{name} is not an object of this store: move it away",
+                    self.path.display()
+                ))
             })?;
             let info = ObjectInfo {
                 pages: PageCount::for_bytes(stat.len),

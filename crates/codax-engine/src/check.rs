@@ -2,12 +2,13 @@
 
 use crate::backing::ObjectInfo;
 use crate::store::state::State;
-use crate::store::{Inner, Store, pages_in};
+use crate::store::{Inner, Store, pages_in, resident, stale_ranges};
+use codax_core::change::Change;
 use codax_core::extent::{Extent, FrameRun};
 use codax_core::frame::FrameState;
 use codax_core::info::{Finding, Severity};
 use codax_core::namespace::Kind;
-use codax_core::{ErrorKind, FileId, Frame, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result};
+use codax_core::{Error, ErrorKind, FileId, Frame, PageCount, PageNo, PageRange, PoolId, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
 
@@ -37,11 +38,18 @@ impl Store {
             }
             for (file, object) in objects {
                 let busy = st.live.get(&file).is_some_and(|l| l.busy.is_some());
-                if busy || st.pools[at].held.contains_key(&file) || st.ns.get(file).is_none() && object.allocated.0 == 0 {
+                if busy
+                    || st.pools[at].held.contains_key(&file)
+                    || st.ns.get(file).is_none() && object.allocated.0 == 0
+                {
                     continue;
                 }
                 let name = st.pool_name(pool);
-                let what = format!("{name}: an object of {} that the journal doesn't know of, {} bytes", st.path(file), object.allocated.bytes());
+                let what = format!(
+                    "{name}: an object of {} that the journal doesn't know of, {} bytes",
+                    st.path(file),
+                    object.allocated.bytes()
+                );
                 let mended = repair && {
                     let backing = st.pool(pool).backing.clone();
                     backing.sole_holder(file)?.is_some() && backing.remove(file).is_ok()
@@ -72,7 +80,8 @@ impl Findings {
 
 /// Every frame's record against the one that the journal's extents give.
 fn check_table(st: &mut State, findings: &mut Findings) {
-    let mut expected: Vec<BTreeMap<Frame, (PageCount, FileId, PageNo)>> = vec![BTreeMap::new(); st.pools.len()];
+    let mut expected: Vec<BTreeMap<Frame, (PageCount, FileId, PageNo)>> =
+        vec![BTreeMap::new(); st.pools.len()];
     let mut twice = Vec::new();
     let held = st.pools.iter().flat_map(|p| &p.held).flat_map(|(f, list)| list.iter().map(|e| (*f, *e)));
     let owned = st.ns.inodes().flat_map(|i| i.extents.iter().map(|e| (i.id, *e)));
@@ -85,7 +94,13 @@ fn check_table(st: &mut State, findings: &mut Findings) {
         map.insert(e.frame, (e.count, file, e.page));
     }
     for (file, e) in twice {
-        let what = format!("{}: frames {}..{} have two owners, {} among them", st.pool_name(e.pool), e.frame, e.frame.0 + e.count.0, st.path(file));
+        let what = format!(
+            "{}: frames {}..{} have two owners, {} among them",
+            st.pool_name(e.pool),
+            e.frame,
+            e.frame.0 + e.count.0,
+            st.path(file)
+        );
         findings.add(Severity::Lost, what, false);
     }
     for (at, expected) in expected.iter().enumerate() {
@@ -100,7 +115,12 @@ fn check_table(st: &mut State, findings: &mut Findings) {
                 record.owner != Some(*file) || record.page.0 != page.0 + i || record.state == FrameState::Free
             });
             if let Some(i) = wrong {
-                let what = format!("{}: the frame table has another owner for frame {} than the journal, {}", pool.record.name, frame.0 + i, st.path(*file));
+                let what = format!(
+                    "{}: the frame table has another owner for frame {} than the journal, {}",
+                    pool.record.name,
+                    frame.0 + i,
+                    st.path(*file)
+                );
                 if findings.repair {
                     let held = pool.held.contains_key(file);
                     let state = if held { FrameState::Held } else { FrameState::Used };
@@ -114,7 +134,10 @@ fn check_table(st: &mut State, findings: &mut Findings) {
         for frame in 0..pool.record.frames {
             let record = pool.table.get(Frame(frame));
             if (record.state == FrameState::Free) != pool.alloc.is_free(Frame(frame)) {
-                let what = format!("{}: the frame table says {:?} of frame {frame}, the allocator otherwise", pool.record.name, record.state);
+                let what = format!(
+                    "{}: the frame table says {:?} of frame {frame}, the allocator otherwise",
+                    pool.record.name, record.state
+                );
                 if findings.repair && pool.alloc.is_free(Frame(frame)) {
                     pool.table.free(FrameRun { frame: Frame(frame), count: PageCount(1) });
                     findings.add(Severity::Mendable, what, true);
@@ -127,7 +150,14 @@ fn check_table(st: &mut State, findings: &mut Findings) {
 }
 
 impl Inner {
-    fn check_object(&self, st: &mut State, pool: PoolId, file: FileId, object: Option<ObjectInfo>, findings: &mut Findings) -> Result<()> {
+    fn check_object(
+        &self,
+        st: &mut State,
+        pool: PoolId,
+        file: FileId,
+        object: Option<ObjectInfo>,
+        findings: &mut Findings,
+    ) -> Result<()> {
         let Some(inode) = st.ns.get(file) else { return Ok(()) };
         let pages = PageCount::for_bytes(inode.len);
         let here = pages_in(inode, pool);
@@ -136,7 +166,10 @@ impl Inner {
         debug_assert_eq!(inode.kind, Kind::File, "only files have pages");
         let backing = st.pool(pool).backing.clone();
         let Some(object) = object else {
-            let what = format!("{path}: its object in {name} is missing: {} bytes are lost", PageCount(expected).bytes());
+            let what = format!(
+                "{path}: its object in {name} is missing: {} bytes are lost",
+                PageCount(expected).bytes()
+            );
             let mended = findings.repair && {
                 let fd = backing.create(file, pages)?;
                 here.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok()
@@ -155,7 +188,10 @@ impl Inner {
                 .filter_map(|r| r.intersect(PageRange::new(object.pages.0, pages.0 - object.pages.0)))
                 .map(|r| r.bytes())
                 .sum();
-            let what = format!("{path}: its object in {name} was cut to {} bytes by who may write it: {lost} bytes are lost", object.pages.bytes());
+            let what = format!(
+                "{path}: its object in {name} was cut to {} bytes by who may write it: {lost} bytes are lost",
+                object.pages.bytes()
+            );
             let mended = findings.repair
                 && backing.resize(fd.as_fd(), pages).is_ok()
                 && here.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok();
@@ -163,63 +199,67 @@ impl Inner {
             return Ok(());
         }
         if object.pages > pages {
-            let what = format!("{path}: its object in {name} was grown to {} bytes behind the store's back", object.pages.bytes());
+            let what = format!(
+                "{path}: its object in {name} was grown to {} bytes behind the store's back",
+                object.pages.bytes()
+            );
             let mended = findings.repair && backing.resize(fd.as_fd(), pages).is_ok();
             findings.add(Severity::Mendable, what, mended);
         }
-        let holes = holes_in(fd.as_fd(), &here, file)?;
-        if !holes.is_empty() {
-            let bytes: u64 = holes.iter().map(|r| r.bytes()).sum();
-            let what = format!("{path}: its object in {name} has holes: {bytes} bytes read as zero and may be lost");
-            let mended = findings.repair && holes.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok();
+        let mut bytes = 0;
+        for range in &here {
+            bytes += range.bytes() - resident(fd.as_fd(), *range, file)?.bytes().min(range.bytes());
+        }
+        if bytes > 0 {
+            let what =
+                format!("{path}: its object in {name} has holes: {bytes} bytes read as zero and may be lost");
+            let mended =
+                findings.repair && here.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok();
             findings.add(Severity::Lost, what, mended);
         }
         let held: Vec<PageRange> =
             st.pool(pool).held.get(&file).into_iter().flatten().map(Extent::pages).collect();
-        let stale: Vec<PageRange> = crate::store::stale_ranges(st, pool, file, fd.as_fd())?
+        let stale: Vec<PageRange> = stale_ranges(st, pool, file, fd.as_fd(), pages)?
             .into_iter()
-            .filter(|s| s.end() <= pages.0 && !held.iter().any(|h| h.intersect(*s).is_some()))
+            .filter(|s| !held.iter().any(|h| h.intersect(*s).is_some()))
             .collect();
         if !stale.is_empty() {
             let bytes: u64 = stale.iter().map(|r| r.bytes()).sum();
-            let what = format!("{path}: its object in {name} has {bytes} bytes of memory that belong to no extent");
-            let mended = findings.repair && stale.iter().try_for_each(|r| backing.release(fd.as_fd(), *r)).is_ok();
+            let what =
+                format!("{path}: its object in {name} has {bytes} bytes of memory that belong to no extent");
+            let mended =
+                findings.repair && stale.iter().try_for_each(|r| backing.release(fd.as_fd(), *r)).is_ok();
             findings.add(Severity::Mendable, what, mended);
         }
         Ok(())
     }
 
-    /// Reads the journal's log back, with all its checks. (The database behind it is checked whole at each start.)
+    /// Reads all of the journal that a restart would read; `repair` writes it anew from what is in memory.
     fn check_journal(&self, findings: &mut Findings) -> Result<()> {
-        match self.journal.fold_above(0) {
+        match self.journal.verify() {
             Err(e) if e.kind == ErrorKind::Corrupt => {
-                findings.add(Severity::Lost, format!("journal: {e}"), false);
+                let mended = findings.repair && self.rewrite_journal(&self.lock()).is_ok();
+                let severity = if mended { Severity::Mendable } else { Severity::Lost };
+                findings.add(severity, format!("journal: {e}"), mended);
                 Ok(())
             }
             other => other,
         }
     }
-}
 
-/// Parts of `pages` without memory in the object.
-fn holes_in(fd: std::os::fd::BorrowedFd<'_>, pages: &[PageRange], file: FileId) -> Result<Vec<PageRange>> {
-    let data: Vec<PageRange> = codax_os::object::data_ranges(fd)
-        .map_err(|e| crate::backing::os_error("look at object of", &file, &e))?
-        .into_iter()
-        .map(|(off, len)| PageRange::new(off / PAGE_SIZE, len.div_ceil(PAGE_SIZE)))
-        .collect();
-    let mut holes = Vec::new();
-    for range in pages {
-        let mut at = range.start.0;
-        for d in data.iter().filter(|d| d.intersect(*range).is_some()) {
-            if d.start.0 > at {
-                holes.push(PageRange::new(at, d.start.0 - at));
-            }
-            at = at.max(d.end());
+    fn rewrite_journal(&self, st: &State) -> Result<()> {
+        if !st.segments.is_empty() {
+            return Err(Error::busy("moves are on their way: repair when they are over"));
         }
-        if at < range.end() {
-            holes.push(PageRange::new(at, range.end() - at));
-        }
+        let inodes = st.ns.inodes().map(|i| Change::Put(Box::new(i.clone())));
+        let links = st.ns.inodes().flat_map(|dir| {
+            st.ns.entries(dir.id, None).map(|(name, child)| Change::Link {
+                dir: dir.id,
+                name: name.as_bytes().to_vec(),
+                child,
+            })
+        });
+        let pools = st.pools.iter().map(|p| Change::Pool(p.record.clone()));
+        self.journal.rewrite(inodes.chain(links).chain(pools).chain([Change::IdsBelow(st.ids_below)]))
     }
-    Ok(holes)
 }

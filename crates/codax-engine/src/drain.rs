@@ -45,7 +45,13 @@ pub type Progress<'a> = &'a mut dyn FnMut(&JobInfo) -> bool;
 
 impl Session {
     /// Moves pages of a file to a pool: the whole file, or the 2 MiB blocks that a range of bytes (offset, length) touches.
-    pub fn move_file(&self, path: &StorePath, to: &str, range: Option<(u64, u64)>, progress: Progress<'_>) -> Result<JobReport> {
+    pub fn move_file(
+        &self,
+        path: &StorePath,
+        to: &str,
+        range: Option<(u64, u64)>,
+        progress: Progress<'_>,
+    ) -> Result<JobReport> {
         let inner = &self.store.inner;
         let (file, pages, pace, pool) = {
             let st = inner.lock();
@@ -57,7 +63,9 @@ impl Session {
             }
             let pool = st.pool_named(to)?;
             if st.pool(pool).record.state != PoolState::Online {
-                return Err(Error::device_state(format!("pool {to} is not online: nothing can be moved to it")));
+                return Err(Error::device_state(format!(
+                    "pool {to} is not online: nothing can be moved to it"
+                )));
             }
             let pages = blocks(inode, range, path)?;
             (file, pages, pace_of(&st, pool, inode, None), pool)
@@ -252,7 +260,8 @@ impl Inner {
                     .flat_map(|l| l.mappers.keys().chain(l.raw.keys()))
                     .filter_map(|s| st.sessions.get(s).map(|s| s.pid))
                     .collect();
-                let strangers = by_kernel.get(&inode.id).into_iter().flatten().filter(|h| !known.contains(&h.pid));
+                let strangers =
+                    by_kernel.get(&inode.id).into_iter().flatten().filter(|h| !known.contains(&h.pid));
                 let mut held = st.holders_of(inode.id, &here);
                 held.extend(strangers.map(|h| stranger(h)));
                 held.dedup();
@@ -268,7 +277,8 @@ impl Inner {
         let mut plan = plan_drain(candidates, &|id| st.room(id));
         for file in st.pool(pool).held.keys() {
             let by = by_kernel.get(file).into_iter().flatten().map(|h| stranger(h)).collect();
-            plan.obstacles.push(Obstacle::Held { file: format!("{} (what it had there)", st.path(*file)), by });
+            plan.obstacles
+                .push(Obstacle::Held { file: format!("{} (what it had there)", st.path(*file)), by });
         }
         Ok(plan)
     }
@@ -288,7 +298,9 @@ impl Inner {
         drop(st);
         self.changed.notify_all();
         match &result {
-            Ok(report) => self.event("drain", &name, &format!("done: {} files; offline", report.files), report.bytes),
+            Ok(report) => {
+                self.event("drain", &name, &format!("done: {} files; offline", report.files), report.bytes)
+            }
             Err(e) => self.event("drain", &name, &format!("ended, the device is online again: {e}"), 0),
         }
         ended.and(result)
@@ -327,7 +339,9 @@ impl Inner {
             let st = self.lock();
             drop(self.wait_changed(st, RETRY_EVERY));
             if job.cancelled() {
-                return Err(Error::cancelled(format!("drain {name}: cancelled; what has moved stays away until codax device online {name}")));
+                return Err(Error::cancelled(format!(
+                    "drain {name}: cancelled; what has moved stays away until codax device online {name}"
+                )));
             }
             let mut st = self.lock();
             self.retry_held(&mut st);
@@ -335,7 +349,13 @@ impl Inner {
     }
 
     /// Makes the moves of a plan, several at a time; returns what could not be moved because somebody holds it.
-    fn drain_round(self: &Arc<Self>, pool: PoolId, plan: Plan, options: DrainOptions, job: &Job) -> Result<(Arc<Round>, Vec<HeldFile>)> {
+    fn drain_round(
+        self: &Arc<Self>,
+        pool: PoolId,
+        plan: Plan,
+        options: DrainOptions,
+        job: &Job,
+    ) -> Result<(Arc<Round>, Vec<HeldFile>)> {
         let held: Vec<HeldFile> = plan
             .obstacles
             .iter()
@@ -352,7 +372,8 @@ impl Inner {
             let links = st.pools.iter().map(|p| p.record.link.mbps.map(|m| u64::from(m) * 1_000_000));
             Pace::new(links.chain([options.limit]))
         };
-        let workers = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 4).min(round.moves.len());
+        let workers =
+            std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 4).min(round.moves.len());
         std::thread::scope(|scope| {
             for _ in 1..workers {
                 scope.spawn(|| self.drain_worker(pool, &round, &pace, job));
@@ -364,7 +385,9 @@ impl Inner {
         }
         if job.cancelled() {
             let name = self.lock().pool_name(pool);
-            return Err(Error::cancelled(format!("drain {name}: cancelled; what has moved stays away until codax device online {name}")));
+            return Err(Error::cancelled(format!(
+                "drain {name}: cancelled; what has moved stays away until codax device online {name}"
+            )));
         }
         let mut all = held;
         all.append(&mut round.held.lock().unwrap_or_else(PoisonError::into_inner));
@@ -378,8 +401,14 @@ impl Inner {
             if job.cancelled() {
                 return;
             }
-            let order =
-                Order { file: planned.file, to: planned.to.clone(), home: Some(pool), verify: true, job, pace };
+            let order = Order {
+                file: planned.file,
+                to: planned.to.clone(),
+                home: Some(pool),
+                verify: true,
+                job,
+                pace,
+            };
             let (bytes, stuck) = match self.move_pages(&order) {
                 Ok(bytes) => (bytes, None),
                 Err((bytes, stuck)) => (bytes, Some(stuck)),
@@ -430,7 +459,9 @@ impl Inner {
                 }
             };
             match killed {
-                Ok(()) => self.event("evict", path, &format!("process {pid} was killed: it held the file"), 0),
+                Ok(()) => {
+                    self.event("evict", path, &format!("process {pid} was killed: it held the file"), 0)
+                }
                 Err(e) => self.event("refuse", path, &format!("evict: {e}"), 0),
             }
         }
@@ -469,7 +500,9 @@ impl Inner {
                     job.update(|j| j.files_done += 1);
                 }
                 Some(Stuck::Held(by)) => report.left.push(HeldFile { path, by }),
-                Some(Stuck::Cancelled) => return Err(Error::cancelled(format!("online {name}: cancelled; the device is online"))),
+                Some(Stuck::Cancelled) => {
+                    return Err(Error::cancelled(format!("online {name}: cancelled; the device is online")));
+                }
                 Some(Stuck::Failed(e)) => {
                     let by = vec![Holder { pid: None, command: "codax".into(), why: e.message }];
                     report.left.push(HeldFile { path, by });
@@ -487,7 +520,9 @@ fn drainable(st: &State, pool: PoolId, name: &str) -> Result<()> {
         return Err(Error::invalid("dram is the host's own memory: it can't be drained"));
     }
     match st.pool(pool).record.state {
-        PoolState::Draining => Err(Error::busy(format!("a drain of {name} runs already: codax device show {name}"))),
+        PoolState::Draining => {
+            Err(Error::busy(format!("a drain of {name} runs already: codax device show {name}")))
+        }
         PoolState::Offline => Err(Error::device_state(format!("{name} is offline already"))),
         PoolState::Online if st.pool(pool).job.is_some() => {
             Err(Error::busy(format!("{name} is being brought online: try again when that is done")))
@@ -529,11 +564,15 @@ fn describe_held(held: &[HeldFile]) -> String {
         .iter()
         .take(SHOWN)
         .map(|h| {
-            let by: Vec<String> = h
-                .by
-                .iter()
-                .map(|b| b.pid.map_or_else(|| format!("{} {}", b.command, b.why), |pid| format!("process {pid} ({}) {}", b.command, b.why)))
-                .collect();
+            let by: Vec<String> =
+                h.by.iter()
+                    .map(|b| {
+                        b.pid.map_or_else(
+                            || format!("{} {}", b.command, b.why),
+                            |pid| format!("process {pid} ({}) {}", b.command, b.why),
+                        )
+                    })
+                    .collect();
             format!("{} is held: {}", h.path, by.join(", "))
         })
         .collect();
@@ -570,6 +609,10 @@ fn refusal(name: &str, plan: &Plan, waits: bool) -> Option<Error> {
             Obstacle::Held { file, by } => held.push(HeldFile { path: file.clone(), by: by.clone() }),
         }
     }
-    (!waits && !held.is_empty())
-        .then(|| Error::busy(format!("drain {name}: {} (--wait DUR waits, --evict ends who holds)", describe_held(&held))))
+    (!waits && !held.is_empty()).then(|| {
+        Error::busy(format!(
+            "drain {name}: {} (--wait DUR waits, --evict ends who holds)",
+            describe_held(&held)
+        ))
+    })
 }

@@ -92,7 +92,8 @@ impl FrameTable {
     }
 
     /// Changes the number of pins by `by`, and with it the flag `PINNED`.
-    pub fn pins(&self, run: FrameRun, by: i32) {
+    pub fn pins(&self, run: FrameRun, by: impl Into<i32>) {
+        let by = by.into();
         let mut beyond = self.lock();
         for at in self.numbers(run) {
             let mut record = self.at(at);

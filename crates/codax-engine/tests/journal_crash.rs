@@ -3,7 +3,7 @@
 mod journal_support;
 
 use codax_core::change::{Change, PoolState};
-use codax_core::{FileId, MoveId};
+use codax_core::{ErrorKind, FileId, MoveId};
 use codax_engine::journal::Journal;
 use journal_support::{Fault, Model, Sim, link, move_begin, open, pool, put, unlink};
 use proptest::prelude::*;
@@ -14,8 +14,10 @@ enum Op {
     Append(Vec<Change>),
     /// Fold what is there if it is more than so many bytes.
     Fold(u64),
-    /// Close and open again.
+    /// Fold everything, and open again.
     Reopen,
+    /// Write everything anew.
+    Rewrite,
     /// Leave without closing, and open again.
     Drop,
     /// Something goes wrong so many calls of the medium later.
@@ -32,6 +34,7 @@ fn change() -> impl Strategy<Value = Change> {
         (0..3_u16).prop_map(|id| pool(id, PoolState::Draining)),
         (1..4_u32).prop_map(move_begin),
         (1..4_u32).prop_map(|id| Change::MoveEnd(MoveId(id))),
+        (1..9_u64).prop_map(|id| Change::IdsBelow(FileId(id))),
     ]
 }
 
@@ -41,6 +44,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => prop::collection::vec(change(), 1..6).prop_map(Op::Append),
         2 => prop_oneof![Just(1), Just(200_u64)].prop_map(Op::Fold),
         1 => Just(Op::Reopen),
+        1 => Just(Op::Rewrite),
         1 => Just(Op::Drop),
         2 => (0..60_u64, fault).prop_map(|(calls, fault)| Op::Arm(calls, fault)),
     ]
@@ -73,7 +77,7 @@ fn open_checked(sim: &Sim, allowed: &mut Allowed) -> Journal {
                 return journal;
             }
             Err(error) if sim.is_dead() => {
-                assert_ne!(error.kind, codax_core::ErrorKind::Corrupt, "{error}");
+                assert_ne!(error.kind, ErrorKind::Corrupt, "{error}");
                 sim.restart();
             }
             // A call that failed on purpose; the next attempt has nothing in its way.
@@ -104,8 +108,15 @@ fn run(seed: u64, ops: Vec<Op>) -> bool {
                 }
             }
             Op::Fold(bytes) => drop(journal.fold_above(bytes)),
+            Op::Rewrite => {
+                let rewritten = journal.rewrite(allowed.acknowledged.changes());
+                if let Err(error) = rewritten.and_then(|()| journal.verify()) {
+                    assert_ne!(error.kind, ErrorKind::Corrupt, "{error}");
+                }
+            }
             Op::Reopen => {
-                drop(journal.close());
+                drop(journal.fold_above(1));
+                drop(journal);
                 revive(&sim);
                 journal = open_checked(&sim, &mut allowed);
             }
@@ -126,7 +137,10 @@ fn run(seed: u64, ops: Vec<Op>) -> bool {
     drop(journal);
     revive(&sim);
     let journal = open_checked(&sim, &mut allowed);
-    journal.close().unwrap();
+    journal.verify().unwrap();
+    journal.fold_above(1).unwrap();
+    journal.verify().unwrap();
+    drop(journal);
     let (_, found, notes) = open(&sim).unwrap();
     assert_eq!(found, allowed.acknowledged);
     assert!(notes.is_empty(), "{notes:?}");
@@ -140,7 +154,7 @@ fn revive(sim: &Sim) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
     #[test]
     fn what_was_acknowledged_is_there(seed in any::<u64>(), ops in prop::collection::vec(op(), 1..40)) {
         run(seed, ops);
@@ -158,6 +172,7 @@ fn killed_at_each_call() {
                 Op::Append(vec![put(3, 1), link(1, b"b", 3)]),
                 Op::Fold(1),
                 Op::Append(vec![unlink(1, b"a"), Change::Drop(FileId(2)), move_begin(1)]),
+                Op::Rewrite,
                 Op::Reopen,
                 Op::Append(vec![Change::MoveEnd(MoveId(1)), put(3, 2)]),
             ];

@@ -1,13 +1,14 @@
 //! Address ranges: what a mapping of the store is made of, and what a live move lays over it.
 //!
-//! A [`Region`] is the range a program sees: its addresses never change, and it is never without a mapping while it lives. An
-//! [`Area`] is a mapping beside it (a staged object, a duplicate, a placeholder), of which parts can be moved over a region in one
-//! step of the kernel. What holds an object's memory is never inherited by a forked child.
+//! A [`Region`] is the range a program sees: its addresses never change, and it is never without a mapping while it
+//! lives. An [`Area`] is a mapping beside it (a staged object, a duplicate, a placeholder), of which parts can be
+//! moved over a region in one step of the kernel. What holds an object's memory is never inherited by a forked child.
 #![allow(unsafe_code)]
-//! Unsafe code: `mmap`, `munmap`, `mremap`, `madvise`. What must hold: a range is unmapped or replaced only by the value that owns
-//! it. A region owns `start..start + total` from its making to its drop. An area owns the sub-ranges it lists: a part that moved
-//! to a region leaves the list under the same lock, since the kernel may give its addresses to somebody else at once. A forked child has not
-//! inherited most of these ranges, so nothing is unmapped in a process that is not the maker.
+//! Unsafe code: `mmap`, `munmap`, `mremap`, `madvise`. What must hold: a range is unmapped or replaced only by the
+//! value that owns it. A region owns `start..start + total` from its making to its drop. An area owns the sub-ranges
+//! it lists: a part that moved to a region leaves the list under the same lock, since the kernel may give its
+//! addresses to somebody else at once. A forked child has not inherited most of these ranges, so nothing is unmapped
+//! in a process that is not the maker.
 
 use crate::fork;
 use crate::uffd::Uffd;
@@ -20,7 +21,7 @@ use std::os::fd::AsFd;
 use std::ptr::with_exposed_provenance_mut;
 use std::sync::{Mutex, PoisonError};
 
-pub use crate::memory::Memory;
+pub use crate::memory::{Cells, Memory, Number};
 
 /// Largest page that mappings are aligned for, in bytes.
 pub const HUGE: usize = 2 << 20;
@@ -45,13 +46,14 @@ pub struct Area {
 }
 
 impl Region {
-    /// Reserves `len` bytes (rounded up to whole pages) at a multiple of 2 MiB. An access faults until something is placed there.
+    /// Reserves `len` bytes (rounded up to whole pages) at a multiple of 2 MiB. An access faults until something is
+    /// placed there.
     pub fn reserve(len: usize) -> io::Result<Self> {
         Self::reserve_for(len, 0)
     }
 
-    /// As [`Self::reserve`], for a part of a file that begins at `file_off` (a multiple of the page): the base is congruent to it modulo
-    /// 2 MiB, so that huge pages can be mapped.
+    /// As [`Self::reserve`], for a part of a file that begins at `file_off` (a multiple of the page): the base is
+    /// congruent to it modulo 2 MiB, so that huge pages can be mapped.
     pub fn reserve_for(len: usize, file_off: u64) -> io::Result<Self> {
         let len = whole_pages(len)?;
         let phase = phase_of(file_off)?;
@@ -87,14 +89,14 @@ impl Region {
         false
     }
 
-    /// The whole region for loads and stores. Parts where nothing was placed, stores to what was placed read-only, and parts beyond
-    /// the end of a truncated object end the process with a signal.
+    /// The whole region for loads and stores. Parts where nothing was placed, stores to what was placed read-only,
+    /// and parts beyond the end of a truncated object end the process with a signal.
     #[must_use]
     #[inline]
     pub fn memory(&self) -> Memory<'_> {
-        // SAFETY: `base..base + len` belongs to this region and stays mapped (to something) until it is dropped, which the
-        // result's lifetime excludes; it is written through `Memory` and by other processes only, so no reference to it exists but
-        // those of `Memory`'s own unsafe methods.
+        // SAFETY: `base..base + len` belongs to this region and stays mapped (to something) until it is dropped,
+        // which the result's lifetime excludes; it is written through `Memory` and by other processes only, so no
+        // reference to it exists but those of `Memory`'s own unsafe methods.
         unsafe { Memory::new(with_exposed_provenance_mut(self.base), self.len) }
     }
 }
@@ -108,30 +110,31 @@ impl Drop for Region {
 }
 
 impl Area {
-    /// Maps `len` bytes (rounded up to whole pages) of an object, from `fd_off`. The address is congruent to `fd_off` modulo 2 MiB.
+    /// Maps `len` bytes (rounded up to whole pages) of an object, from `fd_off`. The address is congruent to `fd_off`
+    /// modulo 2 MiB.
     pub fn object(fd: impl AsFd, fd_off: u64, len: usize, write: bool) -> io::Result<Self> {
         let area = Self::reserve(len, phase_of(fd_off)?)?;
         map_object(area.base, area.len, fd, fd_off, write)?;
         Ok(area)
     }
 
-    /// A second mapping of what is mapped in a part of a region, which must be one object at a run of its offsets. Its address is
-    /// congruent to the part's modulo 2 MiB.
+    /// A second mapping of what is mapped in a part of a region, which must be one object at a run of its offsets.
+    /// Its address is congruent to the part's modulo 2 MiB.
     ///
-    /// If the part is registered with a userfaultfd, the duplicate is too, and this waits until another thread has read
-    /// the event ([`Uffd::next_event`]).
+    /// If the part is registered with a userfaultfd, the duplicate is too, and this waits until another thread has
+    /// read the event ([`Uffd::next_event`]).
     pub fn duplicate(region: &Region, off: usize, len: usize) -> io::Result<Self> {
         let from = part(region.base, region.len, off, len)?;
         let area = Self::reserve(len, from % HUGE)?;
-        // SAFETY: the destination is the reservation just made, which nobody else knows. The source keeps its mapping (an old
-        // size of 0 asks for a duplicate).
+        // SAFETY: the destination is the reservation just made, which nobody else knows. The source keeps its mapping
+        // (an old size of 0 asks for a duplicate).
         unsafe { duplicate_at(from, len, area.base)? };
         Ok(area)
     }
 
-    /// Private memory whose every first access waits: anonymous, without a page, registered with `uffd` for missing pages. To be laid over
-    /// parts of regions by [`Self::move_over`], where threads then wait until something else lies there and they are
-    /// [woken](Uffd::wake).
+    /// Private memory whose every first access waits: anonymous, without a page, registered with `uffd` for missing
+    /// pages. To be laid over parts of regions by [`Self::move_over`], where threads then wait until something else
+    /// lies there and they are [woken](Uffd::wake).
     pub fn placeholder(uffd: &Uffd, len: usize) -> io::Result<Self> {
         let area = Self::reserve(len, 0)?;
         // SAFETY: changes what accesses to the reservation just made do; nobody else knows its addresses.
@@ -162,8 +165,8 @@ impl Area {
         false
     }
 
-    /// Enters a part's pages into the page table, for writing or for reading, so that later accesses don't fault. An error if
-    /// the part was moved away, or its object ends before it; the pages before that are entered.
+    /// Enters a part's pages into the page table, for writing or for reading, so that later accesses don't fault. An
+    /// error if the part was moved away, or its object ends before it; the pages before that are entered.
     pub fn populate(&self, off: usize, len: usize, write: bool) -> io::Result<()> {
         let at = part(self.base, self.len, off, len)?;
         let owned = self.lock();
@@ -173,19 +176,21 @@ impl Area {
         crate::util::retry(|| unsafe { rustix::mm::madvise(pointer(at), len, advice) })
     }
 
-    /// Moves a part over a part of a region, in one step: a thread sees the old mapping there or the new one. The part then belongs to
-    /// the region. Both addresses should be congruent modulo 2 MiB, so that whole page tables move.
+    /// Moves a part over a part of a region, in one step: a thread sees the old mapping there or the new one. The
+    /// part then belongs to the region. Both addresses should be congruent modulo 2 MiB, so that whole page tables
+    /// move.
     ///
-    /// If the part is registered with a userfaultfd (a placeholder), this waits until another thread has read the event
-    /// ([`Uffd::next_event`]). Threads that waited in what was replaced must be [woken](Uffd::wake). It fails with `OutOfMemory` if the process has too many
-    /// mappings; the region is unchanged then.
+    /// If the part is registered with a userfaultfd (a placeholder), this waits until another thread has read the
+    /// event ([`Uffd::next_event`]). Threads that waited in what was replaced must be [woken](Uffd::wake). It fails
+    /// with `OutOfMemory` if the process has too many mappings; the region is unchanged then.
     pub fn move_over(&self, off: usize, len: usize, region: &Region, region_off: usize) -> io::Result<()> {
         let from = part(self.base, self.len, off, len)?;
         let to = part(region.base, region.len, region_off, len)?;
         let mut owned = self.lock();
         let index = covering(&owned, &(from..from + len))?;
-        // SAFETY: the source is ours (checked above, and the lock is held), the destination is the region's. No references into either
-        // exist but those a caller of `Memory`'s unsafe methods answers for, and a move keeps the bytes.
+        // SAFETY: the source is ours (checked above, and the lock is held), the destination is the region's. No
+        // references into either exist but those a caller of `Memory`'s unsafe methods answers for, and a move keeps
+        // the bytes.
         unsafe { rustix::mm::mremap_fixed(pointer(from), len, len, MremapFlags::MAYMOVE, pointer(to))? };
         let whole = owned.swap_remove(index);
         let rest = [whole.start..from, from + len..whole.end];
@@ -193,7 +198,8 @@ impl Area {
         Ok(())
     }
 
-    /// Maps what a part maps over a part of a region too; the area keeps its own. Otherwise as [`Self::move_over`]; not for placeholders.
+    /// Maps what a part maps over a part of a region too; the area keeps its own. Otherwise as [`Self::move_over`];
+    /// not for placeholders.
     pub fn duplicate_over(
         &self,
         off: usize,
@@ -296,8 +302,9 @@ fn reserve_aligned(len: usize, phase: usize) -> io::Result<usize> {
 fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) -> io::Result<()> {
     let access = if write { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
     let _no_fork = fork::gate();
-    // SAFETY: the range belongs to the caller's region or area (both callers pass a checked part of theirs), so nothing of anybody
-    // else is replaced. No references into it exist but those a caller of `Memory`'s unsafe methods answers for.
+    // SAFETY: the range belongs to the caller's region or area (both callers pass a checked part of theirs), so
+    // nothing of anybody else is replaced. No references into it exist but those a caller of `Memory`'s unsafe
+    // methods answers for.
     unsafe {
         rustix::mm::mmap(pointer(to), len, access, MapFlags::SHARED | MapFlags::FIXED, fd, fd_off)?;
         rustix::mm::madvise(pointer(to), len, Advice::LinuxDontFork)?;
@@ -312,15 +319,16 @@ fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) ->
 /// `to..to + len` belongs to the caller, and there are no references into it.
 unsafe fn duplicate_at(from: usize, len: usize, to: usize) -> io::Result<()> {
     let flags = MremapFlags::MAYMOVE;
-    // SAFETY: with an old size of 0 the kernel leaves the source as it is (it refuses private mappings), and replaces what is
-    // at the destination, which is the caller's by this function's contract.
+    // SAFETY: with an old size of 0 the kernel leaves the source as it is (it refuses private mappings), and replaces
+    // what is at the destination, which is the caller's by this function's contract.
     unsafe { rustix::mm::mremap_fixed(pointer(from), 0, len, flags, pointer(to))? };
     Ok(())
 }
 
 /// Unmaps a range that the caller owns and that nobody uses any more.
 fn unmap(range: Range<usize>) {
-    // SAFETY: called for ranges that a region or area owns, in their drop, or for what a fresh reservation has too much.
-    // It can fail only where the kernel must split a mapping and may not; the range then stays, which harms nobody.
+    // SAFETY: called for ranges that a region or area owns, in their drop, or for what a fresh reservation has too
+    // much. It can fail only where the kernel must split a mapping and may not; the range then stays, which harms
+    // nobody.
     let _ = unsafe { rustix::mm::munmap(pointer(range.start), range.len()) };
 }

@@ -1,7 +1,7 @@
 //! Copying out of an object whose holders may truncate it at any time.
 #![allow(unsafe_code)]
-//! Unsafe code: `pwrite` and `mlock` on a mapping that no Rust reference points into. The kernel reads it, so a page that is gone is a short count, where a
-//! load would be SIGBUS.
+//! Unsafe code: `pwrite` and `mlock` on a mapping that no Rust reference points into. The kernel reads it, so a page
+//! that is gone is a short count, where a load would be SIGBUS.
 
 use crate::area::Area;
 use crate::util::{invalid, to_u64, to_usize};
@@ -21,7 +21,8 @@ impl SourceMap {
         Ok(Self { area: Area::object(fd, 0, to_usize(len), false)? })
     }
 
-    /// Copies `len` bytes at `off` to the same offset of `dst`, and returns how many: fewer if the object has been truncated or a frame is poisoned.
+    /// Copies `len` bytes at `off` to the same offset of `dst`, and returns how many: fewer if the object has been
+    /// truncated or a frame is poisoned.
     pub fn copy_to(&self, off: u64, len: u64, dst: impl AsFd) -> io::Result<u64> {
         let end = off.checked_add(len).filter(|end| *end <= to_u64(self.area.len()));
         let end = end.ok_or_else(|| invalid(format!("{len} bytes at {off} are not mapped")))?;
@@ -30,8 +31,8 @@ impl SourceMap {
         while at < end {
             let from = with_exposed_provenance(self.area.base() + to_usize(at));
             let to = libc::off_t::try_from(at).map_err(|_| invalid("an offset is too large"))?;
-            // SAFETY: the kernel reads `end - at` bytes within the mapping, which lives as long as `self`; it answers EFAULT, or
-            // a short count, for pages that can't be read.
+            // SAFETY: the kernel reads `end - at` bytes within the mapping, which lives as long as `self`; it answers
+            // EFAULT, or a short count, for pages that can't be read.
             let n = unsafe { libc::pwrite(dst, from, to_usize(end - at), to) };
             match u64::try_from(n) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -46,8 +47,8 @@ impl SourceMap {
         Ok(at - off)
     }
 
-    /// Locks the object's memory, so that it is neither swapped out nor demoted, as long as this mapping lives. It fills holes.
-    /// `OutOfMemory` beyond RLIMIT_MEMLOCK.
+    /// Locks the object's memory, so that it is neither swapped out nor demoted, as long as this mapping lives. It
+    /// fills holes. `OutOfMemory` beyond RLIMIT_MEMLOCK.
     pub fn lock_memory(&self) -> io::Result<()> {
         let at = std::ptr::with_exposed_provenance_mut(self.area.base());
         // SAFETY: locks pages of our own mapping; it changes no byte and no address.

@@ -1,8 +1,8 @@
 //! Futexes in memory that moves: finding the threads that sleep on the old object, and waking them.
 //!
-//! The kernel keys a process-shared futex by the object behind its address. A thread that went to sleep before the object was
-//! switched waits where no later wake arrives, so after a switch each sleeper is woken through a mapping of the old object; it
-//! looks at its word again and, if it must, sleeps on the new one.
+//! The kernel keys a process-shared futex by the object behind its address. A thread that went to sleep before the
+//! object was switched waits where no later wake arrives, so after a switch each sleeper is woken through a mapping
+//! of the old object; it looks at its word again and, if it must, sleeps on the new one.
 //!
 //! Not covered: priority-inheritance futexes, whose waiters the kernel itself queues for the owner.
 #![allow(unsafe_code)]
@@ -20,14 +20,14 @@ const SYS_FUTEX_WAITV: u64 = libc::SYS_futex_waitv.unsigned_abs();
 const SYS_FUTEX_WAIT: u64 = 455;
 
 const FUTEX_PRIVATE: u64 = 128;
-/// CPU time after which a thread that was running at a switch has left the few instructions between looking its futex up and
-/// queueing on it, in ns.
+/// CPU time after which a thread that was running at a switch has left the few instructions between looking its futex
+/// up and queueing on it, in ns.
 const PAST_LOOKUP_NS: u64 = 1_000_000;
 /// Most futexes that one `futex_waitv` takes.
 const WAITV_MAX: u64 = 128;
 
-/// Sleeps while the word is `expected`, until woken or, after `timeout`, with `TimedOut`. `WouldBlock` if the word is another.
-/// Shared between processes.
+/// Sleeps while the word is `expected`, until woken or, after `timeout`, with `TimedOut`. `WouldBlock` if the word is
+/// another. Shared between processes.
 pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> io::Result<()> {
     let timeout = timeout.map(rustix::event::Timespec::try_from).transpose();
     let timeout = timeout.map_err(|_| crate::util::invalid("a timeout is too long"))?;
@@ -37,8 +37,8 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> io::R
 /// Wakes up to `count` sleepers, of all processes, on the word at an address, which may be any; returns how many.
 pub fn wake(addr: usize, count: u32) -> io::Result<u32> {
     let count = libc::c_int::try_from(count).unwrap_or(libc::c_int::MAX);
-    // SAFETY: FUTEX_WAKE uses the address as a key; the kernel neither reads nor writes there, and answers EFAULT or EINVAL if nothing
-    // is mapped or it is not aligned.
+    // SAFETY: FUTEX_WAKE uses the address as a key; the kernel neither reads nor writes there, and answers EFAULT or
+    // EINVAL if nothing is mapped or it is not aligned.
     let woken = unsafe { libc::syscall(libc::SYS_futex, addr, libc::FUTEX_WAKE, count) };
     u32::try_from(woken).map_err(|_| io::Error::last_os_error())
 }
@@ -65,7 +65,8 @@ pub fn sleepers(ranges: &[(usize, usize)]) -> io::Result<Vec<Sleeper>> {
     Ok(found)
 }
 
-/// Decides when no thread can go to sleep on an old object any more. Made at a switch; then, until it [is settled](Self::settled), wake the [`sleepers`],
+/// Decides when no thread can go to sleep on an old object any more. Made at a switch; then, until it [is
+/// settled](Self::settled), wake the [`sleepers`],
 /// **and once more after it is**.
 ///
 /// A thread that runs in the instant of the switch may be on its way into a futex call, with the old object looked up
@@ -143,8 +144,8 @@ fn parse_activity(text: &str) -> Activity {
     Activity::Call(number, args)
 }
 
-/// The addresses of the shared futexes that a system call sleeps on. An array of them is not looked at if it lies itself where we must
-/// not touch memory.
+/// The addresses of the shared futexes that a system call sleeps on. An array of them is not looked at if it lies
+/// itself where we must not touch memory.
 fn words_of(number: u64, args: &[u64; 6], untouchable: impl Fn(usize) -> bool) -> Vec<usize> {
     let [addr, op, _, flags, ..] = *args;
     let private = match number {
@@ -181,7 +182,8 @@ fn waitv_words(start: usize, count: usize) -> Vec<usize> {
     let bytes = count * size_of::<WaitV>();
     let local = libc::iovec { iov_base: array.as_mut_ptr().cast(), iov_len: bytes };
     let remote = libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(start), iov_len: bytes };
-    // SAFETY: `local` is `array`'s memory, for which every bit pattern is a value; the kernel checks the other address.
+    // SAFETY: `local` is `array`'s memory, for which every bit pattern is a value; the kernel checks the other
+    // address.
     let n = unsafe { libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
     array.truncate(usize::try_from(n).unwrap_or(0) / size_of::<WaitV>());
     let shared = array.into_iter().filter(|w| u64::from(w.flags) & FUTEX_PRIVATE == 0);
@@ -209,5 +211,40 @@ fn read_of_thread(tid: u32, file: &str) -> io::Result<Option<String>> {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
         Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_thread_does_is_read_from_its_line() {
+        assert_eq!(parse_activity("running\n"), Activity::Running);
+        assert_eq!(parse_activity("-1 0x7ffd0 0x7f00\n"), Activity::Elsewhere);
+        assert_eq!(parse_activity(""), Activity::Elsewhere);
+        let call = parse_activity("202 0x7f12 0x89 0x2 0x0 0x0 0xffffffff 0x7ffd0 0x7f00\n");
+        assert_eq!(call, Activity::Call(202, [0x7f12, 0x89, 2, 0, 0, 0xffff_ffff]));
+    }
+
+    #[test]
+    fn private_futexes_and_other_calls_are_no_sleepers() {
+        let words = |number, args| words_of(number, &args, |_| false);
+        assert_eq!(words(SYS_FUTEX, [64, 0x109, 0, 0, 0, 0]), [64]);
+        assert_eq!(words(SYS_FUTEX, [64, 0x189, 0, 0, 0, 0]), []);
+        assert_eq!(words(SYS_FUTEX_WAIT, [64, 0, 0, 2, 0, 0]), [64]);
+        assert_eq!(words(SYS_FUTEX_WAIT, [64, 0, 0, 2 | FUTEX_PRIVATE, 0, 0]), []);
+        assert_eq!(words(SYS_FUTEX + 1, [64, 0, 0, 0, 0, 0]), []);
+    }
+
+    #[test]
+    fn an_array_of_futexes_is_read_through_the_kernel() {
+        let word = |uaddr, flags| WaitV { val: 0, uaddr, flags, reserved: 0 };
+        let array = [word(64, 2), word(128, 2 | 128), word(192, 2)];
+        let start = array.as_ptr().expose_provenance();
+        let args = [crate::util::to_u64(start), 3, 0, 0, 0, 0];
+        assert_eq!(words_of(SYS_FUTEX_WAITV, &args, |_| false), [64, 192]);
+        assert_eq!(words_of(SYS_FUTEX_WAITV, &args, |addr| addr == start), []);
+        assert_eq!(words_of(SYS_FUTEX_WAITV, &[4096, 3, 0, 0, 0, 0], |_| false), []);
     }
 }

@@ -2,10 +2,11 @@
 //! descriptors, mounts, and what `/proc` says.
 //!
 //! The only home of unsafe code. A module that needs it opts in at its head and states there what it must uphold;
-//! everything else forbids it. Functions return [`std::io::Result`]; the crates above say what it means for the store.
+//! everything else forbids it. Functions return [`std::io::Result`]; the crates above say what it means for the
+//! store.
 //!
-//! Addresses are plain `usize` here, since what lies behind them changes under the program (that is the point of a move);
-//! loads and stores go through [`area::Memory`] only.
+//! Addresses are plain `usize` here, since what lies behind them changes under the program (that is the point of a
+//! move); loads and stores go through [`area::Memory`] only.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
 compile_error!("codax runs on 64-bit little-endian Linux");
@@ -16,7 +17,7 @@ pub mod event;
 mod fork;
 pub mod futex;
 pub mod lockfile;
-pub mod memory;
+mod memory;
 pub mod mounts;
 pub mod object;
 pub mod probe;

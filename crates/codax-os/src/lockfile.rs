@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// Takes the lock, or `None` if another process has it. It is held until the descriptor is closed, so until the process ends at
-/// the latest. The file (0600) then contains the process id.
+/// Takes the lock, or `None` if another process has it. It is held until the descriptor is closed, so until the
+/// process ends at the latest. The file (0600) then contains the process id.
 pub fn take(path: &Path) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;

@@ -39,9 +39,9 @@ pub(crate) fn has_capability(bit: u32) -> bool {
     set.is_some_and(|set| set >> bit & 1 == 1)
 }
 
-/// Mounts a tmpfs of `size` bytes (mode 0700, no devices, no set-user-id, no limit on files) with huge pages as `huge` says (`never`,
-/// `always`, `within_size`, `advise`), and without swap if `noswap` and the kernel knows that (6.4). Returns whether it
-/// is without swap.
+/// Mounts a tmpfs of `size` bytes (mode 0700, no devices, no set-user-id, no limit on files) with huge pages as
+/// `huge` says (`never`, `always`, `within_size`, `advise`), and without swap if `noswap` and the kernel knows that
+/// (6.4). Returns whether it is without swap.
 pub fn mount_tmpfs(path: &Path, size: u64, huge: &str, noswap: bool) -> io::Result<bool> {
     if huge.contains(',') || size == 0 {
         return Err(invalid(format!("a tmpfs of {size} bytes with huge={huge} can't be")));
@@ -70,9 +70,9 @@ pub fn resize_tmpfs(path: &Path, size: u64) -> io::Result<()> {
     Ok(rustix::mount::mount_remount(path, flags, data.as_c_str())?)
 }
 
-/// Unmounts. `ResourceBusy` while somebody has a file or directory there open or mapped.
+/// Unmounts: the path is free at once, the memory when nobody has a file there open or mapped any more.
 pub fn umount(path: &Path) -> io::Result<()> {
-    Ok(rustix::mount::unmount(path, UnmountFlags::NOFOLLOW)?)
+    Ok(rustix::mount::unmount(path, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?)
 }
 
 /// Free space of the filesystem of a path, in bytes.

@@ -1,8 +1,8 @@
 //! Objects: the tmpfs files that hold the bytes of files, one for each (file, pool).
 #![allow(unsafe_code)]
-//! Unsafe code: `fcntl` with lease commands only, which take integers and touch no memory of ours.
+//! Unsafe code: `fcntl` with lease commands, which take integers and touch no memory of ours, and `cachestat`.
 
-use crate::util::{check, invalid, retry, to_u64};
+use crate::util::{PAGE, check, invalid, retry, to_u64};
 use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 use std::io;
@@ -103,7 +103,11 @@ fn checked(name: &str) -> io::Result<&str> {
     checked_errno(name).map_err(|_| invalid(format!("{name:?} is no name for an object")))
 }
 
-/// Fills a range with memory; what is there stays, the length too. `StorageFull` (ENOSPC) takes back what this call took.
+/// Fills a range with memory; what is there stays, the length too. `StorageFull` (ENOSPC) takes back what this call
+/// took.
+///
+/// Where the mount has huge pages the kernel may take larger pages than asked for, up to the object's length, and
+/// then allocates more: exact are ranges whose ends are multiples of 2 MiB or the object's end.
 pub fn allocate(fd: impl AsFd, off: u64, len: u64) -> io::Result<()> {
     if len == 0 {
         return Ok(());
@@ -130,7 +134,9 @@ pub fn stat(fd: impl AsFd) -> io::Result<ObjectStat> {
     Ok(rustix::fs::fstat(fd)?.into())
 }
 
-/// The ranges (offset, length in bytes) that have memory, in order. Moves the descriptor's file position.
+/// The ranges (offset, length in bytes) that hold data, in order. Pages that were [allocated](allocate) and never
+/// touched since count as holes here, though they take memory: [`resident_bytes`] sees them. Moves the descriptor's
+/// file position.
 pub fn data_ranges(fd: impl AsFd) -> io::Result<Vec<(u64, u64)>> {
     let mut ranges = Vec::new();
     let mut at = 0;
@@ -151,17 +157,41 @@ pub fn data_ranges(fd: impl AsFd) -> io::Result<Vec<(u64, u64)>> {
     }
 }
 
+/// One number on all machines; the libc crate doesn't have it.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// Bytes of a range that take memory (whole pages), whether they were ever touched or not; those in swap don't count.
+/// `Unsupported` (ENOSYS) before Linux 6.5.
+pub fn resident_bytes(fd: impl AsFd, off: u64, len: u64) -> io::Result<u64> {
+    // A length of 0 would mean "to the end".
+    if len == 0 {
+        return Ok(0);
+    }
+    let range = [off, len];
+    // Pages: cached, dirty, under writeback, evicted, recently evicted.
+    let mut counts = [0u64; 5];
+    // SAFETY: the kernel reads a `struct cachestat_range` (two 64-bit words) and writes a `struct cachestat` (five),
+    // which these arrays are.
+    let result = unsafe {
+        libc::syscall(SYS_CACHESTAT, fd.as_fd().as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), 0)
+    };
+    check(libc::c_int::try_from(result).unwrap_or(-1))?;
+    Ok(counts[0] * to_u64(PAGE))
+}
+
 /// Whether nobody else holds the object: true if the kernel grants a write lease, false as long as any other open
 /// description or mapping of it exists anywhere. The lease is kept until [`drop_lease`] or the last close of `fd`.
 ///
-/// Should somebody open the object while the lease is held, the kernel sends SIGURG (ignored unless handled) and lets the
-/// opener wait, so drop it soon. `fd` must be open for writing, and its file the caller's own (or `CAP_LEASE`).
+/// Should somebody open the object while the lease is held, the kernel sends SIGURG (ignored unless handled) and lets
+/// the opener wait, so drop it soon. `fd` must be open for writing, and its file the caller's own (or `CAP_LEASE`).
 pub fn try_write_lease(fd: impl AsFd) -> io::Result<bool> {
     let raw = fd.as_fd().as_raw_fd();
     // The default, SIGIO, would end the process.
-    // SAFETY: F_SETSIG takes an integer and touches no memory of this process; `fd` is open as long as it is borrowed.
+    // SAFETY: F_SETSIG takes an integer and touches no memory of this process; `fd` is open as long as it is
+    // borrowed.
     check(unsafe { libc::fcntl(raw, F_SETSIG, libc::SIGURG) })?;
-    // SAFETY: F_SETLEASE takes an integer and touches no memory of this process; `fd` is open as long as it is borrowed.
+    // SAFETY: F_SETLEASE takes an integer and touches no memory of this process; `fd` is open as long as it is
+    // borrowed.
     match check(unsafe { libc::fcntl(raw, libc::F_SETLEASE, libc::F_WRLCK) }) {
         Ok(_) => Ok(true),
         Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => Ok(false),
@@ -172,7 +202,8 @@ pub fn try_write_lease(fd: impl AsFd) -> io::Result<bool> {
 /// Gives the lease of [`try_write_lease`] back.
 pub fn drop_lease(fd: impl AsFd) -> io::Result<()> {
     let raw = fd.as_fd().as_raw_fd();
-    // SAFETY: F_SETLEASE takes an integer and touches no memory of this process; `fd` is open as long as it is borrowed.
+    // SAFETY: F_SETLEASE takes an integer and touches no memory of this process; `fd` is open as long as it is
+    // borrowed.
     check(unsafe { libc::fcntl(raw, libc::F_SETLEASE, libc::F_UNLCK) }).map(drop)
 }
 

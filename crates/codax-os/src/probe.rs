@@ -14,7 +14,8 @@ pub struct Facts {
     pub uid: u32,
     /// What can be had of userfaultfd.
     pub userfaultfd: UserfaultfdFacts,
-    /// Setting of huge pages for shared memory without a mount's own (`shmem_enabled`), such as `never`. `None`: no huge pages on tmpfs.
+    /// Setting of huge pages for shared memory without a mount's own (`shmem_enabled`), such as `never`. `None`: no
+    /// huge pages on tmpfs.
     pub shmem_huge: Option<String>,
     /// Size of a huge page of tmpfs, in bytes.
     pub huge_page_bytes: Option<u64>,

@@ -44,8 +44,8 @@ pub enum Hold {
     Descriptor,
 }
 
-/// Who holds the objects (device, inode), by one pass over `/proc`. This process, those that end meanwhile and those we may not look into are
-/// left out: an empty answer proves nothing, a [lease](crate::object::try_write_lease) does.
+/// Who holds the objects (device, inode), by one pass over `/proc`. This process, those that end meanwhile and those
+/// we may not look into are left out: an empty answer proves nothing, a [lease](crate::object::try_write_lease) does.
 pub fn holders(objects: &HashSet<(u64, u64)>) -> io::Result<Vec<Held>> {
     let mut found = Vec::new();
     if objects.is_empty() {
@@ -79,7 +79,8 @@ pub fn holders(objects: &HashSet<(u64, u64)>) -> io::Result<Vec<Held>> {
     Ok(found)
 }
 
-/// What a line of `/proc/PID/maps` says: `START-END PERMS OFFSET MAJOR:MINOR INODE PATH`, numbers but the inode in hexadecimal.
+/// What a line of `/proc/PID/maps` says: `START-END PERMS OFFSET MAJOR:MINOR INODE PATH`, numbers but the inode in
+/// hexadecimal.
 fn mapping_of(line: &[u8]) -> Option<((u64, u64), Hold)> {
     let mut parts = line.splitn(6, |b| *b == b' ');
     let (range, perms, off, dev, ino) =
@@ -139,7 +140,8 @@ pub fn map_count(pid: u32) -> io::Result<u64> {
     Ok(to_u64(text.split(|b| *b == b'\n').filter(|line| !line.is_empty()).count()))
 }
 
-/// A descriptor of a process, which stays that of this process whatever becomes of its id. `NotFound` (ESRCH) if it has ended.
+/// A descriptor of a process, which stays that of this process whatever becomes of its id. `NotFound` (ESRCH) if it
+/// has ended.
 pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| crate::util::invalid("0 is no process id"))?;
@@ -201,4 +203,20 @@ pub fn gid() -> u32 {
 #[must_use]
 pub fn thread_id() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_maps_is_read() {
+        let line = b"7f0000000000-7f0000200000 rw-s 00400000 fc:1a 1234   /a file with spaces";
+        let what = Hold::Mapped { off: 4 << 20, len: 2 << 20, writable: true };
+        assert_eq!(mapping_of(line), Some(((rustix::fs::makedev(0xfc, 0x1a), 1234), what)));
+        assert_eq!(mapping_of(b"7f00-7f10 r--p 00000000 00:00 0"), None);
+        for garbage in [&b""[..], b"x", b"1-2 r 3 4 5 6", b"2-1 r--p 0 0:1 5 x"] {
+            assert_eq!(mapping_of(garbage), None);
+        }
+    }
 }

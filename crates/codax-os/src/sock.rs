@@ -1,6 +1,7 @@
 //! Unix sockets whose packets carry descriptors (`SOCK_SEQPACKET`), and who is at the other end.
 #![allow(unsafe_code)]
-//! Unsafe code: `getsockopt` for three options that rustix doesn't have, into buffers of the size that is passed along.
+//! Unsafe code: `getsockopt` for three options that rustix doesn't have, into buffers of the size that is passed
+//! along.
 
 use crate::util::{invalid, retry};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
@@ -35,7 +36,8 @@ pub struct Peer {
     pub pidfd: Option<OwnedFd>,
 }
 
-/// Listens at a path, with permissions `mode`. A socket that lies there is replaced: whoever calls this holds the store's lock.
+/// Listens at a path, with permissions `mode`. A socket that lies there is replaced: whoever calls this holds the
+/// store's lock.
 pub fn listen(path: &Path, mode: u32) -> io::Result<OwnedFd> {
     if let Ok(stat) = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
         && FileType::from_raw_mode(stat.st_mode) == FileType::Socket
@@ -93,9 +95,9 @@ pub fn send(fd: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<(
     Ok(())
 }
 
-/// Waits for one packet: its length, 0 at the end of the connection, and the descriptors beside it (closed on exec). The bytes are the first of
-/// `buf`, which grows to `max` bytes and never shrinks. `InvalidData` for a packet of more bytes or descriptors, which is lost; `WouldBlock` if
-/// a [timeout](set_recv_timeout) ran out.
+/// Waits for one packet: its length, 0 at the end of the connection, and the descriptors beside it (closed on exec).
+/// The bytes are the first of `buf`, which grows to `max` bytes and never shrinks. `InvalidData` for a packet of more
+/// bytes or descriptors, which is lost; `WouldBlock` if a [timeout](set_recv_timeout) ran out.
 pub fn recv(fd: impl AsFd, buf: &mut Vec<u8>, max: usize) -> io::Result<(usize, Vec<OwnedFd>)> {
     if buf.len() < max {
         buf.resize(max, 0);
@@ -186,7 +188,8 @@ fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
 fn get_option(fd: BorrowedFd<'_>, name: libc::c_int, words: &mut [u32]) -> io::Result<usize> {
     let bytes = size_of_val(words);
     let mut len = libc::socklen_t::try_from(bytes).map_err(|_| invalid("a socket option is too large"))?;
-    // SAFETY: the kernel writes at most `len` bytes, which is the size of `words`, where every bit pattern is a value.
+    // SAFETY: the kernel writes at most `len` bytes, which is the size of `words`, where every bit pattern is a
+    // value.
     let result = unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, words.as_mut_ptr().cast(), &raw mut len)
     };
@@ -198,8 +201,8 @@ fn socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-/// The address of a path of any length: one that doesn't fit goes through a descriptor of its directory, which must stay open while
-/// the address is used.
+/// The address of a path of any length: one that doesn't fit goes through a descriptor of its directory, which must
+/// stay open while the address is used.
 fn address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
     if path.as_os_str().len() <= PATH_MAX {
         return Ok((SocketAddrUnix::new(path)?, None));

@@ -1,7 +1,8 @@
 //! userfaultfd: threads that touch a range wait until we say so.
 #![allow(unsafe_code)]
-//! Unsafe code: `ioctl` with the structures of `linux/userfaultfd.h`, whose sizes and numbers are proved below. Registering and protecting
-//! a range makes accesses to it wait and changes no byte, so the functions are safe for any address.
+//! Unsafe code: `ioctl` with the structures of `linux/userfaultfd.h`, whose sizes and numbers are proved below.
+//! Registering and protecting a range makes accesses to it wait and changes no byte, so the functions are safe for
+//! any address.
 
 use crate::util::{check, to_u64, to_usize};
 use rustix::event::{PollFd, PollFlags};
@@ -113,8 +114,8 @@ pub enum Event {
     Stopped,
 }
 
-/// Opens [`DEVICE`]. Whoever holds it can make a userfaultfd for kernel-mode faults of its own memory; a daemon that may open it
-/// hands it to clients that may not.
+/// Opens [`DEVICE`]. Whoever holds it can make a userfaultfd for kernel-mode faults of its own memory; a daemon that
+/// may open it hands it to clients that may not.
 pub fn open_device() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
@@ -126,8 +127,8 @@ pub fn missing_features() -> io::Result<Vec<&'static str>> {
 }
 
 impl Uffd {
-    /// A userfaultfd, and whether it covers faults of system calls (kernel mode) too: made from `device` if there is one, else from one's own
-    /// right, else for user-mode faults only. `Unsupported` names what the kernel lacks.
+    /// A userfaultfd, and whether it covers faults of system calls (kernel mode) too: made from `device` if there is
+    /// one, else from one's own right, else for user-mode faults only. `Unsupported` names what the kernel lacks.
     pub fn new(device: Option<BorrowedFd<'_>>) -> io::Result<(Self, bool)> {
         // A descriptor answers once, so features are asked for with one and set with another.
         let features = available(&create(device)?.0)?;
@@ -149,8 +150,8 @@ impl Uffd {
         self.thread_ids
     }
 
-    /// Registers a range of writable shared mappings, so that it can be write-protected. `PermissionDenied` for read-only ones, `ResourceBusy` if
-    /// another userfaultfd has it.
+    /// Registers a range of writable shared mappings, so that it can be write-protected. `PermissionDenied` for
+    /// read-only ones, `ResourceBusy` if another userfaultfd has it.
     pub fn register_wp(&self, addr: usize, len: usize) -> io::Result<()> {
         self.register(addr, len, MODE_WP)
     }
@@ -162,11 +163,13 @@ impl Uffd {
 
     fn register(&self, addr: usize, len: usize, mode: u64) -> io::Result<()> {
         let mut arg = Register { range: range(addr, len), mode, ioctls: 0 };
-        // SAFETY: UFFDIO_REGISTER reads and writes a `struct uffdio_register` (size proved above), which `arg` is, exclusively borrowed.
+        // SAFETY: UFFDIO_REGISTER reads and writes a `struct uffdio_register` (size proved above), which `arg` is,
+        // exclusively borrowed.
         unsafe { ioctl(&self.fd, UFFDIO_REGISTER, (&raw mut arg).cast()) }
     }
 
-    /// Ends the registration of a range; parts that have none are left alone. Protection is lifted, and who waits there is woken.
+    /// Ends the registration of a range; parts that have none are left alone. Protection is lifted, and who waits
+    /// there is woken.
     pub fn unregister(&self, addr: usize, len: usize) -> io::Result<()> {
         let mut arg = range(addr, len);
         // SAFETY: UFFDIO_UNREGISTER reads a `struct uffdio_range`, which `arg` is.
@@ -193,7 +196,8 @@ impl Uffd {
         unsafe { ioctl(&self.fd, UFFDIO_WAKE, (&raw mut arg).cast()) }
     }
 
-    /// Waits for the next event, or until `stop` is readable, which comes first. A fault whose thread was woken before anybody read it is never seen.
+    /// Waits for the next event, or until `stop` is readable, which comes first. A fault whose thread was woken
+    /// before anybody read it is never seen.
     pub fn next_event(&self, stop: impl AsFd) -> io::Result<Event> {
         loop {
             let mut fds = [PollFd::new(&stop, PollFlags::IN), PollFd::new(&self.fd, PollFlags::IN)];
@@ -252,7 +256,8 @@ fn available(fd: &OwnedFd) -> io::Result<u64> {
 
 fn handshake(fd: &OwnedFd, features: u64) -> io::Result<u64> {
     let mut arg = Api { api: UFFD_API, features, ioctls: 0 };
-    // SAFETY: UFFDIO_API reads and writes a `struct uffdio_api` (size proved above), which `arg` is, exclusively borrowed.
+    // SAFETY: UFFDIO_API reads and writes a `struct uffdio_api` (size proved above), which `arg` is, exclusively
+    // borrowed.
     unsafe { ioctl(fd, UFFDIO_API, (&raw mut arg).cast())? };
     Ok(arg.features)
 }
@@ -273,7 +278,8 @@ fn create(device: Option<BorrowedFd<'_>>) -> io::Result<(OwnedFd, bool)> {
 
 fn create_from(device: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
-    // SAFETY: USERFAULTFD_IOC_NEW takes flags by value and touches no memory; on a descriptor that is something else it fails.
+    // SAFETY: USERFAULTFD_IOC_NEW takes flags by value and touches no memory; on a descriptor that is something else
+    // it fails.
     let raw = check(unsafe { libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW as _, flags) })?;
     // SAFETY: a success returns a new descriptor that nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })

@@ -1,7 +1,8 @@
 //! A file of 64-bit words that one process writes and others read, each word in one access.
 #![allow(unsafe_code)]
-//! Unsafe code: turns the mapping into `&[AtomicU64]`. What must hold: the mapping has that many words and lives as long as the value. The
-//! files are the daemon's own and are never truncated; if one were, an access would end in SIGBUS, not in undefined behaviour.
+//! Unsafe code: turns the mapping into `&[AtomicU64]`. What must hold: the mapping has that many words and lives as
+//! long as the value. The files are the daemon's own and are never truncated; if one were, an access would end in
+//! SIGBUS, not in undefined behaviour.
 
 use crate::area::Area;
 use crate::util::{invalid, to_u64, to_usize};
@@ -70,7 +71,8 @@ impl SharedWords {
         u64::from_le(self.atomics()[i].load(Ordering::Acquire))
     }
 
-    /// Sets word `i`, after all that was stored before (release). Panics beyond the end, or if the file is mapped for reading.
+    /// Sets word `i`, after all that was stored before (release). Panics beyond the end, or if the file is mapped for
+    /// reading.
     #[inline]
     pub fn store(&self, i: usize, value: u64) {
         assert!(self.writable, "words that were opened for reading can't be stored");
@@ -79,8 +81,8 @@ impl SharedWords {
 
     #[inline]
     fn atomics(&self) -> &[AtomicU64] {
-        // SAFETY: the area maps `words * 8` bytes or more at a page's beginning, and is neither moved nor dropped while `self` is
-        // borrowed; in this process they are accessed as atomics only.
+        // SAFETY: the area maps `words * 8` bytes or more at a page's beginning, and is neither moved nor dropped
+        // while `self` is borrowed; in this process they are accessed as atomics only.
         unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(self.area.base()), self.words) }
     }
 }

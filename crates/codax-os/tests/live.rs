@@ -87,8 +87,8 @@ fn mapped(fd: &OwnedFd, len: usize, write: bool) -> Region {
     region
 }
 
-/// One process's whole part of a live move, with a read-only mapping beside the writable one: nothing is lost, and no reader sees
-/// a counter go back.
+/// One process's whole part of a live move, with a read-only mapping beside the writable one: nothing is lost, and no
+/// reader sees a counter go back.
 #[test]
 fn counters_survive_a_move_under_writers_and_readers() {
     const LEN: usize = 4 * HUGE;
@@ -326,6 +326,13 @@ fn memory_copies_in_and_out_at_any_offset_and_length() {
     assert_eq!((memory.load_u16(2), memory.load_u8(5), memory.read::<2>(4)), (0x0304, 1, [2, 1]));
     memory.atomic_u64(8).store(9, SeqCst);
     assert_eq!(memory.part(8, 8).load_u64(0), 9);
+    let cells = memory.cells::<u32>(8, 4);
+    cells.store(3, 77);
+    assert_eq!((cells.iter().nth(3), memory.load_u32(20)), (Some(77), 77));
+    assert!(std::panic::catch_unwind(|| cells.load(4)).is_err());
+    assert!(std::panic::catch_unwind(|| region.memory().cells::<u64>(8, PAGE / 8)).is_err());
+    assert!(std::panic::catch_unwind(|| region.memory().cells::<u64>(0, usize::MAX)).is_err());
+    assert!(std::panic::catch_unwind(|| region.memory().cells::<u64>(4, 1)).is_err());
     for outside in [PAGE - 7, PAGE, usize::MAX] {
         assert!(std::panic::catch_unwind(|| region.memory().load_u64(outside)).is_err());
     }

@@ -2,7 +2,7 @@
 
 use crate::link::{Attempt, Turn, lock, unexpected};
 use crate::mapping::{Access, Mapping, Placed};
-use crate::store::{Client, Store, expect, store_path};
+use crate::store::{Client, Store, reply_as, store_path};
 use codax_core::extent::Extent;
 use codax_core::info::FileInfo;
 use codax_core::name::StorePath;
@@ -158,7 +158,9 @@ impl OpenOptions {
             return Err(Error::invalid(format!("open {path}: neither to read nor to write")));
         }
         if (self.create || self.create_new || self.truncate) && !write {
-            return Err(Error::invalid(format!("open {path}: to create or truncate a file needs write access")));
+            return Err(Error::invalid(format!(
+                "open {path}: to create or truncate a file needs write access"
+            )));
         }
         Ok(Open {
             path,
@@ -190,8 +192,8 @@ pub(crate) fn ask_open(turn: &Turn<'_>, open: &Open) -> Attempt<(Opened, Option<
     match reply {
         Reply::Opened { handle, file, len, layout, .. } => {
             let opened = Opened { handle, file, len, generation: turn.generation() };
-            let placed = layout.map(|layout| Placed { file, layout, fds, generation: turn.generation() });
-            Ok((opened, placed))
+            let placed = layout.map(|layout| Placed::new(file, layout, fds, turn.generation())).transpose();
+            Ok((opened, placed?))
         }
         other => Err(unexpected(&other).into()),
     }
@@ -253,11 +255,14 @@ impl File {
 
     /// What the store knows of it.
     pub fn info(&self) -> Result<FileInfo> {
-        expect!(self.inner.ask(Request::StatHandle)?, Reply::File(info) => *info)
+        reply_as!(self.inner.ask(Request::StatHandle)?, Reply::File(info) => *info)
     }
 
     /// Its length in bytes.
-    #[allow(clippy::len_without_is_empty, reason = "it asks the daemon, and files that are empty are rarely the question")]
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "it asks the daemon, and files that are empty are rarely the question"
+    )]
     pub fn len(&self) -> Result<u64> {
         Ok(self.info()?.len)
     }
@@ -267,7 +272,7 @@ impl File {
     /// Mappings keep the range they were made with. What a mapping has beyond the end of a file that was cut is SIGBUS to touch, as with mmap(2);
     /// map again what grows there later.
     pub fn set_len(&self, len: u64) -> Result<()> {
-        expect!(self.inner.ask(|handle| Request::SetLen { handle, len })?, Reply::Done => ())
+        reply_as!(self.inner.ask(|handle| Request::SetLen { handle, len })?, Reply::Done => ())
     }
 
     /// The placement in force for it.
@@ -328,7 +333,9 @@ impl Inner {
         let (opened, _) = ask_open(turn, &open)?;
         if opened.file != self.id {
             self.client.link.tell(turn.generation(), &Request::Close(opened.handle));
-            return Err(Error::not_found(format!("{} was replaced while the daemon was away", self.path)).into());
+            return Err(
+                Error::not_found(format!("{} was replaced while the daemon was away", self.path)).into()
+            );
         }
         *known = (turn.generation(), opened.handle);
         Ok(opened.handle)

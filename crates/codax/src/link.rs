@@ -56,6 +56,9 @@ struct State {
     attempts: u64,
     /// A request waits for such an attempt.
     wanted: bool,
+    /// Connections that no answer can be expected over any more. They stay open while the daemon counts mappings on them: it would take
+    /// their end for ours, and go on with moves without us.
+    retired: Vec<Conn>,
     /// One-way requests for the connection that the switcher is making.
     owed: Vec<Request>,
     stop: bool,
@@ -154,9 +157,11 @@ impl Link {
         lock(&self.state).attached = true;
     }
 
-    /// The switcher lost its socket.
+    /// The switcher lost its socket, and what moved is settled.
     pub(crate) fn lost(&self) {
-        lock(&self.state).conn = None;
+        let mut state = lock(&self.state);
+        state.conn = None;
+        state.retired.clear();
     }
 
     /// The switcher has tried to reconnect.
@@ -259,8 +264,9 @@ impl Turn<'_> {
                 self.link.forget(self.conn.generation);
                 Err(Error::new(ErrorKind::NoDaemon, "the daemon went away before it answered").into())
             }
+            // That packet was the answer, so the next one answers the next request.
+            Err(e) if e.kind == ErrorKind::Corrupt => Err(e.into()),
             Err(e) => {
-                // After what can't be understood, the next packet may be anything.
                 self.link.forget(self.conn.generation);
                 Err(e.into())
             }
@@ -271,8 +277,10 @@ impl Turn<'_> {
 impl Link {
     fn forget(&self, generation: u64) {
         let mut state = lock(&self.state);
-        if state.conn.as_ref().is_some_and(|conn| conn.generation == generation) {
-            state.conn = None;
+        if let Some(conn) = state.conn.take_if(|conn| conn.generation == generation)
+            && state.attached
+        {
+            state.retired.push(conn);
         }
     }
 }
@@ -299,7 +307,8 @@ pub(crate) fn connect(dir: &Path) -> Result<Channel> {
 
 /// Sets how long to wait for an answer.
 pub(crate) fn limit(channel: &Channel, limit: Option<Duration>) -> Result<()> {
-    sock::set_recv_timeout(channel, limit).map_err(|e| Error::internal(format!("set a socket's time limit: {e}")))
+    sock::set_recv_timeout(channel, limit)
+        .map_err(|e| Error::internal(format!("set a socket's time limit: {e}")))
 }
 
 /// Connects and shakes hands; answers are waited for [`WELCOME_TIMEOUT`] at most.

@@ -3,11 +3,13 @@
 use crate::file::Inner;
 use crate::link::{Attempt, Trouble, unexpected};
 use crate::switcher::{Making, NewMapping, Shared};
+use codax_core::extent::PoolRun;
 use codax_core::request::{Layout, PinId};
-use codax_core::{Error, FileId, PAGE_SIZE, PageRange, Result};
+use codax_core::{Error, FileId, PageRange, PoolId, Result};
 use codax_os::area::{Memory, Region};
 use codax_wire::{Reply, Request};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::{Bound, RangeBounds};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -47,13 +49,34 @@ pub struct Mapping {
     access: Access,
 }
 
-/// A daemon's answer to a request to map: the layout and a descriptor for each pool in it.
+/// A daemon's answer to a request to map: the layout and the object of each pool in it.
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub(crate) file: FileId,
     pub(crate) layout: Layout,
-    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) objects: HashMap<PoolId, OwnedFd>,
     pub(crate) generation: u64,
+}
+
+impl Placed {
+    pub(crate) fn new(file: FileId, layout: Layout, fds: Vec<OwnedFd>, generation: u64) -> Result<Self> {
+        let objects = by_pool(&layout.runs, fds)?;
+        Ok(Self { file, layout, objects, generation })
+    }
+}
+
+/// The descriptors that come with a layout: one for each pool in it, in the order of first occurrence.
+pub(crate) fn by_pool(runs: &[PoolRun], fds: Vec<OwnedFd>) -> Result<HashMap<PoolId, OwnedFd>> {
+    let mut fds = fds.into_iter();
+    let mut objects = HashMap::new();
+    for run in runs {
+        if let Entry::Vacant(entry) = objects.entry(run.pool) {
+            let fd =
+                fds.next().ok_or_else(|| Error::corrupt("the daemon sent fewer descriptors than pools"))?;
+            entry.insert(fd);
+        }
+    }
+    Ok(objects)
 }
 
 impl Mapping {
@@ -84,8 +107,9 @@ impl Mapping {
             let region = Arc::new(region);
             // The descriptors go before anybody may ask who holds the objects.
             let layout = placed.layout;
-            drop(placed.fds);
-            let live = NewMapping { file: file.id, region: &region, pages, write, runs: &layout.runs, generation };
+            drop(placed.objects);
+            let live =
+                NewMapping { file: file.id, region: &region, pages, write, runs: &layout.runs, generation };
             if let Some(id) = switcher.add(making, &live) {
                 let skip = to_usize(start - pages.offset())?;
                 let (file, switcher) = (Arc::clone(file), Arc::clone(switcher));
@@ -205,7 +229,11 @@ fn ask_map(file: &Inner, turn: &crate::link::Turn<'_>, write: bool) -> Attempt<P
     let handle = file.handle(turn)?;
     let (reply, fds) = turn.ask_fds(&Request::Map { handle, write }, &[])?;
     match reply {
-        Reply::Layout(layout) => Ok(Placed { file: file.id, layout, fds, generation: turn.generation() }),
+        Reply::Layout(layout) => {
+            let unmap = Request::Unmap { file: file.id };
+            let placed = Placed::new(file.id, layout, fds, turn.generation());
+            Ok(placed.inspect_err(|_| file.client.link.tell(turn.generation(), &unmap))?)
+        }
         other => Err(unexpected(&other).into()),
     }
 }
@@ -235,17 +263,13 @@ fn within(range: &impl RangeBounds<u64>, len: u64) -> Result<(u64, u64)> {
 fn place(placed: &Placed, pages: PageRange, write: bool) -> Result<Region> {
     let failed = |e: std::io::Error| Error::internal(format!("map {} bytes: {e}", pages.bytes()));
     let region = Region::reserve_for(to_usize(pages.bytes())?, pages.offset()).map_err(failed)?;
-    let mut fds = placed.fds.iter();
-    let mut objects = HashMap::new();
     let mut covered = 0;
     for run in &placed.layout.runs {
-        if !objects.contains_key(&run.pool) {
-            let fd = fds.next().ok_or_else(|| Error::corrupt("the daemon sent fewer descriptors than pools"))?;
-            objects.insert(run.pool, fd);
-        }
         let Some(part) = run.pages.intersect(pages) else { continue };
         let at = to_usize(part.offset() - pages.offset())?;
-        region.place(at, to_usize(part.bytes())?, objects[&run.pool], part.offset(), write).map_err(failed)?;
+        region
+            .place(at, to_usize(part.bytes())?, &placed.objects[&run.pool], part.offset(), write)
+            .map_err(failed)?;
         covered += part.count.0;
     }
     if covered != pages.count.0 {
@@ -258,5 +282,3 @@ fn place(placed: &Placed, pages: PageRange, write: bool) -> Result<Region> {
 pub(crate) fn to_usize(bytes: u64) -> Result<usize> {
     usize::try_from(bytes).map_err(|_| Error::invalid(format!("{bytes} bytes are more than memory can hold")))
 }
-
-const _: () = assert!(PAGE_SIZE == 4096, "Region counts in the same pages");

@@ -6,7 +6,6 @@ use codax_core::info::{FileInfo, JobInfo, JobReport, StoreInfo};
 use codax_core::name::StorePath;
 use codax_core::request::PlacementSpec;
 use codax_core::{Error, Result};
-use codax_os::process;
 use codax_wire::{Reply, Request};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -17,18 +16,8 @@ use std::sync::{Arc, Mutex};
 /// `/dev/shm/codax-UID`.
 #[must_use]
 pub fn default_dir() -> PathBuf {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(dir) = set("CODAX_STORE") {
-        return dir;
-    }
-    let uid = process::uid();
-    if uid == 0 {
-        return PathBuf::from("/run/codax");
-    }
-    match set("XDG_RUNTIME_DIR") {
-        Some(dir) => dir.join("codax"),
-        None => PathBuf::from(format!("/dev/shm/codax-{uid}")),
-    }
+    let set = std::env::var_os("CODAX_STORE").filter(|dir| !dir.is_empty());
+    set.map_or_else(codax_wire::default_dir, PathBuf::from)
 }
 
 /// How to connect; made by [`Store::options`].
@@ -120,7 +109,7 @@ fn done(reply: Reply) -> Result<()> {
 }
 
 /// `Ok` with what is wanted of a reply, or an error that says which one came instead.
-macro_rules! expect {
+macro_rules! reply_as {
     ($reply:expr, $pattern:pat => $value:expr) => {
         match $reply {
             $pattern => Ok($value),
@@ -128,7 +117,7 @@ macro_rules! expect {
         }
     };
 }
-pub(crate) use expect;
+pub(crate) use reply_as;
 
 impl Store {
     /// Connects to the daemon of the store in `dir`. Errors: `NoDaemon` if there is none.
@@ -189,12 +178,12 @@ impl Store {
 
     /// What the store says of itself: its pools, its daemon.
     pub fn status(&self) -> Result<StoreInfo> {
-        expect!(self.call(Request::Status)?, Reply::Store(info) => *info)
+        reply_as!(self.call(Request::Status)?, Reply::Store(info) => *info)
     }
 
     /// A file or directory.
     pub fn stat(&self, path: impl AsRef<OsStr>) -> Result<FileInfo> {
-        expect!(self.call(Request::Stat(store_path(path)?))?, Reply::File(info) => *info)
+        reply_as!(self.call(Request::Stat(store_path(path)?))?, Reply::File(info) => *info)
     }
 
     /// A directory's entries, in the order of their names' bytes, without extents.
@@ -204,7 +193,7 @@ impl Store {
         loop {
             let after = all.last().map(|(name, _)| name.clone());
             let reply = self.call(Request::ReadDir { path: path.clone(), after })?;
-            let (entries, more) = expect!(reply, Reply::Entries { entries, more } => (entries, more))?;
+            let (entries, more) = reply_as!(reply, Reply::Entries { entries, more } => (entries, more))?;
             let progressed = !entries.is_empty();
             all.extend(entries);
             if !(more && progressed) {
@@ -266,7 +255,7 @@ impl Store {
         progress: &mut dyn FnMut(&JobInfo),
     ) -> Result<JobReport> {
         let request = Request::Move { path: store_path(path)?, to: to.to_owned(), range };
-        expect!(self.call_with_progress(request, progress)?, Reply::Job(report) => *report)
+        reply_as!(self.call_with_progress(request, progress)?, Reply::Job(report) => *report)
     }
 
     /// How long accesses to this connection's mappings waited for moves.
@@ -275,7 +264,9 @@ impl Store {
         if self.client.link.is_fork() {
             return WaitStats::default();
         }
-        lock(&self.client.switcher).as_ref().map_or_else(WaitStats::default, |running| running.shared().waits())
+        lock(&self.client.switcher)
+            .as_ref()
+            .map_or_else(WaitStats::default, |running| running.shared().waits())
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::file::{File, Inner, ask_open};
 use crate::link::{Trouble, unexpected};
-use crate::mapping::{Access, to_usize};
-use crate::store::{Store, expect, store_path};
+use crate::mapping::{Access, by_pool, to_usize};
+use crate::store::{Store, reply_as, store_path};
 use codax_core::extent::PoolRun;
 use codax_core::request::{Open, PlacementSpec};
 use codax_core::{Error, ErrorKind, PAGE_SIZE, PageRange, PoolId, Result};
@@ -55,6 +55,9 @@ impl Store {
         // What fits the buffer has a known length before the daemon is asked.
         let first = fill(source, &mut buffer)?;
         let ended = first < buffer.len();
+        if !(ended || options.replace) && self.call(Request::Stat(path.clone())).is_ok() {
+            return Err(Error::exists(format!("{path} exists")));
+        }
         let so_far = first as u64;
         let len = if ended { so_far } else { options.known_len.map_or(so_far, |len| len.max(so_far)) };
         let open = Open {
@@ -86,7 +89,7 @@ impl Store {
         }
         sink.finish(at)?;
         let publish = |handle| Request::Publish { handle, path: open.path.clone(), replace: options.replace };
-        expect!(file.inner.ask(publish)?, Reply::Done => ())?;
+        reply_as!(file.inner.ask(publish)?, Reply::Done => ())?;
         Ok(at)
     }
 
@@ -157,7 +160,7 @@ impl<'a> Sink<'a> {
     fn set_len(&mut self, len: u64) -> Result<()> {
         // What grows may lie in other pools, to which there are no descriptors yet.
         self.raw = None;
-        expect!(self.file.ask(|handle| Request::SetLen { handle, len })?, Reply::Done => ())?;
+        reply_as!(self.file.ask(|handle| Request::SetLen { handle, len })?, Reply::Done => ())?;
         self.len = len;
         Ok(())
     }
@@ -181,13 +184,7 @@ impl<'a> Raw<'a> {
             }
         })?;
         let mut raw = Self { file, generation, runs, objects: HashMap::new() };
-        let mut fds = fds.into_iter();
-        for run in &raw.runs {
-            if !raw.objects.contains_key(&run.pool) {
-                let fd = fds.next().ok_or_else(|| Error::corrupt("the daemon sent fewer descriptors than pools"))?;
-                raw.objects.insert(run.pool, fd);
-            }
-        }
+        raw.objects = by_pool(&raw.runs, fds)?;
         Ok(raw)
     }
 

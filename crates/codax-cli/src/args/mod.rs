@@ -7,8 +7,11 @@ mod store;
 pub use files::*;
 pub use store::*;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
+
+/// Names the store's directory where no option does.
+const STORE_VARIABLE: &str = "CODAX_STORE";
 
 const LONG_ABOUT: &str = "\
 codax puts the memory of coherently attached devices under a filesystem: what is on a device is there because somebody put it there, \
@@ -34,7 +37,7 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 not found, 4 no space, 5 busy, 6 device
 
 /// Device memory as files: put, map, move while mapped, drain.
 #[derive(Debug, Parser)]
-#[command(name = "codax", version, about, long_about = LONG_ABOUT, after_long_help = AFTER_HELP)]
+#[command(name = "codax", version, long_about = LONG_ABOUT, after_long_help = AFTER_HELP)]
 #[command(arg_required_else_help = true, max_term_width = 100, infer_long_args = false)]
 pub struct Cli {
     #[command(flatten)]
@@ -43,11 +46,24 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// Parses the program's words, or ends it with help or an error.
+    pub fn typed() -> Self {
+        let mut command = Self::command();
+        // An empty variable says nothing; an empty option is an error.
+        if std::env::var_os(STORE_VARIABLE).is_some_and(|value| value.is_empty()) {
+            command = command.mut_arg("store", |arg| arg.env(None));
+        }
+        let mut words = command.get_matches();
+        Self::from_arg_matches_mut(&mut words).unwrap_or_else(|error| error.exit())
+    }
+}
+
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Global {
     /// Directory of the store (`codax help` tells the default)
-    #[arg(long, global = true, env = "CODAX_STORE", value_name = "DIR", help_heading = "Global options")]
+    #[arg(long, global = true, env = STORE_VARIABLE, value_name = "DIR", help_heading = "Global options")]
     pub store: Option<PathBuf>,
 
     /// Print JSON

@@ -56,7 +56,11 @@ mod tests {
     fn only_what_was_mended_without_a_loss_is_well() {
         assert!(verdict(&[]).is_ok());
         assert!(verdict(&[finding(Severity::Mendable, true)]).is_ok());
-        for bad in [finding(Severity::Mendable, false), finding(Severity::Lost, true), finding(Severity::Lost, false)] {
+        for bad in [
+            finding(Severity::Mendable, false),
+            finding(Severity::Lost, true),
+            finding(Severity::Lost, false),
+        ] {
             assert_eq!(verdict(&[bad]).unwrap_err().kind, codax_core::ErrorKind::Corrupt);
         }
     }

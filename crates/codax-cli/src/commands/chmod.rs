@@ -79,7 +79,8 @@ struct Clause {
 impl ModeChange {
     /// Parses the word of chmod(1): up to four octal digits, or clauses such as `u+x,go-w`.
     fn parse(typed: &str, umask: u16) -> codax_core::Result<Self> {
-        let bad = || Error::invalid(format!("mode {typed:?}: wants octal digits (644) or clauses (u+x,go-w)"));
+        let bad =
+            || Error::invalid(format!("mode {typed:?}: wants octal digits (644) or clauses (u+x,go-w)"));
         if typed.starts_with(|c: char| c.is_ascii_digit()) {
             let mode = u16::from_str_radix(typed, 8).map_err(|_| bad())?;
             return if mode <= 0o7777 { Ok(Self::Absolute(mode)) } else { Err(bad()) };
@@ -191,7 +192,8 @@ mod tests {
 
     #[test]
     fn other_words_are_refused() {
-        for bad in ["", "8", "12345", "77777", "u", "ux", "q+x", "u+q", "u+x,", ",", "u+x,8", "0x1ff", "6 4"] {
+        for bad in ["", "8", "12345", "77777", "u", "ux", "q+x", "u+q", "u+x,", ",", "u+x,8", "0x1ff", "6 4"]
+        {
             assert!(ModeChange::parse(bad, 0).is_err(), "{bad}");
         }
     }

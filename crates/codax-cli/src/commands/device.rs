@@ -32,8 +32,18 @@ fn list(context: &Context) -> Result<()> {
         if pools.is_empty() {
             return "no devices: name one with `codax up --device NAME=emulated:SIZE`\n".to_owned();
         }
-        let headings =
-            ["device", "backing", "state", ">size", ">used", ">free", ">read ns", ">write ns", ">GB/s", "job"];
+        let headings = [
+            "device",
+            "backing",
+            "state",
+            ">size",
+            ">used",
+            ">free",
+            ">read ns",
+            ">write ns",
+            ">GB/s",
+            "job",
+        ];
         let mut table = table::new(&headings);
         for pool in &pools {
             let row = [
@@ -97,7 +107,8 @@ fn show(context: &Context, name: &str) -> Result<()> {
 }
 
 fn show_text(pool: &PoolInfo) -> String {
-    let held = format!("{}, frames that no file owns any more and somebody still holds", format_size(pool.held));
+    let held =
+        format!("{}, frames that no file owns any more and somebody still holds", format_size(pool.held));
     let swap = if pool.swappable { "the kernel may swap its pages out" } else { "no" };
     let ns = |ns: Option<u32>| ns.map_or_else(String::new, |ns| format!("{ns} ns, as announced"));
     let job_lines = pool.job.as_ref().map_or_else(String::new, |running| {
@@ -113,7 +124,12 @@ fn show_text(pool: &PoolInfo) -> String {
         ("free", format_size(pool.free)),
         ("read", ns(pool.link.read_ns)),
         ("write", ns(pool.link.write_ns)),
-        ("bandwidth", pool.link.mbps.map_or_else(String::new, |_| format!("{} GB/s, as announced", gbps(pool.link.mbps)))),
+        (
+            "bandwidth",
+            pool.link
+                .mbps
+                .map_or_else(String::new, |_| format!("{} GB/s, as announced", gbps(pool.link.mbps))),
+        ),
         ("huge pages", if pool.huge { "where they are whole" } else { "no" }.to_owned()),
         ("swap", swap.to_owned()),
         ("job", job_lines),
@@ -161,7 +177,9 @@ fn drain(context: &Context, args: &DrainArgs) -> Result<()> {
     };
     let store = context.store()?;
     if !args.dry_run {
-        super::on_interrupt(format!("cancelled: {name} is put online again; nothing is lost"))?;
+        super::on_interrupt(format!(
+            "cancelled: {name} goes online again; `codax device online {name}` brings home what has moved"
+        ))?;
     }
     let report = job_of(context, &store, format!("draining {name}"), request)?;
     let names = pool_names(&store)?;
@@ -198,14 +216,19 @@ fn done_line(what: &str, report: &JobReport) -> String {
 }
 
 fn left_text(report: &JobReport) -> String {
-    held_lines(&report.left).iter().fold(String::new(), |out, line| out + "left where it is: " + &text::printable(line) + "\n")
+    held_lines(&report.left)
+        .iter()
+        .fold(String::new(), |out, line| out + "left where it is: " + &text::printable(line) + "\n")
 }
 
 fn plan_text(name: &str, plan: &Plan, names: &PoolNames) -> String {
     let mut table = table::new(&["file", ">bytes", "to"]);
     for planned in &plan.moves {
         for run in &planned.to {
-            table::row(&mut table, [planned.path.clone(), run.pages.bytes().to_string(), names.get(run.pool)]);
+            table::row(
+                &mut table,
+                [planned.path.clone(), run.pages.bytes().to_string(), names.get(run.pool)],
+            );
         }
     }
     let mut out = if plan.moves.is_empty() { String::new() } else { table::text(&table) };
@@ -226,7 +249,9 @@ fn obstacle_lines(obstacle: &Obstacle) -> Vec<String> {
         Obstacle::NoRoom { missing, files } => {
             vec![format!("{missing} bytes have no room elsewhere, of {}", some_of(files))]
         }
-        Obstacle::Placement { files } => vec![format!("their placement keeps them there: {}", some_of(files))],
+        Obstacle::Placement { files } => {
+            vec![format!("their placement keeps them there: {}", some_of(files))]
+        }
         Obstacle::Held { file, by } => held_lines(&[HeldFile { path: file.clone(), by: by.clone() }]),
     }
 }
@@ -259,6 +284,9 @@ mod tests {
         assert_eq!(shown, "file  bytes  to\n/a     8192  #0\nsim0 can be drained: 8 KiB would move\n");
         plan.obstacles = vec![Obstacle::NoRoom { missing: 4096, files: vec!["/a".to_owned()] }];
         let shown = plan_text("sim0", &plan, &PoolNames::default());
-        assert!(shown.ends_with("sim0 can't be drained now:\n  4096 bytes have no room elsewhere, of /a\n"), "{shown}");
+        assert!(
+            shown.ends_with("sim0 can't be drained now:\n  4096 bytes have no room elsewhere, of /a\n"),
+            "{shown}"
+        );
     }
 }

@@ -123,11 +123,13 @@ fn kernel(facts: &Facts) -> Row {
 fn userfaultfd(facts: &Facts) -> Row {
     let uffd = &facts.userfaultfd;
     let bad = |value: String, mend| {
-        let follows = "files can't be moved while they are mapped, and a device can't be drained under programs";
+        let follows =
+            "files can't be moved while they are mapped, and a device can't be drained under programs";
         Row::bad(Level::Missing, "userfaultfd", value, follows, mend)
     };
     if !uffd.any {
-        let mend = "a kernel with CONFIG_USERFAULTFD, and in a container a seccomp profile that allows userfaultfd";
+        let mend =
+            "a kernel with CONFIG_USERFAULTFD, and in a container a seccomp profile that allows userfaultfd";
         return bad("not to be had".to_owned(), mend);
     }
     if !uffd.missing_features.is_empty() {
@@ -160,7 +162,11 @@ fn kernel_faults(facts: &Facts) -> Row {
 
 fn leases(facts: &Facts) -> Row {
     if facts.leases {
-        return Row::ok("leases", "granted", "that nobody holds a file's old frames can be proved before they are given back");
+        return Row::ok(
+            "leases",
+            "granted",
+            "that nobody holds a file's old frames can be proved before they are given back",
+        );
     }
     let follows = "old frames can't be given back after a move, since nothing proves that nobody holds them";
     Row::bad(Level::Missing, "leases", "switched off", follows, "sysctl fs.leases-enable=1")
@@ -169,10 +175,15 @@ fn leases(facts: &Facts) -> Row {
 fn thread_states(facts: &Facts) -> Row {
     let fact = "thread states";
     if facts.thread_states {
-        return Row::ok(fact, "readable", "threads that sleep on a futex in moved memory are found and woken");
+        return Row::ok(
+            fact,
+            "readable",
+            "threads that sleep on a futex in moved memory are found and woken",
+        );
     }
     let follows = "threads that sleep on a futex in memory that is moved may not be woken";
-    let mend = "make /proc/self/task/*/syscall readable: a kernel with CONFIG_HAVE_ARCH_TRACEHOOK, /proc not masked";
+    let mend =
+        "make /proc/self/task/*/syscall readable: a kernel with CONFIG_HAVE_ARCH_TRACEHOOK, /proc not masked";
     Row::bad(Level::Limited, fact, "not readable", follows, mend)
 }
 
@@ -196,12 +207,24 @@ fn huge_pages(facts: &Facts) -> Row {
     let slower = "files are in 4 KiB pages: moves are about half as fast, and large mappings miss more address translations";
     let setting = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
     match facts.shmem_huge.as_deref() {
-        None => Row::bad(Level::Limited, fact, "none on tmpfs", slower, "a kernel with CONFIG_TRANSPARENT_HUGEPAGE"),
-        Some("deny") => {
-            Row::bad(Level::Limited, fact, "denied", slower, format!("echo never > {setting} (mounts decide then)"))
-        }
+        None => Row::bad(
+            Level::Limited,
+            fact,
+            "none on tmpfs",
+            slower,
+            "a kernel with CONFIG_TRANSPARENT_HUGEPAGE",
+        ),
+        Some("deny") => Row::bad(
+            Level::Limited,
+            fact,
+            "denied",
+            slower,
+            format!("echo never > {setting} (mounts decide then)"),
+        ),
         Some(_) if facts.can_mount => {
-            let size = facts.huge_page_bytes.map_or_else(|| "yes".to_owned(), |bytes| format!("of {}", format_size(bytes)));
+            let size = facts
+                .huge_page_bytes
+                .map_or_else(|| "yes".to_owned(), |bytes| format!("of {}", format_size(bytes)));
             Row::ok(fact, size, "files are in huge pages where they fill them")
         }
         Some("force") => Row::ok(fact, "forced", "even small files take whole huge pages from the machine"),
@@ -225,8 +248,17 @@ fn swap(facts: &Facts) -> Row {
     match facts.memlock_bytes {
         None => Row::ok(fact, value, "pools are locked in memory"),
         Some(limit) => {
-            let follows = format!("pools of together more than {} can't be locked and may be swapped out", format_size(limit));
-            Row::bad(Level::Limited, fact, value, follows, "ulimit -l unlimited (LimitMEMLOCK=infinity in a unit)")
+            let follows = format!(
+                "pools of together more than {} can't be locked and may be swapped out",
+                format_size(limit)
+            );
+            Row::bad(
+                Level::Limited,
+                fact,
+                value,
+                follows,
+                "ulimit -l unlimited (LimitMEMLOCK=infinity in a unit)",
+            )
         }
     }
 }
@@ -298,7 +330,8 @@ mod tests {
         let mut facts = Facts { can_mount: false, memlock_bytes: Some(8 << 20), uid: 1000, ..good() };
         facts.userfaultfd.device = false;
         facts.userfaultfd.kernel_faults = false;
-        let limited = ["kernel-mode faults", "mounts", "huge pages", "swap"].map(|fact| (fact, Level::Limited));
+        let limited =
+            ["kernel-mode faults", "mounts", "huge pages", "swap"].map(|fact| (fact, Level::Limited));
         assert_eq!(levels(&facts, true), limited);
         assert!(levels(&facts, false).contains(&("mounts", Level::Missing)));
     }
@@ -308,7 +341,8 @@ mod tests {
         let mut facts = Facts { leases: false, kernel: "5.10.0".to_owned(), ..good() };
         facts.userfaultfd.missing_features = vec!["WP_HUGETLBFS_SHMEM"];
         let found = levels(&facts, true);
-        let wanted = [("kernel", Level::Limited), ("userfaultfd", Level::Missing), ("leases", Level::Missing)];
+        let wanted =
+            [("kernel", Level::Limited), ("userfaultfd", Level::Missing), ("leases", Level::Missing)];
         assert_eq!(found, wanted);
     }
 }

@@ -11,7 +11,7 @@ use codax_core::info::FileInfo;
 use codax_core::name::StorePath;
 use codax_core::namespace::Kind;
 use codax_core::request::PlacementSpec;
-use codax_core::ErrorKind;
+use codax_core::{Error, ErrorKind};
 use codax_wire::Request;
 
 /// `codax ls`.
@@ -159,6 +159,12 @@ fn make_with_parents(store: &Store, path: &StorePath, placement: Option<&Placeme
 /// `codax rm`.
 pub fn rm(context: &Context, args: &RmArgs) -> Result<()> {
     let paths = checked::paths(&args.paths)?;
+    if paths.contains(&StorePath::root()) {
+        return Err(Error::invalid(
+            "/: the root of the store can't be removed; `codax down --purge` deletes the store",
+        )
+        .into());
+    }
     let store = context.store()?;
     let mut gone = Vec::new();
     for path in paths {

@@ -98,7 +98,11 @@ impl Context {
     }
 
     /// Prints the rows as JSON, or else `text`.
-    fn print<T: Serialize>(&self, rows: impl IntoIterator<Item = T>, text: impl FnOnce() -> String) -> Result<()> {
+    fn print<T: Serialize>(
+        &self,
+        rows: impl IntoIterator<Item = T>,
+        text: impl FnOnce() -> String,
+    ) -> Result<()> {
         self.print_to(&mut BufWriter::new(io::stdout().lock()), rows, text)
     }
 

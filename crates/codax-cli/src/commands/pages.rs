@@ -1,8 +1,8 @@
 //! `codax pages`: what lies in every frame of a pool, from the frame table itself. Asks nobody, so it works without a daemon.
 
 use super::Context;
-use crate::args::checked::{self, FileSelector};
 use crate::args::PagesArgs;
+use crate::args::checked::{self, FileSelector};
 use crate::output::json::{self, PathForm};
 use anyhow::Result;
 use codax_core::frame::{FrameFlags, FrameRecord, FrameState};
@@ -22,7 +22,7 @@ pub fn run(context: &Context, args: &PagesArgs) -> Result<()> {
     let file = selector.map(|selector| find(selector, &names)).transpose()?;
     let mut paths = Paths { names: names.unwrap_or_default(), known: HashMap::new() };
 
-    let records = (0..table.frames()).map(|frame| (Frame(frame), table.get(Frame(frame))));
+    let records = (0..table.frames()).map(|frame| (Frame(frame), table.get(Frame(frame)).ok()));
     let runs = runs(records, args.each).filter(|run| file.is_none_or(|file| run.owner() == Some(file)));
     let mut out = BufWriter::new(io::stdout().lock());
     if context.json {
@@ -59,9 +59,13 @@ fn find(selector: FileSelector, names: &codax_core::Result<Names>) -> codax_core
         FileSelector::Path(path) => path,
     };
     let names = names.as_ref().map_err(|error| {
-        Error::new(error.kind, format!("{path}: can't be looked up ({error}); give the file's number, as #12"))
+        Error::new(
+            error.kind,
+            format!("{path}: can't be looked up ({error}); give the file's number, as #12"),
+        )
     })?;
-    let by_place: HashMap<_, _> = names.iter().map(|(id, (parent, name))| ((*parent, name.as_slice()), *id)).collect();
+    let by_place: HashMap<_, _> =
+        names.iter().map(|(id, (parent, name))| ((*parent, name.as_slice()), *id)).collect();
     path.components()
         .iter()
         .try_fold(codax_core::ROOT, |dir, name| by_place.get(&(dir, name.as_bytes())).copied())
@@ -110,7 +114,10 @@ impl Run {
 }
 
 /// Records as runs, or each by itself.
-fn runs(records: impl Iterator<Item = (Frame, Option<FrameRecord>)>, each: bool) -> impl Iterator<Item = Run> {
+fn runs(
+    records: impl Iterator<Item = (Frame, Option<FrameRecord>)>,
+    each: bool,
+) -> impl Iterator<Item = Run> {
     let mut records = records.peekable();
     std::iter::from_fn(move || {
         let (frame, record) = records.next()?;
@@ -233,8 +240,18 @@ mod tests {
         let mut pinned = used(12, 3).unwrap();
         (pinned.flags, pinned.pins) = (FrameFlags::PINNED, 2);
         let free = Some(FrameRecord::default());
-        let records =
-            [used(12, 0), used(12, 1), used(12, 2), Some(pinned), used(13, 4), used(13, 7), free, free, None, None];
+        let records = [
+            used(12, 0),
+            used(12, 1),
+            used(12, 2),
+            Some(pinned),
+            used(13, 4),
+            used(13, 7),
+            free,
+            free,
+            None,
+            None,
+        ];
         assert_eq!(
             shown(&records, false),
             [

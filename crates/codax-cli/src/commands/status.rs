@@ -33,7 +33,8 @@ struct StoreRow<'a> {
 
 impl<'a> StoreRow<'a> {
     fn new(info: &'a StoreInfo) -> Self {
-        let StoreInfo { version, pid, uptime_ns, dir, uid, inodes, sessions, journal_bytes, pools, recovery } = info;
+        let StoreInfo { version, pid, uptime_ns, dir, uid, inodes, sessions, journal_bytes, pools, recovery } =
+            info;
         Self {
             dir: PathForm::new(dir),
             version,
@@ -163,7 +164,8 @@ pub fn du(context: &Context, args: &DuArgs) -> Result<()> {
             let pools = row.pools.iter().filter(|used| used.backed > 0);
             let pools: Vec<_> = pools.map(|used| format!("{} {}", used.pool, used.backed)).collect();
             let pools = if pools.is_empty() { "-".to_owned() } else { pools.join(", ") };
-            let cells = [row.backed.to_string(), row.len.to_string(), row.files.to_string(), pools, path.to_string()];
+            let cells =
+                [row.backed.to_string(), row.len.to_string(), row.files.to_string(), pools, path.to_string()];
             table::row(&mut table, cells);
         }
         table::text(&table)

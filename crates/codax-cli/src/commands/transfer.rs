@@ -1,7 +1,7 @@
 //! `codax put`, `get` and `cat`: bytes into the store and out of it.
 
 use super::tree::{self, Tree};
-use super::{Context, files, stat, stat_if_there};
+use super::{Context, files, stat, stat_if_there, users};
 use crate::args::{GetArgs, PathsArgs, PutArgs, checked};
 use crate::output::json::PathForm;
 use crate::output::progress::Progress;
@@ -15,6 +15,7 @@ use codax_core::units::format_size;
 use codax_core::{Error, ErrorKind};
 use serde::Serialize;
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind as Io, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -23,6 +24,8 @@ use std::path::{Path, PathBuf};
 
 /// Stands for standard input or output.
 const STANDARD: &str = "-";
+/// What it is called in messages.
+const STANDARD_OUTPUT: &str = "standard output";
 
 /// A file that was copied, as JSON has it.
 #[derive(Serialize)]
@@ -38,7 +41,28 @@ struct Putting<'a> {
     store: &'a Store,
     placement: Option<PlacementSpec>,
     replace: bool,
+    umask: u16,
     shown: Shown,
+}
+
+/// A file to put.
+struct Source<R> {
+    /// What it is called in messages.
+    name: String,
+    reader: R,
+    /// Permission bits.
+    mode: u16,
+    /// Its length, if it has one.
+    len: Option<u64>,
+}
+
+impl Source<File> {
+    fn open(path: &Path) -> Result<(Self, std::fs::Metadata)> {
+        let opened = File::open(path).and_then(|file| file.metadata().map(|meta| (file, meta)));
+        let (reader, meta) = opened.with_context(|| format!("reading {}", path.display()))?;
+        let len = meta.is_file().then_some(meta.len());
+        Ok((Self { name: path.display().to_string(), reader, mode: tree::mode_of(&meta), len }, meta))
+    }
 }
 
 /// How far all files together are.
@@ -53,36 +77,75 @@ impl Shown {
         Self { progress: context.progress(what), done: 0, total }
     }
 
+    /// Shows nothing: a bar would be in the middle of what is printed.
+    fn nothing() -> Self {
+        Self { progress: Progress::quiet(), done: 0, total: 0 }
+    }
+
     fn add(&mut self, bytes: usize) {
         self.done += bytes as u64;
         self.progress.bytes(self.done, self.total.max(self.done), "");
     }
 }
 
-/// A reader or writer whose bytes are counted.
-struct Counted<'a, T> {
+/// A reader or writer whose bytes are counted, and whose error is kept: the library's own has no cause to look at.
+struct Watched<'a, T> {
     inner: T,
     shown: &'a mut Shown,
+    error: Option<io::Error>,
 }
 
-impl<T: Read> Read for Counted<'_, T> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.shown.add(n);
-        Ok(n)
+impl<'a, T> Watched<'a, T> {
+    const fn new(inner: T, shown: &'a mut Shown) -> Self {
+        Self { inner, shown, error: None }
+    }
+
+    fn note(&mut self, done: io::Result<usize>) -> io::Result<usize> {
+        match done {
+            Ok(n) => self.shown.add(n),
+            Err(error) if error.kind() == Io::Interrupted => return Err(error),
+            Err(error) => {
+                let kind = error.kind();
+                self.error = Some(error);
+                return Err(kind.into());
+            }
+        }
+        done
+    }
+
+    /// What `done` says of `path`, or the error that was kept, if that is why it failed; `what` was being done.
+    fn explain<R>(self, done: codax_core::Result<R>, path: &StorePath, what: impl Display) -> Result<R> {
+        match (done, self.error) {
+            (Err(_), Some(error)) => Err(anyhow::Error::new(error).context(what.to_string())),
+            (Err(error), None) => Err(naming(path, error).into()),
+            (Ok(done), _) => Ok(done),
+        }
     }
 }
 
-impl<T: Write> Write for Counted<'_, T> {
+impl<T: Read> Read for Watched<'_, T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let done = self.inner.read(buffer);
+        self.note(done)
+    }
+}
+
+impl<T: Write> Write for Watched<'_, T> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.inner.write(bytes)?;
-        self.shown.add(n);
-        Ok(n)
+        let done = self.inner.write(bytes);
+        self.note(done)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        let done = self.inner.flush();
+        self.note(done.map(|()| 0)).map(drop)
     }
+}
+
+/// The error, with the path in front if it doesn't begin with it: it may be one of many.
+fn naming(path: &StorePath, error: Error) -> Error {
+    let path = path.to_string();
+    if error.message.starts_with(&path) { error } else { Error::new(error.kind, format!("{path}: {error}")) }
 }
 
 /// `codax put`.
@@ -90,17 +153,18 @@ pub fn put(context: &Context, args: &PutArgs) -> Result<()> {
     let path = checked::path(&args.path)?;
     let placement = checked::placement(&args.place)?;
     let src = &args.src;
-    let what = format!("putting {}", src.display());
+    let start = |store, total| {
+        let shown = Shown::new(context, format!("putting {}", src.display()), total);
+        Putting { store, placement, replace: args.force, umask: users::umask(), shown }
+    };
     if src.as_os_str() == STANDARD {
         let store = context.store()?;
-        let shown = Shown::new(context, what, 0);
-        let mut putting = Putting { store: &store, placement, replace: args.force, shown };
-        let row = putting.one(io::stdin().lock(), &path, 0o666)?;
-        drop(putting);
+        let source =
+            Source { name: "standard input".to_owned(), reader: io::stdin().lock(), mode: 0o666, len: None };
+        let row = start(&store, 0).one(source, &path)?;
         return context.print([row], String::new);
     }
-    let file = File::open(src).with_context(|| format!("reading {}", src.display()))?;
-    let meta = file.metadata().with_context(|| format!("reading {}", src.display()))?;
+    let (source, meta) = Source::open(src)?;
     if meta.is_dir() && !args.recursive {
         let message = format!("{} is a directory: put it with -r", src.display());
         return Err(Error::new(ErrorKind::IsDir, message).into());
@@ -109,13 +173,9 @@ pub fn put(context: &Context, args: &PutArgs) -> Result<()> {
     let path = into_directory(&store, path, src)?;
     if meta.is_dir() {
         let tree = tree::local(src, &path)?;
-        let shown = Shown::new(context, what, tree.bytes());
-        return put_tree(context, Putting { store: &store, placement, replace: args.force, shown }, &tree);
+        return put_tree(context, start(&store, tree.bytes()), &tree);
     }
-    let shown = Shown::new(context, what, meta.len());
-    let mut putting = Putting { store: &store, placement, replace: args.force, shown };
-    let row = putting.one(file, &path, tree::mode_of(&meta))?;
-    drop(putting);
+    let row = start(&store, meta.len()).one(source, &path)?;
     context.print([row], String::new)
 }
 
@@ -132,22 +192,26 @@ fn into_directory(store: &Store, path: StorePath, src: &Path) -> Result<StorePat
 }
 
 impl Putting<'_> {
-    fn one(&mut self, from: impl Read, path: &StorePath, mode: u16) -> Result<Row> {
-        let options = PutOptions { mode, placement: self.placement.clone(), replace: self.replace };
-        let mut from = Counted { inner: from, shown: &mut self.shown };
-        let bytes = self.store.put(&mut from, OsStr::from_bytes(&path.to_bytes()), &options)?;
+    fn one(&mut self, from: Source<impl Read>, path: &StorePath) -> Result<Row> {
+        let options = PutOptions {
+            placement: self.placement.clone(),
+            mode: Some(from.mode & !self.umask),
+            replace: self.replace,
+            known_len: from.len,
+        };
+        let mut reader = Watched::new(from.reader, &mut self.shown);
+        let put = self.store.put(&mut reader, OsStr::from_bytes(&path.to_bytes()), &options);
+        let bytes = reader.explain(put, path, format_args!("reading {}", from.name))?;
         Ok(Row { path: path.into(), bytes })
     }
 
     /// Makes a directory, unless it is there already.
     fn directory(&self, path: &StorePath) -> Result<()> {
         match files::make(self.store, path, self.placement.clone()) {
-            Err(error) if crate::kind_of(&error) == ErrorKind::Exists => {
-                match stat(self.store, path)?.kind {
-                    Kind::Dir => Ok(()),
-                    Kind::File => Err(error),
-                }
-            }
+            Err(error) if crate::kind_of(&error) == ErrorKind::Exists => match stat(self.store, path)?.kind {
+                Kind::Dir => Ok(()),
+                Kind::File => Err(error),
+            },
             made => made,
         }
     }
@@ -159,13 +223,13 @@ fn put_tree(context: &Context, mut putting: Putting<'_>, tree: &Tree<PathBuf, St
     }
     let mut rows = Vec::new();
     for file in &tree.files {
-        let open = File::open(&file.from).with_context(|| format!("reading {}", file.from.display()))?;
-        rows.push(putting.one(open, &file.to, file.mode)?);
+        rows.push(putting.one(Source::open(&file.from)?.0, &file.to)?);
     }
     drop(putting);
     if !tree.skipped.is_empty() {
-        let (count, first) = (tree.skipped.len() as u64, tree.skipped[0].display().to_string());
-        eprintln!("codax: left out {} (links and special files): {} ...", text::count(count, "entry").replace("entrys", "entries"), printable(&first));
+        let (links, first) =
+            (text::count(tree.skipped.len() as u64, "link"), tree.skipped[0].display().to_string());
+        eprintln!("codax: left out {links} or special files, the first of them {}", printable(&first));
     }
     context.print(&rows, || summary(&rows))
 }
@@ -186,7 +250,8 @@ pub fn get(context: &Context, args: &GetArgs) -> Result<()> {
         return Err(Error::new(ErrorKind::IsDir, format!("{path} is a directory: {how}")).into());
     }
     if standard {
-        let bytes = store.get(OsStr::from_bytes(&path.to_bytes()), &mut io::stdout().lock())?;
+        let bytes = write_out(&store, &path, io::stdout().lock(), &mut Shown::nothing(), STANDARD_OUTPUT)?;
+        io::stdout().flush()?;
         return context.print_aside([Row { path: (&path).into(), bytes }]);
     }
     let dst = into_local(&path, &args.dst)?;
@@ -218,16 +283,26 @@ fn into_local(path: &StorePath, dst: &Path) -> Result<PathBuf> {
     }
     match path.components().last() {
         Some(name) => Ok(dst.join(OsStr::from_bytes(name.as_bytes()))),
-        None => Err(Error::invalid(format!("{path} has no name: give a directory that isn't there yet")).into()),
+        None => {
+            Err(Error::invalid(format!("{path} has no name: give a directory that isn't there yet")).into())
+        }
     }
 }
 
 /// Copies one file out. What can't be copied whole leaves nothing behind; with `force` a file is replaced in one step, at the end.
-fn fetch(store: &Store, from: &StorePath, to: &Path, mode: u16, force: bool, shown: &mut Shown) -> Result<u64> {
+fn fetch(
+    store: &Store,
+    from: &StorePath,
+    to: &Path,
+    mode: u16,
+    force: bool,
+    shown: &mut Shown,
+) -> Result<u64> {
     let there = std::fs::metadata(to).ok();
     if there.as_ref().is_some_and(|meta| !meta.is_file() && !meta.is_dir()) {
         // A device or a pipe.
-        let file = OpenOptions::new().write(true).open(to).with_context(|| format!("writing {}", to.display()))?;
+        let file =
+            OpenOptions::new().write(true).open(to).with_context(|| format!("writing {}", to.display()))?;
         return copy_out(store, from, file, to, shown);
     }
     if there.is_some() && !force {
@@ -256,9 +331,13 @@ fn fetch(store: &Store, from: &StorePath, to: &Path, mode: u16, force: bool, sho
 }
 
 fn copy_out(store: &Store, from: &StorePath, to: File, name: &Path, shown: &mut Shown) -> Result<u64> {
-    let mut to = Counted { inner: to, shown };
-    let bytes = store.get(OsStr::from_bytes(&from.to_bytes()), &mut to);
-    bytes.with_context(|| format!("copying {from} to {}", name.display()))
+    write_out(store, from, to, shown, &name.display().to_string())
+}
+
+fn write_out(store: &Store, from: &StorePath, to: impl Write, shown: &mut Shown, name: &str) -> Result<u64> {
+    let mut to = Watched::new(to, shown);
+    let got = store.get(OsStr::from_bytes(&from.to_bytes()), &mut to);
+    to.explain(got, from, format_args!("writing {name}"))
 }
 
 /// `codax cat`.
@@ -268,7 +347,7 @@ pub fn cat(context: &Context, args: &PathsArgs) -> Result<()> {
     let mut out = io::stdout().lock();
     let mut rows = Vec::new();
     for path in &paths {
-        let bytes = store.get(OsStr::from_bytes(&path.to_bytes()), &mut out)?;
+        let bytes = write_out(&store, path, &mut out, &mut Shown::nothing(), STANDARD_OUTPUT)?;
         rows.push(Row { path: path.into(), bytes });
     }
     out.flush()?;

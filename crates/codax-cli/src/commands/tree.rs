@@ -76,7 +76,8 @@ pub fn local(src: &Path, dst: &StorePath) -> Result<Tree<PathBuf, StorePath>> {
     while let Some((from, to)) = todo.pop() {
         check_depth(to.components().len(), &to)?;
         let reading = || format!("reading {}", from.display());
-        let mut entries = from.read_dir().and_then(Iterator::collect::<Result<Vec<_>, _>>).with_context(reading)?;
+        let mut entries =
+            from.read_dir().and_then(Iterator::collect::<Result<Vec<_>, _>>).with_context(reading)?;
         entries.sort_by_key(std::fs::DirEntry::file_name);
         tree.dirs.push(to.clone());
         for entry in entries {

@@ -16,7 +16,11 @@ use std::io::{self, Write};
 pub const SCHEMA: u32 = 1;
 
 /// Writes the envelope with `rows`, one row at a time, and a newline.
-pub fn write<T: Serialize>(out: &mut dyn Write, command: &str, rows: impl IntoIterator<Item = T>) -> io::Result<()> {
+pub fn write<T: Serialize>(
+    out: &mut dyn Write,
+    command: &str,
+    rows: impl IntoIterator<Item = T>,
+) -> io::Result<()> {
     write!(out, "{{\"schema\":{SCHEMA},\"command\":{},\"rows\":[", serde_json::Value::from(command))?;
     for (i, row) in rows.into_iter().enumerate() {
         if i > 0 {
@@ -101,7 +105,9 @@ impl PlacementRow {
         let (policy, pools, strict) = match placement {
             Placement::On { pool, strict } => ("on", vec![names.get(*pool)], *strict),
             Placement::Prefer(pool) => ("prefer", vec![names.get(*pool)], false),
-            Placement::Interleave(pools) => ("interleave", pools.iter().map(|pool| names.get(*pool)).collect(), false),
+            Placement::Interleave(pools) => {
+                ("interleave", pools.iter().map(|pool| names.get(*pool)).collect(), false)
+            }
         };
         Self { policy, pools, strict, own }
     }
@@ -298,7 +304,10 @@ mod tests {
         let keys = |row: &Value| row.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(keys(&full), keys(&dir));
         assert_eq!(full["extents"], json!([{"page": 0, "pages": 2, "pool": "sim0", "frame": 9}]));
-        assert_eq!(full["placement"], json!({"policy": "on", "pools": ["sim0"], "strict": false, "own": true}));
+        assert_eq!(
+            full["placement"],
+            json!({"policy": "on", "pools": ["sim0"], "strict": false, "own": true})
+        );
         assert_eq!((&full["name"], &full["served"]), (&json!("f"), &json!("mapping")));
         assert_eq!((&dir["name"], &dir["path"], &dir["served"]), (&json!("/"), &json!("/"), &Value::Null));
     }

@@ -41,6 +41,11 @@ impl Progress {
         Self { what, form, waiting: Vec::new() }
     }
 
+    /// Progress that is not shown.
+    pub const fn quiet() -> Self {
+        Self { what: String::new(), form: Form::Quiet, waiting: Vec::new() }
+    }
+
     /// So many bytes of so many are done; `rest` is said after them.
     pub fn bytes(&mut self, done: u64, total: u64, rest: &str) {
         match &mut self.form {
@@ -65,8 +70,11 @@ impl Progress {
                 self.line(&format!("{}: waiting for {line}", self.what));
             }
         }
-        let files =
-            if job.files_total > 1 { format!(", {} of {} files", job.files_done, job.files_total) } else { String::new() };
+        let files = if job.files_total > 1 {
+            format!(", {} of {} files", job.files_done, job.files_total)
+        } else {
+            String::new()
+        };
         self.bytes(job.done, job.total, &files);
     }
 
@@ -89,9 +97,11 @@ impl Drop for Progress {
 }
 
 fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{msg} [{bar:30}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .progress_chars("=> ")
+    ProgressStyle::with_template(
+        "{msg} [{bar:30}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta}",
+    )
+    .unwrap_or_else(|_| ProgressStyle::default_bar())
+    .progress_chars("=> ")
 }
 
 /// Who holds what, a line for each file and process.

@@ -55,7 +55,7 @@ mod tests {
         let mut table = new(&["name", ">bytes"]);
         row(&mut table, ["a\x1b".to_owned(), "5".to_owned()]);
         row(&mut table, ["longer".to_owned(), "1234567".to_owned()]);
-        assert_eq!(text(&table), "name       bytes\na\\u{1b}         5\nlonger   1234567\n");
+        assert_eq!(text(&table), "name       bytes\na\\u{1b}        5\nlonger   1234567\n");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || is_directional(c) {
+        if c.is_control() || reorders(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -19,9 +19,9 @@ pub fn printable(text: &str) -> String {
     out
 }
 
-/// The marks by which Unicode turns the direction of text, so that a name can look like another.
-const fn is_directional(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// Whether `c` breaks the line or turns the direction of what follows, so that a name can look like another.
+const fn reorders(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Bytes in hexadecimal.

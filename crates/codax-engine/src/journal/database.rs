@@ -32,6 +32,9 @@ pub const DATABASE_VERSION: u32 = 1;
 /// The database's file.
 pub(super) const DB: &str = "db";
 
+/// Name under which a successor of the database is made.
+pub(super) const DB_NEW: &str = "db.new";
+
 /// Memory that redb may use to keep pages, in bytes.
 const CACHE: usize = 4 << 20;
 
@@ -173,13 +176,20 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Makes an empty database; whatever was there is gone.
-    pub(super) fn create(storage: &dyn Storage, epoch: u64) -> Result<Self> {
-        let what = storage.describe(DB);
-        let file = storage.create(DB).map_err(|error| failed("make", &what, &error))?;
+    /// Makes a database in the file `name`, in place of what is there, with `rows` as the effect of all frames up to number `folded`.
+    pub(super) fn create(
+        storage: &dyn Storage,
+        name: &str,
+        epoch: u64,
+        rows: &Rows,
+        folded: u64,
+    ) -> Result<Self> {
+        let what = storage.describe(name);
+        let file = storage.create(name).map_err(|error| failed("make", &what, &error))?;
         let redb = open_redb(file, &what)?;
+        let what = storage.describe(DB);
         let mut made = Self { redb: Some(redb), state: State { epoch, folded: 0, rows: 0 }, what };
-        made.fold(&Rows::default(), 0)?;
+        made.fold(rows, folded)?;
         Ok(made)
     }
 
@@ -197,17 +207,9 @@ impl Database {
         }
         let mut database = Self { redb: None, state: State { epoch, folded: 0, rows: 0 }, what };
         database.redb = Some(open_redb(file, &database.what)?);
-        let what = &database.what;
-        database.state = guarded(what, || {
-            let read = database.redb()?.begin_read().map_err(|e| damaged(what, e))?;
-            let table = read.open_table(STATE).map_err(|e| damaged(what, e))?;
-            let state = table.get(()).map_err(|e| damaged(what, e))?;
-            let state =
-                state.ok_or_else(|| Error::corrupt(format!("{what}: the record of its state is missing")))?;
-            State::decode(state.value(), what)
-        })?;
+        database.state = database.read_state()?;
         if database.state.epoch != epoch {
-            return Err(Error::corrupt(format!("{what} is not this store's database")));
+            return Err(Error::corrupt(format!("{} is not this store's database", database.what)));
         }
         Ok(database)
     }
@@ -215,6 +217,32 @@ impl Database {
     /// Sequence number of the last frame that is folded in.
     pub(super) fn folded(&self) -> u64 {
         self.state.folded
+    }
+
+    fn read_state(&self) -> Result<State> {
+        let what = &self.what;
+        guarded(what, || {
+            let read = self.redb()?.begin_read().map_err(|e| damaged(what, e))?;
+            let table = read.open_table(STATE).map_err(|e| damaged(what, e))?;
+            let state = table.get(()).map_err(|e| damaged(what, e))?;
+            let state =
+                state.ok_or_else(|| Error::corrupt(format!("{what}: the record of its state is missing")))?;
+            State::decode(state.value(), what)
+        })
+    }
+
+    /// Checks every page and every row of the file.
+    pub(super) fn verify(&mut self) -> Result<()> {
+        let Self { redb: Some(redb), what, .. } = self else { return Ok(()) };
+        if !guarded(what, || redb.check_integrity().map_err(|e| damaged(what, e)))? {
+            return Err(Error::corrupt(format!(
+                "{what} was damaged, and redb went back to what it could read"
+            )));
+        }
+        if self.read_state()? != self.state {
+            return Err(Error::corrupt(format!("{} is not as it was written last", self.what)));
+        }
+        self.load(&mut |_| Ok(()))
     }
 
     /// Gives `each` all rows, as the changes that make them: inodes, links, pools, moves.
@@ -357,5 +385,44 @@ impl redb::StorageBackend for Backend {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.write_at(data, offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_flipped_bit_of_the_state_is_found_and_a_newer_version_is_refused() {
+        let state = State { epoch: 1, folded: 2, rows: 3 };
+        let bytes = state.encode();
+        assert_eq!(State::decode(&bytes, "db"), Ok(state));
+        for bit in 0..STATE_BYTES * 8 {
+            let mut bytes = bytes;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(State::decode(&bytes, "db").is_err(), "bit {bit}");
+        }
+        let mut newer = bytes;
+        newer[0] = 2;
+        let check = state_check(&newer);
+        newer[4..8].copy_from_slice(&check.to_le_bytes());
+        let error = State::decode(&newer, "db").unwrap_err();
+        assert!(error.message.contains("db has format version 2"), "{error}");
+    }
+
+    #[test]
+    fn each_flipped_bit_of_a_row_is_found() {
+        let mut rows = Rows::default();
+        let link = Change::Link { dir: FileId(1), name: b"name".to_vec(), child: FileId(7) };
+        rows.change(&link).unwrap();
+        let (key, value) = rows.0.pop_first().unwrap();
+        let row = [&key[..], &value.unwrap()].concat();
+        let decode = |row: &[u8]| decode_row(&row[..key.len()], &row[key.len()..]);
+        assert_eq!(decode(&row), Some(link));
+        for bit in 0..row.len() * 8 {
+            let mut row = row.clone();
+            row[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&row), None, "bit {bit}");
+        }
     }
 }

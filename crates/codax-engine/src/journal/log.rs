@@ -126,18 +126,21 @@ impl Log {
             return Err(Error::corrupt(format!("{what} ends at byte {len}, and {committed} were committed")));
         }
         let mut log = Self { file, number, first: 0, next: 0, committed, what };
-        let bytes = log.read()?;
-        log.first = check_header(&bytes, &log.what, epoch, number)?;
-        log.next = log.first;
-        let mut frames = Frames::new(&bytes, log.first, &log.what);
-        while frames.next_payload()?.is_some() {
-            log.next += 1;
-        }
+        (log.first, log.next) = log.check(epoch)?;
         let tail = len - u64::from(committed);
         if tail > 0 {
             log.file.set_len(committed.into()).map_err(|error| failed("cut", &log.what, &error))?;
         }
         Ok((log, tail))
+    }
+
+    /// Checks every committed byte. Returns the sequence numbers of the first frame and of the next one.
+    pub(super) fn check(&self, epoch: u64) -> Result<(u64, u64)> {
+        let bytes = self.read()?;
+        let first = check_header(&bytes, &self.what, epoch, self.number)?;
+        let mut frames = Frames::new(&bytes, first, &self.what);
+        while frames.next_payload()?.is_some() {}
+        Ok((first, frames.seq))
     }
 
     /// Bytes of frames.
@@ -179,12 +182,15 @@ impl Log {
         self.next += 1;
     }
 
-    /// Gives `each` the committed changes in order.
-    pub(super) fn replay(&self, each: &mut dyn FnMut(Change) -> Result<()>) -> Result<()> {
+    /// Gives `each` the committed changes in order, but for those of frames up to number `folded`.
+    pub(super) fn replay(&self, folded: u64, each: &mut dyn FnMut(Change) -> Result<()>) -> Result<()> {
         let bytes = self.read()?;
         check_header_present(&bytes, &self.what)?;
         let mut frames = Frames::new(&bytes, self.first, &self.what);
         while let Some((at, payload)) = frames.next_payload()? {
+            if frames.seq - 1 <= folded {
+                continue;
+            }
             let wrong = |error| {
                 Error::corrupt(format!("{}: the frame at byte {at} makes no sense: {error}", self.what))
             };
@@ -212,6 +218,7 @@ impl Log {
 struct Frames<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// The next frame's number.
     seq: u64,
     what: &'a str,
 }

@@ -4,9 +4,9 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `log.N` | what was committed last, a frame for each commit ([`log`](self)) |
+//! | `log.N` | what was committed last, a frame for each commit |
 //! | `db` | everything before the oldest log, folded together (redb) |
-//! | `words` | how much of the logs is committed, and how far live moves came ([`words`]) |
+//! | `words` | how much of the logs is committed, and how far live moves came |
 //!
 //! **Commit.** A frame is written behind the committed part of the log, then the log's committed length is stored in `words`. That
 //! store is the instant of commit.
@@ -31,7 +31,7 @@ pub use words::{CommitWords, SLOTS, WORDS};
 use crate::env::Env;
 use codax_core::change::Change;
 use codax_core::{Error, Result};
-use database::{DB, Database, Rows};
+use database::{DB, DB_NEW, Database, Rows};
 use log::Log;
 pub(crate) use log::wrong_version;
 use std::path::Path;
@@ -108,7 +108,7 @@ impl Journal {
 
         database.load(load)?;
         for log in sealed.iter().chain([&log]) {
-            log.replay(load)?;
+            log.replay(database.folded(), load)?;
         }
         let journal = Self {
             sealed_bytes: AtomicU64::new(sealed.as_ref().map_or(0, Log::frame_bytes)),
@@ -150,12 +150,15 @@ impl Journal {
         self.fold_above(FOLD_AT)
     }
 
-    /// As [`Journal::maintain`], with another size in place of [`FOLD_AT`]: bytes of frames, 1 for any.
+    /// As [`Journal::maintain`], with another size in place of [`FOLD_AT`]: bytes of frames, 1 for any, as before a clean end. (A
+    /// journal that is dropped without has lost nothing; its next start takes longer.)
     pub fn fold_above(&self, bytes: u64) -> Result<()> {
         let mut folder = self.folder()?;
         self.fold_sealed(&mut folder)?;
-        if self.writer()?.log.frame_bytes() >= bytes {
-            self.rotate(&mut folder)?;
+        let mut writer = self.writer()?;
+        if writer.log.frame_bytes() >= bytes {
+            self.rotate(&mut writer, &mut folder)?;
+            drop(writer);
             self.fold_sealed(&mut folder)?;
         }
         Ok(())
@@ -180,14 +183,47 @@ impl Journal {
         self.words.commit_words()
     }
 
-    /// Folds everything and closes the journal. (One that is dropped instead has lost nothing; its next start takes longer.)
-    pub fn close(self) -> Result<()> {
-        self.fold_above(1)
+    /// Reads everything that a restart would read, and checks it against what it should be. `Corrupt` if it isn't that.
+    pub fn verify(&self) -> Result<()> {
+        let mut folder = self.folder()?;
+        let writer = self.writer()?;
+        self.words.check(writer.log.number, writer.log.committed)?;
+        for log in folder.sealed.iter().chain([&writer.log]) {
+            if log.check(self.epoch())? != (log.first, log.next) {
+                let name = self.storage.describe(&log::file_name(log.number));
+                return Err(Error::corrupt(format!("{name} is not as it was written")));
+            }
+        }
+        drop(writer);
+        folder.database.verify()
+    }
+
+    /// Writes database, log and the journal's words anew, with `state` as what all commits so far come to: for a store whose files are
+    /// damaged while what is in memory is whole. Commits wait. Until it is done, a restart finds what it would have found before.
+    pub fn rewrite(&self, state: impl IntoIterator<Item = Change>) -> Result<()> {
+        let mut rows = Rows::default();
+        for change in state {
+            rows.change(&change)?;
+        }
+        let mut folder = self.folder()?;
+        let mut writer = self.writer()?;
+        let storage = &self.storage;
+        let database = Database::create(&**storage, DB_NEW, self.epoch(), &rows, writer.log.next - 1)?;
+        let renamed = storage.sync().and_then(|()| storage.rename(DB_NEW, DB));
+        renamed.map_err(|error| failed("replace", &storage.describe(DB), &error))?;
+        folder.database = database;
+        storage.sync().map_err(|error| failed("replace", &storage.describe(DB), &error))?;
+        // Everything is folded in now: the logs are only replaced, and each of their words is stored once.
+        self.fold_sealed(&mut folder)?;
+        let words = self.words.restore_epoch();
+        let words = words.and_then(|()| self.words.commit(writer.log.number, writer.log.committed));
+        words.map_err(|error| failed("commit to", &storage.describe(WORDS), &error))?;
+        self.rotate(&mut writer, &mut folder)?;
+        self.fold_sealed(&mut folder)
     }
 
     /// Begins a new log; the one before is sealed.
-    fn rotate(&self, folder: &mut Folder) -> Result<()> {
-        let mut writer = self.writer()?;
+    fn rotate(&self, writer: &mut Writer, folder: &mut Folder) -> Result<()> {
         let number = writer.log.number + 1;
         let next = Log::create(&*self.storage, self.words.epoch(), number, writer.log.next)?;
         self.env.reached("journal.log-made");
@@ -208,7 +244,7 @@ impl Journal {
         // It is in already if only removing it failed the last time.
         if database.folded() < sealed.next - 1 {
             let mut rows = Rows::default();
-            sealed.replay(&mut |change| rows.change(&change))?;
+            sealed.replay(database.folded(), &mut |change| rows.change(&change))?;
             database.fold(&rows, sealed.next - 1)?;
         }
         self.env.reached("journal.folded");
@@ -251,7 +287,7 @@ fn make(storage: &dyn Storage, env: &dyn Env, names: &[String]) -> Result<()> {
     }
     let epoch = env.random() | 1;
     let log = Log::create(storage, epoch, 1, 1)?;
-    drop(Database::create(storage, epoch)?);
+    drop(Database::create(storage, DB, epoch, &Rows::default(), 0)?);
     JournalWords::create(storage, epoch, log.number, log.committed)
 }
 
@@ -295,7 +331,7 @@ fn open_logs(
     Ok((log, sealed))
 }
 
-/// Holds against each other what the database says is folded in and what the logs begin with. Returns the log that is still to be folded.
+/// Holds against each other what the database says is folded in and what the logs have. Returns the log that is still to be folded.
 fn check_sequence(
     storage: &dyn Storage,
     database: &Database,
@@ -303,33 +339,30 @@ fn check_sequence(
     sealed: Option<Log>,
 ) -> Result<Option<Log>> {
     let folded = database.folded();
-    if let Some(sealed) = sealed {
-        if sealed.next != log.first {
-            return Err(Error::corrupt(format!(
-                "{} ends with frame {}, and the next log begins with {}",
-                storage.describe(&log::file_name(sealed.number)),
-                sealed.next - 1,
-                log.first
-            )));
-        }
-        if folded + 1 == sealed.first && folded + 1 < log.first {
-            return Ok(Some(sealed));
-        }
-        if folded + 1 == log.first {
-            // It was folded in, and removing it is all that was left.
+    if let Some(sealed) = sealed.as_ref().filter(|sealed| sealed.next != log.first) {
+        return Err(Error::corrupt(format!(
+            "{} ends with frame {}, and the next log begins with {}",
+            storage.describe(&log::file_name(sealed.number)),
+            sealed.next - 1,
+            log.first
+        )));
+    }
+    let first = sealed.as_ref().map_or(log.first, |sealed| sealed.first);
+    if folded + 1 < first || folded >= log.next {
+        return Err(Error::corrupt(format!(
+            "{} holds everything up to frame {folded}, and the logs have {first} to {}: one of them is not the last that was written",
+            storage.describe(DB),
+            log.next - 1
+        )));
+    }
+    match sealed {
+        // It was folded in, and removing it is all that was left.
+        Some(sealed) if folded + 1 >= sealed.next => {
             remove(storage, &log::file_name(sealed.number))?;
-            return Ok(None);
+            Ok(None)
         }
+        sealed => Ok(sealed),
     }
-    if folded + 1 == log.first {
-        return Ok(None);
-    }
-    Err(Error::corrupt(format!(
-        "{} holds everything up to frame {folded}, and {} begins with frame {}: one of them is not the last that was written",
-        storage.describe(DB),
-        storage.describe(&log::file_name(log.number)),
-        log.first
-    )))
 }
 
 fn remove(storage: &dyn Storage, name: &str) -> Result<()> {

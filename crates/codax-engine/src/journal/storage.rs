@@ -56,8 +56,6 @@ pub trait StorageFile: Send + Sync + Debug {
 
 /// A file of words that other processes see change.
 pub trait StorageWords: Send + Sync + Debug {
-    /// How many words there are.
-    fn count(&self) -> usize;
     /// One word.
     fn load(&self, index: usize) -> u64;
     /// Stores a word, whole and at once, after everything this thread wrote before.
@@ -144,10 +142,6 @@ impl StorageFile for File {
 }
 
 impl StorageWords for SharedWords {
-    fn count(&self) -> usize {
-        self.len()
-    }
-
     fn load(&self, index: usize) -> u64 {
         Self::load(self, index)
     }

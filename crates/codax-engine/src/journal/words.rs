@@ -119,6 +119,7 @@ fn log_word(number: u64) -> usize {
 #[derive(Debug)]
 pub(super) struct JournalWords {
     commit: CommitWords,
+    epoch: u64,
 }
 
 impl JournalWords {
@@ -149,7 +150,8 @@ impl JournalWords {
             return Err(Error::corrupt(format!("{what} has {len} bytes where {} belong", COUNT * 8)));
         }
         let words = storage.words(WORDS).map_err(|error| failed("map", &what, &error))?;
-        Ok(Self { commit: CommitWords { words: words.into(), what: what.into() } })
+        let epoch = words.load(EPOCH);
+        Ok(Self { commit: CommitWords { words: words.into(), what: what.into() }, epoch })
     }
 
     pub(super) fn commit_words(&self) -> &CommitWords {
@@ -157,7 +159,7 @@ impl JournalWords {
     }
 
     pub(super) fn epoch(&self) -> u64 {
-        self.commit.words.load(EPOCH)
+        self.epoch
     }
 
     /// What the two committed lengths say, the later log's first.
@@ -186,6 +188,24 @@ impl JournalWords {
                 self.commit.what, a.number_low, b.number_low
             ))),
         }
+    }
+
+    /// Whether the file still says what it said, and that log `number` is committed up to byte `bytes`.
+    pub(super) fn check(&self, number: u64, bytes: u32) -> Result<()> {
+        let (last, _) = self.committed()?;
+        let expected = Committed { number_low: low(number), bytes };
+        if last != expected || self.commit.words.load(EPOCH) != self.epoch {
+            return Err(Error::corrupt(format!(
+                "{} says {last:?} where {expected:?} was stored",
+                self.commit.what
+            )));
+        }
+        Ok(())
+    }
+
+    /// Stores the epoch again, in case it is damaged.
+    pub(super) fn restore_epoch(&self) -> io::Result<()> {
+        self.commit.words.store(EPOCH, self.epoch)
     }
 
     /// The log `number` is committed up to byte `bytes` once this store is done.

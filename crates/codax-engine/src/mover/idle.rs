@@ -58,7 +58,12 @@ impl Inner {
     }
 
     /// Copies chunk after chunk; `done` counts those that are whole. Returns the leases under which it did.
-    fn copy_idle(&self, order: &Order<'_>, prepared: &Prepared, done: &mut usize) -> std::result::Result<Vec<OwnedFd>, Stuck> {
+    fn copy_idle(
+        &self,
+        order: &Order<'_>,
+        prepared: &Prepared,
+        done: &mut usize,
+    ) -> std::result::Result<Vec<OwnedFd>, Stuck> {
         let (sources, target) = {
             let st = self.lock();
             let sources: BTreeMap<PoolId, Arc<dyn Backing>> =
@@ -73,14 +78,20 @@ impl Inner {
             };
         }
         let pages = codax_core::PageCount::for_bytes(prepared.inode.len);
-        let to = if prepared.target_exists { target.open(order.file, true)? } else { target.create(order.file, pages)? };
+        let to = if prepared.target_exists {
+            target.open(order.file, true)?
+        } else {
+            target.create(order.file, pages)?
+        };
         self.env.reached("move:copy");
         for chunk in &prepared.chunks {
             if order.job.cancelled() || (*done > 0 && prepared.preempt.load(Ordering::Relaxed)) {
                 break;
             }
             order.pace.wait(chunk.pages.bytes(), &*self.env);
-            let from = leased.get(&chunk.from).ok_or_else(|| Error::internal("a chunk of a pool without a lease"))?;
+            let from = leased
+                .get(&chunk.from)
+                .ok_or_else(|| Error::internal("a chunk of a pool without a lease"))?;
             copy_checked(from.as_fd(), to.as_fd(), chunk.pages, order.verify, order.file)?;
             *done += 1;
             order.job.update(|j| j.done += chunk.pages.bytes());
@@ -90,7 +101,14 @@ impl Inner {
     }
 
     /// Gives back the memory of copies that were not committed.
-    pub(super) fn discard_copies(&self, st: &mut crate::store::state::State, file: FileId, pool: PoolId, keep: bool, unused: &[Extent]) {
+    pub(super) fn discard_copies(
+        &self,
+        st: &mut crate::store::state::State,
+        file: FileId,
+        pool: PoolId,
+        keep: bool,
+        unused: &[Extent],
+    ) {
         let backing = st.pool(pool).backing.clone();
         let result = if keep {
             if unused.is_empty() {
@@ -113,7 +131,13 @@ impl Inner {
 }
 
 /// Copies pages between objects through a buffer that stays in the cache, and with `verify` reads them back and compares checksums.
-fn copy_checked(from: BorrowedFd<'_>, to: BorrowedFd<'_>, pages: PageRange, verify: bool, file: FileId) -> Result<()> {
+fn copy_checked(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    pages: PageRange,
+    verify: bool,
+    file: FileId,
+) -> Result<()> {
     let failed = |what: &str, e: &std::io::Error| os_error(what, &format_args!("#{file}"), e);
     BUFFERS.with_borrow_mut(|buffer| {
         let mut before = Xxh3::new();

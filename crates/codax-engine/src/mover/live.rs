@@ -122,7 +122,8 @@ impl Inner {
                 prepared.sources().into_iter().map(|p| (p, st.pool(p).backing.clone())).collect();
             (backings, st.pool(prepared.to).backing.clone())
         };
-        let object = if prepared.target_exists { target.open(file, true)? } else { target.create(file, pages)? };
+        let object =
+            if prepared.target_exists { target.open(file, true)? } else { target.create(file, pages)? };
         let mut sources = BTreeMap::new();
         for (pool, backing) in backings {
             let fd = backing.open(file, false)?;
@@ -132,7 +133,9 @@ impl Inner {
         }
         let (sender, inputs) = mpsc::channel();
         let mut st = self.lock();
-        let (id, slot) = st.take_move().ok_or_else(|| Error::busy("all commit words are in use: too many moves at once"))?;
+        let (id, slot) = st
+            .take_move()
+            .ok_or_else(|| Error::busy("all commit words are in use: too many moves at once"))?;
         let (to, home, chunks) = (prepared.to, order.home, prepared.chunks.clone());
         let record = MoveRecord { id, slot, file, to, home, chunks };
         self.journal.words().begin(slot, id)?;
@@ -141,7 +144,8 @@ impl Inner {
         for (&session, entry) in st.live.get(&file).map(|l| &l.mappers).into_iter().flatten() {
             // Gone between two locks: its `Gone` would come before the segment is known.
             let Some(s) = st.sessions.get(&session) else { continue };
-            let link = MapperLink { mapper: s.mapper.clone(), write: entry.write, holder: s.holder("maps it") };
+            let link =
+                MapperLink { mapper: s.mapper.clone(), write: entry.write, holder: s.holder("maps it") };
             mappers.insert(session, link);
         }
         st.segments.insert(id, SegmentEntry { slot, to_driver: Some(sender), stragglers: BTreeSet::new() });
@@ -202,7 +206,9 @@ impl Inner {
                 }
             };
             match input {
-                Some(Input::Ack(session, ack)) => d.segment.acked(session, ack.step, ack.mappings, ack.refused),
+                Some(Input::Ack(session, ack)) => {
+                    d.segment.acked(session, ack.step, ack.mappings, ack.refused)
+                }
                 Some(Input::Gone(session)) => d.segment.gone(session),
                 // The store is gone with all its sessions; nothing is left to drive.
                 None => return Ended::Left,
@@ -265,8 +271,10 @@ impl Inner {
 
     fn copy_chunk(&self, d: &Drive, chunk: u32) -> Result<()> {
         let chunk = &d.record.chunks[chunk as usize];
-        let (map, fd) =
-            d.sources.get(&chunk.from).ok_or_else(|| Error::internal("a chunk from a pool that is not mapped"))?;
+        let (map, fd) = d
+            .sources
+            .get(&chunk.from)
+            .ok_or_else(|| Error::internal("a chunk from a pool that is not mapped"))?;
         let copied = d.target.copy(map, chunk.pages, d.object.as_fd())?;
         if copied < chunk.pages.bytes() {
             return Err(Error::corrupt(format!(

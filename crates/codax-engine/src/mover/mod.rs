@@ -139,7 +139,9 @@ impl Inner {
         let Some((to, wanted)) = next_segment(&inode, &order.to) else { return Ok(None) };
         if st.pool(to).record.state != PoolState::Online {
             let name = st.pool_name(to);
-            return Err(Stuck::Failed(Error::device_state(format!("pool {name} is not online: nothing can be moved to it"))));
+            return Err(Stuck::Failed(Error::device_state(format!(
+                "pool {name} is not online: nothing can be moved to it"
+            ))));
         }
         let holders = st.holders_of(order.file, &wanted);
         if !holders.is_empty() {
@@ -157,10 +159,14 @@ impl Inner {
         let target_exists = inode.extents.iter().any(|e| e.pool == to);
         let mut chunks: Vec<Chunk> = Vec::new();
         for (from, pages) in chunked(&wanted, size) {
-            let near = chunks.last().and_then(|c: &Chunk| c.target.last()).map(|r| codax_core::Frame(r.frame.0 + r.count.0));
+            let near = chunks
+                .last()
+                .and_then(|c: &Chunk| c.target.last())
+                .map(|r| codax_core::Frame(r.frame.0 + r.count.0));
             match st.reserve(to, order.file, pages, near) {
                 Ok(extents) => {
-                    let target = extents.iter().map(|e| FrameRun { frame: e.frame, count: e.count }).collect();
+                    let target =
+                        extents.iter().map(|e| FrameRun { frame: e.frame, count: e.count }).collect();
                     chunks.push(Chunk { pages, from, target });
                 }
                 Err(e) => {
@@ -230,7 +236,9 @@ impl Inner {
 
 pub(crate) fn stranger(held: &codax_os::process::Held) -> Holder {
     let why = match held.what {
-        codax_os::process::Hold::Mapped { .. } => "maps it without the client library, or has not reconnected yet",
+        codax_os::process::Hold::Mapped { .. } => {
+            "maps it without the client library, or has not reconnected yet"
+        }
         codax_os::process::Hold::Descriptor => "has a descriptor of it",
     };
     Holder { pid: Some(held.pid), command: held.command.clone(), why: why.into() }
@@ -251,11 +259,18 @@ impl State {
         let mut holders: Vec<Holder> = raw.chain(pinned).collect();
         for (id, s) in live.mappers.keys().filter_map(|id| Some((id, session(id)?))) {
             holders.extend(s.immovable());
-            let told: u64 =
-                self.live.values().flat_map(|l| &l.pins).filter(|((owner, _), _)| owner == id).map(|(_, p)| p.bytes()).sum();
+            let told: u64 = self
+                .live
+                .values()
+                .flat_map(|l| &l.pins)
+                .filter(|((owner, _), _)| owner == id)
+                .map(|(_, p)| p.bytes())
+                .sum();
             let pinned = codax_os::process::vm_pin_bytes(s.pid).unwrap_or(0);
             if pinned > told {
-                holders.push(s.holder(format!("has {pinned} bytes pinned for DMA and told of {told}: pin mappings with Mapping::pin")));
+                holders.push(s.holder(format!(
+                    "has {pinned} bytes pinned for DMA and told of {told}: pin mappings with Mapping::pin"
+                )));
             }
         }
         holders.dedup();
@@ -339,10 +354,19 @@ fn without(runs: &[PoolRun], gone: &[PageRange]) -> Vec<PoolRun> {
         left = left
             .iter()
             .flat_map(|r| {
-                let before = PageRange::new(r.pages.start.0, g.start.0.min(r.pages.end()).saturating_sub(r.pages.start.0));
+                let before = PageRange::new(
+                    r.pages.start.0,
+                    g.start.0.min(r.pages.end()).saturating_sub(r.pages.start.0),
+                );
                 let from = g.end().max(r.pages.start.0);
-                let after = PageRange { start: PageNo(from), count: codax_core::PageCount(r.pages.end().saturating_sub(from)) };
-                [before, after].into_iter().filter(|p| !p.is_empty()).map(|pages| PoolRun { pages, pool: r.pool })
+                let after = PageRange {
+                    start: PageNo(from),
+                    count: codax_core::PageCount(r.pages.end().saturating_sub(from)),
+                };
+                [before, after]
+                    .into_iter()
+                    .filter(|p| !p.is_empty())
+                    .map(|pages| PoolRun { pages, pool: r.pool })
             })
             .collect();
     }
@@ -375,7 +399,12 @@ mod tests {
 
     #[test]
     fn chunks_are_aligned_and_stay_in_one_pool() {
-        let e = |page, count, pool| Extent { page: PageNo(page), count: codax_core::PageCount(count), pool: PoolId(pool), frame: codax_core::Frame(page) };
+        let e = |page, count, pool| Extent {
+            page: PageNo(page),
+            count: codax_core::PageCount(count),
+            pool: PoolId(pool),
+            frame: codax_core::Frame(page),
+        };
         let chunks = chunked(&[e(100, 600, 1), e(700, 100, 2)], 512);
         let got: Vec<_> = chunks.iter().map(|(p, r)| (p.0, r.start.0, r.count.0)).collect();
         assert_eq!(got, [(1, 100, 412), (1, 512, 188), (2, 700, 100)]);

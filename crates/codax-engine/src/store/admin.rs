@@ -50,7 +50,10 @@ impl Session {
         for (name, id) in st.ns.entries(dir, after) {
             let Some(info) = st.file_info(id, false) else { continue };
             // An upper bound of what postcard makes of it.
-            bytes += name.as_bytes().len() + 160 + 24 * (info.runs.len() + info.away.len()) + 4 * info.mapped_by.len();
+            bytes += name.as_bytes().len()
+                + 160
+                + 24 * (info.runs.len() + info.away.len())
+                + 4 * info.mapped_by.len();
             if bytes > max_bytes && !entries.is_empty() {
                 return Ok((entries, true));
             }

@@ -62,14 +62,11 @@ impl Session {
         }
         let mut st = inner.wait_idle(st, file)?;
         let handle = self.add_handle(&mut st, file, open)?;
-        let opened = if open.truncate && open.write {
-            drop(st);
-            self.set_len(handle, 0)
-        } else {
-            Ok(())
-        };
+        drop(st);
+        let opened = if open.truncate && open.write { self.set_len(handle, 0) } else { Ok(()) };
         let mut st = inner.lock();
-        let mapped = opened.and_then(|()| open.map.map(|write| self.map_now(&mut st, file, write)).transpose());
+        let mapped =
+            opened.and_then(|()| open.map.map(|write| self.map_now(&mut st, file, write)).transpose());
         match mapped {
             Ok(layout) => {
                 let len = st.ns.get(file).map_or(0, |i| i.len);
@@ -127,7 +124,15 @@ impl Session {
         Ok(st.ns.parent_for_new(&self.cred, &open.path)?.0)
     }
 
-    fn commit_create(&self, st: &mut State, open: &Open, file: FileId, own: Option<Placement>, placement: &Placement, extents: &[Extent]) -> Result<Opened> {
+    fn commit_create(
+        &self,
+        st: &mut State,
+        open: &Open,
+        file: FileId,
+        own: Option<Placement>,
+        placement: &Placement,
+        extents: &[Extent],
+    ) -> Result<Opened> {
         let inner = &self.store.inner;
         let now = inner.env.wall_ns();
         let inode = Inode {
@@ -313,9 +318,8 @@ impl Inner {
         let Some(last) = inode.extents.last().filter(|_| from < to) else { return Ok(()) };
         let backing = self.lock().pool(last.pool).backing.clone();
         let object = backing.open(inode.id, true)?;
-        let zeros = [0u8; PAGE_SIZE as usize];
-        let gap = usize::try_from(to - from).unwrap_or(0).min(zeros.len());
-        codax_os::object::write_all_at(object.as_fd(), &zeros[..gap], from)
+        let zeros = vec![0u8; usize::try_from(to - from).unwrap_or(0)];
+        codax_os::object::write_all_at(object.as_fd(), &zeros, from)
             .map_err(|e| os_error("clear the end of", &format_args!("#{}", inode.id), &e))
     }
 
@@ -325,7 +329,9 @@ impl Inner {
         for &pool in old.union(&new) {
             let backing = &st.pool(pool).backing;
             let undone = if old.contains(&pool) {
-                backing.open(inode.id, true).and_then(|o| backing.resize(o.as_fd(), PageCount::for_bytes(inode.len)))
+                backing
+                    .open(inode.id, true)
+                    .and_then(|o| backing.resize(o.as_fd(), PageCount::for_bytes(inode.len)))
             } else {
                 backing.unlock(inode.id);
                 backing.remove(inode.id)
@@ -379,7 +385,8 @@ impl Inner {
                 pools.push(run.pool);
             }
         }
-        let fds = pools.iter().map(|&p| st.pool(p).backing.open(file, write)).collect::<Result<Vec<OwnedFd>>>()?;
+        let fds =
+            pools.iter().map(|&p| st.pool(p).backing.open(file, write)).collect::<Result<Vec<OwnedFd>>>()?;
         Ok((Layout { len: inode.len, runs }, fds))
     }
 
@@ -439,7 +446,8 @@ impl Inner {
             return Ok(true);
         }
         let object = backing.open(file, true)?;
-        let stat = codax_os::object::stat(object.as_fd()).map_err(|e| os_error("stat object of", &file, &e))?;
+        let stat =
+            codax_os::object::stat(object.as_fd()).map_err(|e| os_error("stat object of", &file, &e))?;
         if self.mapped_by_strangers(st, file, (stat.dev, stat.ino), extents)? {
             return Ok(false);
         }
@@ -450,7 +458,13 @@ impl Inner {
     }
 
     /// Whether a process maps these parts of an object. The mappers of the file have all switched, or this would not be asked.
-    fn mapped_by_strangers(&self, _st: &State, _file: FileId, identity: (u64, u64), extents: &[Extent]) -> Result<bool> {
+    fn mapped_by_strangers(
+        &self,
+        _st: &State,
+        _file: FileId,
+        identity: (u64, u64),
+        extents: &[Extent],
+    ) -> Result<bool> {
         let wanted = std::iter::once(identity).collect();
         let held = codax_os::process::holders(&wanted).map_err(|e| os_error("look through", &"/proc", &e))?;
         Ok(held.iter().any(|h| match h.what {

@@ -132,7 +132,12 @@ pub(crate) fn prepare_meta(layout: &Layout) -> Result<()> {
 }
 
 /// The directory of a pool's objects.
-pub(crate) fn prepare_pool(layout: &Layout, pool: &PoolRecord, all_bytes: u64, huge: HugeMode) -> Result<Medium> {
+pub(crate) fn prepare_pool(
+    layout: &Layout,
+    pool: &PoolRecord,
+    all_bytes: u64,
+    huge: HugeMode,
+) -> Result<Medium> {
     let bytes = PageCount(pool.frames).bytes();
     let path = layout.pool(&pool.name);
     let swap = codax_os::process::swap_total().unwrap_or(0) > 0;
@@ -320,7 +325,10 @@ pub fn purge_dir(layout: &Layout, pools: &[String]) -> Result<()> {
         }
     }
     match fs::remove_dir(&layout.dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty || e.kind() == std::io::ErrorKind::ResourceBusy => {
+        Err(e)
+            if e.kind() == std::io::ErrorKind::DirectoryNotEmpty
+                || e.kind() == std::io::ErrorKind::ResourceBusy =>
+        {
             tracing::warn!("{} holds something that is not the store's, and stays", layout.dir.display());
             Ok(())
         }
@@ -331,10 +339,9 @@ pub fn purge_dir(layout: &Layout, pools: &[String]) -> Result<()> {
 
 fn remove_tree(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::new(
-            ErrorKind::Internal,
-            format!("remove {}: {e}", dir.display()),
-        )),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::new(ErrorKind::Internal, format!("remove {}: {e}", dir.display())))
+        }
         _ => Ok(()),
     }
 }

@@ -9,9 +9,9 @@ mod files;
 mod lifecycle;
 mod recover;
 pub(crate) use admin::pages_in;
-pub(crate) use recover::stale_ranges;
 pub use lifecycle::{Layout, prepare_dir, purge_dir};
 pub use recover::MakeBacking;
+pub(crate) use recover::{resident, stale_ranges};
 pub(crate) mod session;
 pub(crate) mod state;
 

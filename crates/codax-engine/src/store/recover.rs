@@ -15,9 +15,9 @@ use codax_core::change::{Change, MoveRecord, PoolRecord};
 use codax_core::extent::{Extent, FrameRun};
 use codax_core::frame::FrameState;
 use codax_core::namespace::{Inode, Namespace};
-use codax_core::{Error, FileId, MoveId, PageCount, PoolId, Result};
+use codax_core::{Error, FileId, MoveId, PageCount, PageRange, PoolId, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 /// How a pool's objects are reached; tests put one in that fails on purpose.
@@ -77,7 +77,8 @@ impl Store {
         let layout = Layout { dir: options.dir.clone() };
         prepare_meta(&layout)?;
         let mut replayed = Replayed::default();
-        let (journal, mut notes) = Journal::open(&layout.meta(), env.clone(), &mut |change| replayed.take(change))?;
+        let (journal, mut notes) =
+            Journal::open(&layout.meta(), env.clone(), &mut |change| replayed.take(change))?;
 
         if replayed.ns.count() == 0 {
             let format = Namespace::format(codax_os::process::uid(), codax_os::process::gid(), env.wall_ns());
@@ -172,7 +173,12 @@ fn settle_moves(journal: &Journal, replayed: &mut Replayed, notes: &mut Vec<Stri
     Ok(())
 }
 
-fn open_pools(layout: &Layout, replayed: &Replayed, options: &StoreOptions, make: &MakeBacking) -> Result<Vec<Pool>> {
+fn open_pools(
+    layout: &Layout,
+    replayed: &Replayed,
+    options: &StoreOptions,
+    make: &MakeBacking,
+) -> Result<Vec<Pool>> {
     let all_bytes = replayed.pools.values().map(|p| PageCount(p.frames).bytes()).sum();
     let mut pools = Vec::with_capacity(replayed.pools.len());
     for (at, record) in replayed.pools.values().enumerate() {
@@ -242,9 +248,14 @@ impl Inner {
                 seen.insert(file);
                 self.sweep_object(&mut st, pool, file, object, notes)?;
             }
-            let missing: Vec<FileId> = st.files_on(pool).map(|i| i.id).filter(|f| !seen.contains(f)).collect();
+            let missing: Vec<FileId> =
+                st.files_on(pool).map(|i| i.id).filter(|f| !seen.contains(f)).collect();
             for file in missing {
-                notes.push(format!("{}: its object in {} is missing, its bytes there are lost", st.path(file), st.pool_name(pool)));
+                notes.push(format!(
+                    "{}: its object in {} is missing, its bytes there are lost",
+                    st.path(file),
+                    st.pool_name(pool)
+                ));
             }
         }
         let orphans: Vec<FileId> = st.ns.inodes().filter(|i| i.nlink == 0).map(|i| i.id).collect();
@@ -253,7 +264,14 @@ impl Inner {
         Ok(())
     }
 
-    fn sweep_object(&self, st: &mut State, pool: PoolId, file: FileId, object: ObjectInfo, notes: &mut Vec<String>) -> Result<()> {
+    fn sweep_object(
+        &self,
+        st: &mut State,
+        pool: PoolId,
+        file: FileId,
+        object: ObjectInfo,
+        notes: &mut Vec<String>,
+    ) -> Result<()> {
         let (pages, expected) = st.ns.get(file).map_or((PageCount(0), 0), |inode| {
             let here = inode.extents.iter().filter(|e| e.pool == pool).map(|e| e.count.0).sum();
             (PageCount::for_bytes(inode.len), here)
@@ -261,7 +279,7 @@ impl Inner {
         if expected == 0 {
             // Left over from a create, a move or a removal that did not get to its end.
             let backing = st.pool(pool).backing.clone();
-            let stale = stale_ranges(st, pool, file, backing.open(file, false)?.as_fd())?;
+            let stale = stale_ranges(st, pool, file, backing.open(file, false)?.as_fd(), object.pages)?;
             let frames = self.hold_stale(st, pool, file, &stale);
             if !frames.is_empty() {
                 self.give_back(st, file, frames);
@@ -286,7 +304,7 @@ impl Inner {
             ));
             return Ok(());
         }
-        let stale = stale_ranges(st, pool, file, fd.as_fd())?;
+        let stale = stale_ranges(st, pool, file, fd.as_fd(), pages)?;
         if !stale.is_empty() {
             let frames = self.hold_stale(st, pool, file, &stale);
             self.give_back(st, file, frames);
@@ -295,7 +313,7 @@ impl Inner {
     }
 
     /// Takes free frames to stand for memory that an object has and no file claims, so that nobody is promised memory that isn't there.
-    fn hold_stale(&self, st: &mut State, pool: PoolId, file: FileId, ranges: &[codax_core::PageRange]) -> Vec<Extent> {
+    fn hold_stale(&self, st: &mut State, pool: PoolId, file: FileId, ranges: &[PageRange]) -> Vec<Extent> {
         let mut frames = Vec::new();
         for &range in ranges.iter().filter(|r| !r.is_empty()) {
             match st.reserve(pool, file, range, None) {
@@ -308,26 +326,35 @@ impl Inner {
     }
 }
 
-/// Parts of an object that have memory and belong to no extent.
-pub(crate) fn stale_ranges(st: &State, pool: PoolId, file: FileId, fd: std::os::fd::BorrowedFd<'_>) -> Result<Vec<codax_core::PageRange>> {
-    let claimed: Vec<_> = st.ns.get(file).map(|i| crate::store::admin::pages_in(i, pool)).unwrap_or_default();
-    let data = codax_os::object::data_ranges(fd).map_err(|e| crate::backing::os_error("look at object of", &file, &e))?;
-    let mut stale = Vec::new();
-    for (off, len) in data {
-        let mut at = off / codax_core::PAGE_SIZE;
-        let end = (off + len).div_ceil(codax_core::PAGE_SIZE);
-        for c in &claimed {
-            if c.end() <= at || c.start.0 >= end {
-                continue;
-            }
-            if c.start.0 > at {
-                stale.push(codax_core::PageRange::new(at, c.start.0 - at));
-            }
-            at = at.max(c.end());
+/// Parts of an object, `pages` long, that have memory and belong to no extent.
+pub(crate) fn stale_ranges(
+    st: &State,
+    pool: PoolId,
+    file: FileId,
+    fd: BorrowedFd<'_>,
+    pages: PageCount,
+) -> Result<Vec<PageRange>> {
+    let claimed = st.ns.get(file).map(|i| crate::store::pages_in(i, pool)).unwrap_or_default();
+    let mut gaps = Vec::new();
+    let mut at = 0;
+    for c in claimed.iter().chain([&PageRange::new(pages.0, 0)]) {
+        if c.start.0 > at {
+            gaps.push(PageRange::new(at, c.start.0 - at));
         }
-        if at < end {
-            stale.push(codax_core::PageRange::new(at, end - at));
+        at = at.max(c.end());
+    }
+    let mut stale = Vec::new();
+    for gap in gaps {
+        if resident(fd, gap, file)? > PageCount(0) {
+            stale.push(gap);
         }
     }
     Ok(stale)
+}
+
+/// How many of these pages of an object have memory.
+pub(crate) fn resident(fd: BorrowedFd<'_>, pages: PageRange, file: FileId) -> Result<PageCount> {
+    let bytes = codax_os::object::resident_bytes(fd, pages.offset(), pages.bytes())
+        .map_err(|e| crate::backing::os_error("look at object of", &file, &e))?;
+    Ok(PageCount::for_bytes(bytes))
 }

@@ -126,7 +126,10 @@ impl Session {
         if self.cred.admin {
             return Ok(());
         }
-        Err(Error::permission(format!("{what}: only the store's owner (uid {}) and root may", self.store.inner.uid)))
+        Err(Error::permission(format!(
+            "{what}: only the store's owner (uid {}) and root may",
+            self.store.inner.uid
+        )))
     }
 
     fn entry<'a>(&self, st: &'a mut State) -> Result<&'a mut SessionEntry> {
@@ -213,7 +216,9 @@ impl Session {
     pub fn close(&self, handle: Handle) {
         let inner = &self.store.inner;
         let mut st = inner.lock();
-        let Some(open) = st.sessions.get_mut(&self.id).and_then(|s| s.handles.remove(&handle)) else { return };
+        let Some(open) = st.sessions.get_mut(&self.id).and_then(|s| s.handles.remove(&handle)) else {
+            return;
+        };
         if let Some(live) = st.live.get_mut(&open.file) {
             live.opens -= 1;
         }
@@ -287,9 +292,13 @@ impl Session {
     }
 
     fn check_access(&self, st: &State, open: OpenFile, write: bool) -> Result<()> {
-        if (write && !open.write) || !(open.read || open.write) {
+        let allowed = if write { open.write } else { open.read || open.write };
+        if !allowed {
             let path = st.path(open.file);
-            return Err(Error::permission(format!("{path} is not open for {}", if write { "writing" } else { "reading" })));
+            return Err(Error::permission(format!(
+                "{path} is not open for {}",
+                if write { "writing" } else { "reading" }
+            )));
         }
         Ok(())
     }
@@ -323,7 +332,8 @@ impl Session {
         let inner = &self.store.inner;
         let mut st = inner.lock();
         let found = st.live.iter().find_map(|(file, l)| l.pins.get(&(self.id, pin)).map(|r| (*file, *r)));
-        let (file, pages) = found.ok_or_else(|| Error::invalid(format!("pin {} is not this session's", pin.0)))?;
+        let (file, pages) =
+            found.ok_or_else(|| Error::invalid(format!("pin {} is not this session's", pin.0)))?;
         st.end_pin(file, (self.id, pin), pages);
         inner.reap(&mut st, file);
         inner.changed.notify_all();
@@ -350,7 +360,8 @@ impl State {
         }
         self.count_pins(file, pages, -1);
         self.flag(file, pages, FrameFlags::PINNED, false);
-        let still: Vec<_> = self.live.get(&file).map(|l| l.pins.values().copied().collect()).unwrap_or_default();
+        let still: Vec<_> =
+            self.live.get(&file).map(|l| l.pins.values().copied().collect()).unwrap_or_default();
         for range in still {
             self.flag(file, range, FrameFlags::PINNED, true);
         }

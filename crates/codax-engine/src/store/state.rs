@@ -76,7 +76,10 @@ pub(crate) struct Job {
 
 impl Job {
     pub fn new(what: &str) -> Self {
-        Self { cancelled: AtomicBool::new(false), info: Mutex::new(JobInfo { what: what.into(), ..JobInfo::default() }) }
+        Self {
+            cancelled: AtomicBool::new(false),
+            info: Mutex::new(JobInfo { what: what.into(), ..JobInfo::default() }),
+        }
     }
 
     pub fn cancel(&self) {
@@ -192,7 +195,13 @@ impl State {
     }
 
     /// Takes frames of `pool` for `pages` of `file`, marked reserved.
-    pub fn reserve(&mut self, pool: PoolId, file: FileId, pages: PageRange, near: Option<Frame>) -> Result<Vec<Extent>> {
+    pub fn reserve(
+        &mut self,
+        pool: PoolId,
+        file: FileId,
+        pages: PageRange,
+        near: Option<Frame>,
+    ) -> Result<Vec<Extent>> {
         let name = self.pool_name(pool);
         let p = self.pool_mut(pool);
         let Some(runs) = p.alloc.allocate(pages.count, near) else {
@@ -219,7 +228,13 @@ impl State {
     }
 
     /// Takes frames for new pages of a file as its placement says, marked reserved.
-    pub fn place(&mut self, placement: &Placement, file: FileId, pages: PageRange, after: Option<Extent>) -> Result<Vec<Extent>> {
+    pub fn place(
+        &mut self,
+        placement: &Placement,
+        file: FileId,
+        pages: PageRange,
+        after: Option<Extent>,
+    ) -> Result<Vec<Extent>> {
         let runs = placement.choose(pages, &|id| self.room(id), &|id| self.pool_name(id))?;
         let mut extents: Vec<Extent> = Vec::with_capacity(runs.len());
         for run in runs {

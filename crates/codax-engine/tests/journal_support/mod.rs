@@ -136,6 +136,13 @@ impl Sim {
         sim
     }
 
+    /// Flips a bit of a file under the running process.
+    pub fn flip(&self, name: &str, bit: usize) {
+        let mut state = self.state();
+        let at = state.names[name];
+        state.files[at].now[bit / 8] ^= 1 << (bit % 8);
+    }
+
     pub fn image(&self) -> Image {
         let state = self.state();
         state.names.iter().map(|(name, &at)| (name.clone(), state.files[at].now.clone())).collect()
@@ -337,10 +344,6 @@ impl StorageFile for SimFile {
 }
 
 impl StorageWords for SimFile {
-    fn count(&self) -> usize {
-        self.sim.state().files[self.at].now.len() / 8
-    }
-
     fn load(&self, index: usize) -> u64 {
         let state = self.sim.state();
         u64::from_le_bytes(state.files[self.at].now[index * 8..][..8].try_into().unwrap())
@@ -350,7 +353,7 @@ impl StorageWords for SimFile {
         let mut state = self.sim.state();
         let whole = state.call()?;
         // Killed in the store: it is done or it isn't.
-        if whole || state.random() % 2 == 0 {
+        if whole || state.random().is_multiple_of(2) {
             let store = Pending::Write(index as u64 * 8, value.to_le_bytes().to_vec());
             change(&mut state.files[self.at], store);
         }
@@ -390,6 +393,7 @@ pub struct Model {
     links: BTreeMap<(FileId, Vec<u8>), FileId>,
     pools: BTreeMap<PoolId, PoolRecord>,
     moves: BTreeMap<MoveId, MoveRecord>,
+    ids_below: Option<FileId>,
 }
 
 impl Model {
@@ -402,7 +406,21 @@ impl Model {
             Change::Pool(pool) => drop(self.pools.insert(pool.id, pool)),
             Change::MoveBegin(record) => drop(self.moves.insert(record.id, record)),
             Change::MoveEnd(id) => drop(self.moves.remove(&id)),
+            Change::IdsBelow(id) => self.ids_below = Some(id),
         }
+    }
+
+    /// Changes that come to this.
+    pub fn changes(&self) -> Vec<Change> {
+        let inodes = self.inodes.values().cloned().map(|inode| Change::Put(Box::new(inode)));
+        let links = self.links.iter().map(|((dir, name), &child)| Change::Link {
+            dir: *dir,
+            name: name.clone(),
+            child,
+        });
+        let pools = self.pools.values().cloned().map(Change::Pool);
+        let moves = self.moves.values().cloned().map(Change::MoveBegin);
+        inodes.chain(links).chain(pools).chain(moves).chain(self.ids_below.map(Change::IdsBelow)).collect()
     }
 
     pub fn with(&self, changes: &[Change]) -> Self {
@@ -467,5 +485,5 @@ pub fn move_begin(id: u32) -> Change {
     let target = vec![FrameRun { frame: Frame(9), count: PageCount(512) }];
     let chunk = Chunk { pages: PageRange::new(0, 512), from: PoolId(0), target };
     let (file, to) = (FileId(7), PoolId(1));
-    Change::MoveBegin(MoveRecord { id: MoveId(id), slot: 3, file, to, chunks: vec![chunk] })
+    Change::MoveBegin(MoveRecord { id: MoveId(id), slot: 3, file, to, home: None, chunks: vec![chunk] })
 }

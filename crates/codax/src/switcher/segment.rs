@@ -124,11 +124,6 @@ impl Segment {
         self.parts(chunk).any(|part| matches!(part.stage, Stage::Frozen | Stage::Held))
     }
 
-    /// Whether the chunk was switched in a mapping.
-    pub(super) fn is_switched(&self, chunk: usize) -> bool {
-        self.parts(chunk).any(|part| part.stage == Stage::Switched)
-    }
-
     /// Where threads may still sleep on the old object: the addresses that they know, and where it is mapped now.
     pub(super) fn old(&self) -> impl Iterator<Item = (usize, &Area)> {
         let parts = self.members.iter().flat_map(|member| {
@@ -181,7 +176,12 @@ fn member(live: &Live, chunks: &[PageRange], object: &OwnedFd) -> io::Result<Opt
     let span = PageRange::new(start, end - start);
     let offset = |pages: PageRange| bytes(pages.offset() - live.pages.offset());
     let parts = pages.into_iter().map(|pages| {
-        pages.map(|pages| Part { at: offset(pages), len: bytes(pages.bytes()), stage: Stage::Idle, old: Vec::new() })
+        pages.map(|pages| Part {
+            at: offset(pages),
+            len: bytes(pages.bytes()),
+            stage: Stage::Idle,
+            old: Vec::new(),
+        })
     });
     Ok(Some(Member {
         mapping: live.id,
@@ -274,7 +274,13 @@ impl Part {
 }
 
 /// Maps once more what a region maps at `at + off`, as one area, or as several where the kernel has it as several.
-fn duplicate(region: &Region, at: usize, off: usize, len: usize, into: &mut Vec<(usize, Area)>) -> io::Result<()> {
+fn duplicate(
+    region: &Region,
+    at: usize,
+    off: usize,
+    len: usize,
+    into: &mut Vec<(usize, Area)>,
+) -> io::Result<()> {
     match Area::duplicate(region, at + off, len) {
         Ok(area) => {
             into.push((off, area));

@@ -195,7 +195,8 @@ mod tests {
 
     #[test]
     fn every_value_is_in_the_bucket_that_bounds_it() {
-        for value in (0..4096).chain((12..40).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 12345])) {
+        for value in (0..4096).chain((12..40).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 12345]))
+        {
             let at = bucket(value);
             assert!(value <= upper_bound(at), "{value}");
             assert!(at == 0 || value > upper_bound(at - 1), "{value}");

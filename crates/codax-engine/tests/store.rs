@@ -1,0 +1,274 @@
+//! The store in one process: files, restarts, idle moves, drains.
+
+mod store_support;
+
+use codax_core::ErrorKind;
+use codax_core::change::PoolState;
+use codax_core::request::{Open, PlacementSpec};
+use codax_engine::DrainOptions;
+use std::time::Duration;
+use store_support::*;
+
+fn state(store: &codax_engine::Store) -> PoolState {
+    store.info().pools[1].state
+}
+
+fn quiet() -> impl FnMut(&codax_core::info::JobInfo) -> bool {
+    |_| true
+}
+
+#[test]
+fn files_and_their_bytes_survive_a_restart_without_a_close() {
+    let rig = Rig::new();
+    {
+        let store = rig.open();
+        let s = admin(&store);
+        s.mkdir(&path("/d"), 0o755, None).expect("mkdir");
+        make(&s, "/d/a", 3 * MIB + 5, "sim0");
+        make(&s, "/d/b", 10_000, "dram");
+        make(&s, "/gone", 10_000, "dram");
+        s.remove(&path("/gone"), false).expect("removed");
+        s.rename(&path("/d/b"), &path("/c"), false).expect("renamed");
+    }
+    let store = rig.open();
+    let s = admin(&store);
+    assert_eq!(store.info().recovery, Vec::<String>::new());
+    assert_eq!(read(&s, "/d/a").len() as u64, 3 * MIB + 5);
+    assert_intact(&s, "/d/a", 3 * MIB + 5);
+    let b = read(&s, "/c");
+    assert!(b.iter().enumerate().all(|(i, b)| *b == byte_at("/d/b", i as u64)));
+    assert_eq!(s.stat(&path("/gone")).expect_err("gone").kind, ErrorKind::NotFound);
+    assert_eq!(store.check(false).expect("check"), []);
+    store.close(true).expect("purged");
+}
+
+#[test]
+fn an_idle_file_moves_to_other_frames_of_another_object() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let s = admin(&store);
+    let opened = make(&s, "/a", 5 * MIB + 77, "dram");
+    let report = s.move_file(&path("/a"), "sim0", None, &mut quiet()).expect("moved");
+    assert_eq!(report.bytes, (5 * MIB + 77).next_multiple_of(4096));
+    assert_eq!(pool_of(&s, "/a"), [1]);
+    let pools = store.info().pools;
+    assert_eq!(pools[0].used, 0);
+    assert_eq!(pools[1].used, report.bytes);
+    assert_intact(&s, "/a", 5 * MIB + 77);
+    assert_eq!(store.check(false).expect("check"), []);
+
+    let part =
+        s.move_file(&path("/a"), "dram", Some((2 * MIB + 10, 20)), &mut quiet()).expect("a block moved");
+    assert_eq!(part.bytes, 2 * MIB);
+    assert_eq!(pool_of(&s, "/a"), [1, 0, 1]);
+    assert_intact(&s, "/a", 5 * MIB + 77);
+    assert_eq!(store.check(false).expect("check"), []);
+    s.close(opened.handle);
+    s.remove(&path("/a"), false).expect("removed");
+    assert!(store.info().pools.iter().all(|p| p.used == 0 && p.held == 0), "{:?}", store.info().pools);
+}
+
+#[test]
+fn a_drain_empties_the_device_and_online_brings_everything_home() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let s = admin(&store);
+    for i in 0..40 {
+        let o = make(&s, &format!("/f{i}"), 20_000 + i * 4096, "sim0");
+        s.close(o.handle);
+    }
+    let plan = s
+        .drain("sim0", DrainOptions { dry_run: true, ..DrainOptions::default() }, &mut quiet())
+        .expect("plan");
+    assert_eq!(plan.plan.expect("a plan").moves.len(), 40);
+    assert_eq!(state(&store), PoolState::Online);
+
+    let report = s.drain("sim0", DrainOptions::default(), &mut quiet()).expect("drained");
+    assert_eq!(report.files, 40);
+    assert_eq!(state(&store), PoolState::Offline);
+    assert_eq!(store.info().pools[1].free, 32 * MIB);
+    for i in 0..40 {
+        assert_intact(&s, &format!("/f{i}"), 20_000 + i * 4096);
+    }
+    let no = s.open(&Open { placement: on("sim0"), ..open_of("/no", 4096) }).expect_err("offline");
+    assert_eq!(no.kind, ErrorKind::DeviceState);
+    drop(s);
+    drop(store);
+
+    let store = rig.open();
+    assert_eq!(state(&store), PoolState::Offline, "offline is remembered");
+    let s = admin(&store);
+    let report = s.online("sim0", &mut quiet()).expect("online");
+    assert_eq!((report.files, report.left.len()), (40, 0));
+    for i in 0..40 {
+        assert_eq!(pool_of(&s, &format!("/f{i}")), [1]);
+        assert_intact(&s, &format!("/f{i}"), 20_000 + i * 4096);
+    }
+    assert_eq!(store.check(false).expect("check"), []);
+}
+
+#[test]
+fn a_drain_is_refused_before_anything_moves() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let s = admin(&store);
+    assert_eq!(
+        s.drain("dram", DrainOptions::default(), &mut quiet()).expect_err("dram").kind,
+        ErrorKind::Invalid
+    );
+    assert_eq!(
+        s.drain("none", DrainOptions::default(), &mut quiet()).expect_err("none").kind,
+        ErrorKind::NotFound
+    );
+
+    let fill = make(&s, "/fill", 50 * MIB, "dram");
+    make(&s, "/big", 20 * MIB, "sim0");
+    let e = s.drain("sim0", DrainOptions::default(), &mut quiet()).expect_err("no room");
+    assert_eq!(e.kind, ErrorKind::NoSpace);
+    assert!(e.message.contains("/big") && e.message.contains("6291456"), "{e}");
+
+    s.close(fill.handle);
+    s.remove(&path("/fill"), false).expect("removed");
+    let spec = PlacementSpec::On { pool: "sim0".into(), strict: true };
+    s.set_attr(&path("/big"), None, None, None, Some(Some(&spec))).expect("strict");
+    let e = s.drain("sim0", DrainOptions::default(), &mut quiet()).expect_err("strict");
+    assert!(e.message.contains("/big"), "{e}");
+    s.set_attr(&path("/big"), None, None, None, Some(on("sim0").as_ref())).expect("not strict");
+
+    let opened = s.open(&Open { create: false, ..open_of("/big", 0) }).expect("open");
+    let held = s.raw(opened.handle, true).expect("raw");
+    let e = s.drain("sim0", DrainOptions::default(), &mut quiet()).expect_err("held");
+    assert_eq!(e.kind, ErrorKind::Busy);
+    assert!(e.message.contains(&std::process::id().to_string()), "{e}");
+    let wait = DrainOptions { wait: Duration::from_millis(300), ..DrainOptions::default() };
+    let e = s.drain("sim0", wait, &mut quiet()).expect_err("still held");
+    assert_eq!(e.kind, ErrorKind::Busy);
+    assert_eq!(state(&store), PoolState::Online);
+    drop(held);
+    s.raw_done(opened.file);
+    s.drain("sim0", DrainOptions::default(), &mut quiet()).expect("drained");
+    assert_eq!(
+        s.drain("sim0", DrainOptions::default(), &mut quiet()).expect_err("offline").kind,
+        ErrorKind::DeviceState
+    );
+}
+
+#[test]
+fn a_full_pool_is_no_space_and_leaves_nothing_behind() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let s = admin(&store);
+    let e = s.open(&Open { placement: on("sim0"), ..open_of("/a", 32 * MIB + 1) }).expect_err("too large");
+    assert_eq!(e.kind, ErrorKind::NoSpace);
+    assert_eq!(s.stat(&path("/a")).expect_err("not there").kind, ErrorKind::NotFound);
+    assert_eq!(store.info().pools[1].used, 0);
+    let o = s.open(&Open { placement: on("sim0"), ..open_of("/a", 32 * MIB) }).expect("fits");
+    assert_eq!(s.set_len(o.handle, 32 * MIB + 1).expect_err("full").kind, ErrorKind::NoSpace);
+    s.set_len(o.handle, 10).expect("cut");
+    s.set_len(o.handle, 9000).expect("grown");
+    assert_eq!(read(&s, "/a"), vec![0; 9000]);
+    assert_eq!(store.check(false).expect("check"), []);
+}
+
+#[test]
+fn what_was_cut_off_reads_as_zeros_when_the_file_grows_again() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let s = admin(&store);
+    let o = make(&s, "/a", 10_000, "dram");
+    s.set_len(o.handle, 5000).expect("cut");
+    s.set_len(o.handle, 10_000).expect("grown");
+    let bytes = read(&s, "/a");
+    assert!(bytes[..5000].iter().enumerate().all(|(i, b)| *b == byte_at("/a", i as u64)));
+    assert!(bytes[5000..].iter().all(|b| *b == 0));
+}
+
+#[test]
+fn a_file_in_the_making_leaves_nothing_when_its_client_dies() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let s = admin(&store);
+    {
+        let dying = admin(&store);
+        let o =
+            dying.open(&Open { unnamed: true, placement: on("sim0"), ..open_of("/x", MIB) }).expect("made");
+        dying.set_len(o.handle, 3 * MIB).expect("grown, in its pool");
+        assert_eq!(store.info().pools[1].used, 3 * MIB);
+    }
+    assert_eq!(store.info().pools[1].used, 0);
+    let o = s.open(&Open { unnamed: true, ..open_of("/x", MIB) }).expect("made");
+    s.publish(o.handle, &path("/x"), false).expect("named");
+    let again = s.open(&Open { unnamed: true, ..open_of("/x", MIB) }).expect("made");
+    assert_eq!(s.publish(again.handle, &path("/x"), false).expect_err("exists").kind, ErrorKind::Exists);
+    s.publish(again.handle, &path("/x"), true).expect("replaced");
+    s.close(o.handle);
+    assert_eq!(store.info().pools[0].used, MIB);
+}
+
+#[test]
+fn an_object_cut_by_its_holder_is_found_and_mended() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let s = admin(&store);
+    let o = make(&s, "/a", 4 * MIB, "dram");
+    let (_, fds) = s.raw(o.handle, true).expect("raw");
+    codax_os::object::set_len(&fds[0], MIB).expect("cut");
+    drop(fds);
+    s.raw_done(o.file);
+    let found = store.check(false).expect("check");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].what.contains("/a") && found[0].what.contains("3145728"), "{found:?}");
+    let e = s.move_file(&path("/a"), "sim0", None, &mut quiet()).expect_err("can't be copied");
+    assert_eq!(e.kind, ErrorKind::Corrupt);
+    let mended = store.check(true).expect("repair");
+    assert!(mended.iter().all(|f| f.repaired), "{mended:?}");
+    assert_eq!(store.check(false).expect("check"), []);
+    s.move_file(&path("/a"), "sim0", None, &mut quiet()).expect("moves again");
+}
+
+#[test]
+fn another_user_s_files_are_not_theirs() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let s = admin(&store);
+    let o = make(&s, "/secret", 4096, "dram");
+    s.set_attr(&path("/secret"), Some(0o600), None, None, None).expect("chmod");
+    s.close(o.handle);
+    let other = session(&store, 1000, false);
+    let read_only = Open { write: false, create: false, ..open_of("/secret", 0) };
+    assert_eq!(other.open(&read_only).expect_err("0600").kind, ErrorKind::Permission);
+    assert_eq!(other.open(&open_of("/mine", 10)).expect_err("root's directory").kind, ErrorKind::Permission);
+    assert_eq!(
+        other.move_file(&path("/secret"), "sim0", None, &mut quiet()).expect_err("no").kind,
+        ErrorKind::Permission
+    );
+    assert_eq!(
+        other.drain("sim0", DrainOptions::default(), &mut quiet()).expect_err("no").kind,
+        ErrorKind::Permission
+    );
+    s.set_attr(&path("/secret"), Some(0o644), None, None, None).expect("chmod");
+    let opened = other.open(&read_only).expect("0644");
+    assert_eq!(other.raw(opened.handle, true).expect_err("read-only").kind, ErrorKind::Permission);
+    let (_, fds) = other.raw(opened.handle, false).expect("read");
+    assert!(
+        codax_os::object::write_all_at(&fds[0], b"x", 0).is_err(),
+        "a read-only open gives a read-only descriptor"
+    );
+}
+
+#[test]
+fn devices_keep_their_size() {
+    let rig = Rig::new();
+    rig.open().close(false).expect("closed");
+    let mut options = rig.options();
+    options.devices[0].bytes = 16 * MIB;
+    let e = codax_engine::Store::open(options, TestEnv::new()).expect_err("another size");
+    assert_eq!(e.kind, ErrorKind::DeviceState);
+    assert!(e.message.contains("sim0"), "{e}");
+    let mut options = rig.options();
+    options.devices.clear();
+    options.dram_bytes = None;
+    let store = codax_engine::Store::open(options, TestEnv::new()).expect("as it was");
+    assert_eq!(store.info().pools.len(), 2);
+    assert_eq!(store.info().pools[0].bytes, 64 * MIB);
+}
