@@ -47,7 +47,7 @@ pub struct PlannedMove {
 
 /// Why a drain can't be done now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "why", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Obstacle {
     /// The rest has too little room.
     NoRoom {

@@ -182,13 +182,18 @@ impl Segment {
         self.settle();
     }
 
-    /// A mapper is gone, and its mappings with it.
+    /// A session is over. Its process may live on and keep its mappings, which nobody can tell to switch any more: so nothing is committed that it
+    /// has not held, and the segment ends.
     pub fn gone(&mut self, session: SessionId) {
-        self.mappers.remove(&session);
+        if self.mappers.remove(&session).is_none() {
+            // It has no part in this.
+            return;
+        }
         self.waiting.remove(&session);
         for f in &mut self.flight {
             f.waiting.remove(&session);
         }
+        self.roll_back();
         self.settle();
     }
 

@@ -262,3 +262,12 @@ fn a_late_mapper_can_be_left_when_it_holds_what_it_has_not_switched() {
     world.finish();
     assert_eq!(world.committed, 0);
 }
+
+#[test]
+fn the_end_of_a_session_that_has_no_part_in_it_changes_nothing() {
+    let mut world = World::new(&[1, 2], true);
+    let before = format!("{:?}", world.segment);
+    world.segment.gone(SessionId(99));
+    assert_eq!(format!("{:?}", world.segment), before);
+    assert!(world.segment.next_action().is_none());
+}

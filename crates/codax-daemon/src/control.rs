@@ -28,6 +28,8 @@ pub(crate) struct Control {
     outgoing: Mutex<Outgoing>,
     /// Tells the thread that something is queued.
     wake: OwnedFd,
+    /// The client's process: a child that it forked keeps its sockets open after its death.
+    process: Option<Arc<OwnedFd>>,
 }
 
 #[derive(Debug, Default)]
@@ -45,13 +47,13 @@ struct Packet {
 
 impl Control {
     /// Over a descriptor that a client handed over, which may be anything.
-    pub fn new(fd: OwnedFd) -> Result<Self> {
+    pub fn new(fd: OwnedFd, process: Option<Arc<OwnedFd>>) -> Result<Self> {
         if sockopt::socket_type(&fd) != Ok(SocketType::SEQPACKET) {
             return Err(Error::invalid("attach: the descriptor is not a SOCK_SEQPACKET socket"));
         }
         let wake =
             codax_os::event::new().map_err(|e| Error::internal(format!("attach: make an eventfd: {e}")))?;
-        Ok(Self { channel: Channel::new(fd), outgoing: Mutex::default(), wake })
+        Ok(Self { channel: Channel::new(fd), outgoing: Mutex::default(), wake, process })
     }
 
     /// Ends the connection, whoever waits on it.
@@ -77,6 +79,9 @@ impl Control {
                 return Ok(());
             }
             if self.wait()? {
+                if self.process_ended() {
+                    return Ok(());
+                }
                 match self.channel.recv::<MoverAck>()? {
                     Some((ack, _)) => acknowledge(ack),
                     None => return Ok(()),
@@ -91,14 +96,25 @@ impl Control {
         if !self.outgoing().queue.is_empty() {
             wanted |= PollFlags::OUT;
         }
-        let mut polled = [PollFd::new(&self.channel, wanted), PollFd::new(&self.wake, PollFlags::IN)];
+        let mut polled = vec![PollFd::new(&self.channel, wanted), PollFd::new(&self.wake, PollFlags::IN)];
+        polled.extend(self.process.as_deref().map(|process| PollFd::new(process, PollFlags::IN)));
         retry_on_intr(|| poll(&mut polled, None)).map_err(|e| Error::internal(format!("poll: {e}")))?;
-        let readable = polled[0].revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
+        let ended = polled.get(2).is_some_and(|process| !process.revents().is_empty());
+        let readable =
+            ended || polled[0].revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
         if !polled[1].revents().is_empty() {
             // Only to make it unreadable; its count says nothing.
             let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         }
         Ok(readable)
+    }
+
+    /// Whether the client's process has ended.
+    fn process_ended(&self) -> bool {
+        let Some(process) = &self.process else { return false };
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut polled = [PollFd::new(&**process, PollFlags::IN)];
+        retry_on_intr(|| poll(&mut polled, Some(&now))).is_ok_and(|n| n > 0)
     }
 
     /// Sends what is queued as far as the socket takes it. False when all has been sent and nothing may follow.
@@ -173,12 +189,16 @@ pub(crate) struct Attached {
 
 impl Attached {
     /// Starts the thread of a session's control socket.
-    pub fn start(control: Arc<Control>, session: Arc<Session>, stack: usize) -> Result<Self> {
+    pub fn start(control: Arc<Control>, session: Arc<Session>, requests: Arc<Channel>, stack: usize) -> Result<Self> {
         let run = {
             let control = control.clone();
             move || {
                 control.run(|ack| session.ack(ack));
                 session.control_lost();
+                if control.process_ended() {
+                    // Its session ends with it, whoever has inherited its sockets.
+                    let _ = codax_os::sock::shutdown(&*requests);
+                }
             }
         };
         let thread = std::thread::Builder::new().name("control".into()).stack_size(stack).spawn(run);
@@ -207,7 +227,7 @@ mod tests {
 
     fn attached() -> (Channel, Arc<Control>, Arc<AtomicU32>, std::thread::JoinHandle<()>) {
         let (ours, theirs) = codax_os::sock::pair().unwrap();
-        let control = Arc::new(Control::new(ours).unwrap());
+        let control = Arc::new(Control::new(ours, None).unwrap());
         let acks = Arc::new(AtomicU32::new(0));
         let thread = std::thread::spawn({
             let (control, acks) = (control.clone(), acks.clone());
@@ -258,14 +278,14 @@ mod tests {
         thread.join().unwrap();
         assert!(control.send(&freeze(0), None).is_err());
         let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(Control::new(file.into()).unwrap_err().message.contains("SOCK_SEQPACKET"));
+        assert!(Control::new(file.into(), None).unwrap_err().message.contains("SOCK_SEQPACKET"));
     }
 
     #[test]
     fn a_client_that_changes_the_flags_of_the_socket_blocks_nobody() {
         let (ours, theirs) = codax_os::sock::pair().unwrap();
         let kept = ours.try_clone().unwrap();
-        let control = Control::new(ours).unwrap();
+        let control = Control::new(ours, None).unwrap();
         rustix::io::ioctl_fionbio(&kept, false).unwrap();
         // Without a thread nothing is taken from the queue, and the socket is full before it is.
         let sent = (0..).take_while(|&chunk| control.send(&freeze(chunk), None).is_ok()).count();

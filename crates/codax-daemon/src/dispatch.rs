@@ -34,13 +34,13 @@ pub(crate) type Answer = (Reply, Vec<OwnedFd>);
 #[derive(Debug)]
 pub(crate) struct Client<'a> {
     shared: &'a Shared,
-    channel: &'a Channel,
+    channel: &'a Arc<Channel>,
     session: Arc<Session>,
     control: Option<Attached>,
 }
 
 impl<'a> Client<'a> {
-    pub fn new(shared: &'a Shared, channel: &'a Channel, session: Arc<Session>) -> Self {
+    pub fn new(shared: &'a Shared, channel: &'a Arc<Channel>, session: Arc<Session>) -> Self {
         Self { shared, channel, session, control: None }
     }
 
@@ -95,8 +95,8 @@ impl<'a> Client<'a> {
                 return Err(Error::invalid("attach: this session has a control socket already"));
             }
             (Some(fd), None) => {
-                let control = Arc::new(Control::new(fd)?);
-                self.control = Some(Attached::start(control.clone(), self.session.clone(), STACK_BYTES)?);
+                let control = Arc::new(Control::new(fd, self.session.pidfd())?);
+                self.control = Some(Attached::start(control.clone(), self.session.clone(), Arc::clone(self.channel), STACK_BYTES)?);
                 self.session.attach(control, kernel_faults, user_faults_ok)?;
                 self.session.reattach(&attach.mapped)?;
             }

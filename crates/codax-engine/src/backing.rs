@@ -82,6 +82,7 @@ pub(crate) fn os_error(what: &str, subject: &dyn std::fmt::Display, e: &io::Erro
         io::ErrorKind::PermissionDenied => ErrorKind::Permission,
         io::ErrorKind::AlreadyExists => ErrorKind::Exists,
         io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory => ErrorKind::NoSpace,
+        io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename => ErrorKind::Invalid,
         _ => ErrorKind::Internal,
     };
     Error::new(kind, format!("{what} {subject}: {e}"))

@@ -2,7 +2,7 @@
 //!
 //! `online → draining → offline → online`; each step is in the journal before it takes effect, so a restart goes on where it stopped.
 
-use crate::mover::{Order, Pace, Stuck, stranger};
+use crate::mover::{Order, Pace, Stuck, confirmed, stranger};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Session, Store};
 use codax_core::change::{Change, PoolState};
@@ -12,7 +12,8 @@ use codax_core::name::StorePath;
 use codax_core::namespace::{Inode, Kind, Want};
 use codax_core::plan::{Candidate, Holder, Obstacle, Plan, PlannedMove, plan_drain};
 use codax_core::{Error, ErrorKind, FileId, HUGE_PAGES, PageCount, PageRange, PoolId, Result};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use codax_os::process::Held;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -118,7 +119,7 @@ impl Session {
             st.pool_mut(pool).job = Some(job.clone());
         }
         inner.event("drain", name, &format!("begins: {} files", plan.moves.len()), plan.frames.bytes());
-        inner.run_job(&job, progress, move |inner, job| inner.drain_job(pool, options, job))
+        inner.run_job(&job, progress, move |inner, job| inner.drain_job(pool, Some(plan), options, job))
     }
 
     /// Puts a device back in service, and brings home what a drain took away; cancels a drain that runs.
@@ -169,7 +170,7 @@ impl Store {
             inner.env.spawn(
                 "drain",
                 Box::new(move || {
-                    if let Err(e) = store.inner.drain_job(pool, options, &job) {
+                    if let Err(e) = store.inner.drain_job(pool, None, options, &job) {
                         tracing::warn!("drain of {name} after a restart: {e}");
                     }
                 }),
@@ -241,27 +242,27 @@ impl Inner {
         let identities = objects.keys().copied().collect();
         let kernel = codax_os::process::holders(&identities)
             .map_err(|e| crate::backing::os_error("look through", &"/proc", &e))?;
-        let mut by_kernel: HashMap<FileId, Vec<&codax_os::process::Held>> = HashMap::new();
+        let mut by_kernel: HashMap<FileId, Vec<&Held>> = HashMap::new();
         for held in &kernel {
             if let Some(&file) = objects.get(&(held.dev, held.ino)) {
                 by_kernel.entry(file).or_default().push(held);
             }
         }
+        let strange = {
+            let st = self.lock();
+            let all = by_kernel.iter().flat_map(|(file, held)| held.iter().map(move |h| (*file, *h)));
+            all.filter(|(file, h)| !st.uses(h.pid, *file)).map(|(_, h)| h.clone()).collect()
+        };
+        let strange: HashSet<_> =
+            confirmed(strange, &identities)?.into_iter().map(|h| (h.pid, h.dev, h.ino)).collect();
         let st = self.lock();
         let candidates = st
             .files_on(pool)
             .map(|inode| {
                 let here: Vec<Extent> = inode.extents.iter().filter(|e| e.pool == pool).copied().collect();
                 let placement = st.ns.placement(inode.id);
-                let known: BTreeSet<u32> = st
-                    .live
-                    .get(&inode.id)
-                    .into_iter()
-                    .flat_map(|l| l.mappers.keys().chain(l.raw.keys()))
-                    .filter_map(|s| st.sessions.get(s).map(|s| s.pid))
-                    .collect();
-                let strangers =
-                    by_kernel.get(&inode.id).into_iter().flatten().filter(|h| !known.contains(&h.pid));
+                let strangers = by_kernel.get(&inode.id).into_iter().flatten();
+                let strangers = strangers.filter(|h| strange.contains(&(h.pid, h.dev, h.ino)));
                 let mut held = st.holders_of(inode.id, &here);
                 held.extend(strangers.map(|h| stranger(h)));
                 held.dedup();
@@ -283,10 +284,10 @@ impl Inner {
         Ok(plan)
     }
 
-    /// A drain from its begin in the journal to its end, whatever that is.
-    fn drain_job(self: &Arc<Self>, pool: PoolId, options: DrainOptions, job: &Job) -> Result<JobReport> {
+    /// A drain from its begin in the journal to its end, whatever that is. `plan` is the one it was begun with.
+    fn drain_job(self: &Arc<Self>, pool: PoolId, plan: Option<Plan>, options: DrainOptions, job: &Job) -> Result<JobReport> {
         let name = self.lock().pool_name(pool);
-        let result = self.empty_pool(pool, options, job);
+        let result = self.empty_pool(pool, plan, options, job);
         let mut st = self.lock();
         let ended = match &result {
             Ok(_) => self.set_pool_state(&mut st, pool, PoolState::Offline),
@@ -306,13 +307,13 @@ impl Inner {
         ended.and(result)
     }
 
-    fn empty_pool(self: &Arc<Self>, pool: PoolId, options: DrainOptions, job: &Job) -> Result<JobReport> {
+    fn empty_pool(self: &Arc<Self>, pool: PoolId, mut first: Option<Plan>, options: DrainOptions, job: &Job) -> Result<JobReport> {
         let name = self.lock().pool_name(pool);
         let mut deadline = self.env.now() + options.wait;
         let mut evict = options.evict;
         let (mut bytes, mut files) = (0, 0);
         loop {
-            let plan = self.plan(pool)?;
+            let plan = first.take().map_or_else(|| self.plan(pool), Ok)?;
             job.update(|j| {
                 j.total = j.done.max(bytes) + plan.frames.bytes();
                 j.files_total = files + plan.moves.len() as u64;

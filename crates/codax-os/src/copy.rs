@@ -26,6 +26,9 @@ impl SourceMap {
     pub fn copy_to(&self, off: u64, len: u64, dst: impl AsFd) -> io::Result<u64> {
         let end = off.checked_add(len).filter(|end| *end <= to_u64(self.area.len()));
         let end = end.ok_or_else(|| invalid(format!("{len} bytes at {off} are not mapped")))?;
+        // The kernel copies into a new page with faults switched off; where it meets a source page that isn't mapped yet, it clears the rest of
+        // the new (huge) page before it tries again, which costs as much as the copy. Pages that can't be mapped are found below.
+        let _ = self.area.populate(to_usize(off), to_usize(len), false);
         let dst = dst.as_fd().as_raw_fd();
         let mut at = off;
         while at < end {

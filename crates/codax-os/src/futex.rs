@@ -22,7 +22,7 @@ const SYS_FUTEX_WAIT: u64 = 455;
 const FUTEX_PRIVATE: u64 = 128;
 /// CPU time after which a thread that was running at a switch has left the few instructions between looking its futex
 /// up and queueing on it, in ns.
-const PAST_LOOKUP_NS: u64 = 1_000_000;
+const PAST_LOOKUP_NS: u64 = 250_000;
 /// Most futexes that one `futex_waitv` takes.
 const WAITV_MAX: u64 = 128;
 
@@ -70,7 +70,7 @@ pub fn sleepers(ranges: &[(usize, usize)]) -> io::Result<Vec<Sleeper>> {
 /// **and once more after it is**.
 ///
 /// A thread that runs in the instant of the switch may be on its way into a futex call, with the old object looked up
-/// already. It is off that way once it was seen blocked, or gone, or has used a millisecond of CPU time since.
+/// already. It is off that way once it was seen blocked, or gone, or has used a quarter of a millisecond of CPU time since.
 #[derive(Debug)]
 pub struct Settler {
     /// Thread, and the CPU time it had used, in ns.
@@ -83,7 +83,7 @@ impl Settler {
         let mut pending = Vec::new();
         for tid in threads()?.into_iter().filter(|tid| !exclude.contains(tid)) {
             if activity(tid)? == Activity::Running
-                && let Some(used) = cpu_time_ns(tid)?
+                && let Some(used) = cpu_time_ns(tid)
             {
                 pending.push((tid, used));
             }
@@ -96,7 +96,7 @@ impl Settler {
         let mut pending = Vec::new();
         for (tid, used_before) in self.pending.drain(..) {
             if activity(tid)? == Activity::Running
-                && let Some(used) = cpu_time_ns(tid)?
+                && let Some(used) = cpu_time_ns(tid)
                 && used.saturating_sub(used_before) <= PAST_LOOKUP_NS
             {
                 pending.push((tid, used_before));
@@ -190,11 +190,17 @@ fn waitv_words(start: usize, count: usize) -> Vec<usize> {
     shared.map(|w| crate::util::to_usize(w.uaddr)).collect()
 }
 
-/// CPU time a thread has used, in ns; `None` if it has ended.
-fn cpu_time_ns(tid: u32) -> io::Result<Option<u64>> {
-    let Some(text) = read_of_thread(tid, "schedstat")? else { return Ok(None) };
-    // Without the kernel's statistics every thread would look idle for ever: 0 0 0.
-    Ok(Some(text.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)))
+/// CPU time a thread of this process has used, in ns; `None` if it has ended. To the nanosecond, where `/proc`'s figures follow the tick.
+fn cpu_time_ns(tid: u32) -> Option<u64> {
+    let tid = i32::try_from(tid).ok()?;
+    // clock_getcpuclockid(3) and pthread_getcpuclockid(3) make the same number of a process or thread id: all bits inverted and shifted, and
+    // below them 2 for the scheduler's clock and 4 for that of a thread.
+    let clock: libc::clockid_t = (!tid << 3) | 6;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec that the kernel may write; a clock that is no thread's of this process is EINVAL.
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    let (s, ns) = (u64::try_from(time.tv_sec).ok()?, u64::try_from(time.tv_nsec).ok()?);
+    (result == 0).then(|| s * 1_000_000_000 + ns)
 }
 
 fn threads() -> io::Result<Vec<u32>> {

@@ -7,8 +7,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 thread_local! {
-    /// One packet's worth of bytes for each thread that talks, whatever the number of channels.
-    static PACKET: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// What a thread sends, packet by packet.
+    static OUTGOING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// What it receives; as long as the largest packet from the first one on, so that it isn't cleared each time.
+    static INCOMING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A `SOCK_SEQPACKET` socket that carries messages.
@@ -28,7 +30,7 @@ impl Channel {
 
     /// Sends one message with descriptors. `NoDaemon` if the other side is gone; `Invalid` if it is larger than a packet.
     pub fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        PACKET.with_borrow_mut(|packet| {
+        OUTGOING.with_borrow_mut(|packet| {
             packet.clear();
             encode(message, packet)?;
             sock::send(self.fd.as_fd(), packet, fds).map_err(|e| socket_error("send", &e))
@@ -38,8 +40,7 @@ impl Channel {
     /// Waits for one message. `None` at the end of the connection. `Corrupt` for what can't be decoded, `Busy` when the socket has a
     /// time limit and it passed.
     pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
-        PACKET.with_borrow_mut(|packet| {
-            packet.clear();
+        INCOMING.with_borrow_mut(|packet| {
             let (len, fds) = match sock::recv(self.fd.as_fd(), packet, PACKET_MAX) {
                 Ok(received) => received,
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),

@@ -16,17 +16,19 @@ use std::sync::{Arc, Mutex};
 
 /// How to open a file, as with [`std::fs::OpenOptions`], and where a new one's bytes go.
 ///
-/// ```no_run
+/// ```
 /// # fn main() -> codax::Result<()> {
-/// let store = codax::Store::connect_default()?;
+/// # let private = codax_testkit::Private::start()?;
+/// # let dir = private.dir();
+/// let store = codax::Store::connect(dir)?;
 /// let file = codax::OpenOptions::new()
 ///     .read(true)
 ///     .write(true)
 ///     .create(true)
 ///     .on("sim0")
-///     .len(64 << 20)
+///     .len(16 << 20)
 ///     .open(&store, "/index")?;
-/// assert_eq!(file.len()?, 64 << 20);
+/// assert_eq!(file.len()?, 16 << 20);
 /// # Ok(())
 /// # }
 /// ```
@@ -288,15 +290,17 @@ impl File {
     /// Maps the bytes `range` of the file, within its length and not empty (`Invalid` otherwise). The mapping may be moved, cut and dropped
     /// independently of others, of the same bytes too; it outlives this `File`.
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> codax::Result<()> {
+    /// # let private = codax_testkit::Private::start()?;
+    /// # let dir = private.dir();
     /// use codax::{Access, File, Store};
-    /// let store = Store::connect_default()?;
+    /// let store = Store::connect(dir)?;
     /// let file = File::create(&store, "/counters")?;
     /// file.set_len(4096)?;
     /// let mapping = file.map(.., Access::ReadWrite)?;
     /// let counter = mapping.memory().atomic_u64(0);
-    /// counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    /// assert_eq!(counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed), 0);
     /// # Ok(())
     /// # }
     /// ```

@@ -5,15 +5,20 @@
 //! another pool, or a device is drained, the mapping stays where it is and shows the bytes at their new place: the library's own threads do
 //! what there is to do.
 //!
-//! ```no_run
+//! ```
 //! use codax::{Access, OpenOptions, Store};
 //! use std::sync::atomic::Ordering;
 //!
 //! # fn main() -> codax::Result<()> {
-//! let store = Store::connect_default()?;
+//! # let private = codax_testkit::Private::start()?;
+//! # let dir = private.dir();
+//! // `Store::connect_default()` takes the store that `codax up` serves without `--store`.
+//! let store = Store::connect(dir)?;
+//! # // No system call touches the mapping here, so that this runs for every user.
+//! # let store = Store::options().allow_user_faults(true).connect(dir)?;
 //!
-//! // A file of 64 MiB in the device `sim0`, mapped in the same step.
-//! let options = OpenOptions::new().read(true).write(true).create(true).on("sim0").len(64 << 20);
+//! // A file of 16 MiB in the device `sim0`, mapped in the same step.
+//! let options = OpenOptions::new().read(true).write(true).create(true).on("sim0").len(16 << 20);
 //! let (file, mapping) = options.open_mapped(&store, "/table", .., Access::ReadWrite)?;
 //!
 //! // Volatile and atomic access; other processes may do the same at the same time.
@@ -24,20 +29,24 @@
 //! // Somebody moves it to system memory; nothing changes for who uses it.
 //! store.move_file("/table", "dram", None, &mut |_| ())?;
 //! assert_eq!(&memory.read::<8>(4096), b"a record");
-//! assert_eq!(file.len()?, 64 << 20);
+//! assert_eq!(file.len()?, 16 << 20);
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! For transfers that go past the CPU's page tables a mapping is pinned:
 //!
-//! ```no_run
+//! ```
 //! # fn main() -> codax::Result<()> {
-//! # let store = codax::Store::connect_default()?;
-//! use codax::{Access, File};
+//! # let private = codax_testkit::Private::start()?;
+//! # let store = codax::Store::connect(private.dir())?;
+//! # store.put(&mut &[7; 2 << 20][..], "/table", &codax::PutOptions::default())?;
+//! use codax::{Access, ErrorKind, File};
 //! let mapping = File::open(&store, "/table")?.map(..1 << 20, Access::ReadOnly)?;
 //! let pin = mapping.pin()?;
 //! // … an O_DIRECT write from `mapping.as_ptr()` …
+//! let refused = store.move_file("/table", "sim0", None, &mut |_| ()).unwrap_err();
+//! assert_eq!(refused.kind, ErrorKind::Busy);
 //! drop(pin);
 //! # Ok(())
 //! # }

@@ -40,12 +40,18 @@ impl Store {
     /// Copies everything that `source` gives into a new file `path`, and returns how many bytes that were. The file has its name once all of it is there; on an
     /// error nothing is left behind.
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> codax::Result<()> {
-    /// let store = codax::Store::connect_default()?;
+    /// # let private = codax_testkit::Private::start()?;
+    /// # let dir = private.dir();
+    /// let store = codax::Store::connect(dir)?;
     /// let options = codax::PutOptions { replace: true, ..Default::default() };
     /// let bytes = store.put(&mut &b"some bytes"[..], "/greeting", &options)?;
     /// assert_eq!(bytes, 10);
+    ///
+    /// let mut back = Vec::new();
+    /// store.get("/greeting", &mut back)?;
+    /// assert_eq!(back, b"some bytes");
     /// # Ok(())
     /// # }
     /// ```

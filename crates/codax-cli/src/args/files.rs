@@ -184,7 +184,7 @@ pub struct MoveArgs {
     #[arg(long, value_name = "POOL")]
     pub to: String,
 
-    /// Only these bytes, in whole pages
+    /// Only the blocks of 2 MiB that these bytes touch
     #[arg(long, value_name = "OFFSET:LENGTH")]
     pub range: Option<String>,
 }

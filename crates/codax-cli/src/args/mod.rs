@@ -30,7 +30,7 @@ which a logout leaves alone unless systemd-logind has RemoveIPC=yes.
 --json prints one object, {\"schema\": 1, \"command\": \"ls\", \"rows\": [...]}, with `rows` a list however many rows there are; `events --follow` \
 prints one such object a line. Numbers are bytes and nanoseconds. A path or name is given twice: `path` (`name`) is the text, or null if it is \
 not UTF-8, and `path_hex` (`name_hex`) is always its bytes in hexadecimal. Commands whose standard output is a file's content (`cat`, `get PATH -`) \
-print the object on standard error. Where text is for people, names are escaped (\\n, \\\\, \\x9f).
+print the object on standard error. `demo` prints an object of its own form as its last line. Where text is for people, names are escaped (\\n, \\\\, \\x9f).
 
 Exit codes: 0 ok, 1 internal, 2 usage, 3 not found, 4 no space, 5 busy, 6 device state, 7 permission, 8 no daemon, 9 corrupt, 10 exists, \
 130 cancelled.";
@@ -97,7 +97,7 @@ pub enum Command {
     Cat(PathsArgs),
     /// List a directory
     Ls(LsArgs),
-    /// All about a file or directory: extents, cost, who maps it
+    /// All about a file or directory: placement, extents, who maps it
     Stat(PathsArgs),
     /// Make directories
     Mkdir(MkdirArgs),
@@ -121,6 +121,11 @@ pub enum Command {
     Pages(PagesArgs),
     /// Compare frame table, journal and objects; exit code 9 if they differ
     Check(CheckArgs),
+    /// Show the main job with real files and processes, on a store of its own that goes at the end
+    Demo(DemoArgs),
+    /// A process of the demo
+    #[command(hide = true)]
+    DemoWorker,
     /// Print a completion script
     Completions(CompletionsArgs),
     /// Write manual pages, one for each command
@@ -154,6 +159,8 @@ impl Command {
             Self::Move(_) => "move",
             Self::Pages(_) => "pages",
             Self::Check(_) => "check",
+            Self::Demo(_) => "demo",
+            Self::DemoWorker => "demo-worker",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
         }

@@ -39,7 +39,7 @@ pub struct EventsArgs {
     #[arg(short, long)]
     pub follow: bool,
 
-    /// Start with event number N (default: with the first, or with --follow at the end)
+    /// Start with event number N (default: the first that is kept, or with --follow the last ten)
     #[arg(long, value_name = "N")]
     pub since: Option<u64>,
 }
@@ -82,11 +82,11 @@ pub struct DrainArgs {
     /// The device
     pub name: String,
 
-    /// Print the plan and do nothing
+    /// Print the plan and do nothing; exit code 0 also when it says that the drain can't be done now
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Move what can be moved and wait so long for files that somebody holds; without it a held file refuses the drain
+    /// Move what can be moved and wait so long for files that somebody holds; without it (and --evict) a held file refuses the drain
     #[arg(long, value_name = "DURATION")]
     pub wait: Option<String>,
 
@@ -94,7 +94,7 @@ pub struct DrainArgs {
     #[arg(long, value_name = "GB/S")]
     pub limit: Option<String>,
 
-    /// Kill the processes that hold a file and don't let go in time
+    /// Kill the processes that still hold a file when the wait is over; at once without --wait
     #[arg(long)]
     pub evict: bool,
 }
@@ -120,6 +120,18 @@ pub struct CheckArgs {
     /// Mend what can be mended, and say what is lost
     #[arg(long)]
     pub repair: bool,
+}
+
+/// `codax demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Load the files below this directory (default: some of /usr/lib and of the Rust toolchain's libraries)
+    #[arg(long, value_name = "DIR")]
+    pub input: Option<PathBuf>,
+
+    /// Load at most so much (default: 256 MiB, or all that is below --input)
+    #[arg(long, value_name = "BYTES")]
+    pub size: Option<String>,
 }
 
 /// `codax completions`.

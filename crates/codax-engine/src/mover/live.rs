@@ -232,10 +232,6 @@ impl Inner {
             Action::Copy(chunk) => {
                 let result = self.copy_chunk(d, chunk);
                 self.env.reached("move:copied");
-                if let (Ok(()), Some(order)) = (&result, order) {
-                    let bytes = d.record.chunks[chunk as usize].pages.bytes();
-                    order.job.update(|j| j.done += bytes);
-                }
                 d.segment.copied(chunk, result.map_err(|e| e.message));
             }
             Action::Commit(count) => {
@@ -243,6 +239,10 @@ impl Inner {
                 if let Err(e) = self.commit_chunk(d, count) {
                     // The word is mapped memory that was checked when the segment began.
                     tracing::error!("commit of a chunk: {e}");
+                }
+                if let Some(order) = order {
+                    let bytes = d.record.chunks[count as usize - 1].pages.bytes();
+                    order.job.update(|j| j.done += bytes);
                 }
                 self.env.reached("move:committed");
             }

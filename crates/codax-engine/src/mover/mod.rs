@@ -17,8 +17,9 @@ use codax_core::extent::{self, Extent, FrameRun, PoolRun};
 use codax_core::frame::FrameFlags;
 use codax_core::namespace::Inode;
 use codax_core::plan::Holder;
-use codax_core::{Error, FileId, HUGE_PAGES, PageNo, PageRange, PoolId, Result};
-use std::collections::BTreeSet;
+use codax_core::{Error, FileId, HUGE_PAGES, PageNo, PageRange, PoolId, Result, SessionId};
+use codax_os::process::Held;
+use std::collections::{BTreeSet, HashSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -87,16 +88,19 @@ impl Inner {
     /// Moves a file's pages as ordered; returns the bytes that were moved.
     pub fn move_pages(&self, order: &Order<'_>) -> std::result::Result<u64, (u64, Stuck)> {
         let mut moved = 0;
-        let mut asked_for_strangers = false;
+        // Whose mappings were the only ones when the kernel was asked last.
+        let mut known = BTreeSet::new();
         loop {
             if order.job.cancelled() {
                 return Err((moved, Stuck::Cancelled));
             }
             let st = self.lock();
             let mut st = self.wait_turn(st, order.file).map_err(|stuck| (moved, stuck))?;
-            if !asked_for_strangers && st.live.get(&order.file).is_some_and(|l| !l.mappers.is_empty()) {
+            let mappers: BTreeSet<SessionId> =
+                st.live.get(&order.file).map(|l| l.mappers.keys().copied().collect()).unwrap_or_default();
+            if !mappers.is_empty() && mappers != known {
                 drop(st);
-                asked_for_strangers = true;
+                known = mappers;
                 let strangers = self.strangers(order.file).map_err(|e| (moved, e.into()))?;
                 if !strangers.is_empty() {
                     return Err((moved, Stuck::Held(strangers)));
@@ -183,24 +187,16 @@ impl Inner {
         Ok(Some(Prepared { inode, to, chunks, preempt, target_exists }))
     }
 
-    /// Processes that hold an object of the file beside its mappers.
+    /// Processes that hold an object of the file and don't use it through a session.
     fn strangers(&self, file: FileId) -> Result<Vec<Holder>> {
-        let (known, pools) = {
+        let backings: Vec<_> = {
             let st = self.lock();
-            let known: BTreeSet<u32> = st
-                .live
-                .get(&file)
-                .into_iter()
-                .flat_map(|l| l.mappers.keys())
-                .filter_map(|s| st.sessions.get(s).map(|s| s.pid))
-                .collect();
             let pools: BTreeSet<PoolId> =
                 st.ns.get(file).map(|i| i.extents.iter().map(|e| e.pool).collect()).unwrap_or_default();
-            let backings: Vec<_> = pools.into_iter().map(|p| st.pool(p).backing.clone()).collect();
-            (known, backings)
+            pools.into_iter().map(|p| st.pool(p).backing.clone()).collect()
         };
-        let mut identities = std::collections::HashSet::new();
-        for backing in pools {
+        let mut identities = HashSet::new();
+        for backing in backings {
             let object = backing.open(file, false)?;
             let stat = codax_os::object::stat(object.as_fd())
                 .map_err(|e| crate::backing::os_error("stat object of", &file, &e))?;
@@ -208,7 +204,11 @@ impl Inner {
         }
         let held = codax_os::process::holders(&identities)
             .map_err(|e| crate::backing::os_error("look through", &"/proc", &e))?;
-        Ok(held.into_iter().filter(|h| !known.contains(&h.pid)).map(|h| stranger(&h)).collect())
+        let strange: Vec<_> = {
+            let st = self.lock();
+            held.into_iter().filter(|h| !st.uses(h.pid, file)).collect()
+        };
+        Ok(confirmed(strange, &identities)?.iter().map(stranger).collect())
     }
 
     /// Who holds an object of the file, as the kernel says.
@@ -234,6 +234,17 @@ impl Inner {
     }
 }
 
+/// Those of `suspects` that still hold an object: a client may have let go of it, and of its session, since it was seen.
+pub(crate) fn confirmed(suspects: Vec<Held>, objects: &HashSet<(u64, u64)>) -> Result<Vec<Held>> {
+    if suspects.is_empty() {
+        return Ok(suspects);
+    }
+    let again = codax_os::process::holders(objects)
+        .map_err(|e| crate::backing::os_error("look through", &"/proc", &e))?;
+    let still: HashSet<_> = again.iter().map(|h| (h.pid, h.dev, h.ino)).collect();
+    Ok(suspects.into_iter().filter(|h| still.contains(&(h.pid, h.dev, h.ino))).collect())
+}
+
 pub(crate) fn stranger(held: &codax_os::process::Held) -> Holder {
     let why = match held.what {
         codax_os::process::Hold::Mapped { .. } => {
@@ -245,6 +256,13 @@ pub(crate) fn stranger(held: &codax_os::process::Held) -> Holder {
 }
 
 impl State {
+    /// Whether a process has the file open or mapped through a session.
+    pub fn uses(&self, pid: u32, file: FileId) -> bool {
+        let its = |id: &SessionId| self.sessions.get(id).is_some_and(|s| s.pid == pid);
+        self.live.get(&file).is_some_and(|l| l.mappers.keys().chain(l.raw.keys()).any(its))
+            || self.sessions.values().any(|s| s.pid == pid && s.handles.values().any(|h| h.file == file))
+    }
+
     /// Who keeps these pages of a file from being moved, as far as the sessions say.
     pub fn holders_of(&self, file: FileId, pages: &[Extent]) -> Vec<Holder> {
         let Some(live) = self.live.get(&file) else { return Vec::new() };

@@ -75,6 +75,9 @@ impl Session {
     /// Removes a file or an empty directory, or a tree.
     pub fn remove(&self, path: &StorePath, recursive: bool) -> Result<()> {
         let inner = &self.store.inner;
+        if path.components().is_empty() {
+            return Err(Error::invalid("/: the root directory can't be removed; codax down --purge deletes the store"));
+        }
         if recursive {
             self.remove_below(path)?;
         }
@@ -256,13 +259,13 @@ impl Store {
     /// Events from number `since` on.
     #[must_use]
     pub fn events(&self, since: u64, max: usize) -> Vec<Event> {
-        self.inner.events.since(since, max)
+        self.inner.events.since(since.saturating_sub(1), max)
     }
 
     /// Waits until there is an event of number `since` or later; whether there is one.
     #[must_use]
     pub fn wait_events(&self, since: u64, timeout: Duration) -> bool {
-        self.inner.events.wait(since, timeout)
+        self.inner.events.wait(since.saturating_sub(1), timeout)
     }
 
     /// The user that the store belongs to.

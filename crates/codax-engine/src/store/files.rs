@@ -155,6 +155,10 @@ impl Session {
             let (parent, name) = st.ns.parent_for_new(&self.cred, &open.path)?;
             st.ns.create(parent, &name, inode)
         };
+        if open.map.is_some() {
+            // Nothing may fail any more once it is in the journal.
+            self.require_mapper(st)?;
+        }
         let handle = self.add_handle(st, file, open)?;
         if let Some(live) = st.live.get_mut(&file).filter(|_| open.unnamed) {
             live.unnamed = Some(placement.clone());
@@ -173,7 +177,7 @@ impl Session {
                 return Err(e);
             }
         };
-        if !extents.is_empty() {
+        if !extents.is_empty() && !open.unnamed {
             let pools: BTreeSet<_> = extents.iter().map(|e| st.pool_name(e.pool)).collect();
             let pools = pools.into_iter().collect::<Vec<_>>().join(", ");
             inner.event("place", &open.path.to_string(), &format!("in {pools}"), open.len);

@@ -1,6 +1,6 @@
 //! The store: one namespace, its pools and its journal.
 //!
-//! All state in memory is behind one lock ([`state::State`]). A change is made in this order: look and reserve frames under the lock; work on
+//! All state in memory is behind one lock (`state::State`). A change is made in this order: look and reserve frames under the lock; work on
 //! objects outside it; then, under the lock again, journal, memory, frame table. What has been journalled has happened; what has not is swept up at the
 //! next start.
 

@@ -121,6 +121,12 @@ impl Session {
         &self.cred
     }
 
+    /// A descriptor of its process, if there is one.
+    #[must_use]
+    pub fn pidfd(&self) -> Option<Arc<OwnedFd>> {
+        self.store.inner.lock().sessions.get(&self.id).and_then(|s| s.pidfd.clone())
+    }
+
     /// `Permission` unless the session is the store's owner or root. `what` names the act.
     pub fn require_admin(&self, what: &str) -> Result<()> {
         if self.cred.admin {
@@ -235,10 +241,15 @@ impl Session {
         self.map_now(&mut st, open.file, write)
     }
 
-    pub(crate) fn map_now(&self, st: &mut State, file: FileId, write: bool) -> Result<LayoutFds> {
-        if self.entry(st)?.mapper.is_none() {
-            return Err(Error::invalid("map: attach a control socket first"));
+    pub(crate) fn require_mapper(&self, st: &mut State) -> Result<()> {
+        if self.entry(st)?.mapper.is_some() {
+            return Ok(());
         }
+        Err(Error::invalid("map: attach a control socket first"))
+    }
+
+    pub(crate) fn map_now(&self, st: &mut State, file: FileId, write: bool) -> Result<LayoutFds> {
+        self.require_mapper(st)?;
         let layout = self.store.inner.layout(st, file, write)?;
         let entry = st.live.entry(file).or_default().mappers.entry(self.id).or_default();
         entry.mappings += 1;

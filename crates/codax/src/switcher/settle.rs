@@ -7,7 +7,7 @@ use codax_os::area::Area;
 use codax_os::futex::{self, Settler};
 use std::time::{Duration, Instant};
 
-/// How long to wait for threads that may be on their way to sleep, at most. They need a millisecond of CPU time each.
+/// How long to wait for threads that may be on their way to sleep, at most. They need a quarter of a millisecond of CPU time each.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// The pause between two looks.

@@ -1,0 +1,48 @@
+//! The figures of BENCHMARKS.md. Each compares two things in one run, in turns, and prints median and spread.
+//!
+//! `cargo bench -p codax-cli --bench figures -- [NAME]...`, with the names of [`FIGURES`]; all of them without one.
+#![allow(unsafe_code)]
+//! Unsafe code: raw pointers into mappings of this process, as the plain half of comparisons; each mapping outlives its use.
+
+mod access;
+mod create;
+mod drain;
+mod moving;
+mod restart;
+mod rig;
+mod stats;
+
+type Figure = fn(&rig::Rig) -> anyhow::Result<()>;
+
+/// A figure's name, the options its store is started with, and what measures it.
+const FIGURES: &[(&str, &[&str], &str, Figure)] = &[
+    ("access", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", access::run),
+    ("move-huge", &["--dram", "2GiB", "--device", "sim0=emulated:2GiB"], "", moving::run),
+    ("move-4k", &["--dram", "2GiB", "--device", "sim0=emulated:2GiB"], "huge = \"never\"\n", moving::run),
+    ("create", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", create::run),
+    ("drain", &["--dram", "2GiB", "--device", "sim0=emulated:2GiB"], "", drain::run),
+    ("restart", &["--dram", "2GiB", "--device", "sim0=emulated:1GiB"], "", restart::run),
+];
+
+fn main() -> anyhow::Result<()> {
+    if let Some(result) = moving::child() {
+        return result;
+    }
+    // cargo adds --bench.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    for name in &wanted {
+        anyhow::ensure!(
+            FIGURES.iter().any(|(n, ..)| n == name),
+            "no figure {name}: there are {}",
+            FIGURES.iter().map(|(n, ..)| *n).collect::<Vec<_>>().join(", ")
+        );
+    }
+    for (name, options, config, run) in FIGURES {
+        if wanted.is_empty() || wanted.iter().any(|w| w == name) {
+            println!("== {name}");
+            let rig = rig::Rig::start(options, config)?;
+            run(&rig)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! Who holds a file besides its mappers: forks, descriptors that were passed on, pins.
+
+use crate::client::{Client, counted};
+use crate::rig::{MIB, Plan, Rig, Running, pattern, skipped, state_of, until};
+use codax_core::name::StorePath;
+use codax_core::request::Open;
+use codax_wire::{Channel, Hello, MAGIC, Reply, Request, SOCKET, VERSION};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+/// A client that speaks the protocol itself.
+pub fn greeted(rig: &Rig) -> Channel {
+    let channel = Channel::new(codax_os::sock::connect(&rig.dir().join(SOCKET)).expect("a daemon"));
+    let hello = Request::Hello(Hello { magic: MAGIC, version: VERSION });
+    assert!(matches!(ask(&channel, &hello).0, Reply::Welcome { .. }));
+    channel
+}
+
+pub fn ask(channel: &Channel, request: &Request) -> (Reply, Vec<OwnedFd>) {
+    channel.send(request, &[]).expect("the daemon listens");
+    channel.recv().expect("a reply").expect("no end")
+}
+
+/// Asks for a file's objects by descriptor, as a client that copies does.
+pub fn raw(channel: &Channel, path: &str, write: bool) -> Result<Vec<OwnedFd>, codax::Error> {
+    let open = Open {
+        path: StorePath::parse(path.as_bytes()).expect("a path"),
+        read: true,
+        write,
+        create: false,
+        exclusive: false,
+        truncate: false,
+        unnamed: false,
+        mode: 0,
+        placement: None,
+        len: 0,
+        map: None,
+    };
+    let handle = match ask(channel, &Request::Open(open)).0 {
+        Reply::Opened { handle, .. } => handle,
+        Reply::Error(e) => return Err(e),
+        other => panic!("{other:?}"),
+    };
+    match ask(channel, &Request::Raw { handle, write }) {
+        (Reply::Layout(_), fds) => Ok(fds),
+        (Reply::Error(e), _) => Err(e),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_fork_has_no_handles_and_the_parents_mapping_moves_on() {
+    let rig = Plan::new().up();
+    rig.put("/f", &vec![0; 3 << 20], &["--on", "sim0"]).ok();
+    let mut client = Client::start(&rig, "fork", &["/f"]);
+    client.tell("fork");
+    // Parent and child speak over the same pipe, in any order.
+    let (a, b) = (client.line(), client.line());
+    let (child, said) = if a.starts_with("child") { (b, a) } else { (a, b) };
+    assert_eq!(said, "child: refused=true inherited=false anew=true");
+    let child: u32 = child.parse().expect("a process id");
+    for round in 1..4 {
+        client.ask("add");
+        rig.ok(&["device", "drain", "sim0"]);
+        assert_eq!(client.number("get"), round * 2 - 1);
+        client.ask("add");
+        rig.ok(&["device", "online", "sim0"]);
+        assert_eq!(client.number("get"), round * 2);
+    }
+    assert!(state_of(child).is_some(), "all the time it was there");
+    assert_eq!(client.ask("reap"), "true");
+    client.end();
+    rig.sound();
+}
+
+#[test]
+fn a_client_that_dies_is_gone_although_its_fork_lives() {
+    let rig = Plan::new().config("ack_timeout = \"500ms\"\n").up();
+    rig.put("/f", &vec![0; 1 << 20], &["--on", "sim0"]).ok();
+    let mut client = Client::start(&rig, "fork", &["/f"]);
+    client.tell("fork");
+    let (a, b) = (client.line(), client.line());
+    let child = if a.starts_with("child") { b } else { a };
+    let child: u32 = child.parse().expect("a process id");
+    client.process.kill();
+    let fork = codax_os::process::pidfd(child).expect("it lives");
+    let drained = rig.run(&["device", "drain", "sim0", "--wait", "10s"]);
+    codax_os::process::kill(&fork).expect("ours");
+    drained.ok();
+}
+
+#[test]
+fn a_descriptor_that_was_passed_on_is_a_holder_with_a_name() {
+    let rig = Plan::new().up();
+    let bytes = pattern(MIB, 5);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    rig.put("/other", &bytes, &["--on", "sim0"]).ok();
+    let channel = greeted(&rig);
+    let fd = raw(&channel, "/f", true).expect("ours").remove(0);
+    let mut sleeper = Running {
+        child: Command::new("sleep").arg("1000").stdin(fd).stdout(Stdio::null()).spawn().expect("sleep"),
+    };
+    // The client that got it is gone.
+    drop(channel);
+    let pid = format!("process {}", sleeper.pid());
+    rig.run(&["device", "drain", "sim0"]).fails(5, &["/f", &pid, "sleep"]);
+    assert_eq!(rig.state("sim0"), "online");
+    assert_eq!(rig.pools_of("/other"), ["sim0"], "refused before anything moved");
+    rig.run(&["move", "/f", "--to", "dram"]).fails(5, &["/f", &pid]);
+    let plan = rig.row(&["device", "drain", "sim0", "--dry-run"]);
+    let obstacles = plan["plan"]["obstacles"].as_array().expect("a list");
+    assert!(obstacles.iter().any(|o| o.to_string().contains(&sleeper.pid().to_string())), "{plan}");
+    sleeper.kill();
+    rig.ok(&["device", "drain", "sim0"]);
+    assert_eq!(rig.get("/f"), bytes);
+}
+
+#[test]
+fn a_descriptor_that_no_process_has_is_found_by_the_lease() {
+    let rig = Plan::new().up();
+    let bytes = pattern(MIB, 6);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    let channel = greeted(&rig);
+    let fds = raw(&channel, "/f", true).expect("ours");
+    // On its way between two sockets: no table of descriptors has it.
+    let (here, there) = codax_os::sock::pair().expect("sockets");
+    codax_os::sock::send(&here, b"x", &[fds[0].as_fd()]).expect("sent");
+    drop((fds, channel));
+    rig.run(&["device", "drain", "sim0"]).fails(5, &["/f"]);
+    rig.run(&["move", "/f", "--to", "dram"]).fails(5, &["/f"]);
+    assert_eq!((rig.pools_of("/f"), rig.state("sim0")), (vec!["sim0".to_owned()], "online".to_owned()));
+    drop((here, there));
+    rig.ok(&["device", "drain", "sim0"]);
+    assert_eq!(rig.get("/f"), bytes);
+}
+
+#[test]
+fn a_mapped_file_whose_old_object_is_held_keeps_its_device_from_being_empty() {
+    let rig = Plan::new().up();
+    rig.put("/f", &counted(2 * MIB, 7), &["--on", "sim0"]).ok();
+    let channel = greeted(&rig);
+    let fds = raw(&channel, "/f", true).expect("ours");
+    let (here, there) = codax_os::sock::pair().expect("sockets");
+    codax_os::sock::send(&here, b"x", &[fds[0].as_fd()]).expect("sent");
+    let stray = fds[0].try_clone().expect("a descriptor");
+    drop((fds, channel));
+    drop(stray);
+    let mut counter = Client::start(&rig, "count", &["/f", "1", "100"]);
+    // The mapper can be moved, but the old frames can't be given to anybody else.
+    rig.run(&["device", "drain", "sim0"]).fails(5, &[]);
+    assert_eq!(rig.state("sim0"), "online");
+    let held_back = rig.pool("sim0", "held") + rig.pool("sim0", "used");
+    assert_eq!(held_back, 2 * MIB, "frames that somebody can still write to belong to nobody else");
+    drop((here, there));
+    rig.ok(&["device", "drain", "sim0", "--wait", "10s"]);
+    assert_eq!(rig.pool("sim0", "held"), 0);
+    let rounds = counter.number("stop");
+    crate::client::check_counted(&rig.get("/f"), 7, &[rounds]);
+    counter.end();
+}
+
+#[test]
+fn pinned_memory_is_not_moved_until_it_is_unpinned() {
+    let rig = Plan::new().up();
+    rig.put("/f", &pattern(3 * MIB, 8), &["--on", "sim0"]).ok();
+    let mut client = Client::start(&rig, "hold", &["/f", "rw"]);
+    assert_eq!(client.ask("pin"), "pinned");
+    let pid = format!("process {}", client.pid());
+    for words in [&["move", "/f", "--to", "dram"][..], &["device", "drain", "sim0"]] {
+        rig.run(words).fails(5, &["/f", &pid, "pinned"]);
+    }
+    assert_eq!(rig.row(&["stat", "/f"])["pins"], 1);
+    let pinned = rig.rows(&["pages", "sim0", "--file", "/f"]);
+    assert!(
+        pinned.iter().all(|run| run["flags"].to_string().contains("pinned") && run["pins"] == 1),
+        "{pinned:?}"
+    );
+    // What is not pinned goes.
+    rig.put("/g", b"g", &["--on", "sim0"]).ok();
+    rig.ok(&["move", "/g", "--to", "dram"]);
+    assert_eq!(client.ask("unpin"), "unpinned");
+    rig.ok(&["device", "drain", "sim0"]);
+    client.end();
+    rig.sound();
+}
+
+#[test]
+fn a_direct_read_into_pinned_memory_arrives() {
+    let rig = Plan::new().up();
+    let source =
+        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("direct-{}", std::process::id()));
+    std::fs::write(&source, pattern(2 * MIB, 9)).expect("room");
+    rig.put("/f", &vec![0; 2 << 20], &["--on", "sim0"]).ok();
+    let mut client = Client::spawn(&rig, "direct", &["/f", source.to_str().expect("text")]);
+    let said = client.line();
+    if said.starts_with("no O_DIRECT") {
+        std::fs::remove_file(&source).expect("ours");
+        return skipped("a_direct_read_into_pinned_memory_arrives", &said);
+    }
+    assert_eq!(said, "read");
+    let pid = format!("process {}", client.pid());
+    rig.run(&["move", "/f", "--to", "dram"]).fails(5, &["/f", &pid]);
+    assert_eq!(client.ask("unpin"), "unpinned");
+    assert_eq!(client.line(), "same=true");
+    rig.ok(&["move", "/f", "--to", "dram"]);
+    client.end();
+    assert!(rig.get("/f") == std::fs::read(&source).expect("there"));
+    std::fs::remove_file(&source).expect("ours");
+}
+
+#[test]
+fn evict_ends_who_holds_a_descriptor() {
+    let rig = Plan::new().up();
+    rig.put("/f", &pattern(MIB, 10), &["--on", "sim0"]).ok();
+    let channel = greeted(&rig);
+    let fd = raw(&channel, "/f", false).expect("ours").remove(0);
+    let mut sleeper = Running { child: Command::new("sleep").arg("1000").stdin(fd).spawn().expect("sleep") };
+    drop(channel);
+    rig.ok(&["device", "drain", "sim0", "--evict", "--wait", "100ms"]);
+    until("the sleeper's end", || sleeper.child.try_wait().expect("ours"));
+    let evictions = rig.events("evict");
+    assert!(
+        evictions.iter().any(|e| e.contains("/f") && e.contains(&sleeper.pid().to_string())),
+        "{evictions:?}"
+    );
+}

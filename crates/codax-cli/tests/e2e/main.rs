@@ -1,0 +1,14 @@
+//! The whole of codax, end to end: the real program serves real stores, and processes of their own map what is in them.
+//!
+//! Each test has a store of its own below `/dev/shm`. Other processes are this test program again, with one of the roles in [`client`]. What a machine can't do
+//! is skipped by name: `skipped: NAME: why` on standard error.
+
+mod client;
+mod raw;
+mod rig;
+
+mod bad_input;
+mod crash;
+mod drain;
+mod holders;
+mod live;
