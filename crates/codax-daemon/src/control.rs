@@ -189,7 +189,12 @@ pub(crate) struct Attached {
 
 impl Attached {
     /// Starts the thread of a session's control socket.
-    pub fn start(control: Arc<Control>, session: Arc<Session>, requests: Arc<Channel>, stack: usize) -> Result<Self> {
+    pub fn start(
+        control: Arc<Control>,
+        session: Arc<Session>,
+        requests: Arc<Channel>,
+        stack: usize,
+    ) -> Result<Self> {
         let run = {
             let control = control.clone();
             move || {

@@ -96,7 +96,12 @@ impl<'a> Client<'a> {
             }
             (Some(fd), None) => {
                 let control = Arc::new(Control::new(fd, self.session.pidfd())?);
-                self.control = Some(Attached::start(control.clone(), self.session.clone(), Arc::clone(self.channel), STACK_BYTES)?);
+                self.control = Some(Attached::start(
+                    control.clone(),
+                    self.session.clone(),
+                    Arc::clone(self.channel),
+                    STACK_BYTES,
+                )?);
                 self.session.attach(control, kernel_faults, user_faults_ok)?;
                 self.session.reattach(&attach.mapped)?;
             }

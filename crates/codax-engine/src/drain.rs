@@ -285,7 +285,13 @@ impl Inner {
     }
 
     /// A drain from its begin in the journal to its end, whatever that is. `plan` is the one it was begun with.
-    fn drain_job(self: &Arc<Self>, pool: PoolId, plan: Option<Plan>, options: DrainOptions, job: &Job) -> Result<JobReport> {
+    fn drain_job(
+        self: &Arc<Self>,
+        pool: PoolId,
+        plan: Option<Plan>,
+        options: DrainOptions,
+        job: &Job,
+    ) -> Result<JobReport> {
         let name = self.lock().pool_name(pool);
         let result = self.empty_pool(pool, plan, options, job);
         let mut st = self.lock();
@@ -307,7 +313,13 @@ impl Inner {
         ended.and(result)
     }
 
-    fn empty_pool(self: &Arc<Self>, pool: PoolId, mut first: Option<Plan>, options: DrainOptions, job: &Job) -> Result<JobReport> {
+    fn empty_pool(
+        self: &Arc<Self>,
+        pool: PoolId,
+        mut first: Option<Plan>,
+        options: DrainOptions,
+        job: &Job,
+    ) -> Result<JobReport> {
         let name = self.lock().pool_name(pool);
         let mut deadline = self.env.now() + options.wait;
         let mut evict = options.evict;

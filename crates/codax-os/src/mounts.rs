@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// `f_type` of tmpfs.
@@ -61,6 +62,49 @@ pub fn mount_tmpfs(path: &Path, size: u64, huge: &str, noswap: bool) -> io::Resu
         }
     }
     mount(false).map(|()| false)
+}
+
+/// What a mounted tmpfs is like, whoever mounted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TmpfsKind {
+    /// Whether it may give huge pages.
+    pub huge: bool,
+    /// Whether its pages are never swapped.
+    pub noswap: bool,
+}
+
+/// What the tmpfs is like that is mounted on a path, by `/proc/self/mountinfo`. `NotFound` if none is.
+pub fn tmpfs_kind(path: &Path) -> io::Result<TmpfsKind> {
+    let path = std::fs::canonicalize(path)?;
+    let table = std::fs::read(Path::new("/proc/self/mountinfo"))?;
+    // The last mount on a path covers those before it.
+    let options = table.split(|b| *b == b'\n').rev().find_map(|line| options_of(line, &path));
+    let options = options.ok_or(io::ErrorKind::NotFound)?;
+    let has = |name: &str| options.split(',').any(|option| option == name);
+    let huge = options.split(',').any(|o| o.strip_prefix("huge=").is_some_and(|mode| mode != "never"));
+    Ok(TmpfsKind { huge, noswap: has("noswap") })
+}
+
+/// The filesystem's own options in a line of mountinfo (proc_pid_mountinfo(5)), if it is of this mount point: they are the last field; the mount
+/// point is the fifth.
+fn options_of(line: &[u8], path: &Path) -> Option<String> {
+    let mut fields = line.split(|b| *b == b' ');
+    let mount_point = unescaped(fields.nth(4)?);
+    let options = fields.next_back()?;
+    (mount_point == path.as_os_str().as_bytes()).then(|| String::from_utf8_lossy(options).into_owned())
+}
+
+/// Blanks and the like are written as a backslash and three octal digits there.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, tail)) = rest.split_first() {
+        let code = tail.first_chunk::<3>().filter(|_| first == b'\\');
+        let code = code.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(code.unwrap_or(first));
+        rest = if code.is_some() { &tail[3..] } else { tail };
+    }
+    bytes
 }
 
 /// Changes the size of a mounted tmpfs. `InvalidInput` if it holds more.

@@ -142,6 +142,8 @@ fn a_pool_gets_a_tmpfs_of_its_size() {
     mounts::mount_tmpfs(&path, 16 * PAGE, "within_size", true).unwrap();
     assert!(mounts::is_mount_point(&path).unwrap() && mounts::is_tmpfs(&path).unwrap());
     assert_eq!(mounts::fs_free(&path).unwrap(), 16 * PAGE);
+    assert!(mounts::tmpfs_kind(&path).unwrap().huge);
+    assert_eq!(mounts::tmpfs_kind(path.parent().unwrap()).unwrap_err().kind(), ErrorKind::NotFound);
     let objects = ObjectDir::open(&path).unwrap();
     let fd = objects.create("a", 12 * PAGE).unwrap();
     object::allocate(&fd, 0, 12 * PAGE).unwrap();

@@ -125,7 +125,7 @@ pub struct CheckArgs {
 /// `codax demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Load the files below this directory (default: some of /usr/lib and of the Rust toolchain's libraries)
+    /// Load the files below this directory, at most 20000 of them (default: some of /usr/lib and of the Rust toolchain's libraries)
     #[arg(long, value_name = "DIR")]
     pub input: Option<PathBuf>,
 

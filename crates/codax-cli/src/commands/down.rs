@@ -5,6 +5,8 @@ use crate::args::DownArgs;
 use crate::output::json::PathForm;
 use crate::output::text;
 use anyhow::Result;
+use codax::Store;
+use codax_core::ErrorKind;
 use codax_wire::{Reply, Request};
 use serde::Serialize;
 use std::os::unix::ffi::OsStrExt;
@@ -20,10 +22,17 @@ struct Row {
 
 /// `codax down`.
 pub fn down(context: &Context, args: &DownArgs) -> Result<()> {
-    let store = context.store()?;
-    let daemon = info(&store)?.pid;
-    done(&store, Request::Down { purge: args.purge })?;
-    wait_for_end(daemon);
+    let connected = Store::connect(&context.dir);
+    let nobody = connected.as_ref().is_err_and(|e| e.kind == ErrorKind::NoDaemon);
+    if args.purge && nobody && context.dir.join("lock").exists() {
+        // A store whose daemon can't start must be deletable, too.
+        codax_engine::store::purge_idle(&context.dir)?;
+    } else {
+        let store = context.store()?;
+        let daemon = info(&store)?.pid;
+        done(&store, Request::Down { purge: args.purge })?;
+        wait_for_end(daemon);
+    }
     let row = Row { dir: PathForm::new(context.dir.as_os_str().as_bytes()), purged: args.purge };
     context.print([row], String::new)
 }

@@ -4,7 +4,7 @@ use super::records::Dice;
 use super::stage::io_error;
 use codax::{Access, Memory, OpenOptions, Store};
 use codax_core::Result;
-use codax_os::area::Region;
+use codax_os::area::{Cells, Region};
 use codax_os::mounts;
 use codax_os::object::{ObjectDir, allocate};
 use serde::Serialize;
@@ -24,8 +24,11 @@ const COPY_STEP: usize = 2 << 20;
 /// Loads or stores of a random pass.
 const RANDOM: usize = 1 << 20;
 
+/// Parts of a pass.
+const PARTS: usize = 32;
+
 /// Rounds of each comparison, at least and at most, and the time after which no other round begins.
-const ROUNDS: (usize, usize) = (3, 25);
+const ROUNDS: (usize, usize) = (3, 40);
 const ROUNDS_TIME: Duration = Duration::from_millis(1200);
 
 /// What a plain mapping takes over what one of the store's takes, for each kind of access: 1 is as fast.
@@ -66,15 +69,12 @@ pub fn access(store: &Store, dir: &Path) -> Result<AccessRatios> {
     }
     let mut dice = Dice::new(1);
     let places: Vec<usize> = (0..RANDOM).map(|_| dice.below(ACCESS_BYTES / 8) * 8).collect();
-    let ratio = |pass: &dyn Fn(Memory<'_>)| {
-        let [plain, store] = best(both, pass);
-        plain.as_secs_f64() / store.as_secs_f64().max(1e-9)
-    };
+    let places = |part: usize| places.chunks(RANDOM / PARTS).nth(part).unwrap_or_default();
     let ratios = AccessRatios {
-        sequential_loads: ratio(&|memory| load_all(memory)),
-        sequential_stores: ratio(&|memory| store_all(memory)),
-        random_loads: ratio(&|memory| load_some(memory, &places)),
-        random_stores: ratio(&|memory| store_some(memory, &places)),
+        sequential_loads: ratio(both, |memory, part| load_all(words(memory, part))),
+        sequential_stores: ratio(both, |memory, part| store_all(words(memory, part))),
+        random_loads: ratio(both, |memory, part| load_some(memory, places(part))),
+        random_stores: ratio(both, |memory, part| store_some(memory, places(part))),
     };
     drop(mapping);
     store.remove("/access", false)?;
@@ -98,9 +98,10 @@ fn plain(dir: &Path) -> std::io::Result<Region> {
     Ok(region)
 }
 
-/// The shortest time of each.
-fn best(both: [Memory<'_>; 2], pass: &dyn Fn(Memory<'_>)) -> [Duration; 2] {
-    let mut best = [Duration::MAX; 2];
+/// How long `pass` takes over the first, by how long it takes over the second. It is made in parts, so short that some of the rounds of each
+/// are not interrupted, and of each part the shortest time counts.
+fn ratio(both: [Memory<'_>; 2], pass: impl Fn(Memory<'_>, usize)) -> f64 {
+    let mut best = [[Duration::MAX; PARTS]; 2];
     let begun = Instant::now();
     for round in 0..ROUNDS.1 {
         if round >= ROUNDS.0 && begun.elapsed() > ROUNDS_TIME {
@@ -109,23 +110,30 @@ fn best(both: [Memory<'_>; 2], pass: &dyn Fn(Memory<'_>)) -> [Duration; 2] {
         for turn in 0..2 {
             // Neither is always the first.
             let which = (round + turn) % 2;
-            let start = Instant::now();
-            pass(both[which]);
-            best[which] = best[which].min(start.elapsed());
+            for (part, best) in best[which].iter_mut().enumerate() {
+                let start = Instant::now();
+                pass(both[which], part);
+                *best = start.elapsed().min(*best);
+            }
         }
     }
-    best
+    let [first, second] = best.map(|parts| parts.iter().sum::<Duration>());
+    first.as_secs_f64() / second.as_secs_f64().max(1e-9)
+}
+
+/// The numbers in a part.
+fn words(memory: Memory<'_>, part: usize) -> Cells<'_, u64> {
+    let len = ACCESS_BYTES / PARTS;
+    memory.cells(part * len, len / 8)
 }
 
 #[inline(never)]
-fn load_all(memory: Memory<'_>) {
-    let words = memory.cells::<u64>(0, memory.len() / 8);
+fn load_all(words: Cells<'_, u64>) {
     black_box(words.iter().fold(0u64, u64::wrapping_add));
 }
 
 #[inline(never)]
-fn store_all(memory: Memory<'_>) {
-    let words = memory.cells::<u64>(0, memory.len() / 8);
+fn store_all(words: Cells<'_, u64>) {
     (0..words.len()).for_each(|i| words.store(i, i as u64));
 }
 

@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 /// Bytes that are loaded if nothing else is said.
 const BYTES_DEFAULT: u64 = 256 << 20;
 
-/// Most files that are looked for.
-const FILES_MAX: usize = 4096;
+/// Most files that are taken.
+const FILES_MAX: usize = 20_000;
 
 /// Most directories that are walked, so that a tree without an end is noticed.
 const DIRS_MAX: usize = 20_000;

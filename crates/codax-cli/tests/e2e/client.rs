@@ -2,9 +2,12 @@
 //!
 //! A client says `@ready`, then answers each line of its standard input with one line; at the end of input it ends.
 
-use crate::rig::{PATIENCE, Rig, Running, run_limited};
+use crate::holders;
+use crate::rig::{PATIENCE, Rig, Running, kernel_faults, run_limited};
 use codax::{Access, File, Mapping, OpenOptions, Pin, Store};
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +15,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 const ROLE: &str = "CODAX_E2E_ROLE";
 const WORDS: &str = "CODAX_E2E_WORDS";
+/// Set where nobody has the right to catch faults of system calls: clients that make none into their mappings let them be moved all the same.
+const OPT_IN: &str = "CODAX_E2E_OPT_IN";
 
 /// Bytes from one counted page to the next.
 pub const STRIDE: usize = 32 << 10;
@@ -108,6 +113,8 @@ pub fn itself(rig: &Rig, role: &str, words: &[&str]) -> Command {
     command.current_dir(rig.beside("."));
     if let Some(uid) = rig.uid() {
         command.uid(uid).gid(uid);
+    } else if !kernel_faults() {
+        command.env(OPT_IN, "1");
     }
     command
 }
@@ -129,7 +136,8 @@ fn child() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let words = std::env::var(WORDS).expect("the test says what to do");
     let words: Vec<&str> = words.split('\n').collect();
-    let store = Store::connect_default().expect("a daemon");
+    let options = Store::options().allow_user_faults(std::env::var_os(OPT_IN).is_some());
+    let store = options.connect(codax::default_dir()).expect("a daemon");
     match role.as_str() {
         "count" => {
             count(&store, words[0], usize::try_from(number(words[1])).expect("a column"), number(words[2]))
@@ -139,6 +147,7 @@ fn child() {
         "fork" => crate::raw::fork(&store, words[0]),
         "pread" => crate::raw::pread(&store, words[0], words[1]),
         "direct" => crate::raw::direct(&store, words[0], words[1]),
+        "reopen" => reopen(words[0], words[1]),
         "turns" => crate::raw::turns(&store, words[0], number(words[1]), number(words[2])),
         other => panic!("no role {other}"),
     }
@@ -250,6 +259,26 @@ fn watch(store: &Store, path: &str) {
         serve(|_| rounds.load(Ordering::Relaxed).to_string());
         stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// What a user who may read `shown` and not `mine` can do with the descriptors that they get.
+fn reopen(shown: &str, mine: &str) {
+    let dir = codax::default_dir();
+    let channel = holders::greet(&dir);
+    let kind =
+        |got: codax::Result<Vec<OwnedFd>>| got.map_or_else(|e| format!("{:?}", e.kind), |_| "got it".into());
+    say(&format!("mine: {}", kind(holders::raw(&channel, mine, false))));
+    say(&format!("raw to write: {}", kind(holders::raw(&channel, shown, true))));
+    let fd = holders::raw(&channel, shown, false).expect("it may be read").remove(0);
+    let file = std::fs::File::from(fd);
+    let io = |done: std::io::Result<()>| done.map_or_else(|e| e.to_string(), |()| "done".to_owned());
+    let io = |done| io(done).split(" (os").next().unwrap_or_default().to_owned();
+    say(&format!("write: {}", io(file.write_all_at(b"x", 0))));
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    say(&format!("reopened to write: {}", io(std::fs::File::options().write(true).open(&path).map(drop))));
+    let region = codax_os::area::Region::reserve(4096).expect("addresses");
+    say(&format!("map to write: {}", io(region.place(0, 4096, &file, 0, true))));
+    say(&format!("truncate: {}", io(file.set_len(0))));
 }
 
 /// Holds a file as it is told: `get OFFSET`, `set OFFSET VALUE`, `pin`, `unpin`, `unmap`, `map`, `len`, `stat`.

@@ -6,11 +6,17 @@ use codax_core::name::StorePath;
 use codax_core::request::Open;
 use codax_wire::{Channel, Hello, MAGIC, Reply, Request, SOCKET, VERSION};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// A client that speaks the protocol itself.
 pub fn greeted(rig: &Rig) -> Channel {
-    let channel = Channel::new(codax_os::sock::connect(&rig.dir().join(SOCKET)).expect("a daemon"));
+    greet(&rig.dir())
+}
+
+/// The same, for the store in `dir`.
+pub fn greet(dir: &Path) -> Channel {
+    let channel = Channel::new(codax_os::sock::connect(&dir.join(SOCKET)).expect("a daemon"));
     let hello = Request::Hello(Hello { magic: MAGIC, version: VERSION });
     assert!(matches!(ask(&channel, &hello).0, Reply::Welcome { .. }));
     channel

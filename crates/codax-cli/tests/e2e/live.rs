@@ -1,7 +1,7 @@
 //! Moves under programs that use what is moved.
 
 use crate::client::{Client, check_counted, counted};
-use crate::rig::{MIB, Plan};
+use crate::rig::{MIB, Plan, kernel_faults, skipped, until};
 
 #[test]
 fn increments_of_three_processes_are_all_there_and_no_reader_sees_one_go_back() {
@@ -82,4 +82,50 @@ fn a_mapping_dropped_and_a_client_that_exits_during_moves_hold_nothing_up() {
     check_counted(&rig.get("/f"), 3, &[rounds]);
     counter.end();
     rig.sound();
+}
+
+#[test]
+fn system_calls_into_and_out_of_a_mapping_wait_as_loads_and_stores_do() {
+    if !kernel_faults() {
+        return skipped(
+            "system_calls_into_and_out_of_a_mapping_wait_as_loads_and_stores_do",
+            "no kernel-mode faults",
+        );
+    }
+    let rig = Plan::new().up();
+    rig.put("/f", &vec![0; 3 << 20], &["--on", "sim0"]).ok();
+    let beside = rig.beside("");
+    let mut client = Client::start(&rig, "pread", &["/f", beside.to_str().expect("text")]);
+    for round in 0..12 {
+        rig.ok(&["move", "/f", "--to", ["dram", "sim0"][round % 2]]);
+    }
+    let before = client.number("rounds");
+    until("more rounds", || (client.number("rounds") > before).then_some(()));
+    client.end();
+}
+
+#[test]
+fn nobody_gets_stuck_on_a_mutex_or_a_condition_variable_that_moves() {
+    if !kernel_faults() {
+        return skipped(
+            "nobody_gets_stuck_on_a_mutex_or_a_condition_variable_that_moves",
+            "no kernel-mode faults",
+        );
+    }
+    let rig = Plan::new().up();
+    rig.put("/locks", &vec![0; 4 << 20], &["--on", "sim0"]).ok();
+    let mut players: Vec<_> =
+        (0..3).map(|me: u32| Client::start(&rig, "turns", &["/locks", &me.to_string(), "3"])).collect();
+    for round in 0..12 {
+        rig.ok(&["move", "/locks", "--to", ["dram", "sim0"][round % 2]]);
+        // Nobody plays alone: if one were stuck, all were.
+        let before = players[round % 3].number("turns");
+        until("more turns", || (players[round % 3].number("turns") > before).then_some(()));
+    }
+    players[0].number("stop");
+    let turns: u64 = players.iter_mut().map(|player| player.number("over")).sum();
+    let bytes = rig.get("/locks");
+    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+    assert_eq!((number(8192), number((3 << 20) + 8)), (turns, turns));
+    players.into_iter().for_each(Client::end);
 }

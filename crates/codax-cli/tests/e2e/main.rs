@@ -8,7 +8,11 @@ mod raw;
 mod rig;
 
 mod bad_input;
+mod commands;
 mod crash;
 mod drain;
 mod holders;
 mod live;
+mod stopped;
+mod strangers;
+mod users;

@@ -1,6 +1,6 @@
 //! Moves: taking pages of a file from pool to pool, while it is used.
 //!
-//! A move goes in segments: some tens of MiB that are reserved, moved and journalled together. Between two segments others who wait for
+//! A move goes in segments: up to 256 MiB that are reserved, moved and journalled together. Between two segments others who wait for
 //! the file get their turn. A file that nobody maps is copied under a write lease ([`idle`]); one that is mapped is switched under
 //! its mappers ([`live`]).
 

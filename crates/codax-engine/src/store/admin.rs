@@ -76,7 +76,9 @@ impl Session {
     pub fn remove(&self, path: &StorePath, recursive: bool) -> Result<()> {
         let inner = &self.store.inner;
         if path.components().is_empty() {
-            return Err(Error::invalid("/: the root directory can't be removed; codax down --purge deletes the store"));
+            return Err(Error::invalid(
+                "/: the root directory can't be removed; codax down --purge deletes the store",
+            ));
         }
         if recursive {
             self.remove_below(path)?;

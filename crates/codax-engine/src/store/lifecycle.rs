@@ -6,7 +6,7 @@ use crate::options::{DeviceSpec, HugeMode, StoreOptions};
 use crate::store::Store;
 use codax_core::change::{BackingKind, Change, PoolRecord, PoolState};
 use codax_core::{DRAM, DRAM_NAME, Error, ErrorKind, PAGE_SIZE, PageCount, PoolId, Result};
-use codax_os::mounts;
+use codax_os::mounts::{self, TmpfsKind};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -111,17 +111,17 @@ pub fn prepare_dir(dir: &Path) -> Result<()> {
 }
 
 /// Makes a directory of the store a tmpfs of its own where that is allowed; an earlier daemon's mount is used as it is.
-fn own_tmpfs(path: &Path, bytes: u64, huge: HugeMode) -> Result<Option<bool>> {
+fn own_tmpfs(path: &Path, bytes: u64, huge: HugeMode) -> Result<Option<TmpfsKind>> {
     make_dir(path, 0o700)?;
     if !mounts::can_mount() {
         return Ok(None);
     }
-    if mounts::is_mount_point(path).map_err(|e| os_error("look at", &path.display(), &e))? {
-        return Ok(Some(true));
+    let failed = |what: &str, e: &std::io::Error| os_error(what, &path.display(), e);
+    if !mounts::is_mount_point(path).map_err(|e| failed("look at", &e))? {
+        mounts::mount_tmpfs(path, bytes, huge.mount_option(), true)
+            .map_err(|e| failed("mount a tmpfs on", &e))?;
     }
-    mounts::mount_tmpfs(path, bytes, huge.mount_option(), true)
-        .map(Some)
-        .map_err(|e| os_error("mount a tmpfs on", &path.display(), &e))
+    mounts::tmpfs_kind(path).map(Some).map_err(|e| failed("look at the tmpfs on", &e))
 }
 
 /// Directories and mounts that the journal needs.
@@ -142,9 +142,7 @@ pub(crate) fn prepare_pool(
     let path = layout.pool(&pool.name);
     let swap = codax_os::process::swap_total().unwrap_or(0) > 0;
     Ok(match own_tmpfs(&path, bytes, huge)? {
-        Some(noswap) => {
-            Medium { huge: huge != HugeMode::Never, swappable: swap && !noswap, lock_memory: false }
-        }
+        Some(tmpfs) => Medium { huge: tmpfs.huge, swappable: swap && !tmpfs.noswap, lock_memory: false },
         None => {
             let may_lock = codax_os::process::memlock_limit().is_none_or(|limit| limit >= all_bytes);
             Medium { huge: false, swappable: swap && !may_lock, lock_memory: swap && may_lock }
@@ -302,6 +300,27 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Deletes a store that no daemon serves. `Busy` if one does, `NotFound` if there is no store.
+pub fn purge_idle(dir: &Path) -> Result<()> {
+    let layout = Layout { dir: dir.to_owned() };
+    let lock = dir.join("lock");
+    if !lock.exists() || !layout.meta().exists() {
+        return Err(Error::not_found(format!("{} is not a store", dir.display())));
+    }
+    let taken = codax_os::lockfile::take(&lock).map_err(|e| os_error("lock", &lock.display(), &e))?;
+    let Some(_lock) = taken else {
+        return Err(Error::busy(format!(
+            "{} is served by a daemon: codax down --purge asks it",
+            dir.display()
+        )));
+    };
+    let pools = dir.join("pools");
+    let names = fs::read_dir(&pools).map_err(|e| os_error("list", &pools.display(), &e))?;
+    let names: Vec<String> =
+        names.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned())).collect();
+    purge_dir(&layout, &names)
 }
 
 /// Deletes what a store has in its directory, and nothing else; the directory itself goes if that leaves it empty.

@@ -9,7 +9,7 @@ mod files;
 mod lifecycle;
 mod recover;
 pub(crate) use admin::pages_in;
-pub use lifecycle::{Layout, prepare_dir, purge_dir};
+pub use lifecycle::{Layout, prepare_dir, purge_dir, purge_idle};
 pub use recover::MakeBacking;
 pub(crate) use recover::{resident, stale_ranges};
 pub(crate) mod session;
