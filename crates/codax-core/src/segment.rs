@@ -74,16 +74,13 @@ pub struct Segment {
     next: u32,
     flight: VecDeque<InFlight>,
     committed: u32,
-    /// Chunks that may be frozen and not committed yet: with two, one is copied while the next is being frozen.
-    uncommitted_max: usize,
     stopping: bool,
     failures: Vec<Failure>,
     actions: VecDeque<Action>,
 }
 
 impl Segment {
-    /// A segment over `chunks` of `file`; the first actions tell `mappers` to begin. With `ahead`, a chunk is frozen while the one before
-    /// it is copied.
+    /// A segment over `chunks` of `file`; the first actions tell `mappers` to begin.
     #[must_use]
     pub fn new(
         id: MoveId,
@@ -92,7 +89,6 @@ impl Segment {
         to: PoolId,
         chunks: Vec<PageRange>,
         mappers: impl IntoIterator<Item = SessionId>,
-        ahead: bool,
     ) -> Self {
         let mappers: BTreeMap<_, _> = mappers.into_iter().map(|session| (session, 0)).collect();
         let count = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
@@ -107,7 +103,6 @@ impl Segment {
             next: 0,
             flight: VecDeque::new(),
             committed: 0,
-            uncommitted_max: if ahead { 2 } else { 1 },
             stopping: false,
             failures: Vec::new(),
         };
@@ -157,6 +152,16 @@ impl Segment {
                 Stage::Switching => !self.single(),
                 _ => false,
             })
+    }
+
+    /// Ends it without those who have not answered, if it [can be left](Self::can_be_left): everybody is told, and the late ones find that
+    /// behind what they have yet to do. Who has not acknowledged the end is in [`Self::waiting_for`].
+    pub fn leave(&mut self) {
+        if self.phase == Phase::Running && self.can_be_left() {
+            self.flight.clear();
+            self.waiting = self.tell_all(&MoverMsg::End { id: self.id });
+            self.phase = Phase::Ending;
+        }
     }
 
     /// A mapper's answer.
@@ -309,16 +314,11 @@ impl Segment {
             .retain(|f| !(f.waiting.is_empty() && matches!(f.stage, Stage::Switching | Stage::RollingBack)));
     }
 
-    /// Freezes one chunk ahead of the one that is copied, so that the copying never waits for answers.
+    /// Freezes the next chunk once the one before is committed: mappers switch that one while the driver makes ready what this one is
+    /// copied to. Never earlier: it would be frozen for the time of two copies.
     fn freeze_next(&mut self) {
-        let uncommitted = self.flight.iter().filter(|f| f.stage != Stage::Switching).count();
-        let one_is_on_its_way = self.flight.iter().any(|f| f.stage == Stage::Freezing);
-        if self.stopping
-            || one_is_on_its_way
-            || self.next == self.chunks
-            || uncommitted >= self.uncommitted_max
-            || self.flight.len() >= IN_FLIGHT_MAX
-        {
+        let uncommitted = self.flight.iter().any(|f| f.stage != Stage::Switching);
+        if self.stopping || uncommitted || self.next == self.chunks || self.flight.len() >= IN_FLIGHT_MAX {
             return;
         }
         let chunk = self.next;
@@ -329,17 +329,9 @@ impl Segment {
     }
 
     fn copy_next(&mut self) {
-        if self.flight.iter().any(|f| f.stage == Stage::Copying) {
-            return;
-        }
         if let Some(f) = self.flight.iter_mut().find(|f| f.stage == Stage::Frozen) {
             f.stage = Stage::Copying;
             self.actions.push_back(Action::Copy(f.chunk));
-            // The next one's freeze overlaps with this copy: it must be sent before the driver starts to copy.
-            if let Some(copy) = self.actions.pop_back() {
-                self.freeze_next();
-                self.actions.push_back(copy);
-            }
         }
     }
 }

@@ -50,11 +50,11 @@ fn step_of(message: &MoverMsg) -> Step {
 }
 
 impl World {
-    fn new(mappings: &[u32], ahead: bool) -> Self {
+    fn new(mappings: &[u32]) -> Self {
         let sessions: Vec<SessionId> = (0..mappings.len() as u64).map(SessionId).collect();
         let ranges = (0..u64::from(CHUNKS)).map(|i| PageRange::new(i * 512, 512)).collect();
         let segment =
-            Segment::new(MoveId(7), 3, FileId(9), PoolId(1), ranges, sessions.iter().copied(), ahead);
+            Segment::new(MoveId(7), 3, FileId(9), PoolId(1), ranges, sessions.iter().copied());
         let mapper = |&mappings: &u32| Mapper {
             inbox: VecDeque::new(),
             views: vec![View::Old; CHUNKS as usize],
@@ -212,10 +212,9 @@ proptest! {
     #[test]
     fn no_write_is_lost_and_no_read_is_stale(
         mappings in prop::collection::vec(1..3u32, 1..4),
-        ahead: bool,
         events in prop::collection::vec(event(), 0..120),
     ) {
-        let mut world = World::new(&mappings, ahead);
+        let mut world = World::new(&mappings);
         for (i, event) in events.into_iter().enumerate() {
             match event {
                 Event::Answer(s, refuse) => world.answer(SessionId(s), refuse),
@@ -233,7 +232,7 @@ proptest! {
 #[test]
 fn undisturbed_it_commits_every_chunk() {
     for mappings in [&[1u32][..], &[1, 1], &[2, 1, 1]] {
-        let mut world = World::new(mappings, true);
+        let mut world = World::new(mappings);
         world.finish();
         assert_eq!(world.committed, CHUNKS);
         assert!(world.segment.failures().is_empty());
@@ -242,7 +241,7 @@ fn undisturbed_it_commits_every_chunk() {
 
 #[test]
 fn without_mappers_it_only_copies() {
-    let mut world = World::new(&[], true);
+    let mut world = World::new(&[]);
     world.act();
     world.finish();
     assert_eq!(world.committed, CHUNKS);
@@ -250,7 +249,7 @@ fn without_mappers_it_only_copies() {
 
 #[test]
 fn a_late_mapper_can_be_left_when_it_holds_what_it_has_not_switched() {
-    let mut world = World::new(&[1, 1], true);
+    let mut world = World::new(&[1, 1]);
     for _ in 0..3 {
         world.answer(SessionId(0), false);
     }
@@ -259,13 +258,16 @@ fn a_late_mapper_can_be_left_when_it_holds_what_it_has_not_switched() {
     world.act();
     assert!(world.segment.can_be_left());
     assert_eq!(world.committed, 0);
+    world.segment.leave();
+    world.act();
+    assert_eq!(world.segment.waiting_for(), [SessionId(0), SessionId(1)].into());
     world.finish();
     assert_eq!(world.committed, 0);
 }
 
 #[test]
 fn the_end_of_a_session_that_has_no_part_in_it_changes_nothing() {
-    let mut world = World::new(&[1, 2], true);
+    let mut world = World::new(&[1, 2]);
     let before = format!("{:?}", world.segment);
     world.segment.gone(SessionId(99));
     assert_eq!(format!("{:?}", world.segment), before);

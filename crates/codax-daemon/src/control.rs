@@ -198,6 +198,8 @@ impl Attached {
         let run = {
             let control = control.clone();
             move || {
+                // Threads of clients wait for what it hands on.
+                let _ = codax_os::process::short_slices();
                 control.run(|ack| session.ack(ack));
                 session.control_lost();
                 if control.process_ended() {
@@ -237,6 +239,8 @@ mod tests {
         let thread = std::thread::spawn({
             let (control, acks) = (control.clone(), acks.clone());
             move || {
+                // Threads of clients wait for what it hands on.
+                let _ = codax_os::process::short_slices();
                 control.run(|_| {
                     acks.fetch_add(1, Ordering::Relaxed);
                 });

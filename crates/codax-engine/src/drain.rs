@@ -277,7 +277,8 @@ impl Inner {
             .collect();
         let mut plan = plan_drain(candidates, &|id| st.room(id));
         for file in st.pool(pool).held.keys() {
-            let by = by_kernel.get(file).into_iter().flatten().map(|h| stranger(h)).collect();
+            let mut by: Vec<_> = by_kernel.get(file).into_iter().flatten().map(|h| stranger(h)).collect();
+            by.dedup();
             plan.obstacles
                 .push(Obstacle::Held { file: format!("{} (what it had there)", st.path(*file)), by });
         }

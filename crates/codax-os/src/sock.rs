@@ -95,6 +95,13 @@ pub fn send(fd: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<(
     Ok(())
 }
 
+/// Whether a packet, or the end of the connection, can be received without waiting.
+pub fn readable(fd: impl AsFd) -> io::Result<bool> {
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut polled = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+    Ok(retry(|| rustix::event::poll(&mut polled, Some(&now)))? > 0)
+}
+
 /// Waits for one packet: its length, 0 at the end of the connection, and the descriptors beside it (closed on exec).
 /// The bytes are the first of `buf`, which grows to `max` bytes and never shrinks. `InvalidData` for a packet of more
 /// bytes or descriptors, which is lost; `WouldBlock` if a [timeout](set_recv_timeout) ran out.

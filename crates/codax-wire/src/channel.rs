@@ -5,6 +5,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long to look for a message before sleeping: about what one takes to be answered.
+const SPIN_MAX: Duration = Duration::from_micros(50);
 
 thread_local! {
     /// What a thread sends, packet by packet.
@@ -53,6 +57,16 @@ impl Channel {
             let bytes = packet.get(..len).ok_or_else(|| Error::corrupt(oversized(len)))?;
             Ok(Some((decode(bytes)?, fds)))
         })
+    }
+
+    /// As [`Channel::recv`], for a message that is likely to come at once: looks for it for a moment before it sleeps, since a CPU that has gone
+    /// to sleep takes longer to wake than most answers to make.
+    pub fn recv_soon<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
+        let until = Instant::now() + SPIN_MAX;
+        while !sock::readable(&self.fd).map_err(|e| socket_error("wait", &e))? && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        self.recv()
     }
 
     /// The socket itself.

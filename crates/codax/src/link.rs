@@ -291,7 +291,7 @@ pub(crate) fn answer(
     progress: &mut dyn FnMut(&codax_core::info::JobInfo),
 ) -> Result<Option<(Reply, Vec<OwnedFd>)>> {
     loop {
-        match channel.recv()? {
+        match channel.recv_soon()? {
             Some((Reply::Progress(job), _)) => progress(&job),
             answer => return Ok(answer),
         }

@@ -8,10 +8,13 @@ use codax::{Access, OpenOptions, Store};
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 const LEN: u64 = 512 << 20;
 const MOVES: usize = 16;
+/// Moves before those that count: memory that is used for the first time has to come from somewhere, on a virtual machine from its host.
+const WARM_UP: usize = 4;
 /// Slower accesses than this met a move (or the scheduler).
 const WAIT_US: f64 = 20.0;
 const CHILD: &str = "CODAX_BENCH_WRITER";
@@ -29,14 +32,20 @@ pub fn run(rig: &Rig) -> Result<()> {
 
     let (from, mut to_buffer) = (vec![1u8; COPIED], vec![2u8; COPIED]);
     let (mut moves, mut copies) = (Vec::new(), Vec::new());
-    for i in 0..MOVES {
+    let mut stdin = child.stdin.take().context("stdin")?;
+    for i in 0..WARM_UP + MOVES {
+        if i == WARM_UP {
+            stdin.write_all(b"count\n")?;
+            moves.clear();
+            copies.clear();
+        }
         copies.push(memcpy_gbps(&from, &mut to_buffer));
         let to = if i % 2 == 0 { "sim0" } else { "dram" };
         let report = store.move_file("/moved", to, None, &mut |_| {})?;
         ensure!(report.bytes == LEN, "only {} bytes moved", report.bytes);
         moves.push(report.bytes as f64 / report.nanos as f64);
     }
-    child.stdin.take().context("stdin")?.write_all(b"stop\n")?;
+    stdin.write_all(b"stop\n")?;
     let result = said.next().context("result")??;
     child.wait()?;
     let ratio: Vec<f64> = moves.iter().zip(&copies).map(|(m, c)| m / c).collect();
@@ -76,18 +85,19 @@ fn write_until_told(dir: &std::ffi::OsStr) -> Result<()> {
     let words = memory.cells::<u64>(0, mapping.len() / 8);
     (0..pages).for_each(|p| words.store(p * 512, 0));
     let mut mine = vec![0u64; pages];
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (count, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     let waits = std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut line = String::new();
-            let _ = std::io::stdin().read_line(&mut line);
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            for flag in [&count, &stop] {
+                let _ = std::io::stdin().read_line(&mut String::new());
+                flag.store(true, Ordering::Relaxed);
+            }
         });
         println!("ready");
         let mut waits: Vec<f64> = Vec::new();
         let mut x = 88_172_645_463_325_252u64;
         let (mut lost, mut stale) = (0u64, 0u64);
-        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        while !stop.load(Ordering::Relaxed) {
             x ^= x << 13;
             x ^= x >> 7;
             x ^= x << 17;
@@ -100,7 +110,7 @@ fn write_until_told(dir: &std::ffi::OsStr) -> Result<()> {
                 stale += 1;
             }
             mine[p] = seen + 1;
-            if took > Duration::from_micros(WAIT_US as u64) {
+            if took.as_secs_f64() * 1e6 > WAIT_US && count.load(Ordering::Relaxed) {
                 waits.push(took.as_secs_f64() * 1e6);
             }
         }

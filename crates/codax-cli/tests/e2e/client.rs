@@ -286,8 +286,11 @@ fn hold(store: &Store, words: &[&str]) {
     let path = words[0];
     let write = words[1] == "rw";
     let store = match words.get(2) {
-        Some(&"opt-in") => Store::options().allow_user_faults(true).connect(store.dir()).expect("a daemon"),
-        _ => store.clone(),
+        Some(consent) => {
+            let options = Store::options().allow_user_faults(*consent == "consents");
+            options.connect(store.dir()).expect("a daemon")
+        }
+        None => store.clone(),
     };
     let file = OpenOptions::new().read(true).write(write).open(&store, path).expect("the file is there");
     let access = if write { Access::ReadWrite } else { Access::ReadOnly };

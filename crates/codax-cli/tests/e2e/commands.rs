@@ -401,7 +401,7 @@ fn a_configuration_is_read_again() {
     }
     assert_eq!(rig.dir().join("sock").metadata().expect("there").permissions().mode() & 0o777, 0o600);
     std::fs::write(&config, "ack_timeout = \"never\"\n").expect("ours");
-    rig.run(&["reload"]).fails(2, &["codax.toml", "ack_timeout"]);
+    rig.run(&["reload"]).fails(2, &["codax.toml:1", "never"]);
     // The daemon serves on with what it had, and takes the signal for the command.
     std::fs::write(&config, "socket_mode = \"0666\"\n").expect("ours");
     rig.with_daemon(|daemon| daemon.signal(Signal::HUP));

@@ -68,7 +68,7 @@ fn in_fork(store: &Store, file: &codax::File, mapping: &Mapping) -> ! {
 /// Reads a file of this machine into the mapping with one system call, writes it out of it with another, and compares, all the time. Any line is answered with how
 /// often.
 pub fn pread(store: &Store, path: &str, beside: &str) {
-    let (_file, mut mapping) = map(store, path);
+    let (_file, mapping) = map(store, path);
     let len = mapping.len();
     let open = |name: &str| {
         let path = std::path::Path::new(beside).join(name);
@@ -102,7 +102,7 @@ pub fn pread(store: &Store, path: &str, beside: &str) {
 
 /// Pins a mapping, reads `source` into it past the page cache, and says `read`; after the next line it unpins.
 pub fn direct(store: &Store, path: &str, source: &str) {
-    let (_file, mut mapping) = map(store, path);
+    let (_file, mapping) = map(store, path);
     let file = std::fs::File::options().read(true).custom_flags(libc::O_DIRECT).open(source);
     let Ok(file) = file else { return say("no O_DIRECT") };
     {

@@ -46,14 +46,14 @@ fn a_mapping_that_can_not_wait_in_system_calls_is_moved_only_with_consent() {
     }
     let rig = Plan::new().user(NOBODY).up();
     rig.put("/f", &pattern(3 * MIB, 2), &["--on", "sim0"]).ok();
-    let mut client = Client::start(&rig, "hold", &["/f", "rw"]);
+    let mut client = Client::start(&rig, "hold", &["/f", "rw", "does not"]);
     let pid = format!("process {}", client.pid());
     rig.run(&["move", "/f", "--to", "dram"]).fails(5, &["/f", &pid, "vm.unprivileged_userfaultfd=1"]);
     rig.run(&["device", "drain", "sim0"]).fails(5, &["/f", &pid, "codax doctor"]);
     client.ask("set 8 5");
     client.end();
-    let mut client = Client::start(&rig, "hold", &["/f", "rw", "opt-in"]);
-    let mut reader = Client::start(&rig, "hold", &["/f", "ro", "opt-in"]);
+    let mut client = Client::start(&rig, "hold", &["/f", "rw", "consents"]);
+    let mut reader = Client::start(&rig, "hold", &["/f", "ro", "consents"]);
     for (round, to) in (6..10).zip(["dram", "sim0", "dram", "sim0"]) {
         client.ask(&format!("set 8 {round}"));
         rig.ok(&["move", "/f", "--to", to]);

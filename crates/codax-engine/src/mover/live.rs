@@ -67,6 +67,8 @@ struct Drive {
 impl Inner {
     /// Moves a segment of a file under its mappers. Returns the bytes moved, and why not all if so.
     pub(super) fn move_live(self: &Inner, order: &Order<'_>, prepared: Prepared) -> (u64, Option<Stuck>) {
+        // What is frozen waits for this thread.
+        let _ = codax_os::process::short_slices();
         let chunks = prepared.chunks.clone();
         let (to, target_exists) = (prepared.to, prepared.target_exists);
         let mut drive = match self.begin_live(order, prepared) {
@@ -152,9 +154,7 @@ impl Inner {
         drop(st);
         self.env.reached("move:begin");
         let ranges = prepared.chunks.iter().map(|c| c.pages).collect();
-        // A paced move must not freeze ahead: the frozen chunk would wait out the pace.
-        let ahead = !order.pace.limited();
-        let segment = Segment::new(id, slot, file, prepared.to, ranges, mappers.keys().copied(), ahead);
+        let segment = Segment::new(id, slot, file, prepared.to, ranges, mappers.keys().copied());
         Ok(Drive {
             segment,
             record,
@@ -194,7 +194,14 @@ impl Inner {
                         Ok(input) => Some(input),
                         Err(RecvTimeoutError::Disconnected) => None,
                         Err(RecvTimeoutError::Timeout) if late => {
-                            return if d.segment.can_be_left() { Ended::Left } else { Ended::Unfinished };
+                            if !d.segment.can_be_left() {
+                                return Ended::Unfinished;
+                            }
+                            d.segment.leave();
+                            while let Some(action) = d.segment.next_action() {
+                                self.carry_out(d, action, order);
+                            }
+                            return Ended::Left;
                         }
                         Err(RecvTimeoutError::Timeout) => {
                             late = true;
@@ -206,10 +213,9 @@ impl Inner {
                 }
             };
             match input {
-                Some(Input::Ack(session, ack)) => {
-                    d.segment.acked(session, ack.step, ack.mappings, ack.refused)
-                }
-                Some(Input::Gone(session)) => d.segment.gone(session),
+                // No part of this, and no answer either.
+                Some(Input::Gone(session)) if !d.mappers.contains_key(&session) => continue,
+                Some(input) => take(&mut d.segment, input),
                 // The store is gone with all its sessions; nothing is left to drive.
                 None => return Ended::Left,
             }
@@ -223,7 +229,11 @@ impl Inner {
                 if let (MoverMsg::Freeze { chunk, .. }, Some(order)) = (&message, order) {
                     let first = d.mappers.keys().next() == Some(&session);
                     if first {
-                        order.pace.wait(d.record.chunks[*chunk as usize].pages.bytes(), &*self.env);
+                        let pages = d.record.chunks[*chunk as usize].pages;
+                        order.pace.wait(pages.bytes(), &*self.env);
+                        // New memory is made ready before anybody waits for it: cleared, and on a virtual machine fetched from its host. If there
+                        // is none the copy will say so.
+                        let _ = d.target.allocate(d.object.as_fd(), pages);
                         self.env.reached("move:freeze");
                     }
                 }
@@ -309,13 +319,12 @@ impl Inner {
     }
 
     /// The segment is over for the file: the journal gets its inode, frames that are not needed go back.
-    fn finish_live(&self, d: Drive) -> Result<()> {
+    fn finish_live(&self, mut d: Drive) -> Result<()> {
         let committed = d.segment.committed() as usize;
         let (moved, rest) = d.record.chunks.split_at(committed);
         let (old, unused) = (d.prepared.old_extents(moved), d.prepared.new_extents(rest));
         let target_in_use = d.prepared.target_exists || committed > 0;
         let (file, to, id) = (d.record.file, d.prepared.to, d.record.id);
-        let stragglers = d.segment.waiting_for();
         // Our own mappings and descriptors would count as holders.
         drop(d.sources);
         let pages = PageCount::for_bytes(d.prepared.inode.len);
@@ -337,6 +346,11 @@ impl Inner {
         if !old.is_empty() {
             self.give_back(&mut st, file, old);
         }
+        // Nobody sends while this thread has the state.
+        while let Ok(input) = d.inputs.try_recv() {
+            take(&mut d.segment, input);
+        }
+        let stragglers = d.segment.waiting_for();
         if stragglers.is_empty() {
             st.segments.remove(&id);
         } else if let Some(entry) = st.segments.get_mut(&id) {
@@ -359,6 +373,13 @@ impl Inner {
                 }
             }),
         );
+    }
+}
+
+fn take(segment: &mut Segment, input: Input) {
+    match input {
+        Input::Ack(session, ack) => segment.acked(session, ack.step, ack.mappings, ack.refused),
+        Input::Gone(session) => segment.gone(session),
     }
 }
 

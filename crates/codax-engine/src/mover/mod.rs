@@ -208,7 +208,9 @@ impl Inner {
             let st = self.lock();
             held.into_iter().filter(|h| !st.uses(h.pid, file)).collect()
         };
-        Ok(confirmed(strange, &identities)?.iter().map(stranger).collect())
+        let mut strange: Vec<_> = confirmed(strange, &identities)?.iter().map(stranger).collect();
+        strange.dedup();
+        Ok(strange)
     }
 
     /// Who holds an object of the file, as the kernel says.

@@ -18,10 +18,6 @@ impl Pace {
         Self { bytes_per_s: rates.into_iter().flatten().min(), free_at: Mutex::new(Duration::ZERO) }
     }
 
-    pub fn limited(&self) -> bool {
-        self.bytes_per_s.is_some()
-    }
-
     /// Waits until `bytes` more may be moved.
     pub fn wait(&self, bytes: u64, env: &dyn Env) {
         let Some(rate) = self.bytes_per_s else { return };

@@ -130,6 +130,8 @@ impl Switcher {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             // A signal's handler may touch a mapping; and a thread that can't block signals can still work.
             let _ = process::block_signals();
+            // Program threads wait for these, so they should come before those that only compute.
+            let _ = process::short_slices();
             work();
         });
         match thread {
