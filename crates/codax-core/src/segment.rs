@@ -12,6 +12,9 @@ use crate::live::{MoverMsg, Step};
 use crate::{FileId, MoveId, PageRange, PoolId, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// Chunks that are frozen and not committed yet, at most: while one is copied the next is being frozen.
+const UNCOMMITTED_MAX: usize = 2;
+
 /// Chunks in flight at most, switching ones included, so that a slow mapper holds up the mover and not its own queue.
 const IN_FLIGHT_MAX: usize = 4;
 
@@ -20,6 +23,8 @@ const IN_FLIGHT_MAX: usize = 4;
 pub enum Action {
     /// Send a message to a mapper. [`MoverMsg::Begin`] goes with a descriptor of the target object.
     Send(SessionId, MoverMsg),
+    /// Make ready what these chunks, so many from the first, are to be copied to. Nothing is frozen meanwhile.
+    MakeReady(u32, u32),
     /// Copy this chunk into the target, then call [`Segment::copied`].
     Copy(u32),
     /// The first so many chunks are committed: set the commit word. Can't fail.
@@ -72,6 +77,9 @@ pub struct Segment {
     waiting: BTreeSet<SessionId>,
     /// Next chunk to be frozen.
     next: u32,
+    /// Chunks up to here were made ready, `batch` at a time.
+    ready: u32,
+    batch: u32,
     flight: VecDeque<InFlight>,
     committed: u32,
     stopping: bool,
@@ -80,7 +88,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// A segment over `chunks` of `file`; the first actions tell `mappers` to begin.
+    /// A segment over `chunks` of `file`; the first actions tell `mappers` to begin. `batch` chunks are made ready at
+    /// a time, and a chunk is frozen while the one before it in its batch is copied.
     #[must_use]
     pub fn new(
         id: MoveId,
@@ -89,6 +98,7 @@ impl Segment {
         to: PoolId,
         chunks: Vec<PageRange>,
         mappers: impl IntoIterator<Item = SessionId>,
+        batch: u32,
     ) -> Self {
         let mappers: BTreeMap<_, _> = mappers.into_iter().map(|session| (session, 0)).collect();
         let count = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
@@ -101,6 +111,8 @@ impl Segment {
             mappers,
             phase: Phase::Beginning,
             next: 0,
+            ready: 0,
+            batch: batch.max(1),
             flight: VecDeque::new(),
             committed: 0,
             stopping: false,
@@ -281,6 +293,7 @@ impl Segment {
         }
         if self.phase == Phase::Running {
             self.advance_flight();
+            self.make_ready();
             self.freeze_next();
             self.copy_next();
             if self.flight.is_empty() && (self.stopping || self.next == self.chunks) {
@@ -314,11 +327,25 @@ impl Segment {
             .retain(|f| !(f.waiting.is_empty() && matches!(f.stage, Stage::Switching | Stage::RollingBack)));
     }
 
-    /// Freezes the next chunk once the one before is committed: mappers switch that one while the driver makes ready what this one is
-    /// copied to. Never earlier: it would be frozen for the time of two copies.
+    /// Between two batches, when nothing is frozen: to clear new memory takes as long as the copy, and now and then much longer.
+    fn make_ready(&mut self) {
+        if self.flight.is_empty() && !self.stopping && self.next == self.ready && self.ready < self.chunks {
+            let count = self.batch.min(self.chunks - self.ready);
+            self.actions.push_back(Action::MakeReady(self.ready, count));
+            self.ready += count;
+        }
+    }
+
+    /// Freezes one chunk ahead of the one that is copied, so that the copying doesn't wait for answers.
     fn freeze_next(&mut self) {
-        let uncommitted = self.flight.iter().any(|f| f.stage != Stage::Switching);
-        if self.stopping || uncommitted || self.next == self.chunks || self.flight.len() >= IN_FLIGHT_MAX {
+        let uncommitted = self.flight.iter().filter(|f| f.stage != Stage::Switching).count();
+        let one_is_on_its_way = self.flight.iter().any(|f| f.stage == Stage::Freezing);
+        if self.stopping
+            || one_is_on_its_way
+            || self.next == self.ready
+            || uncommitted >= UNCOMMITTED_MAX
+            || self.flight.len() >= IN_FLIGHT_MAX
+        {
             return;
         }
         let chunk = self.next;
@@ -329,9 +356,14 @@ impl Segment {
     }
 
     fn copy_next(&mut self) {
-        if let Some(f) = self.flight.iter_mut().find(|f| f.stage == Stage::Frozen) {
-            f.stage = Stage::Copying;
-            self.actions.push_back(Action::Copy(f.chunk));
+        if self.flight.iter().any(|f| f.stage == Stage::Copying) {
+            return;
         }
+        let Some(f) = self.flight.iter_mut().find(|f| f.stage == Stage::Frozen) else { return };
+        f.stage = Stage::Copying;
+        let chunk = f.chunk;
+        // The next one's freeze overlaps with this copy: the driver must send it before.
+        self.freeze_next();
+        self.actions.push_back(Action::Copy(chunk));
     }
 }

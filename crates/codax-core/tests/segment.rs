@@ -36,6 +36,7 @@ struct World {
     new: Vec<u32>,
     truth: Vec<u32>,
     committed: u32,
+    ready: u32,
 }
 
 fn step_of(message: &MoverMsg) -> Step {
@@ -50,11 +51,11 @@ fn step_of(message: &MoverMsg) -> Step {
 }
 
 impl World {
-    fn new(mappings: &[u32]) -> Self {
+    fn new(mappings: &[u32], batch: u32) -> Self {
         let sessions: Vec<SessionId> = (0..mappings.len() as u64).map(SessionId).collect();
         let ranges = (0..u64::from(CHUNKS)).map(|i| PageRange::new(i * 512, 512)).collect();
         let segment =
-            Segment::new(MoveId(7), 3, FileId(9), PoolId(1), ranges, sessions.iter().copied());
+            Segment::new(MoveId(7), 3, FileId(9), PoolId(1), ranges, sessions.iter().copied(), batch);
         let mapper = |&mappings: &u32| Mapper {
             inbox: VecDeque::new(),
             views: vec![View::Old; CHUNKS as usize],
@@ -68,6 +69,7 @@ impl World {
             new: vec![u32::MAX; CHUNKS as usize],
             truth: vec![0; CHUNKS as usize],
             committed: 0,
+            ready: 0,
         };
         world.act();
         world
@@ -81,7 +83,18 @@ impl World {
                         m.inbox.push_back(message);
                     }
                 }
+                Action::MakeReady(first, count) => {
+                    assert!(first == self.ready && count > 0, "chunks are made ready once, in order");
+                    let open = self
+                        .mappers
+                        .values()
+                        .flat_map(|m| &m.views)
+                        .any(|v| matches!(v, View::Frozen | View::Held));
+                    assert!(!open, "somebody waits while memory is made ready");
+                    self.ready += count;
+                }
                 Action::Copy(chunk) => {
+                    assert!(chunk < self.ready, "chunk {chunk} is copied to what is not ready");
                     let at = chunk as usize;
                     let frozen = self.mappers.values().all(|m| m.views[at] != View::Old);
                     assert!(frozen, "chunk {chunk} is copied while somebody may write it");
@@ -212,13 +225,14 @@ proptest! {
     #[test]
     fn no_write_is_lost_and_no_read_is_stale(
         mappings in prop::collection::vec(1..3u32, 1..4),
+        batch in 1..4u32,
         events in prop::collection::vec(event(), 0..120),
     ) {
-        let mut world = World::new(&mappings);
+        let mut world = World::new(&mappings, batch);
         for (i, event) in events.into_iter().enumerate() {
             match event {
                 Event::Answer(s, refuse) => world.answer(SessionId(s), refuse),
-                Event::Write(s, chunk) => world.write(SessionId(s), chunk, i as u32 + 1),
+                Event::Write(s, chunk) => world.write(SessionId(s), chunk, u32::try_from(i).unwrap_or(0) + 1),
                 Event::Read(s, chunk) => world.read(SessionId(s), chunk),
                 Event::Die(s) => world.die(SessionId(s)),
                 Event::Stop => { world.segment.stop(); world.act(); }
@@ -232,7 +246,7 @@ proptest! {
 #[test]
 fn undisturbed_it_commits_every_chunk() {
     for mappings in [&[1u32][..], &[1, 1], &[2, 1, 1]] {
-        let mut world = World::new(mappings);
+        let mut world = World::new(mappings, 2);
         world.finish();
         assert_eq!(world.committed, CHUNKS);
         assert!(world.segment.failures().is_empty());
@@ -241,7 +255,7 @@ fn undisturbed_it_commits_every_chunk() {
 
 #[test]
 fn without_mappers_it_only_copies() {
-    let mut world = World::new(&[]);
+    let mut world = World::new(&[], 2);
     world.act();
     world.finish();
     assert_eq!(world.committed, CHUNKS);
@@ -249,7 +263,7 @@ fn without_mappers_it_only_copies() {
 
 #[test]
 fn a_late_mapper_can_be_left_when_it_holds_what_it_has_not_switched() {
-    let mut world = World::new(&[1, 1]);
+    let mut world = World::new(&[1, 1], 2);
     for _ in 0..3 {
         world.answer(SessionId(0), false);
     }
@@ -267,7 +281,7 @@ fn a_late_mapper_can_be_left_when_it_holds_what_it_has_not_switched() {
 
 #[test]
 fn the_end_of_a_session_that_has_no_part_in_it_changes_nothing() {
-    let mut world = World::new(&[1, 2]);
+    let mut world = World::new(&[1, 2], 2);
     let before = format!("{:?}", world.segment);
     world.segment.gone(SessionId(99));
     assert_eq!(format!("{:?}", world.segment), before);

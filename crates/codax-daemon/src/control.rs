@@ -199,7 +199,7 @@ impl Attached {
             let control = control.clone();
             move || {
                 // Threads of clients wait for what it hands on.
-                let _ = codax_os::process::short_slices();
+                let _ = codax_os::process::run_soon();
                 control.run(|ack| session.ack(ack));
                 session.control_lost();
                 if control.process_ended() {
@@ -240,7 +240,7 @@ mod tests {
             let (control, acks) = (control.clone(), acks.clone());
             move || {
                 // Threads of clients wait for what it hands on.
-                let _ = codax_os::process::short_slices();
+                let _ = codax_os::process::run_soon();
                 control.run(|_| {
                     acks.fetch_add(1, Ordering::Relaxed);
                 });

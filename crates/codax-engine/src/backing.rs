@@ -1,6 +1,6 @@
 //! What holds the bytes of a pool: one object for each file, reached through one narrow trait.
 
-use codax_core::{Error, ErrorKind, FileId, PAGE_SIZE, PageCount, PageRange, Result};
+use codax_core::{Error, ErrorKind, FileId, HUGE_PAGES, HUGE_SIZE, PAGE_SIZE, PageCount, PageRange, Result};
 use codax_os::copy::SourceMap;
 use codax_os::object::{self, ObjectDir};
 use std::collections::HashMap;
@@ -34,6 +34,9 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn list(&self) -> Result<Vec<(FileId, ObjectInfo)>>;
     /// Gives memory to these pages: zero, and never to be missing later. `NoSpace` if there isn't any.
     fn allocate(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()>;
+    /// Gives memory to pages that will be written in whole, and sees to it that the medium has cleared what it has to clear: so that the write itself
+    /// is fast, when somebody waits for it. A failure is not an error: the write tells.
+    fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange);
     /// Takes the memory of these pages back.
     fn release(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()>;
     /// Sets the object's length.
@@ -124,6 +127,17 @@ impl Backing for Shm {
     fn allocate(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
         object::allocate(object, pages.offset(), pages.bytes())
             .map_err(|e| os_error("allocate in", &self.path.display(), &e))
+    }
+
+    fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange) {
+        if object::allocate(object, pages.offset(), pages.bytes()).is_err() {
+            return;
+        }
+        // tmpfs clears a huge page when the first part of it is written; small pages that are written whole it needn't clear.
+        let first = pages.start.0.div_ceil(HUGE_PAGES);
+        for block in first..pages.end().div_ceil(HUGE_PAGES) {
+            let _ = object::write_all_at(object, &[0], block * HUGE_SIZE);
+        }
     }
 
     fn release(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {

@@ -35,7 +35,7 @@ pub fn run(rig: &Rig) -> Result<()> {
 
     let ours = mapping.memory().cells::<u64>(0, WORDS);
     let plain = region.base() as *mut u64;
-    // SAFETY (of the closures below): `plain` points to WORDS words that stay mapped, read and write, until `region` is dropped at
+    // SAFETY: `plain` points to WORDS words that stay mapped, read and write, until `region` is dropped at
     // the end; all accesses are volatile and nobody else has the file.
     let load = |i: usize| unsafe { plain.add(i).read_volatile() };
     // SAFETY: as above.

@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p codax-cli --bench figures -- [NAME]...`, with the names of [`FIGURES`]; all of them without one.
 #![allow(unsafe_code)]
+// Indices below a few hundred million, and quantiles of positive figures.
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 //! Unsafe code: raw pointers into mappings of this process, as the plain half of comparisons; each mapping outlives its use.
 
 mod access;

@@ -21,8 +21,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
+
+/// Chunks whose new memory is made ready together, before they are frozen one by one: 16 MiB at most, of which some is still in the cache when
+/// it is copied to.
+const READY_AT_ONCE: u32 = 8;
+
+/// How long to look for an answer before sleeping.
+const SPIN_MAX: Duration = Duration::from_micros(200);
 
 /// What a session tells the driver of a segment.
 #[derive(Debug)]
@@ -68,7 +75,7 @@ impl Inner {
     /// Moves a segment of a file under its mappers. Returns the bytes moved, and why not all if so.
     pub(super) fn move_live(self: &Inner, order: &Order<'_>, prepared: Prepared) -> (u64, Option<Stuck>) {
         // What is frozen waits for this thread.
-        let _ = codax_os::process::short_slices();
+        let _ = codax_os::process::run_soon();
         let chunks = prepared.chunks.clone();
         let (to, target_exists) = (prepared.to, prepared.target_exists);
         let mut drive = match self.begin_live(order, prepared) {
@@ -154,7 +161,8 @@ impl Inner {
         drop(st);
         self.env.reached("move:begin");
         let ranges = prepared.chunks.iter().map(|c| c.pages).collect();
-        let segment = Segment::new(id, slot, file, prepared.to, ranges, mappers.keys().copied());
+        let segment =
+            Segment::new(id, slot, file, prepared.to, ranges, mappers.keys().copied(), READY_AT_ONCE);
         Ok(Drive {
             segment,
             record,
@@ -190,7 +198,7 @@ impl Inner {
                 None => d.inputs.recv().ok(),
                 Some(_) => {
                     let left = deadline.saturating_sub(self.env.now());
-                    match d.inputs.recv_timeout(left.max(Duration::from_millis(1))) {
+                    match self.next_input(&d.inputs, left.max(Duration::from_millis(1))) {
                         Ok(input) => Some(input),
                         Err(RecvTimeoutError::Disconnected) => None,
                         Err(RecvTimeoutError::Timeout) if late => {
@@ -223,21 +231,40 @@ impl Inner {
         }
     }
 
+    /// The next input. Looks for it for a moment before it sleeps: most answers take some tens of microseconds, and what is frozen waits for
+    /// this thread to be woken again.
+    fn next_input(
+        &self,
+        inputs: &Receiver<Input>,
+        left: Duration,
+    ) -> std::result::Result<Input, RecvTimeoutError> {
+        let until = self.env.now() + SPIN_MAX;
+        while self.env.now() < until {
+            match inputs.try_recv() {
+                Ok(input) => return Ok(input),
+                Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+                Err(TryRecvError::Empty) => std::thread::yield_now(),
+            }
+        }
+        inputs.recv_timeout(left)
+    }
+
     fn carry_out(&self, d: &mut Drive, action: Action, order: Option<&Order<'_>>) {
         match action {
             Action::Send(session, message) => {
-                if let (MoverMsg::Freeze { chunk, .. }, Some(order)) = (&message, order) {
-                    let first = d.mappers.keys().next() == Some(&session);
-                    if first {
-                        let pages = d.record.chunks[*chunk as usize].pages;
-                        order.pace.wait(pages.bytes(), &*self.env);
-                        // New memory is made ready before anybody waits for it: cleared, and on a virtual machine fetched from its host. If there
-                        // is none the copy will say so.
-                        let _ = d.target.allocate(d.object.as_fd(), pages);
-                        self.env.reached("move:freeze");
-                    }
+                if matches!(message, MoverMsg::Freeze { .. }) && d.mappers.keys().next() == Some(&session) {
+                    self.env.reached("move:freeze");
                 }
                 self.send(d, session, &message);
+            }
+            Action::MakeReady(first, count) => {
+                for chunk in first..first + count {
+                    let pages = d.record.chunks[chunk as usize].pages;
+                    if let Some(order) = order {
+                        order.pace.wait(pages.bytes(), &*self.env);
+                    }
+                    d.target.make_ready(d.object.as_fd(), pages);
+                }
             }
             Action::Copy(chunk) => {
                 let result = self.copy_chunk(d, chunk);

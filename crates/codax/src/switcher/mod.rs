@@ -131,7 +131,7 @@ impl Switcher {
             // A signal's handler may touch a mapping; and a thread that can't block signals can still work.
             let _ = process::block_signals();
             // Program threads wait for these, so they should come before those that only compute.
-            let _ = process::short_slices();
+            let _ = process::run_soon();
             work();
         });
         match thread {
