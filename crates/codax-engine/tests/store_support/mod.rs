@@ -1,5 +1,7 @@
 //! A store in a directory of its own, taken down whatever happens to the test.
 #![allow(dead_code, unreachable_pub)]
+// Files of some MiB, and single bytes on purpose.
+#![allow(clippy::cast_possible_truncation)]
 
 use codax_core::Result;
 use codax_core::change::LinkModel;
