@@ -147,7 +147,9 @@ impl Namespace {
         }
     }
 
-    fn put(&mut self, inode: &Inode) -> Result<()> {
+    /// Whether an inode can be true by itself: its number, and extents that cover its pages. What [`Change::Put`] would refuse, for who must know before
+    /// it is written down.
+    pub fn check_inode(inode: &Inode) -> Result<()> {
         let id = inode.id;
         if id.0 == 0 || id > OWNER_MAX {
             return Err(Error::corrupt(format!("no inode can have the number {id}")));
@@ -168,6 +170,12 @@ impl Namespace {
             );
             return Err(Error::corrupt(line));
         }
+        Ok(())
+    }
+
+    fn put(&mut self, inode: &Inode) -> Result<()> {
+        let id = inode.id;
+        Self::check_inode(inode)?;
         match self.nodes.get_mut(&id) {
             Some(node) if node.inode.kind != inode.kind => {
                 return Err(Error::corrupt(format!("inode {id} changes between file and directory")));

@@ -178,6 +178,9 @@ impl Segment {
 
     /// A mapper's answer.
     pub fn acked(&mut self, session: SessionId, step: Step, mappings: u32, refused: Option<String>) {
+        if !self.waiting_for().contains(&session) {
+            return;
+        }
         match step {
             Step::Begin if self.phase == Phase::Beginning && self.waiting.remove(&session) => {
                 self.mappers.insert(session, mappings);
@@ -253,7 +256,7 @@ impl Segment {
     }
 
     fn single(&self) -> bool {
-        self.mappers.values().sum::<u32>() <= 1
+        self.mappers.values().map(|&n| u64::from(n.max(1))).sum::<u64>() <= 1
     }
 
     fn everybody(&self) -> BTreeSet<SessionId> {

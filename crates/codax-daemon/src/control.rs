@@ -67,7 +67,6 @@ impl Control {
         if let Err(e) = self.run_until_lost(acknowledge) {
             debug!("control socket: {e}");
         }
-        self.shut_down();
     }
 
     fn run_until_lost(&self, acknowledge: impl Fn(MoverAck)) -> Result<()> {
@@ -184,6 +183,7 @@ impl Mapper for Control {
 #[derive(Debug)]
 pub(crate) struct Attached {
     control: Arc<Control>,
+    session: Arc<Session>,
     thread: std::thread::JoinHandle<()>,
 }
 
@@ -196,12 +196,13 @@ impl Attached {
         stack: usize,
     ) -> Result<Self> {
         let run = {
-            let control = control.clone();
+            let (control, session) = (control.clone(), session.clone());
             move || {
                 // Threads of clients wait for what it hands on.
                 let _ = codax_os::process::run_soon();
                 control.run(|ack| session.ack(ack));
                 session.control_lost();
+                control.shut_down();
                 if control.process_ended() {
                     // Its session ends with it, whoever has inherited its sockets.
                     let _ = codax_os::sock::shutdown(&*requests);
@@ -210,11 +211,12 @@ impl Attached {
         };
         let thread = std::thread::Builder::new().name("control".into()).stack_size(stack).spawn(run);
         let thread = thread.map_err(|e| Error::internal(format!("attach: start a thread: {e}")))?;
-        Ok(Self { control, thread })
+        Ok(Self { control, session, thread })
     }
 
     /// Ends the connection and the thread.
     pub fn end(self) {
+        self.session.control_lost();
         self.control.shut_down();
         // It has told of its end in the log if it panicked.
         let _ = self.thread.join();

@@ -81,12 +81,17 @@ impl Hook {
         if before != Ok(1) {
             return;
         }
-        let signal = match self.action {
-            Action::Kill => rustix::process::Signal::KILL,
-            Action::Stop => rustix::process::Signal::STOP,
+        let done = match self.action {
+            Action::Kill => {
+                let myself = rustix::process::getpid();
+                rustix::process::kill_process(myself, rustix::process::Signal::KILL)
+                    .map_err(std::io::Error::from)
+            }
+            // This thread first: sent to the process, the signal would reach it when some other thread has taken it.
+            Action::Stop => codax_os::process::stop(),
             Action::Sleep(time) => return std::thread::sleep(time),
         };
-        if let Err(e) = rustix::process::kill_process(rustix::process::getpid(), signal) {
+        if let Err(e) = done {
             error!("{HOOKS_VARIABLE}: {}: {e}", self.point);
         }
     }

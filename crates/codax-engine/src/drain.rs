@@ -383,7 +383,10 @@ impl Inner {
         let round = Arc::new(Round { moves, ..Round::default() });
         let pace = {
             let st = self.lock();
-            let links = st.pools.iter().map(|p| p.record.link.mbps.map(|m| u64::from(m) * 1_000_000));
+            let targets = round.moves.iter().flat_map(|m| m.to.iter().map(|r| r.pool));
+            let pools: BTreeSet<PoolId> = targets.chain([pool]).collect();
+            let links =
+                pools.into_iter().map(|p| st.pool(p).record.link.mbps.map(|m| u64::from(m) * 1_000_000));
             Pace::new(links.chain([options.limit]))
         };
         let workers =

@@ -272,3 +272,42 @@ fn devices_keep_their_size() {
     assert_eq!(store.info().pools.len(), 2);
     assert_eq!(store.info().pools[0].bytes, 64 * MIB);
 }
+
+#[test]
+fn scattered_pages_move_drain_and_come_home() {
+    let rig = Rig::new();
+    {
+        let store = rig.open();
+        let s = admin(&store);
+        let spec = PlacementSpec::Interleave { pools: vec!["sim0".into(), "dram".into()] };
+        s.mkdir(&path("/i"), 0o755, Some(&spec)).expect("mkdir");
+        let o = s.open(&open_of("/i/a", 8 * MIB)).expect("made");
+        let bytes: Vec<u8> = (0..8 * MIB).map(|i| byte_at("/i/a", i)).collect();
+        write(&s, &o, &bytes, 0);
+        s.close(o.handle);
+        assert_eq!(pool_of(&s, "/i/a"), [1, 0, 1, 0]);
+        s.drain("sim0", DrainOptions::default(), &mut quiet()).expect("drained");
+        assert_eq!(pool_of(&s, "/i/a"), [0]);
+        s.online("sim0", &mut quiet()).expect("online");
+        assert_eq!(pool_of(&s, "/i/a"), [1, 0, 1, 0]);
+        s.move_file(&path("/i/a"), "dram", None, &mut quiet()).expect("moved");
+        s.move_file(&path("/i/a"), "sim0", Some((2 * MIB, 1)), &mut quiet()).expect("a block moved");
+        assert_intact(&s, "/i/a", 8 * MIB);
+    }
+    let store = rig.open();
+    assert_intact(&admin(&store), "/i/a", 8 * MIB);
+    assert_eq!(store.check(false).expect("check"), []);
+}
+
+#[test]
+fn who_says_that_it_maps_a_file_must_be_allowed_to() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let s = admin(&store);
+    let o = make(&s, "/secret", 4096, "dram");
+    s.set_attr(&path("/secret"), Some(0o600), None, None, None).expect("chmod");
+    let other = session(&store, 1000, false);
+    let claim = codax_core::request::Mapped { file: o.file, mappings: 1, write: true, runs: vec![] };
+    other.reattach(&[claim]).expect("it is only not believed");
+    assert_eq!(s.stat(&path("/secret")).expect("stat").mapped_by, Vec::<u32>::new());
+}

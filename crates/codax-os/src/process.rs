@@ -240,6 +240,12 @@ pub fn short_slices() -> io::Result<()> {
     }
 }
 
+/// Stops this process (SIGSTOP), beginning with the calling thread: it goes no further before somebody continues it.
+pub fn stop() -> io::Result<()> {
+    // SAFETY: raise(3) sends a signal to the calling thread and touches no memory.
+    if unsafe { libc::raise(libc::SIGSTOP) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Effective user of this process.
 #[must_use]
 pub fn uid() -> u32 {

@@ -178,19 +178,22 @@ fn a_thread_waits_only_for_the_chunk_it_touches() {
     assert_eq!(read.memory().load_u64(0), 0);
     write.memory().store_u64(PAGE * 40, 1);
     let reached = AtomicBool::new(false);
+    let (writer, reader) = (AtomicU32::new(0), AtomicU32::new(0));
     std::thread::scope(|scope| {
-        let blocked = scope.spawn(|| {
+        scope.spawn(|| {
+            writer.store(codax_os::process::thread_id(), Ordering::SeqCst);
             write.memory().store_u64(8, 7);
             assert!(reached.load(Ordering::SeqCst));
         });
-        std::thread::sleep(Duration::from_millis(20));
+        wait_until_in_a_fault(&writer);
         mover.hold(0);
-        let reader = scope.spawn(|| {
+        scope.spawn(|| {
+            reader.store(codax_os::process::thread_id(), Ordering::SeqCst);
             assert_eq!(read.memory().load_u64(16), 0);
             assert!(reached.load(Ordering::SeqCst));
         });
+        wait_until_in_a_fault(&reader);
         std::thread::sleep(Duration::from_millis(20));
-        assert!(!blocked.is_finished() && !reader.is_finished());
         reached.store(true, Ordering::SeqCst);
         mover.commit(0);
         mover.switch(0);
@@ -207,6 +210,19 @@ fn a_thread_waits_only_for_the_chunk_it_touches() {
     let waits = store.waits();
     assert_eq!(waits.count, 2, "{waits:?}");
     assert!(waits.us_max >= 20_000, "{waits:?}");
+}
+
+/// Waits until the thread sleeps in a page fault: that is how the kernel says "in no system call".
+fn wait_until_in_a_fault(thread: &AtomicU32) {
+    for _ in 0..10_000 {
+        let tid = thread.load(Ordering::SeqCst);
+        let doing = std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall")).unwrap_or_default();
+        if doing.starts_with("-1 ") {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("the thread does not wait");
 }
 
 /// Kills the daemon when the first chunk is switched and the second one has come as far as `steps` says, and returns what the client said when the

@@ -47,7 +47,6 @@ impl Inner {
         };
         let target_in_use = prepared.target_exists || (failed.is_none() && !chunks.is_empty());
         self.discard_copies(&mut st, order.file, prepared.to, target_in_use, &unused);
-        st.free(&unused);
         let bytes: u64 = if failed.is_none() { old.iter().map(|e| e.count.bytes()).sum() } else { 0 };
         if bytes > 0 {
             self.give_back(&mut st, order.file, old);
@@ -100,7 +99,7 @@ impl Inner {
         Ok(leased.into_values().collect())
     }
 
-    /// Gives back the memory of copies that were not committed.
+    /// Gives back the frames of copies that were not committed, and their memory; where that fails they are held.
     pub(super) fn discard_copies(
         &self,
         st: &mut crate::store::state::State,
@@ -124,8 +123,12 @@ impl Inner {
                 other => other,
             }
         };
-        if let Err(e) = result {
-            tracing::warn!("after a move: {e}");
+        match result {
+            Ok(()) => st.free(unused),
+            Err(e) => {
+                tracing::warn!("after a move: {e}");
+                self.give_back(st, file, unused.to_vec());
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::Duration;
 
 /// Chunks whose new memory is made ready together, before they are frozen one by one: 16 MiB at most, of which some is still in the cache when
@@ -36,8 +36,10 @@ const SPIN_MAX: Duration = Duration::from_micros(200);
 pub(crate) enum Input {
     /// A mapper's answer.
     Ack(SessionId, MoverAck),
-    /// The session is over.
+    /// The session is over, or can't be told anything any more.
     Gone(SessionId),
+    /// Everything sent before this has been taken in.
+    Barrier(Sender<()>),
 }
 
 /// How the driver's loop ended.
@@ -84,7 +86,6 @@ impl Inner {
                 let mut st = self.lock();
                 let unused: Vec<Extent> = chunks.iter().flat_map(|c| c.extents(to)).collect();
                 self.discard_copies(&mut st, order.file, to, target_exists, &unused);
-                st.free(&unused);
                 self.end_busy(&mut st, order.file);
                 return (0, Some(Stuck::Failed(e)));
             }
@@ -181,6 +182,7 @@ impl Inner {
         let timeout = self.options().ack_timeout;
         let mut deadline = self.env.now() + timeout;
         let mut late = false;
+        let mut awaited = d.segment.waiting_for();
         loop {
             while let Some(action) = d.segment.next_action() {
                 self.carry_out(d, action, order);
@@ -222,12 +224,24 @@ impl Inner {
             };
             match input {
                 // No part of this, and no answer either.
-                Some(Input::Gone(session)) if !d.mappers.contains_key(&session) => continue,
+                Some(Input::Gone(session) | Input::Ack(session, _)) if !d.mappers.contains_key(&session) => {
+                    continue;
+                }
+                Some(Input::Barrier(reached)) => {
+                    // Who waits for it has given up only if its thread has died.
+                    let _ = reached.send(());
+                    continue;
+                }
                 Some(input) => take(&mut d.segment, input),
                 // The store is gone with all its sessions; nothing is left to drive.
                 None => return Ended::Left,
             }
-            deadline = self.env.now() + timeout;
+            // Only an answer that was waited for is a sign of life.
+            let waiting = d.segment.waiting_for();
+            if waiting != awaited {
+                deadline = self.env.now() + timeout;
+                awaited = waiting;
+            }
         }
     }
 
@@ -274,8 +288,9 @@ impl Inner {
             Action::Commit(count) => {
                 self.env.reached("move:held");
                 if let Err(e) = self.commit_chunk(d, count) {
-                    // The word is mapped memory that was checked when the segment began.
+                    // Mappers are about to switch to what the journal may not say. They settle alone, by the word, when this process is gone.
                     tracing::error!("commit of a chunk: {e}");
+                    std::process::abort();
                 }
                 if let Some(order) = order {
                     let bytes = d.record.chunks[count as usize - 1].pages.bytes();
@@ -369,7 +384,6 @@ impl Inner {
             st.flag(file, chunk.pages, codax_core::frame::FrameFlags::MOVING, false);
         }
         self.discard_copies(&mut st, file, to, target_in_use, &unused);
-        st.free(&unused);
         if !old.is_empty() {
             self.give_back(&mut st, file, old);
         }
@@ -407,6 +421,7 @@ fn take(segment: &mut Segment, input: Input) {
     match input {
         Input::Ack(session, ack) => segment.acked(session, ack.step, ack.mappings, ack.refused),
         Input::Gone(session) => segment.gone(session),
+        Input::Barrier(reached) => drop(reached),
     }
 }
 

@@ -337,7 +337,10 @@ fn chunked(extents: &[Extent], size: u64) -> Vec<(PoolId, PageRange)> {
 /// The inode as it is after its pages in `new` have moved there, from a device to which they go `home` if so.
 pub(crate) fn relocated(now: &Inode, new: &[Extent], home: Option<PoolId>) -> Inode {
     let mut inode = now.clone();
-    inode.extents = extent::replace(&now.extents, new).0;
+    // What moves may lie scattered over the file: `replace` takes one run without gaps at a time.
+    for run in new.chunk_by(|a, b| a.pages().end() == b.page.0) {
+        inode.extents = extent::replace(&inode.extents, run).0;
+    }
     let moved: Vec<PageRange> = new.iter().map(Extent::pages).collect();
     inode.away = without(&inode.away, &moved);
     if let Some(pool) = home {

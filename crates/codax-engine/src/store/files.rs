@@ -1,6 +1,6 @@
 //! Files: made, opened, resized, named, and their frames given back.
 
-use crate::backing::os_error;
+use crate::backing::{Backing, os_error};
 use crate::store::session::{LayoutFds, OpenFile, Session};
 use crate::store::state::State;
 use crate::store::{Guard, Inner};
@@ -246,6 +246,14 @@ fn check_len(len: u64, path: &StorePath) -> Result<()> {
     Ok(())
 }
 
+/// Cuts a file's object to `pages`, or removes it where the file keeps nothing in its pool.
+fn cut_object(backing: &dyn Backing, file: FileId, pages: PageCount, kept: bool) -> Result<()> {
+    backing.unlock(file);
+    let object = backing.open(file, true)?;
+    backing.resize(object.as_fd(), pages)?;
+    if kept { backing.lock(file, object.as_fd(), pages) } else { backing.remove(file) }
+}
+
 impl Inner {
     /// Makes or grows the objects that are to hold `extents`, and gives them memory. `others` are further pools in which the file has an object:
     /// all objects of a file are as long as the file.
@@ -292,6 +300,19 @@ impl Inner {
             Ok(extents) => extents,
             Err(e) => return (st, Err(e)),
         };
+        // What is held of the file lies at the same place in the same object: it would be given back with the new bytes in it.
+        let held = |st: &State| extents.iter().any(|e| st.pool(e.pool).held.contains_key(&inode.id));
+        if held(&st) {
+            self.retry_held(&mut st);
+        }
+        if held(&st) {
+            st.free(&extents);
+            let path = st.path(inode.id);
+            return (
+                st,
+                Err(Error::busy(format!("{path}: memory it gave up is still held: try again later"))),
+            );
+        }
         drop(st);
         let pools: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
         let pools: Vec<_> = pools.into_iter().collect();
@@ -365,17 +386,16 @@ impl Inner {
         self.commit(st, &[Change::Put(Box::new(now))])?;
         let pools: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
         for pool in pools {
-            let backing = st.pool(pool).backing.clone();
-            backing.unlock(inode.id);
-            let object = backing.open(inode.id, true)?;
-            backing.resize(object.as_fd(), pages)?;
-            if kept.contains(&pool) {
-                backing.lock(inode.id, object.as_fd(), pages)?;
-            } else {
-                backing.remove(inode.id)?;
+            let here: Vec<Extent> = cut.iter().filter(|e| e.pool == pool).copied().collect();
+            match cut_object(&*st.pool(pool).backing, inode.id, pages, kept.contains(&pool)) {
+                Ok(()) => st.free(&here),
+                Err(e) => {
+                    // The file is shorter all the same, as the journal says: its frames are free once their memory is.
+                    tracing::warn!("after a cut: {e}");
+                    self.give_back(st, inode.id, here);
+                }
             }
         }
-        st.free(&cut);
         Ok(())
     }
 

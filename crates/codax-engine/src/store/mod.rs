@@ -24,7 +24,9 @@ use crate::journal::Journal;
 use crate::names::NamesFile;
 use crate::options::StoreOptions;
 use codax_core::change::Change;
-use codax_core::{Error, FileId, Result};
+use codax_core::frame::FrameFlags;
+use codax_core::namespace::Namespace;
+use codax_core::{Error, FileId, PageRange, Result};
 use state::{Busy, State};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
@@ -86,10 +88,19 @@ impl Inner {
         if changes.is_empty() {
             return Ok(());
         }
+        for change in changes {
+            if let Change::Put(inode) = change {
+                Namespace::check_inode(inode)?;
+            }
+        }
         self.journal.append(changes)?;
         self.env.reached("committed");
         for change in changes {
-            st.ns.apply(change)?;
+            if let Err(e) = st.ns.apply(change) {
+                // The journal says what memory can't: whatever came next would be built on one of two truths.
+                tracing::error!("a change that is in the journal can't be true: {e}");
+                std::process::abort();
+            }
             // The names file only serves tools that look at a dead store; it is written anew at each start.
             let named = match change {
                 Change::Link { dir, name, child } => self.names.set(*child, *dir, name),
@@ -155,6 +166,7 @@ impl Inner {
         if let Some(live) = st.live.get_mut(&file) {
             live.busy = None;
         }
+        st.flag(file, PageRange::new(0, 1 << 40), FrameFlags::MOVING, false);
         self.reap(st, file);
         self.changed.notify_all();
     }

@@ -15,7 +15,7 @@ use codax_core::change::{Change, MoveRecord, PoolRecord};
 use codax_core::extent::{Extent, FrameRun};
 use codax_core::frame::FrameState;
 use codax_core::namespace::{Inode, Namespace};
-use codax_core::{Error, FileId, MoveId, PageCount, PageRange, PoolId, Result};
+use codax_core::{Error, ErrorKind, FileId, MoveId, PageCount, PageRange, PoolId, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -77,8 +77,17 @@ impl Store {
         let layout = Layout { dir: options.dir.clone() };
         prepare_meta(&layout)?;
         let mut replayed = Replayed::default();
+        let damaged = |e: Error| match e.kind {
+            ErrorKind::Corrupt => Error::corrupt(format!(
+                "the store {} can't be started: {}; codax down --purge deletes it",
+                options.dir.display(),
+                e.message
+            )),
+            _ => e,
+        };
         let (journal, mut notes) =
-            Journal::open(&layout.meta(), env.clone(), &mut |change| replayed.take(change))?;
+            Journal::open(&layout.meta(), env.clone(), &mut |change| replayed.take(change))
+                .map_err(damaged)?;
 
         if replayed.ns.count() == 0 {
             let format = Namespace::format(codax_os::process::uid(), codax_os::process::gid(), env.wall_ns());

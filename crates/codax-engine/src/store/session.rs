@@ -6,7 +6,7 @@ use crate::store::state::{MapperEntry, State};
 use codax_core::extent;
 use codax_core::frame::FrameFlags;
 use codax_core::live::{MoverAck, MoverMsg, Step};
-use codax_core::namespace::Cred;
+use codax_core::namespace::{Cred, Want};
 use codax_core::plan::Holder;
 use codax_core::request::{Handle, Layout, Mapped, PinId};
 use codax_core::{Error, FileId, PageRange, Result, SessionId};
@@ -176,6 +176,13 @@ impl Session {
                 inner.event("refuse", &subject, "a client maps a file that is not in this store", 0);
                 continue;
             };
+            let path = st.ns.path_of(m.file).unwrap_or_default();
+            let want = if m.write { Want(Want::READ.0 | Want::WRITE.0) } else { Want::READ };
+            if let Err(e) = st.ns.check(&self.cred, m.file, want, &path) {
+                // What it maps it maps; it is not told where the file goes, and counts as a stranger who holds it.
+                inner.event("refuse", &st.path(m.file), &format!("a client says it maps it: {e}"), 0);
+                continue;
+            }
             for run in &m.runs {
                 let here = extent::slice(&inode.extents, run.pages);
                 if here.iter().any(|e| e.pool != run.pool) {
@@ -195,12 +202,23 @@ impl Session {
         Ok(())
     }
 
-    /// The control socket is gone while the session lives: what it maps can't be moved any more.
+    /// The control socket is about to end while the session lives: what it maps can't be moved any more. When this returns nothing is committed that the
+    /// session would have to be told of; only then may the client see the end, at which it settles by the commit words.
     pub fn control_lost(&self) {
-        let mut st = self.store.inner.lock();
-        if let Some(entry) = st.sessions.get_mut(&self.id) {
-            entry.mapper = None;
+        let (done, reached) = std::sync::mpsc::channel();
+        {
+            let mut st = self.store.inner.lock();
+            if let Some(entry) = st.sessions.get_mut(&self.id) {
+                entry.mapper = None;
+            }
+            for driver in st.segments.values().filter_map(|s| s.to_driver.as_ref()) {
+                let _ = driver.send(Input::Gone(self.id));
+                let _ = driver.send(Input::Barrier(done.clone()));
+            }
         }
+        drop(done);
+        // It ends when every driver has answered, or is gone with what was sent to it.
+        while reached.recv().is_ok() {}
     }
 
     /// A mapper's answer.

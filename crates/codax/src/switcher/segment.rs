@@ -246,10 +246,10 @@ impl Part {
         let start = region.base() + self.at;
         match self.stage {
             Stage::Idle | Stage::Switched => return Ok(()),
-            // A freeze that failed half-way has nothing to lift, or no registration; neither is an error here.
             Stage::Frozen if write => {
+                // A freeze that failed half-way may have nothing to lift; to end a registration that isn't there is no error.
                 let _ = tools.uffd.write_protect(start, self.len, false);
-                let _ = tools.uffd.unregister(start, self.len);
+                tools.uffd.unregister(start, self.len)?;
             }
             Stage::Frozen => {}
             Stage::Held => {
