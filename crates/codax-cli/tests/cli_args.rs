@@ -98,7 +98,10 @@ fn without_a_daemon_every_question_says_how_to_start_one() {
     ] {
         let output = codax(dir.path(), words);
         assert_eq!(code(&output), 8, "{words:?}: {}", stderr(&output));
-        let wanted = format!("codax: no daemon serves {}: start one with `codax up`\n", dir.path().display());
+        let wanted = format!(
+            "codax: no daemon serves {0}: start it with `codax up --store {0}`\n",
+            dir.path().display()
+        );
         assert_eq!(stderr(&output), wanted);
         assert!(output.stdout.is_empty());
     }

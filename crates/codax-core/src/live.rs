@@ -1,4 +1,4 @@
-//! The messages of a live move, between the store and each process that maps the file, and the machine that orders them.
+//! The messages of a live move, between the store and each process that maps the file; [`crate::segment`] orders them.
 //!
 //! A *segment* moves some chunks of one file to one pool. For each chunk the steps are freeze, copy, hold, commit, switch (see
 //! ARCHITECTURE.md); a step is over when all mappers have acknowledged it. Mappers never see two segments of one file at once.
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MoverMsg {
     /// A segment begins. Carries one descriptor: the file's object in the target pool. The mapper stages a mapping of it
-    /// beside each of its own, registers the writable ones with userfaultfd, and closes the descriptor.
+    /// beside each of its own, and closes the descriptor.
     Begin {
         /// The segment.
         id: MoveId,
@@ -123,30 +123,12 @@ pub fn decode_word(word: u64) -> Option<(u32, u32)> {
 
 /// The check bits of a commit word's low six bytes.
 fn word_check(word: u64) -> u64 {
-    u64::from(crc32c(&word.to_le_bytes()[..6]) & 0xffff)
-}
-
-/// CRC-32C (Castagnoli), bit by bit: it runs over six bytes at a time, and a table would be larger than it is worth.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let mut crc = !0u32;
-    for &byte in bytes {
-        crc ^= u32::from(byte);
-        for _ in 0..8 {
-            crc = crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
-        }
-    }
-    !crc
+    u64::from(crc32c::crc32c(&word.to_le_bytes()[..6]) & 0xffff)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_crc_is_crc32c() {
-        // The check value of the CRC catalogues.
-        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
-    }
 
     #[test]
     fn words_that_were_not_written_say_nothing() {

@@ -11,9 +11,10 @@ use codax_core::change::{BackingKind, PoolState};
 use codax_core::info::{HeldFile, JobInfo, JobReport, PoolInfo};
 use codax_core::plan::{Obstacle, Plan};
 use codax_core::units::{self, format_size};
-use codax_core::{DRAM, Error};
+use codax_core::{DRAM, Error, PoolId};
 use codax_wire::{Reply, Request};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Does one of the commands.
 pub fn run(context: &Context, command: &DeviceCommand) -> Result<()> {
@@ -224,11 +225,12 @@ fn left_text(report: &JobReport) -> String {
 fn plan_text(name: &str, plan: &Plan, names: &PoolNames) -> String {
     let mut table = table::new(&["file", ">bytes", "to"]);
     for planned in &plan.moves {
+        let mut bytes: BTreeMap<PoolId, u64> = BTreeMap::new();
         for run in &planned.to {
-            table::row(
-                &mut table,
-                [planned.path.clone(), run.pages.bytes().to_string(), names.get(run.pool)],
-            );
+            *bytes.entry(run.pool).or_default() += run.pages.bytes();
+        }
+        for (pool, bytes) in bytes {
+            table::row(&mut table, [planned.path.clone(), bytes.to_string(), names.get(pool)]);
         }
     }
     let mut out = if plan.moves.is_empty() { String::new() } else { table::text(&table) };

@@ -88,15 +88,7 @@ struct Context {
 impl Context {
     /// Connects to the store's daemon.
     fn store(&self) -> Result<Store> {
-        Store::connect(&self.dir).map_err(|error| match error.kind {
-            ErrorKind::NoDaemon => self.no_daemon().into(),
-            _ => error.into(),
-        })
-    }
-
-    fn no_daemon(&self) -> Error {
-        let dir = self.dir.display();
-        Error::new(ErrorKind::NoDaemon, format!("no daemon serves {dir}: start one with `codax up`"))
+        Ok(Store::connect(&self.dir)?)
     }
 
     /// Prints the rows as JSON, or else `text`.
