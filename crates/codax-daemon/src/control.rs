@@ -241,11 +241,10 @@ mod tests {
         let thread = std::thread::spawn({
             let (control, acks) = (control.clone(), acks.clone());
             move || {
-                // Threads of clients wait for what it hands on.
-                let _ = codax_os::process::run_soon();
                 control.run(|_| {
                     acks.fetch_add(1, Ordering::Relaxed);
                 });
+                control.shut_down();
             }
         });
         (Channel::new(theirs), control, acks, thread)
