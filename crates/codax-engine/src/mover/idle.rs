@@ -1,12 +1,14 @@
-//! Moving a file that nobody maps: copied under a write lease, committed in one record.
+//! Moving files that nobody maps: copied under a write lease, committed in one record.
+//!
+//! Small files go many at a time: what costs as much for 16 KiB as for 16 MiB (the state's lock, a commit) is then paid once for all of them.
 
-use crate::backing::{Backing, os_error};
+use crate::backing::Backing;
 use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
+use crate::store::state::State;
 use codax_core::change::{Change, Chunk};
 use codax_core::extent::Extent;
-use codax_core::{Error, FileId, PageRange, PoolId, Result};
-use codax_os::object;
+use codax_core::{Error, ErrorKind, FileId, PageCount, PoolId, Result};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,88 +23,140 @@ thread_local! {
     static BUFFERS: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
 }
 
-impl Inner {
-    /// Moves a segment of a file that has no mappers. Returns the bytes moved, and why not all if so.
-    pub(super) fn move_idle(&self, order: &Order<'_>, prepared: Prepared) -> (u64, Option<Stuck>) {
-        let mut done = 0;
-        // The leases end here: what follows opens the objects again, and nobody else can while the file is busy.
-        let copied = self.copy_idle(order, &prepared, &mut done).map(drop);
-        let (chunks, rest) = prepared.chunks.split_at(done);
-        let mut st = self.lock();
-        let (old, new) = (prepared.old_extents(chunks), prepared.new_extents(chunks));
-        let mut failed = None;
-        if !chunks.is_empty() {
-            let now = st.ns.get(order.file).unwrap_or(&prepared.inode);
-            let inode = relocated(now, &new, order.home);
-            if let Err(e) = self.commit(&mut st, &[Change::Put(Box::new(inode))]) {
-                failed = Some(Stuck::Failed(e));
-            }
-        }
-        let unused = match &failed {
-            None => {
-                st.own(order.file, &new);
-                prepared.new_extents(rest)
-            }
-            Some(_) => prepared.new_extents(&prepared.chunks),
-        };
-        let target_in_use = prepared.target_exists || (failed.is_none() && !chunks.is_empty());
-        self.discard_copies(&mut st, order.file, prepared.to, target_in_use, &unused);
-        let bytes: u64 = if failed.is_none() { old.iter().map(|e| e.count.bytes()).sum() } else { 0 };
-        if bytes > 0 {
-            self.give_back(&mut st, order.file, old);
-        }
-        self.end_busy(&mut st, order.file);
-        let stuck = failed.or(copied.err());
-        (bytes, stuck)
+/// What became of a segment: the bytes that were moved, and why not all if so.
+pub(super) type Outcome = (u64, Option<Stuck>);
+
+/// A segment on its way.
+struct Idle<'a> {
+    order: &'a Order<'a>,
+    prepared: Prepared,
+    /// How many chunks are copied in whole.
+    done: usize,
+    /// Source objects with the leases that prove that nobody else has them. What opens an object again must come after they are gone, and nobody
+    /// but this thread does while the file is busy.
+    leased: BTreeMap<PoolId, OwnedFd>,
+    stuck: Option<Stuck>,
+}
+
+impl Idle<'_> {
+    fn chunks(&self) -> &[Chunk] {
+        &self.prepared.chunks[..self.done]
     }
 
-    /// Copies chunk after chunk; `done` counts those that are whole. Returns the leases under which it did.
-    fn copy_idle(
-        &self,
-        order: &Order<'_>,
-        prepared: &Prepared,
-        done: &mut usize,
-    ) -> std::result::Result<Vec<OwnedFd>, Stuck> {
-        let (sources, target) = {
-            let st = self.lock();
-            let sources: BTreeMap<PoolId, Arc<dyn Backing>> =
-                prepared.sources().into_iter().map(|p| (p, st.pool(p).backing.clone())).collect();
-            (sources, st.pool(prepared.to).backing.clone())
-        };
-        let mut leased: BTreeMap<PoolId, OwnedFd> = BTreeMap::new();
-        for (&pool, backing) in &sources {
-            match backing.sole_holder(order.file)? {
+    fn give_up(&mut self, e: &Error) {
+        self.done = 0;
+        self.stuck.get_or_insert_with(|| Stuck::Failed(e.clone()));
+    }
+}
+
+/// The backings of a store's pools, by id.
+type Backings = Vec<Arc<dyn Backing>>;
+
+impl Inner {
+    /// Moves segments of files that have no mappers, one of each.
+    pub(super) fn move_idle(&self, segments: Vec<(&Order<'_>, Prepared)>) -> Vec<Outcome> {
+        let backings: Backings = self.lock().pools.iter().map(|p| p.backing.clone()).collect();
+        let mut moves: Vec<Idle<'_>> = Vec::with_capacity(segments.len());
+        for (order, prepared) in segments {
+            let mut idle = Idle { order, prepared, done: 0, leased: BTreeMap::new(), stuck: None };
+            idle.stuck = self.copy_idle(&backings, &mut idle).err();
+            moves.push(idle);
+        }
+        self.commit_idle(&mut moves);
+        let emptied: Vec<Vec<PoolId>> =
+            moves.iter_mut().map(|idle| remove_sources(&backings, idle)).collect();
+        let mut st = self.lock();
+        moves.into_iter().zip(emptied).map(|(idle, emptied)| self.end_idle(&mut st, idle, &emptied)).collect()
+    }
+
+    /// Leases the objects of a segment and copies chunk after chunk.
+    fn copy_idle(&self, backings: &Backings, idle: &mut Idle<'_>) -> std::result::Result<(), Stuck> {
+        let Idle { order, prepared, done, leased, .. } = idle;
+        let (order, file, len) = (*order, order.file, prepared.inode.len);
+        for pool in prepared.sources() {
+            match backings[usize::from(pool.0)].sole_holder(file)? {
                 Some(object) => leased.insert(pool, object),
-                None => return Err(Stuck::Held(self.holders_by_kernel(order.file, &[pool].into()))),
+                None => return Err(Stuck::Held(self.holders_by_kernel(file, &[pool].into()))),
             };
         }
-        let pages = codax_core::PageCount::for_bytes(prepared.inode.len);
-        let to = if prepared.target_exists {
-            target.open(order.file, true)?
-        } else {
-            target.create(order.file, pages)?
-        };
+        let target = &*backings[usize::from(prepared.to.0)];
+        let to = if prepared.target_exists { target.open(file, true)? } else { target.create(file, len)? };
         self.env.reached("move:copy");
         for chunk in &prepared.chunks {
             if order.job.cancelled() || (*done > 0 && prepared.preempt.load(Ordering::Relaxed)) {
                 break;
             }
             order.pace.wait(chunk.pages.bytes(), &*self.env);
-            let from = leased
-                .get(&chunk.from)
-                .ok_or_else(|| Error::internal("a chunk of a pool without a lease"))?;
-            copy_checked(from.as_fd(), to.as_fd(), chunk.pages, order.verify, order.file)?;
+            let from = leased.get(&chunk.from);
+            let from = from.ok_or_else(|| Error::internal("a chunk of a pool without a lease"))?;
+            let source = &*backings[usize::from(chunk.from.0)];
+            copy_checked((source, from.as_fd()), (target, to.as_fd()), bytes_of(chunk, len), order)?;
             *done += 1;
             order.job.update(|j| j.done += chunk.pages.bytes());
         }
-        target.lock(order.file, to.as_fd(), pages)?;
-        Ok(leased.into_values().collect())
+        target.lock(file, to.as_fd(), PageCount::for_bytes(len))?;
+        Ok(())
+    }
+
+    /// Journals where everything that was copied is now. All of it in one record, or nothing.
+    fn commit_idle(&self, moves: &mut [Idle<'_>]) {
+        let mut st = self.lock();
+        let changes: Vec<Change> = moves
+            .iter()
+            .filter(|idle| idle.done > 0)
+            .map(|idle| {
+                let now = st.ns.get(idle.order.file).unwrap_or(&idle.prepared.inode);
+                let new = idle.prepared.new_extents(idle.chunks());
+                Change::Put(Box::new(relocated(now, &new, idle.order.home)))
+            })
+            .collect();
+        match self.commit(&mut st, &changes) {
+            Ok(()) => {
+                for idle in moves.iter().filter(|idle| idle.done > 0) {
+                    st.own(idle.order.file, &idle.prepared.new_extents(idle.chunks()));
+                }
+            }
+            Err(e) => moves.iter_mut().for_each(|idle| idle.give_up(&e)),
+        }
+    }
+
+    /// Gives back the frames that are not needed any more; the file is not busy afterwards.
+    fn end_idle(&self, st: &mut State, idle: Idle<'_>, emptied: &[PoolId]) -> Outcome {
+        let Idle { order, prepared, done, leased, stuck } = idle;
+        let stayed: Vec<PoolId> = leased.into_keys().filter(|pool| !emptied.contains(pool)).collect();
+        let (chunks, rest) = prepared.chunks.split_at(done);
+        let keep = prepared.target_exists || done > 0;
+        self.discard_copies(st, order.file, prepared.to, keep, &prepared.new_extents(rest));
+        let old = prepared.old_extents(chunks);
+        let bytes = old.iter().map(|e| e.count.bytes()).sum();
+        let (gone, left): (Vec<Extent>, Vec<Extent>) =
+            old.into_iter().partition(|e| emptied.contains(&e.pool));
+        st.free(&gone);
+        if !left.is_empty() {
+            self.give_back(st, order.file, left);
+        }
+        for pool in stayed {
+            if let Err(e) = self.lock_again(st, order.file, pool) {
+                tracing::warn!("after a move: {e}");
+            }
+        }
+        self.end_busy(st, order.file);
+        (bytes, stuck)
+    }
+
+    /// A lease takes an object out of what is locked in memory: it goes back there if the file still has pages in it.
+    fn lock_again(&self, st: &State, file: FileId, pool: PoolId) -> Result<()> {
+        let Some(inode) = st.ns.get(file).filter(|i| i.extents.iter().any(|e| e.pool == pool)) else {
+            return Ok(());
+        };
+        let backing = &st.pool(pool).backing;
+        backing.lock(file, backing.open(file, true)?.as_fd(), PageCount::for_bytes(inode.len))
     }
 
     /// Gives back the frames of copies that were not committed, and their memory; where that fails they are held.
     pub(super) fn discard_copies(
         &self,
-        st: &mut crate::store::state::State,
+        st: &mut State,
         file: FileId,
         pool: PoolId,
         keep: bool,
@@ -119,7 +173,7 @@ impl Inner {
         } else {
             backing.unlock(file);
             match backing.remove(file) {
-                Err(e) if e.kind == codax_core::ErrorKind::NotFound => Ok(()),
+                Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
                 other => other,
             }
         };
@@ -133,59 +187,79 @@ impl Inner {
     }
 }
 
-/// Copies pages between objects through a buffer that stays in the cache, and with `verify` reads them back and compares checksums.
+/// Removes the objects that the file has nothing in any more, under the leases that prove them unused; returns their pools.
+fn remove_sources(backings: &Backings, idle: &mut Idle<'_>) -> Vec<PoolId> {
+    let moved = |pool| idle.chunks().iter().filter(|c| c.from == pool).map(|c| c.pages.count.0).sum::<u64>();
+    let had =
+        |pool| idle.prepared.inode.extents.iter().filter(|e| e.pool == pool).map(|e| e.count.0).sum::<u64>();
+    let pools: Vec<PoolId> = idle.leased.keys().copied().filter(|&p| moved(p) == had(p)).collect();
+    pools
+        .into_iter()
+        .filter(|pool| match backings[usize::from(pool.0)].remove(idle.order.file) {
+            Ok(()) => true,
+            Err(e) => {
+                tracing::warn!("after a move: {e}");
+                false
+            }
+        })
+        .collect()
+}
+
+/// Where a chunk's bytes begin and end in a file of `len` bytes.
+pub(super) fn bytes_of(chunk: &Chunk, len: u64) -> (u64, u64) {
+    let at = chunk.pages.offset();
+    (at, (at + chunk.pages.bytes()).min(len.max(at)))
+}
+
+/// Copies bytes between objects through a buffer that stays in the cache; if the order says so it reads them back and compares checksums.
 fn copy_checked(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    pages: PageRange,
-    verify: bool,
-    file: FileId,
+    (source, from): (&dyn Backing, BorrowedFd<'_>),
+    (target, to): (&dyn Backing, BorrowedFd<'_>),
+    (mut at, end): (u64, u64),
+    order: &Order<'_>,
 ) -> Result<()> {
-    let failed = |what: &str, e: &std::io::Error| os_error(what, &format_args!("#{file}"), e);
+    let file = order.file;
     BUFFERS.with_borrow_mut(|buffer| {
-        let mut before = Xxh3::new();
-        let mut after = Xxh3::new();
-        let (mut at, end) = (pages.offset(), pages.offset() + pages.bytes());
+        let (mut before, mut after) = (Xxh3::new(), Xxh3::new());
         while at < end {
             let want = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
-            let got = object::read_at(from, &mut buffer[..want], at).map_err(|e| failed("read", &e))?;
+            let got = source.read(from, &mut buffer[..want], at)?;
             if got == 0 {
                 return Err(Error::corrupt(format!(
                     "#{file}: its object ends at byte {at}: somebody who may write it has cut it (codax check says what is lost)"
                 )));
             }
-            let part = &buffer[..got];
-            if verify {
-                before.update(part);
+            if order.verify {
+                before.update(&buffer[..got]);
             }
-            object::write_all_at(to, part, at).map_err(|e| failed("copy", &e))?;
-            if verify {
-                let back = object::read_at(to, &mut buffer[..got], at).map_err(|e| failed("read back", &e))?;
+            target.write(to, &buffer[..got], at)?;
+            if order.verify {
+                let back = target.read(to, &mut buffer[..got], at)?;
                 after.update(&buffer[..back]);
             }
             at += got as u64;
         }
-        if verify && before.digest() != after.digest() {
+        if order.verify && before.digest() != after.digest() {
             return Err(Error::corrupt(format!(
-                "#{file}: pages {}..{} read back differently after they were copied; they stay where they were",
-                pages.start,
-                pages.end()
+                "#{file}: bytes up to {end} read back differently after they were copied; they stay where they were"
             )));
         }
         Ok(())
     })
 }
 
-/// Compares the pages of two objects by checksum.
-pub(super) fn same_bytes(a: BorrowedFd<'_>, b: BorrowedFd<'_>, chunk: &Chunk, file: FileId) -> Result<bool> {
-    let sum = |fd: BorrowedFd<'_>| -> Result<u64> {
+/// Compares the same bytes of two objects by checksum.
+pub(super) fn same_bytes(
+    a: (&dyn Backing, BorrowedFd<'_>),
+    b: (&dyn Backing, BorrowedFd<'_>),
+    (begin, end): (u64, u64),
+) -> Result<bool> {
+    let sum = |(backing, fd): (&dyn Backing, BorrowedFd<'_>)| -> Result<u64> {
         BUFFERS.with_borrow_mut(|buffer| {
-            let mut hash = Xxh3::new();
-            let (mut at, end) = (chunk.pages.offset(), chunk.pages.offset() + chunk.pages.bytes());
+            let (mut hash, mut at) = (Xxh3::new(), begin);
             while at < end {
                 let want = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
-                let got = object::read_at(fd, &mut buffer[..want], at)
-                    .map_err(|e| os_error("read", &format_args!("#{file}"), &e))?;
+                let got = backing.read(fd, &mut buffer[..want], at)?;
                 if got == 0 {
                     break;
                 }

@@ -19,11 +19,14 @@ use codax_core::namespace::Inode;
 use codax_core::plan::Holder;
 use codax_core::{Error, FileId, HUGE_PAGES, PageNo, PageRange, PoolId, Result, SessionId};
 use codax_os::process::Held;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+
+/// Files of up to so many pages are moved together with others: above, what it costs to move one alone is lost beside the copy.
+const TOGETHER_PAGES: u64 = 64;
 
 /// Pages moved and journalled together.
 const SEGMENT_PAGES: u64 = 128 * HUGE_PAGES;
@@ -40,6 +43,13 @@ pub(crate) struct Order<'a> {
     pub verify: bool,
     pub job: &'a Job,
     pub pace: &'a Pace,
+}
+
+impl Order<'_> {
+    /// What it asks to be moved, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.to.iter().map(|run| run.pages.bytes()).sum()
+    }
 }
 
 /// Why a move could not be made, or not in full. What was committed before stays where it is now.
@@ -114,13 +124,46 @@ impl Inner {
             };
             let mapped = st.live.get(&order.file).is_some_and(|l| !l.mappers.is_empty());
             drop(st);
-            let (bytes, stuck) =
-                if mapped { self.move_live(order, prepared) } else { self.move_idle(order, prepared) };
+            let (bytes, stuck) = if mapped {
+                self.move_live(order, prepared)
+            } else {
+                self.move_idle(vec![(order, prepared)]).pop().unwrap_or_default()
+            };
             moved += bytes;
             if let Some(stuck) = stuck {
                 return Err((moved, stuck));
             }
         }
+    }
+
+    /// Moves several files, each as [`Inner::move_pages`] would: what nobody uses and is small goes together, the rest one by one.
+    pub fn move_many(&self, orders: &[Order<'_>]) -> Vec<std::result::Result<u64, (u64, Stuck)>> {
+        let mut together = Vec::new();
+        let mut at = Vec::new();
+        {
+            let mut st = self.lock();
+            for (i, order) in orders.iter().enumerate() {
+                let small = matches!(&order.to[..], [run] if run.pages.count.0 <= TOGETHER_PAGES);
+                if !small || st.live.contains_key(&order.file) || order.job.cancelled() {
+                    continue;
+                }
+                // What can't be prepared finds out why when its own turn comes.
+                if let Ok(Some(prepared)) = self.prepare(&mut st, order) {
+                    together.push((order, prepared));
+                    at.push(i);
+                }
+            }
+        }
+        let mut moved: BTreeMap<usize, idle::Outcome> =
+            at.into_iter().zip(self.move_idle(together)).collect();
+        let result = |(i, order): (usize, &Order<'_>)| match moved.remove(&i) {
+            Some((bytes, Some(stuck))) => Err((bytes, stuck)),
+            Some((bytes, None)) if bytes == order.bytes() => Ok(bytes),
+            // Cut short, or not begun.
+            Some((bytes, None)) => self.move_pages(order).map(|b| b + bytes).map_err(|(b, s)| (b + bytes, s)),
+            None => self.move_pages(order),
+        };
+        orders.iter().enumerate().map(result).collect()
     }
 
     /// Waits until nobody changes the file, and those who wait for it have had their turn.
