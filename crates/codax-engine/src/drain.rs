@@ -278,11 +278,14 @@ impl Inner {
     /// What a drain of `pool` would do now.
     fn plan(&self, pool: PoolId) -> Result<Plan> {
         let backing = self.lock().pool(pool).backing.clone();
-        let objects: HashMap<(u64, u64), FileId> =
-            backing.list()?.into_iter().map(|(file, info)| (info.identity, file)).collect();
-        let identities = objects.keys().copied().collect();
-        let kernel = codax_os::process::holders(&identities)
+        let kernel = codax_os::process::holders_on(backing.device()?)
             .map_err(|e| crate::backing::os_error("look through", &"/proc", &e))?;
+        // Which object is which file's matters only if somebody holds one, and mostly nobody does.
+        let objects: HashMap<(u64, u64), FileId> = match kernel.is_empty() {
+            true => HashMap::new(),
+            false => backing.list()?.into_iter().map(|(file, info)| (info.identity, file)).collect(),
+        };
+        let identities = objects.keys().copied().collect();
         let mut by_kernel: HashMap<FileId, Vec<&Held>> = HashMap::new();
         for held in &kernel {
             if let Some(&file) = objects.get(&(held.dev, held.ino)) {
