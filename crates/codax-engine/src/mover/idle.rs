@@ -8,19 +8,18 @@ use crate::store::Inner;
 use crate::store::state::State;
 use codax_core::change::{Change, Chunk};
 use codax_core::extent::Extent;
-use codax_core::{Error, ErrorKind, FileId, PageCount, PoolId, Result};
+use codax_core::{Error, ErrorKind, FileId, HUGE_SIZE, PageCount, PoolId, Result};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes copied at once: half of a usual second-level cache, so that what was just read is still there to be hashed and written.
-const BUFFER: usize = 512 << 10;
+/// Bytes copied at once: a quarter of a usual second-level cache, so that what was just read is still there to be written and compared.
+const BUFFER: usize = 256 << 10;
 
 thread_local! {
-    static BUFFERS: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+    static BUFFERS: RefCell<(Vec<u8>, Vec<u8>)> = RefCell::new((vec![0; BUFFER], vec![0; BUFFER]));
 }
 
 /// What became of a segment: the bytes that were moved, and why not all if so.
@@ -66,7 +65,11 @@ impl Inner {
         let emptied: Vec<Vec<PoolId>> =
             moves.iter_mut().map(|idle| remove_sources(&backings, idle)).collect();
         let mut st = self.lock();
-        moves.into_iter().zip(emptied).map(|(idle, emptied)| self.end_idle(&mut st, idle, &emptied)).collect()
+        let ended =
+            moves.into_iter().zip(emptied).map(|(idle, emptied)| self.end_idle(&mut st, idle, &emptied));
+        let outcomes = ended.collect();
+        self.changed.notify_all();
+        outcomes
     }
 
     /// Leases the objects of a segment and copies chunk after chunk.
@@ -80,7 +83,14 @@ impl Inner {
             };
         }
         let target = &*backings[usize::from(prepared.to.0)];
-        let to = if prepared.target_exists { target.open(file, true)? } else { target.create(file, len)? };
+        let fresh = !prepared.target_exists;
+        // A small object gets its length by being written; a large one has to have it for the medium to give it huge pages.
+        let short = fresh && len < HUGE_SIZE;
+        let to = if fresh {
+            target.create(file, if short { 0 } else { len })?
+        } else {
+            target.open(file, true)?
+        };
         self.env.reached("move:copy");
         for chunk in &prepared.chunks {
             if order.job.cancelled() || (*done > 0 && prepared.preempt.load(Ordering::Relaxed)) {
@@ -93,6 +103,9 @@ impl Inner {
             copy_checked((source, from.as_fd()), (target, to.as_fd()), bytes_of(chunk, len), order)?;
             *done += 1;
             order.job.update(|j| j.done += chunk.pages.bytes());
+        }
+        if short && prepared.chunks[..*done].last().is_none_or(|chunk| bytes_of(chunk, len).1 < len) {
+            target.resize(to.as_fd(), len)?;
         }
         target.lock(file, to.as_fd(), PageCount::for_bytes(len))?;
         Ok(())
@@ -140,7 +153,7 @@ impl Inner {
                 tracing::warn!("after a move: {e}");
             }
         }
-        self.end_busy(st, order.file);
+        self.not_busy(st, order.file);
         (bytes, stuck)
     }
 
@@ -211,7 +224,7 @@ pub(super) fn bytes_of(chunk: &Chunk, len: u64) -> (u64, u64) {
     (at, (at + chunk.pages.bytes()).min(len.max(at)))
 }
 
-/// Copies bytes between objects through a buffer that stays in the cache; if the order says so it reads them back and compares checksums.
+/// Copies bytes between objects through a buffer that stays in the cache; if the order says so it reads them back and compares.
 fn copy_checked(
     (source, from): (&dyn Backing, BorrowedFd<'_>),
     (target, to): (&dyn Backing, BorrowedFd<'_>),
@@ -219,55 +232,49 @@ fn copy_checked(
     order: &Order<'_>,
 ) -> Result<()> {
     let file = order.file;
-    BUFFERS.with_borrow_mut(|buffer| {
-        let (mut before, mut after) = (Xxh3::new(), Xxh3::new());
+    BUFFERS.with_borrow_mut(|(there, here)| {
         while at < end {
             let want = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
-            let got = source.read(from, &mut buffer[..want], at)?;
+            let got = source.read(from, &mut there[..want], at)?;
             if got == 0 {
                 return Err(Error::corrupt(format!(
                     "#{file}: its object ends at byte {at}: somebody who may write it has cut it (codax check says what is lost)"
                 )));
             }
+            target.write(to, &there[..got], at)?;
             if order.verify {
-                before.update(&buffer[..got]);
-            }
-            target.write(to, &buffer[..got], at)?;
-            if order.verify {
-                let back = target.read(to, &mut buffer[..got], at)?;
-                after.update(&buffer[..back]);
+                let back = target.read(to, &mut here[..got], at)?;
+                if here[..back] != there[..got] {
+                    return Err(Error::corrupt(format!(
+                        "#{file}: what was copied to {at}..{} reads back differently; it stays where it was",
+                        at + got as u64
+                    )));
+                }
             }
             at += got as u64;
-        }
-        if order.verify && before.digest() != after.digest() {
-            return Err(Error::corrupt(format!(
-                "#{file}: bytes up to {end} read back differently after they were copied; they stay where they were"
-            )));
         }
         Ok(())
     })
 }
 
-/// Compares the same bytes of two objects by checksum.
+/// Whether two objects have the same bytes between `at` and `end`.
 pub(super) fn same_bytes(
-    a: (&dyn Backing, BorrowedFd<'_>),
-    b: (&dyn Backing, BorrowedFd<'_>),
-    (begin, end): (u64, u64),
+    (a, a_fd): (&dyn Backing, BorrowedFd<'_>),
+    (b, b_fd): (&dyn Backing, BorrowedFd<'_>),
+    (mut at, end): (u64, u64),
 ) -> Result<bool> {
-    let sum = |(backing, fd): (&dyn Backing, BorrowedFd<'_>)| -> Result<u64> {
-        BUFFERS.with_borrow_mut(|buffer| {
-            let (mut hash, mut at) = (Xxh3::new(), begin);
-            while at < end {
-                let want = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
-                let got = backing.read(fd, &mut buffer[..want], at)?;
-                if got == 0 {
-                    break;
-                }
-                hash.update(&buffer[..got]);
-                at += got as u64;
+    BUFFERS.with_borrow_mut(|(there, here)| {
+        while at < end {
+            let want = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
+            let (got, back) = (a.read(a_fd, &mut there[..want], at)?, b.read(b_fd, &mut here[..want], at)?);
+            if there[..got] != here[..back] {
+                return Ok(false);
             }
-            Ok(hash.digest())
-        })
-    };
-    Ok(sum(a)? == sum(b)?)
+            if got == 0 {
+                break;
+            }
+            at += got as u64;
+        }
+        Ok(true)
+    })
 }

@@ -39,7 +39,7 @@ pub(crate) struct Order<'a> {
     pub to: Vec<PoolRun>,
     /// The device's pool to which the pages go home, when a drain takes them away; `None` where they are to stay.
     pub home: Option<PoolId>,
-    /// Whether copies are compared by checksum before the old bytes go.
+    /// Whether copies are read back and compared before the old bytes go.
     pub verify: bool,
     pub job: &'a Job,
     pub pace: &'a Pace,
