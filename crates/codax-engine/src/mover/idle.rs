@@ -62,11 +62,10 @@ impl Inner {
             moves.push(idle);
         }
         self.commit_idle(&mut moves);
-        let emptied: Vec<Vec<PoolId>> =
-            moves.iter_mut().map(|idle| remove_sources(&backings, idle)).collect();
+        // Here, and not under the lock, the old memory goes: with the last descriptor.
+        let sources: Vec<Sources> = moves.iter_mut().map(|idle| remove_sources(&backings, idle)).collect();
         let mut st = self.lock();
-        let ended =
-            moves.into_iter().zip(emptied).map(|(idle, emptied)| self.end_idle(&mut st, idle, &emptied));
+        let ended = moves.into_iter().zip(sources).map(|(idle, from)| self.end_idle(&mut st, idle, &from));
         let outcomes = ended.collect();
         self.changed.notify_all();
         outcomes
@@ -134,21 +133,20 @@ impl Inner {
     }
 
     /// Gives back the frames that are not needed any more; the file is not busy afterwards.
-    fn end_idle(&self, st: &mut State, idle: Idle<'_>, emptied: &[PoolId]) -> Outcome {
-        let Idle { order, prepared, done, leased, stuck } = idle;
-        let stayed: Vec<PoolId> = leased.into_keys().filter(|pool| !emptied.contains(pool)).collect();
+    fn end_idle(&self, st: &mut State, idle: Idle<'_>, sources: &Sources) -> Outcome {
+        let Idle { order, prepared, done, stuck, .. } = idle;
         let (chunks, rest) = prepared.chunks.split_at(done);
         let keep = prepared.target_exists || done > 0;
         self.discard_copies(st, order.file, prepared.to, keep, &prepared.new_extents(rest));
         let old = prepared.old_extents(chunks);
         let bytes = old.iter().map(|e| e.count.bytes()).sum();
         let (gone, left): (Vec<Extent>, Vec<Extent>) =
-            old.into_iter().partition(|e| emptied.contains(&e.pool));
+            old.into_iter().partition(|e| sources.gone.contains(&e.pool));
         st.free(&gone);
         if !left.is_empty() {
             self.give_back(st, order.file, left);
         }
-        for pool in stayed {
+        for &pool in &sources.stayed {
             if let Err(e) = self.lock_again(st, order.file, pool) {
                 tracing::warn!("after a move: {e}");
             }
@@ -200,22 +198,28 @@ impl Inner {
     }
 }
 
-/// Removes the objects that the file has nothing in any more, under the leases that prove them unused; returns their pools.
-fn remove_sources(backings: &Backings, idle: &mut Idle<'_>) -> Vec<PoolId> {
-    let moved = |pool| idle.chunks().iter().filter(|c| c.from == pool).map(|c| c.pages.count.0).sum::<u64>();
-    let had =
-        |pool| idle.prepared.inode.extents.iter().filter(|e| e.pool == pool).map(|e| e.count.0).sum::<u64>();
-    let pools: Vec<PoolId> = idle.leased.keys().copied().filter(|&p| moved(p) == had(p)).collect();
-    pools
-        .into_iter()
-        .filter(|pool| match backings[usize::from(pool.0)].remove(idle.order.file) {
-            Ok(()) => true,
-            Err(e) => {
-                tracing::warn!("after a move: {e}");
-                false
-            }
-        })
-        .collect()
+/// Pools in which a file had an object: those where it is gone, and those where it has something left.
+#[derive(Default)]
+struct Sources {
+    gone: Vec<PoolId>,
+    stayed: Vec<PoolId>,
+}
+
+/// Removes the objects that the file has nothing in any more, under the leases that prove them unused, and ends the leases.
+fn remove_sources(backings: &Backings, idle: &mut Idle<'_>) -> Sources {
+    let mut sources = Sources::default();
+    for (pool, _lease) in std::mem::take(&mut idle.leased) {
+        let moved: u64 = idle.chunks().iter().filter(|c| c.from == pool).map(|c| c.pages.count.0).sum();
+        let extents = &idle.prepared.inode.extents;
+        let had: u64 = extents.iter().filter(|e| e.pool == pool).map(|e| e.count.0).sum();
+        let removed = moved == had
+            && backings[usize::from(pool.0)]
+                .remove(idle.order.file)
+                .inspect_err(|e| tracing::warn!("after a move: {e}"))
+                .is_ok();
+        if removed { sources.gone.push(pool) } else { sources.stayed.push(pool) }
+    }
+    sources
 }
 
 /// Where a chunk's bytes begin and end in a file of `len` bytes.
