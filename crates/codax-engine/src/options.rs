@@ -58,7 +58,7 @@ pub struct StoreOptions {
     pub huge: HugeMode,
     /// How long a mapper may take to answer a step of a move.
     pub ack_timeout: Duration,
-    /// Bytes moved as one step, between 64 KiB and 2 MiB; `None` takes 2 MiB between pools with huge pages and 1 MiB elsewhere, so that
+    /// Bytes moved as one step, between 64 KiB and 2 MiB; `None` takes 2 MiB between pools with huge pages and 512 KiB elsewhere, so that
     /// an access waits about as long in both.
     pub chunk_bytes: Option<u64>,
     /// How long a drain that a restart interrupted waits for held files, clients that reconnect among them.
@@ -83,7 +83,7 @@ impl StoreOptions {
 
     /// Pages moved as one step.
     pub(crate) fn chunk_pages(&self, huge: bool) -> u64 {
-        let default = if huge { HUGE_SIZE } else { HUGE_SIZE / 2 };
+        let default = if huge { HUGE_SIZE } else { HUGE_SIZE / 4 };
         self.chunk_bytes.unwrap_or(default).clamp(64 << 10, HUGE_SIZE) / PAGE_SIZE
     }
 }
