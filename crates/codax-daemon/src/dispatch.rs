@@ -66,6 +66,7 @@ impl<'a> Client<'a> {
             | Request::Down { .. } => self.about_store(&request).map(alone),
             Request::Open(_)
             | Request::Close(_)
+            | Request::Links(_)
             | Request::Map { .. }
             | Request::Unmap { .. }
             | Request::Raw { .. }
@@ -87,6 +88,7 @@ impl<'a> Client<'a> {
 
     fn attach(&mut self, attach: &Attach, fds: Vec<OwnedFd>) -> Result<Answer> {
         let (kernel_faults, user_faults_ok) = (attach.kernel_faults, attach.user_faults_ok);
+        self.session.set_links(attach.links)?;
         let words = self.shared.store.words_fd()?;
         match (fds.into_iter().next(), &self.control) {
             (None, Some(_)) => self.session.set_faults(kernel_faults, user_faults_ok)?,
@@ -127,6 +129,7 @@ impl<'a> Client<'a> {
                 session.close(handle);
                 Reply::Done
             }
+            Request::Links(links) => done(session.set_links(links)?),
             Request::Unmap { file } => {
                 session.unmap(file);
                 Reply::Done

@@ -68,7 +68,10 @@ fn converse(shared: &Arc<Shared>, channel: &Arc<Channel>, peer: Peer) -> Result<
 
 fn serve_requests(client: &mut Client<'_>, channel: &Channel) -> Result<()> {
     while let Some((request, fds)) = channel.recv_soon::<Request>()? {
-        let one_way = matches!(request, Request::Close(_) | Request::Unmap { .. } | Request::RawDone { .. });
+        let one_way = matches!(
+            request,
+            Request::Close(_) | Request::Unmap { .. } | Request::RawDone { .. } | Request::Links(_)
+        );
         match client.handle(request, fds) {
             Ok(_) if one_way => {}
             Ok((reply, fds)) => fit::send(channel, reply, &fds)?,

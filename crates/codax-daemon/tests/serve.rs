@@ -190,7 +190,8 @@ fn only_attached_sessions_map() {
     let daemon = Daemon::start();
     let client = daemon.greeted();
     assert_eq!(kind(Some(ask(&client, &new_file("/f", Some(true))))), Some(ErrorKind::Invalid));
-    let attach = Request::Attach(Attach { kernel_faults: true, user_faults_ok: false, mapped: Vec::new() });
+    let attach =
+        Request::Attach(Attach { kernel_faults: true, user_faults_ok: false, mapped: Vec::new(), links: 1 });
     assert_eq!(kind(Some(ask(&client, &attach))), Some(ErrorKind::Invalid), "a control socket is missing");
     let null = std::fs::File::open("/dev/null").unwrap();
     client.send(&attach, &[null.as_fd()]).unwrap();

@@ -311,3 +311,62 @@ fn who_says_that_it_maps_a_file_must_be_allowed_to() {
     other.reattach(&[claim]).expect("it is only not believed");
     assert_eq!(s.stat(&path("/secret")).expect("stat").mapped_by, Vec::<u32>::new());
 }
+
+/// A mapper that takes every message and answers none.
+#[derive(Debug)]
+struct Silent;
+
+impl codax_engine::Mapper for Silent {
+    fn send(
+        &self,
+        _: &codax_core::live::MoverMsg,
+        _: Option<std::os::fd::BorrowedFd<'_>>,
+    ) -> codax_core::Result<()> {
+        Ok(())
+    }
+}
+
+/// Ends a process when it goes out of scope.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_process_with_a_connection_that_is_not_back_yet_holds_its_files() {
+    let place = Rig::new();
+    let store = place.open();
+    let owner = admin(&store);
+    let file = make(&owner, "/f", 64 << 10, "sim0").file;
+    let object = place.layout().pool("sim0").join(codax_engine::backing::object_name(file));
+    let holder = std::fs::File::open(object).unwrap();
+    let process = std::process::Command::new("sleep").arg("600").stdin(holder).spawn().unwrap();
+    let process = Ended(process);
+    let connect = || {
+        let cred = owner.cred().clone();
+        store.connect(codax_engine::Peer { cred, pid: process.0.id(), pidfd: None })
+    };
+    let held = || {
+        let options = codax_engine::DrainOptions { dry_run: true, ..Default::default() };
+        let plan = owner.drain("sim0", options, &mut quiet()).unwrap().plan.unwrap();
+        plan.obstacles.len()
+    };
+
+    let (first, second) = (connect(), connect());
+    first.set_links(2).unwrap();
+    first.attach(std::sync::Arc::new(Silent), true, false).unwrap();
+    let mapped = codax_core::request::Mapped { file, mappings: 1, write: true, runs: Vec::new() };
+    first.reattach(&[mapped]).unwrap();
+    assert_eq!(held(), 1, "which of its two connections maps it is not known");
+    second.set_links(2).unwrap();
+    second.attach(std::sync::Arc::new(Silent), true, false).unwrap();
+    assert_eq!(held(), 0);
+    drop(second);
+    assert_eq!(held(), 1, "its mappings may be there without it");
+    first.set_links(1).unwrap();
+    assert_eq!(held(), 0);
+}

@@ -33,6 +33,8 @@ pub enum Request {
         /// Whether the mapping may write; `Permission` if the handle may not.
         write: bool,
     },
+    /// *One-way.* The process has so many connections now, as in [`Attach::links`].
+    Links(u32),
     /// *One-way.* A mapping is gone.
     Unmap {
         /// The file.
@@ -190,6 +192,9 @@ pub struct Attach {
     pub user_faults_ok: bool,
     /// After a reconnect: what the client maps, as it sees it.
     pub mapped: Vec<Mapped>,
+    /// Connections of the client's process to this store over which it maps or may map files, this one among them. As long as fewer have
+    /// attached, what the process maps may belong to one that can't be told of moves yet.
+    pub links: u32,
 }
 
 /// What the daemon answers.

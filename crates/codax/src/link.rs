@@ -145,6 +145,14 @@ impl Link {
         }
     }
 
+    /// Sends a one-way request over the connection that there is, if there is one.
+    pub(crate) fn tell_now(&self, request: &Request) {
+        let conn = lock(&self.state).conn.clone();
+        if let Some(conn) = conn {
+            let _ = conn.channel.send(request, &[]);
+        }
+    }
+
     /// The number of the connection that the switcher is about to make, for which nothing is owed yet.
     pub(crate) fn next_generation(&self) -> u64 {
         let mut state = lock(&self.state);

@@ -142,7 +142,7 @@ fn what_makes_no_sense_in_a_session_is_refused_and_the_session_goes_on() {
         Request::StatHandle(handle),
         Request::Pin { handle, pages },
         Request::Unpin(codax_core::request::PinId(9)),
-        Request::Attach(Attach { kernel_faults: true, user_faults_ok: true, mapped: Vec::new() }),
+        Request::Attach(Attach { kernel_faults: true, user_faults_ok: true, mapped: Vec::new(), links: 1 }),
     ] {
         let (reply, fds) = ask(&channel, &request);
         assert!(kind(&reply).is_some() && fds.is_empty(), "{request:?}: {reply:?}");
@@ -156,7 +156,8 @@ fn what_makes_no_sense_in_a_session_is_refused_and_the_session_goes_on() {
     }
     // A descriptor that is no socket for the control connection, and more than anybody needs.
     let null = std::fs::File::open("/dev/null").expect("there");
-    let attach = Request::Attach(Attach { kernel_faults: true, user_faults_ok: true, mapped: Vec::new() });
+    let attach =
+        Request::Attach(Attach { kernel_faults: true, user_faults_ok: true, mapped: Vec::new(), links: 1 });
     channel.send(&attach, &[null.as_fd(), null.as_fd(), null.as_fd()]).expect("sent");
     let (reply, _) = channel.recv::<Reply>().expect("an answer").expect("no end");
     assert!(kind(&reply).is_some(), "{reply:?}");

@@ -301,11 +301,22 @@ pub(crate) fn stranger(held: &codax_os::process::Held) -> Holder {
 }
 
 impl State {
-    /// Whether a process has the file open or mapped through a session.
+    /// Whether a process has the file open or mapped through sessions only, all of which are there.
     pub fn uses(&self, pid: u32, file: FileId) -> bool {
         let its = |id: &SessionId| self.sessions.get(id).is_some_and(|s| s.pid == pid);
+        if !self.attached_in_full(pid) {
+            return false;
+        }
         self.live.get(&file).is_some_and(|l| l.mappers.keys().chain(l.raw.keys()).any(its))
             || self.sessions.values().any(|s| s.pid == pid && s.handles.values().any(|h| h.file == file))
+    }
+
+    /// Whether all connections of a process that may map files have attached: after a restart they come one by one, and which of them a mapping belongs
+    /// to can't be seen from outside.
+    fn attached_in_full(&self, pid: u32) -> bool {
+        let its = || self.sessions.values().filter(|s| s.pid == pid);
+        let links = its().map(|s| s.links as usize).max().unwrap_or(0);
+        its().filter(|s| s.mapper.is_some()).count() >= links
     }
 
     /// Who keeps these pages of a file from being moved, as far as the sessions say.

@@ -40,6 +40,8 @@ pub(crate) struct SessionEntry {
     pub mapper: Option<Arc<dyn Mapper>>,
     pub kernel_faults: bool,
     pub user_faults_ok: bool,
+    /// Connections with mappings that its process says it has.
+    pub links: u32,
     pub handles: HashMap<Handle, OpenFile>,
     next_handle: u32,
     next_pin: u32,
@@ -105,6 +107,7 @@ impl Store {
             mapper: None,
             kernel_faults: false,
             user_faults_ok: false,
+            links: 0,
             handles: HashMap::new(),
             next_handle: 0,
             next_pin: 0,
@@ -163,6 +166,15 @@ impl Session {
         let entry = self.entry(&mut st)?;
         entry.kernel_faults = kernel_faults;
         entry.user_faults_ok = user_faults_ok;
+        Ok(())
+    }
+
+    /// How many connections the session's process has over which it may map files. Until so many have attached, what it maps counts as held.
+    pub fn set_links(&self, links: u32) -> Result<()> {
+        let mut st = self.store.inner.lock();
+        self.entry(&mut st)?.links = links;
+        drop(st);
+        self.store.inner.changed.notify_all();
         Ok(())
     }
 

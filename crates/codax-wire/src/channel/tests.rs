@@ -50,8 +50,14 @@ fn open() -> impl Strategy<Value = Open> {
 fn attach() -> impl Strategy<Value = Attach> {
     let mapped = (any::<u64>(), any::<u32>(), any::<bool>(), runs())
         .prop_map(|(file, mappings, write, runs)| Mapped { file: FileId(file), mappings, write, runs });
-    (any::<bool>(), any::<bool>(), vec(mapped, 0..3))
-        .prop_map(|(kernel_faults, user_faults_ok, mapped)| Attach { kernel_faults, user_faults_ok, mapped })
+    (any::<bool>(), any::<bool>(), vec(mapped, 0..3), any::<u32>()).prop_map(
+        |(kernel_faults, user_faults_ok, mapped, links)| Attach {
+            kernel_faults,
+            user_faults_ok,
+            mapped,
+            links,
+        },
+    )
 }
 
 fn request() -> impl Strategy<Value = Request> {
@@ -61,6 +67,7 @@ fn request() -> impl Strategy<Value = Request> {
         attach().prop_map(Request::Attach),
         handle().prop_map(Request::Close),
         (handle(), any::<bool>()).prop_map(|(handle, write)| Request::Map { handle, write }),
+        any::<u32>().prop_map(Request::Links),
         any::<u64>().prop_map(|file| Request::Unmap { file: FileId(file) }),
         (handle(), any::<bool>()).prop_map(|(handle, write)| Request::Raw { handle, write }),
         (handle(), any::<u64>()).prop_map(|(handle, len)| Request::SetLen { handle, len }),

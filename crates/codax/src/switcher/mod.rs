@@ -8,6 +8,7 @@ mod fault;
 mod registry;
 mod segment;
 mod settle;
+mod siblings;
 mod waits;
 
 pub(crate) use registry::NewMapping;
@@ -23,6 +24,7 @@ use codax_os::{event, process, sock};
 use codax_wire::{Attach, Channel, Reply, Request};
 use registry::Registry;
 use segment::{Segment, Tools};
+use siblings::Sibling;
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -59,6 +61,7 @@ pub(crate) struct Switcher {
 #[derive(Debug)]
 pub(crate) struct Shared {
     link: Arc<Link>,
+    sibling: Sibling,
     uffd: Uffd,
     kernel_faults: bool,
     user_faults_ok: bool,
@@ -101,11 +104,13 @@ impl Switcher {
     /// Attaches to the daemon and starts the threads.
     pub(crate) fn start(link: &Arc<Link>, user_faults_ok: bool) -> Result<Self> {
         let system = |what: &str, e: io::Error| Error::internal(format!("{what}: {e}"));
+        let sibling = Sibling::enter(link);
         let (attached, uffd, kernel_faults, generation) =
-            link.with(|turn| first_attach(turn, user_faults_ok))?;
+            link.with(|turn| first_attach(turn, user_faults_ok, sibling.count()))?;
         let control = Channel::new(attached.control);
         let shared = Arc::new(Shared {
             link: Arc::clone(link),
+            sibling,
             uffd,
             kernel_faults,
             user_faults_ok,
@@ -426,7 +431,8 @@ fn reattach(shared: &Shared) -> Result<(Channel, SharedWords)> {
     drop((known, registry));
     let (ours, theirs) = control_pair()?;
     let (kernel_faults, user_faults_ok) = (shared.kernel_faults, shared.user_faults_ok);
-    let request = Request::Attach(Attach { kernel_faults, user_faults_ok, mapped });
+    let links = shared.sibling.count();
+    let request = Request::Attach(Attach { kernel_faults, user_faults_ok, mapped, links });
     channel.send(&request, &[theirs.as_fd()])?;
     drop(theirs);
     let attached = match link::answer(&channel, &mut |_| ())? {
@@ -443,13 +449,15 @@ fn reattach(shared: &Shared) -> Result<(Channel, SharedWords)> {
         return Err(Error::cancelled("the store is being closed"));
     }
     link.tried(Some(channel));
+    // One that has gone since then found nobody to tell.
+    link.tell_now(&Request::Links(shared.sibling.count()));
     Ok((control, attached.words))
 }
 
 /// The first `Attach`, and the second one that says what this process's userfaultfd can do.
-fn first_attach(turn: &Turn<'_>, user_faults_ok: bool) -> Attempt<(Attached, Uffd, bool, u64)> {
+fn first_attach(turn: &Turn<'_>, user_faults_ok: bool, links: u32) -> Attempt<(Attached, Uffd, bool, u64)> {
     let attach =
-        |kernel_faults| Request::Attach(Attach { kernel_faults, user_faults_ok, mapped: Vec::new() });
+        |kernel_faults| Request::Attach(Attach { kernel_faults, user_faults_ok, mapped: Vec::new(), links });
     let (ours, theirs) = control_pair()?;
     let (reply, fds) = turn.ask_fds(&attach(false), &[theirs.as_fd()])?;
     drop(theirs);
