@@ -90,6 +90,8 @@ pub struct PoolRecord {
     pub link: LinkModel,
     /// Where it is in its life.
     pub state: PoolState,
+    /// The bandwidth that the drain that runs keeps below, in bytes per second; a restart goes on with it.
+    pub drain_limit: Option<u64>,
 }
 
 /// One segment of a live move: chunks of one file on their way to one pool.

@@ -5,7 +5,7 @@
 use crate::mover::{Order, Pace, Stuck, confirmed, stranger};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Session, Store};
-use codax_core::change::{Change, PoolState};
+use codax_core::change::{Change, PoolRecord, PoolState};
 use codax_core::extent::{Extent, PoolRun};
 use codax_core::info::{HeldFile, JobInfo, JobReport};
 use codax_core::name::StorePath;
@@ -119,7 +119,7 @@ impl Session {
         {
             let mut st = inner.lock();
             drainable(&st, pool, name)?;
-            inner.set_pool_state(&mut st, pool, PoolState::Draining)?;
+            inner.set_pool_state(&mut st, pool, PoolState::Draining, options.limit)?;
             st.pool_mut(pool).job = Some(job.clone());
         }
         inner.event("drain", name, &format!("begins: {} files", plan.moves.len()), plan.frames.bytes());
@@ -143,7 +143,7 @@ impl Session {
                 st = inner.wait_changed(st, PROGRESS_EVERY);
             }
             if st.pool(pool).record.state != PoolState::Online {
-                inner.set_pool_state(&mut st, pool, PoolState::Online)?;
+                inner.set_pool_state(&mut st, pool, PoolState::Online, None)?;
             }
             st.pool_mut(pool).job = Some(job.clone());
             pool
@@ -169,7 +169,9 @@ impl Store {
             st.pool_mut(pool).job = Some(job.clone());
             let name = st.pool_name(pool);
             inner.event("drain", &name, "goes on after a restart", 0);
-            let options = DrainOptions { wait: inner.options().resume_wait, ..DrainOptions::default() };
+            let limit = st.pool(pool).record.drain_limit;
+            let options =
+                DrainOptions { wait: inner.options().resume_wait, limit, ..DrainOptions::default() };
             let store = self.clone();
             inner.env.spawn(
                 "drain",
@@ -267,9 +269,14 @@ impl Inner {
         }
     }
 
-    fn set_pool_state(&self, st: &mut State, pool: PoolId, state: PoolState) -> Result<()> {
-        let mut record = st.pool(pool).record.clone();
-        record.state = state;
+    fn set_pool_state(
+        &self,
+        st: &mut State,
+        pool: PoolId,
+        state: PoolState,
+        drain_limit: Option<u64>,
+    ) -> Result<()> {
+        let record = PoolRecord { state, drain_limit, ..st.pool(pool).record.clone() };
         self.commit(st, &[Change::Pool(record.clone())])?;
         st.pool_mut(pool).record = record;
         Ok(())
@@ -341,10 +348,10 @@ impl Inner {
         let result = self.empty_pool(pool, plan, options, job);
         let mut st = self.lock();
         let ended = match &result {
-            Ok(_) => self.set_pool_state(&mut st, pool, PoolState::Offline),
+            Ok(_) => self.set_pool_state(&mut st, pool, PoolState::Offline, None),
             // The next start goes on with it.
             Err(_) if st.closing => Ok(()),
-            Err(_) => self.set_pool_state(&mut st, pool, PoolState::Online),
+            Err(_) => self.set_pool_state(&mut st, pool, PoolState::Online, None),
         };
         st.pool_mut(pool).job = None;
         drop(st);

@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::rig::{MIB, PATIENCE, Plan, Rig, Running, Said, pattern, until};
 use rustix::process::Signal;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 /// A store with these files of 1 MiB each on `sim0`.
 fn with_files(plan: Plan, names: &[&str]) -> Rig {
@@ -199,10 +200,13 @@ fn a_drain_goes_on_after_its_daemon_was_killed() {
     let rig = with_files(Plan::new(), &names);
     rig.kill();
     rig.try_up("move:copy:4=kill").expect("it starts");
-    rig.run(&["device", "drain", "sim0"]).fails(8, &[]);
+    rig.run(&["device", "drain", "sim0", "--limit", "0.01"]).fails(8, &[]);
     rig.with_daemon(Running::end);
+    let begun = Instant::now();
     rig.up();
     until("the device offline", || (rig.state("sim0") == "offline").then_some(()));
+    // At least 3 MiB are left, and the limit of 10 MB/s holds on: the last of them begins 200 ms after the first.
+    assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
     assert_eq!(rig.pool("sim0", "used"), 0);
     assert_intact(&rig, &names);
     let resumed = rig.events("drain");

@@ -163,6 +163,7 @@ pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<
             frames: dram / PAGE_SIZE,
             link: Default::default(),
             state: PoolState::Online,
+            drain_limit: None,
         }),
         Some(p) => {
             if let Some(bytes) = options.dram_bytes {
@@ -187,6 +188,7 @@ pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<
                     frames: bytes / PAGE_SIZE,
                     link: *link,
                     state: PoolState::Online,
+                    drain_limit: None,
                 });
                 next += 1;
             }
@@ -243,6 +245,7 @@ impl Store {
             };
             let mut now = record;
             now.state = st.pools[at].record.state;
+            now.drain_limit = st.pools[at].record.drain_limit;
             self.inner.commit(&mut st, &[Change::Pool(now.clone())])?;
             lines.push(format!("device {}: link model changed", now.name));
             st.pools[at].record = now;

@@ -478,6 +478,7 @@ pub fn pool(id: u16, state: PoolState) -> Change {
         frames: 1 << 20,
         link,
         state,
+        drain_limit: None,
     })
 }
 
