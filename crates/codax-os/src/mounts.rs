@@ -94,6 +94,12 @@ fn options_of(line: &[u8], path: &Path) -> Option<String> {
     (mount_point == path.as_os_str().as_bytes()).then(|| String::from_utf8_lossy(options).into_owned())
 }
 
+/// Bytes that a filesystem still has room for.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bfree.saturating_mul(stat.f_frsize))
+}
+
 /// Blanks and the like are written as a backslash and three octal digits there.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());

@@ -114,6 +114,7 @@ pub fn stored(store: &Store, src: &StorePath, dst: &Path) -> Result<Tree<StorePa
             match info.kind {
                 Kind::Dir => todo.push((path, to)),
                 Kind::File => tree.files.push(Copy { from: path, to, len: info.len, mode: info.mode }),
+                _ => tree.skipped.push(path),
             }
         }
     }

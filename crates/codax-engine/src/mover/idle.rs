@@ -106,6 +106,7 @@ impl Inner {
         if short && prepared.chunks[..*done].last().is_none_or(|chunk| bytes_of(chunk, len).1 < len) {
             target.resize(to.as_fd(), len)?;
         }
+        prepared.keep_holes(target, to.as_fd())?;
         target.lock(file, to.as_fd(), PageCount::for_bytes(len))?;
         Ok(())
     }

@@ -375,6 +375,7 @@ impl Inner {
         drop(d.sources);
         let pages = PageCount::for_bytes(d.prepared.inode.len);
         if target_in_use {
+            d.prepared.keep_holes(&*d.target, d.object.as_fd())?;
             d.target.lock(file, d.object.as_fd(), pages)?;
         }
         drop(d.object);

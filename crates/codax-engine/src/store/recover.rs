@@ -123,6 +123,11 @@ impl Store {
             recovery: Vec::new(),
             lost_orphans: BTreeSet::new(),
             closing: false,
+            handles: HashMap::new(),
+            next_handle: 0,
+            lingering: BTreeSet::new(),
+            mounts: Vec::new(),
+            acting: None,
         };
         claim_frames(&mut state)?;
         let epoch = env.random();
@@ -213,7 +218,6 @@ fn open_pools(
 /// Gives each file the frames the journal says it has.
 fn claim_frames(st: &mut State) -> Result<()> {
     for inode in st.ns.inodes() {
-        let mut next = 0;
         for e in &inode.extents {
             let run = FrameRun { frame: e.frame, count: e.count };
             let pool = st.pools.get_mut(usize::from(e.pool.0));
@@ -224,22 +228,15 @@ fn claim_frames(st: &mut State) -> Result<()> {
                 }
                 ok
             });
-            if !claimed || e.page.0 != next {
+            if !claimed {
                 return Err(Error::corrupt(format!(
-                    "the journal gives file #{} frames {}..{} of pool {}, which are not free or out of order",
+                    "the journal gives file #{} frames {}..{} of pool {}, which are not free",
                     inode.id,
                     e.frame,
                     e.frame.0 + e.count.0,
                     e.pool
                 )));
             }
-            next = e.page.0 + e.count.0;
-        }
-        if next != PageCount::for_bytes(inode.len).0 && inode.kind == codax_core::namespace::Kind::File {
-            return Err(Error::corrupt(format!(
-                "the journal gives file #{} {next} pages for {} bytes",
-                inode.id, inode.len
-            )));
         }
     }
     Ok(())
@@ -267,6 +264,21 @@ impl Inner {
                 ));
             }
         }
+        // An object that isn't there says nothing.
+        let ahead: Vec<FileId> = st.ns.inodes().filter(|i| i.ahead.is_some()).map(|i| i.id).collect();
+        for file in ahead {
+            if st.lingering.contains(&file) {
+                continue;
+            }
+            if let Err(e) = self.settle(&mut st, file) {
+                tracing::warn!("{}: {e}", st.path(file));
+            }
+        }
+        for file in st.lingering.clone() {
+            if let Some(used) = st.live.get_mut(&file).and_then(|live| live.mount.as_mut()) {
+                used.inherited = true;
+            }
+        }
         let orphans: Vec<FileId> = st.ns.inodes().filter(|i| i.nlink == 0).map(|i| i.id).collect();
         st.lost_orphans = orphans.into_iter().collect();
         self.retry_held(&mut st);
@@ -281,6 +293,13 @@ impl Inner {
         object: ObjectInfo,
         notes: &mut Vec<String>,
     ) -> Result<()> {
+        if st.ns.get(file).is_some_and(|inode| inode.ahead == Some(pool)) {
+            // Programs may have it open still, and write to it.
+            if let Err(e) = self.settle(st, file) {
+                notes.push(format!("{}: what programs wrote to it is not all in frames: {e}", st.path(file)));
+            }
+            return Ok(());
+        }
         let (len, expected) = st.ns.get(file).map_or((0, 0), |inode| {
             let here = inode.extents.iter().filter(|e| e.pool == pool).map(|e| e.count.0).sum();
             (inode.len, here)
@@ -305,6 +324,12 @@ impl Inner {
         let fd = backing.open(file, true)?;
         if object.len > len {
             backing.resize(fd.as_fd(), len)?;
+            // That takes what the file has behind its end, too.
+            let pages = PageCount::for_bytes(len).0;
+            let behind = st.ns.get(file).map(|inode| crate::store::pages_in(inode, pool)).unwrap_or_default();
+            let mut behind =
+                behind.into_iter().filter_map(|run| run.intersect(PageRange::new(pages, u64::MAX - pages)));
+            behind.try_for_each(|run| backing.allocate(fd.as_fd(), run))?;
         } else if object.len < len {
             notes.push(format!(
                 "{}: its object in {} was cut to {} bytes by who may write it: codax check says what is lost",

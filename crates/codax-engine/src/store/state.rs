@@ -1,6 +1,7 @@
 //! Everything the store keeps in memory, behind one lock.
 
 use crate::backing::Backing;
+use crate::fs::{FsHandle, Mount, MountHandle, MountUse};
 use crate::store::session::SessionEntry;
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
@@ -8,7 +9,7 @@ use codax_core::change::{PoolRecord, PoolState};
 use codax_core::extent::{self, Extent, FrameRun};
 use codax_core::frame::{FrameFlags, FrameState};
 use codax_core::info::JobInfo;
-use codax_core::namespace::Namespace;
+use codax_core::namespace::{Inode, Namespace};
 use codax_core::placement::{Placement, Room};
 use codax_core::request::{PinId, PlacementSpec};
 use codax_core::{
@@ -42,6 +43,15 @@ pub(crate) struct State {
     pub recovery: Vec<String>,
     /// The store is being closed: no new work.
     pub closing: bool,
+    /// What mounts have open.
+    pub handles: HashMap<FsHandle, MountHandle>,
+    /// Numbers given to handles and mounts so far.
+    pub next_handle: u64,
+    /// Files whose last handle is closed while somebody may still map them.
+    pub lingering: BTreeSet<FileId>,
+    pub mounts: Vec<Arc<Mount>>,
+    /// The mount on whose behalf the lock is held: it knows what it changes.
+    pub acting: Option<u64>,
 }
 
 /// A segment as the sessions reach it.
@@ -114,6 +124,10 @@ pub(crate) struct Live {
     pub busy: Option<Busy>,
     /// How many wait for that to end.
     pub waiters: u32,
+    /// How many read or write its bytes on behalf of a mount right now.
+    pub io: u32,
+    /// What mounts do with it.
+    pub mount: Option<Box<MountUse>>,
 }
 
 /// An operation that changes where a file's pages are.
@@ -138,6 +152,8 @@ impl Live {
             && self.pins.is_empty()
             && self.busy.is_none()
             && self.waiters == 0
+            && self.io == 0
+            && self.mount.is_none()
     }
 }
 
@@ -278,9 +294,10 @@ impl State {
         }
     }
 
-    /// Files with pages in `pool`, orphans included.
-    pub fn files_on(&self, pool: PoolId) -> impl Iterator<Item = &codax_core::namespace::Inode> {
-        self.ns.inodes().filter(move |i| i.extents.iter().any(|e| e.pool == pool))
+    /// Files with pages in `pool`, or an object that may have some; orphans included.
+    pub fn files_on(&self, pool: PoolId) -> impl Iterator<Item = &Inode> {
+        let here = move |i: &&Inode| i.ahead == Some(pool) || i.extents.iter().any(|e| e.pool == pool);
+        self.ns.inodes().filter(here)
     }
 
     /// The end of the segment `id` is known by all its mappers, or they are gone: its commit word is free.
