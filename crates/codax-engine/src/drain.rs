@@ -289,7 +289,8 @@ impl Inner {
         let mut kernel = codax_os::process::holders_on(backing.device()?).map_err(|e| looked(&e))?;
         // Who uses a file through a mount shows the mount's inode.
         let served: HashMap<(u64, u64), FileId> = {
-            let mut st = self.lock();
+            let mut st =
+                self.wait_for_leavers(self.lock(), |st| st.live.keys().any(|&file| st.leaving(file)));
             self.retry_lingering(&mut st);
             let served = st.live.keys().filter(|file| st.served_by_kernel(**file));
             served.flat_map(|&file| st.mount_identities(file).map(move |id| (id, file))).collect()

@@ -220,7 +220,17 @@ impl Inner {
             }
             st = self.wait_changed(st, Duration::from_millis(100));
         }
-        Ok(st)
+        Ok(self.wait_for_leavers(st, |st| st.leaving(file)))
+    }
+
+    /// Waits for sessions that have lost their control connection: the client is about to end, or to come back with a new session, and either is heard of
+    /// in a moment. If it isn't, they are holders like others.
+    pub fn wait_for_leavers<'a>(&'a self, mut st: Guard<'a>, leaving: impl Fn(&State) -> bool) -> Guard<'a> {
+        let deadline = self.env.now() + self.options().ack_timeout;
+        while leaving(&st) && self.env.now() < deadline {
+            st = self.wait_changed(st, Duration::from_millis(100));
+        }
+        st
     }
 
     /// The next segment of the order, its frames reserved and the file busy; `None` if there is nothing left to move.
@@ -368,6 +378,12 @@ impl State {
         let its = || self.sessions.values().filter(|s| s.pid == pid);
         let links = its().map(|s| s.links as usize).max().unwrap_or(0);
         its().filter(|s| s.mapper.is_some()).count() >= links
+    }
+
+    /// Whether a session that maps the file has lost its control connection.
+    pub fn leaving(&self, file: FileId) -> bool {
+        let lost = |id: &SessionId| self.sessions.get(id).is_some_and(|s| s.mapper.is_none());
+        self.live.get(&file).is_some_and(|l| l.mappers.keys().any(lost))
     }
 
     /// Who keeps these pages of a file from being moved, as far as the sessions say.

@@ -490,7 +490,7 @@ fn answer(
             state.heard.push(request.clone());
             plain(Reply::Done)
         }
-        Request::Close(_) | Request::Unmap { .. } | Request::RawDone { .. } => {
+        Request::Close(_) | Request::Unmap { .. } | Request::RawDone { .. } | Request::Links(_) => {
             state.heard.push(request.clone());
             None
         }
