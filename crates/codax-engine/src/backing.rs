@@ -5,7 +5,7 @@ use codax_os::copy::SourceMap;
 use codax_os::object::{self, ObjectDir};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -173,9 +173,7 @@ impl Backing for Shm {
 
     fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>> {
         self.unlock(file);
-        let object = self.open(file, true)?;
-        let alone = object::try_write_lease(object.as_fd()).map_err(|e| self.error("lease", file, &e))?;
-        Ok(alone.then_some(object))
+        self.dir.open_leased(&object_name(file)).map_err(|e| self.error("lease", file, &e))
     }
 
     fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: PageCount) -> Result<()> {

@@ -36,13 +36,12 @@ impl Store {
             let files: Vec<FileId> = st.files_on(pool).map(|i| i.id).collect();
             for file in files {
                 let object = objects.remove(&file);
-                if st.live.get(&file).is_none_or(|l| l.busy.is_none()) {
+                if !st.is_busy(file) {
                     inner.check_object(&mut st, pool, file, object, &mut findings)?;
                 }
             }
             for (file, object) in objects {
-                let busy = st.live.get(&file).is_some_and(|l| l.busy.is_some());
-                if busy
+                if st.is_busy(file)
                     || st.pools[at].held.contains_key(&file)
                     || st.ns.get(file).is_some_and(|inode| inode.ahead == Some(pool))
                     || st.ns.get(file).is_none() && object.allocated.0 == 0
@@ -110,8 +109,7 @@ fn check_table(st: &mut State, findings: &mut Findings) {
     }
     for (at, expected) in expected.iter().enumerate() {
         for (frame, (count, file, page)) in expected {
-            let busy = st.live.get(file).is_some_and(|l| l.busy.is_some());
-            if busy {
+            if st.is_busy(*file) {
                 continue;
             }
             let pool = &st.pools[at];

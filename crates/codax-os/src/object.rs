@@ -87,6 +87,17 @@ impl ObjectDir {
         retry(|| rustix::fs::openat(&self.fd, checked_errno(name)?, flags, Mode::empty()))
     }
 
+    /// Opens an object for writing with a [write lease](try_write_lease); `None` if anybody else has it, also if they have such a lease themselves:
+    /// an ordinary open would wait for its end.
+    pub fn open_leased(&self, name: &str) -> io::Result<Option<OwnedFd>> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        match retry(|| rustix::fs::openat(&self.fd, checked_errno(name)?, flags, Mode::empty())) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(e) => Err(e),
+            Ok(fd) => Ok(try_write_lease(&fd)?.then_some(fd)),
+        }
+    }
+
     /// Removes an object's name; its memory goes when nobody holds it any more.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.fd, checked(name)?, AtFlags::empty())?)

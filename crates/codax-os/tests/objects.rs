@@ -206,6 +206,18 @@ fn holders_are_found() {
 }
 
 #[test]
+fn a_lease_that_somebody_has_is_not_waited_for() {
+    let dir = shm();
+    let objects = ObjectDir::open(dir.path()).unwrap();
+    drop(objects.create("o", PAGE).unwrap());
+    let first = objects.open_leased("o").unwrap().expect("nobody else has it");
+    assert!(objects.open_leased("o").unwrap().is_none());
+    drop(first);
+    assert!(objects.open_leased("o").unwrap().is_some());
+    assert_eq!(objects.open_leased("p").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
 fn facts_of_this_machine_can_be_had() {
     let facts = codax_os::probe::facts();
     assert!(!facts.kernel.is_empty() && facts.memory_total.unwrap() > 0 && facts.thread_states);

@@ -520,7 +520,8 @@ impl Inner {
     /// Tries again to take back what was held.
     pub fn retry_held(&self, st: &mut State) {
         for at in 0..st.pools.len() {
-            let files: Vec<FileId> = st.pools[at].held.keys().copied().collect();
+            // Who changes a file may have its objects under a lease.
+            let files: Vec<FileId> = st.pools[at].held.keys().copied().filter(|f| !st.is_busy(*f)).collect();
             let pool = st.pools[at].record.id;
             for file in files {
                 let Some(held) = st.pools[at].held.get(&file).cloned() else { continue };
@@ -536,7 +537,7 @@ impl Inner {
         }
         self.retry_lingering(st);
         for file in st.lost_orphans.clone() {
-            if self.unheld(st, file) {
+            if !st.is_busy(file) && self.unheld(st, file) {
                 st.lost_orphans.remove(&file);
                 self.reap(st, file);
             }

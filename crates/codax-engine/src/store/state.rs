@@ -205,6 +205,11 @@ impl State {
         })
     }
 
+    /// Whether somebody changes where the file's pages are.
+    pub fn is_busy(&self, file: FileId) -> bool {
+        self.live.get(&file).is_some_and(|l| l.busy.is_some())
+    }
+
     /// A path for people: of the file, or its number if it has no name.
     pub fn path(&self, file: FileId) -> String {
         self.ns.path_of(file).map_or_else(|| format!("#{file}"), |p| p.to_string())
