@@ -232,6 +232,11 @@ struct Escaped<'a>(&'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // As nearly all names are.
+        let plain = |b: &u8| matches!(b, b' '..=b'~') && *b != b'\\';
+        if let Some(text) = str::from_utf8(self.0).ok().filter(|_| self.0.iter().all(plain)) {
+            return f.write_str(text);
+        }
         for chunk in self.0.utf8_chunks() {
             for c in chunk.valid().chars() {
                 match c {

@@ -89,7 +89,7 @@ pub struct Plan {
 pub fn plan_drain(mut candidates: Vec<Candidate>, room: &dyn Fn(PoolId) -> Room) -> Plan {
     // A file without pages may have some soon, as long as somebody holds it.
     candidates.retain(|candidate| pages(candidate) > 0 || !candidate.held.is_empty());
-    candidates.sort_by_key(|candidate| (Reverse(pages(candidate)), candidate.file));
+    candidates.sort_by_cached_key(|candidate| (Reverse(pages(candidate)), candidate.file));
     let mut left = Left { room, pools: BTreeMap::new() };
     let mut plan = Plan::default();
     let (mut missing, mut homeless, mut kept, mut held) = (0, Vec::new(), Vec::new(), Vec::new());
@@ -106,10 +106,9 @@ pub fn plan_drain(mut candidates: Vec<Candidate>, room: &dyn Fn(PoolId) -> Room)
             kept.push(path);
             continue;
         }
-        let before = left.pools.clone();
         let (mut to, mut rest) = left.place(&ranges, &refuges, HUGE_PAGES);
         if rest > 0 {
-            left.pools = before;
+            to.iter().for_each(|run| *left.of(run.pool) += run.pages.count.0);
             (to, rest) = left.place(&ranges, &refuges, 1);
         }
         if rest > 0 {
