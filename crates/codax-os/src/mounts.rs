@@ -94,6 +94,14 @@ fn options_of(line: &[u8], path: &Path) -> Option<String> {
     (mount_point == path.as_os_str().as_bytes()).then(|| String::from_utf8_lossy(options).into_owned())
 }
 
+/// Mount point and type of the filesystem, of a line of mountinfo: the type is the field after a lone `-`.
+pub(crate) fn point_and_type(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut fields = line.split(|b| *b == b' ');
+    let point = unescaped(fields.nth(4)?);
+    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+    Some((point, kind))
+}
+
 /// Blanks and the like are written as a backslash and three octal digits there.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
@@ -123,4 +131,16 @@ pub fn umount(path: &Path) -> io::Result<()> {
 pub fn fs_free(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo_is_read() {
+        let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - fuse.codax codax rw,user_id=0";
+        assert_eq!(point_and_type(line), Some((b"/mnt 2".to_vec(), &b"fuse.codax"[..])));
+        assert_eq!(point_and_type(b"36 35 98:0 / /mnt rw"), None);
+    }
 }
