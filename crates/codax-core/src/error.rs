@@ -36,6 +36,50 @@ pub enum ErrorKind {
     Exists,
     /// The operation was cancelled, by its client or by the operator.
     Cancelled,
+    /// The caller may not do this to such a thing, whatever its mode says (EPERM).
+    NotPermitted,
+    /// The file has no extended attribute of this name (ENODATA).
+    NoData,
+    /// Nothing there at or after this offset (ENXIO).
+    PastEnd,
+    /// A value is larger than may be (E2BIG).
+    TooBig,
+    /// A file can't be as long (EFBIG).
+    FileTooBig,
+    /// The store can't do this (EOPNOTSUPP).
+    NotSupported,
+    /// The handle is not open, or not open for this (EBADF).
+    BadHandle,
+}
+
+impl ErrorKind {
+    /// The errno that a mount answers with.
+    #[must_use]
+    pub const fn errno(self) -> i32 {
+        // As in Linux's `asm-generic/errno*.h`, which is the same on all that codax runs on.
+        match self {
+            Self::NotPermitted => 1,
+            Self::NotFound => 2,
+            Self::Cancelled => 4,
+            Self::Internal | Self::Corrupt | Self::DeviceState => 5,
+            Self::PastEnd => 6,
+            Self::TooBig => 7,
+            Self::BadHandle => 9,
+            Self::Permission => 13,
+            Self::Busy => 16,
+            Self::Exists => 17,
+            Self::NotDir => 20,
+            Self::IsDir => 21,
+            Self::Invalid => 22,
+            Self::FileTooBig => 27,
+            Self::NoSpace => 28,
+            Self::NameTooLong => 36,
+            Self::NotEmpty => 39,
+            Self::NoData => 61,
+            Self::NotSupported => 95,
+            Self::NoDaemon => 107,
+        }
+    }
 }
 
 /// An error of the store: a kind, and one line for people.
@@ -82,4 +126,6 @@ shorthand! {
     corrupt => Corrupt,
     exists => Exists,
     cancelled => Cancelled,
+    no_data => NoData,
+    not_supported => NotSupported,
 }

@@ -27,6 +27,16 @@ pub enum Kind {
     File,
     /// A directory.
     Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A name at which a socket is bound.
+    Socket,
+    /// A character device's node.
+    CharDevice,
+    /// A block device's node.
+    BlockDevice,
 }
 
 /// A file or directory, without its directory entries.
@@ -159,7 +169,7 @@ impl Namespace {
         }
         let expected = match inode.kind {
             Kind::File => PageCount::for_bytes(inode.len).0,
-            Kind::Dir => 0,
+            _ => 0,
         };
         let covered = inode.extents.iter().try_fold(0u64, |page, extent| {
             (extent.page.0 == page && extent.count.0 > 0).then(|| page.checked_add(extent.count.0))?

@@ -12,20 +12,20 @@ use std::sync::{Mutex, PoisonError};
 /// What an object is, as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {
-    /// Length in pages.
-    pub pages: PageCount,
+    /// Length in bytes.
+    pub len: u64,
     /// Pages that have memory.
     pub allocated: PageCount,
     /// Device number and inode number, by which its holders are found.
     pub identity: (u64, u64),
 }
 
-/// Where the objects of a pool are. An object lies at the same offsets as its file, and is never larger than the file's last page.
+/// Where the objects of a pool are. An object lies at the same offsets as its file, and is as long.
 ///
 /// Pages that an object gives are zero until somebody writes them: the medium clears what it takes back.
 pub trait Backing: Send + Sync + std::fmt::Debug {
-    /// Makes the object of `file`, `pages` long, with no memory. `Exists` if there is one.
-    fn create(&self, file: FileId, pages: PageCount) -> Result<OwnedFd>;
+    /// Makes the object of `file`, `len` bytes long, with no memory. `Exists` if there is one.
+    fn create(&self, file: FileId, len: u64) -> Result<OwnedFd>;
     /// Opens the object of `file`: an open description of its own.
     fn open(&self, file: FileId, write: bool) -> Result<OwnedFd>;
     /// Removes the object; its memory goes when the last mapping does.
@@ -39,10 +39,14 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange);
     /// Takes the memory of these pages back.
     fn release(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()>;
-    /// Sets the object's length.
-    fn resize(&self, object: BorrowedFd<'_>, pages: PageCount) -> Result<()>;
-    /// Copies pages of a mapped object to the same place in another; short of `pages` (in bytes) where the source has been cut.
-    fn copy(&self, from: &SourceMap, pages: PageRange, to: BorrowedFd<'_>) -> Result<u64>;
+    /// Sets the object's length in bytes.
+    fn resize(&self, object: BorrowedFd<'_>, len: u64) -> Result<()>;
+    /// Reads bytes from `at` on until `buf` is full or the object ends; returns how many.
+    fn read(&self, object: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> Result<usize>;
+    /// Writes bytes from `at` on, all of them.
+    fn write(&self, object: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<()>;
+    /// Copies `len` bytes at `at` of a mapped object to the same place in another; returns how many: fewer where the source has been cut.
+    fn copy(&self, from: &SourceMap, at: u64, len: u64, to: BorrowedFd<'_>) -> Result<u64>;
     /// Opens the object with a write lease: proof that no other open description of it and no mapping is left anywhere. `None` if there is one.
     fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>>;
     /// Keeps the object's pages from being swapped, where the pool itself doesn't.
@@ -92,8 +96,8 @@ pub(crate) fn os_error(what: &str, subject: &dyn std::fmt::Display, e: &io::Erro
 }
 
 impl Backing for Shm {
-    fn create(&self, file: FileId, pages: PageCount) -> Result<OwnedFd> {
-        self.dir.create(&object_name(file), pages.bytes()).map_err(|e| self.error("create", file, &e))
+    fn create(&self, file: FileId, len: u64) -> Result<OwnedFd> {
+        self.dir.create(&object_name(file), len).map_err(|e| self.error("create", file, &e))
     }
 
     fn open(&self, file: FileId, write: bool) -> Result<OwnedFd> {
@@ -115,7 +119,7 @@ impl Backing for Shm {
                 ))
             })?;
             let info = ObjectInfo {
-                pages: PageCount::for_bytes(stat.len),
+                len: stat.len,
                 allocated: PageCount(stat.allocated_bytes / PAGE_SIZE),
                 identity: (stat.dev, stat.ino),
             };
@@ -145,13 +149,20 @@ impl Backing for Shm {
             .map_err(|e| os_error("give back in", &self.path.display(), &e))
     }
 
-    fn resize(&self, object: BorrowedFd<'_>, pages: PageCount) -> Result<()> {
-        object::set_len(object, pages.bytes()).map_err(|e| os_error("resize in", &self.path.display(), &e))
+    fn resize(&self, object: BorrowedFd<'_>, len: u64) -> Result<()> {
+        object::set_len(object, len).map_err(|e| os_error("resize in", &self.path.display(), &e))
     }
 
-    fn copy(&self, from: &SourceMap, pages: PageRange, to: BorrowedFd<'_>) -> Result<u64> {
-        from.copy_to(pages.offset(), pages.bytes(), to)
-            .map_err(|e| os_error("copy into", &self.path.display(), &e))
+    fn read(&self, object: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> Result<usize> {
+        object::read_at(object, buf, at).map_err(|e| os_error("read in", &self.path.display(), &e))
+    }
+
+    fn write(&self, object: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<()> {
+        object::write_all_at(object, bytes, at).map_err(|e| os_error("write in", &self.path.display(), &e))
+    }
+
+    fn copy(&self, from: &SourceMap, at: u64, len: u64, to: BorrowedFd<'_>) -> Result<u64> {
+        from.copy_to(at, len, to).map_err(|e| os_error("copy into", &self.path.display(), &e))
     }
 
     fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>> {

@@ -159,7 +159,7 @@ impl Inner {
         findings: &mut Findings,
     ) -> Result<()> {
         let Some(inode) = st.ns.get(file) else { return Ok(()) };
-        let pages = PageCount::for_bytes(inode.len);
+        let (len, pages) = (inode.len, PageCount::for_bytes(inode.len));
         let here = pages_in(inode, pool);
         let expected: u64 = here.iter().map(|r| r.count.0).sum();
         let (path, name) = (st.path(file), st.pool_name(pool));
@@ -171,39 +171,40 @@ impl Inner {
                 PageCount(expected).bytes()
             );
             let mended = findings.repair && {
-                let fd = backing.create(file, pages)?;
+                let fd = backing.create(file, len)?;
                 here.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok()
             };
             findings.add(Severity::Lost, what, mended);
             return Ok(());
         };
         let held: u64 = st.pool(pool).held.get(&file).into_iter().flatten().map(|e: &Extent| e.count.0).sum();
-        if object.pages == pages && object.allocated.0 == expected + held {
+        if object.len == len && object.allocated.0 == expected + held {
             return Ok(());
         }
         let fd = backing.open(file, true)?;
-        if object.pages < pages {
+        if object.len < len {
+            let left = PageCount::for_bytes(object.len);
             let lost: u64 = here
                 .iter()
-                .filter_map(|r| r.intersect(PageRange::new(object.pages.0, pages.0 - object.pages.0)))
+                .filter_map(|r| r.intersect(PageRange::new(left.0, pages.0 - left.0)))
                 .map(|r| r.bytes())
                 .sum();
             let what = format!(
                 "{path}: its object in {name} was cut to {} bytes by who may write it: {lost} bytes are lost",
-                object.pages.bytes()
+                object.len
             );
             let mended = findings.repair
-                && backing.resize(fd.as_fd(), pages).is_ok()
+                && backing.resize(fd.as_fd(), len).is_ok()
                 && here.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok();
             findings.add(Severity::Lost, what, mended);
             return Ok(());
         }
-        if object.pages > pages {
+        if object.len > len {
             let what = format!(
                 "{path}: its object in {name} was grown to {} bytes behind the store's back",
-                object.pages.bytes()
+                object.len
             );
-            let mended = findings.repair && backing.resize(fd.as_fd(), pages).is_ok();
+            let mended = findings.repair && backing.resize(fd.as_fd(), len).is_ok();
             findings.add(Severity::Mendable, what, mended);
         }
         let mut bytes = 0;

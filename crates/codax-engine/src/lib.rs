@@ -13,6 +13,7 @@ pub mod check;
 pub mod drain;
 pub mod env;
 pub mod events;
+pub mod fs;
 pub mod journal;
 mod mover;
 pub mod names;

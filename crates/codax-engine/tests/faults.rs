@@ -58,7 +58,7 @@ impl Fault {
         self.hit.lock().expect("no panic under it").get_or_insert(what);
         // What makes or fills an object runs out of space; the rest breaks.
         let kind = match what {
-            "create" | "allocate" | "copy" => ErrorKind::NoSpace,
+            "create" | "allocate" | "write" | "copy" => ErrorKind::NoSpace,
             _ => ErrorKind::Internal,
         };
         Err(Error::new(kind, format!("call {call} of the medium, {what}: fails on purpose")))
@@ -72,8 +72,8 @@ struct FailingBacking {
 }
 
 impl Backing for FailingBacking {
-    fn create(&self, file: FileId, pages: PageCount) -> Result<OwnedFd> {
-        self.fault.call("create").and_then(|()| self.shm.create(file, pages))
+    fn create(&self, file: FileId, len: u64) -> Result<OwnedFd> {
+        self.fault.call("create").and_then(|()| self.shm.create(file, len))
     }
 
     fn open(&self, file: FileId, write: bool) -> Result<OwnedFd> {
@@ -100,12 +100,20 @@ impl Backing for FailingBacking {
         self.fault.call("release").and_then(|()| self.shm.release(object, pages))
     }
 
-    fn resize(&self, object: BorrowedFd<'_>, pages: PageCount) -> Result<()> {
-        self.fault.call("resize").and_then(|()| self.shm.resize(object, pages))
+    fn resize(&self, object: BorrowedFd<'_>, len: u64) -> Result<()> {
+        self.fault.call("resize").and_then(|()| self.shm.resize(object, len))
     }
 
-    fn copy(&self, from: &SourceMap, pages: PageRange, to: BorrowedFd<'_>) -> Result<u64> {
-        self.fault.call("copy").and_then(|()| self.shm.copy(from, pages, to))
+    fn read(&self, object: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> Result<usize> {
+        self.fault.call("read").and_then(|()| self.shm.read(object, buf, at))
+    }
+
+    fn write(&self, object: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<()> {
+        self.fault.call("write").and_then(|()| self.shm.write(object, bytes, at))
+    }
+
+    fn copy(&self, from: &SourceMap, at: u64, len: u64, to: BorrowedFd<'_>) -> Result<u64> {
+        self.fault.call("copy").and_then(|()| self.shm.copy(from, at, len, to))
     }
 
     fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>> {

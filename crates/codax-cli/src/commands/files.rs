@@ -20,8 +20,8 @@ pub fn ls(context: &Context, args: &LsArgs) -> Result<()> {
     let store = context.store()?;
     let info = stat(&store, &path)?;
     let listed = match info.kind {
-        Kind::File => vec![(path, info)],
         Kind::Dir => tree::entries(&store, &path)?,
+        _ => vec![(path, info)],
     };
     let names = if args.long || context.json { pool_names(&store)? } else { PoolNames::default() };
     let rows = listed.iter().map(|(path, info)| FileRow::new(path, info, &names));

@@ -210,7 +210,7 @@ impl Putting<'_> {
         match files::make(self.store, path, self.placement.clone()) {
             Err(error) if crate::kind_of(&error) == ErrorKind::Exists => match stat(self.store, path)?.kind {
                 Kind::Dir => Ok(()),
-                Kind::File => Err(error),
+                _ => Err(error),
             },
             made => made,
         }

@@ -93,8 +93,8 @@ impl Namespace {
         match inode.kind {
             Kind::Dir => inode.mode |= SETGID,
             // Nobody gets a program that runs as a group they may not be in.
-            Kind::File if inode.gid != parent.gid && inode.mode & GROUP_EXEC != 0 => inode.mode &= !SETGID,
-            Kind::File => {}
+            _ if inode.gid != parent.gid && inode.mode & GROUP_EXEC != 0 => inode.mode &= !SETGID,
+            _ => {}
         }
         inode.gid = parent.gid;
     }
@@ -277,11 +277,9 @@ impl Namespace {
     fn check_search(&self, cred: &Cred, at: FileId, path: &StorePath, depth: usize) -> Result<()> {
         let inode = self.inode(at)?;
         match inode.kind {
-            Kind::File => {
-                Err(Error::new(ErrorKind::NotDir, format!("{}: not a directory", first(path, depth))))
-            }
             Kind::Dir if cred.allows(inode, Want::EXEC) => Ok(()),
             Kind::Dir => self.check(cred, at, Want::EXEC, &first(path, depth)),
+            _ => Err(Error::new(ErrorKind::NotDir, format!("{}: not a directory", first(path, depth)))),
         }
     }
 
@@ -328,11 +326,12 @@ impl Namespace {
     ) -> Result<()> {
         self.check_removal(cred, to_dir, target, to)?;
         match (self.inode(source)?.kind, self.inode(target)?.kind) {
-            (Kind::File, Kind::Dir) => Err(Error::new(ErrorKind::IsDir, format!("{to}: is a directory"))),
-            (Kind::Dir, Kind::File) => Err(Error::new(ErrorKind::NotDir, format!("{to}: not a directory"))),
             (Kind::Dir, Kind::Dir) if self.entry_count(target) > 0 => {
                 Err(Error::new(ErrorKind::NotEmpty, format!("{to}: the directory is not empty")))
             }
+            (Kind::Dir, Kind::Dir) => Ok(()),
+            (_, Kind::Dir) => Err(Error::new(ErrorKind::IsDir, format!("{to}: is a directory"))),
+            (Kind::Dir, _) => Err(Error::new(ErrorKind::NotDir, format!("{to}: not a directory"))),
             _ => Ok(()),
         }
     }
@@ -342,7 +341,7 @@ impl Namespace {
         let inode = self.inode(id)?;
         Ok(match inode.kind {
             Kind::Dir => Change::Drop(id),
-            Kind::File => {
+            _ => {
                 let nlink = inode.nlink.saturating_sub(1);
                 Change::Put(Box::new(Inode { nlink, ctime_ns: now_ns, ..inode.clone() }))
             }

@@ -5,7 +5,7 @@ use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
 use codax_core::change::{Change, Chunk};
 use codax_core::extent::Extent;
-use codax_core::{Error, FileId, PageRange, PoolId, Result};
+use codax_core::{Error, FileId, PoolId, Result};
 use codax_os::object;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -80,7 +80,7 @@ impl Inner {
         let to = if prepared.target_exists {
             target.open(order.file, true)?
         } else {
-            target.create(order.file, pages)?
+            target.create(order.file, prepared.inode.len)?
         };
         self.env.reached("move:copy");
         for chunk in &prepared.chunks {
@@ -91,7 +91,13 @@ impl Inner {
             let from = leased
                 .get(&chunk.from)
                 .ok_or_else(|| Error::internal("a chunk of a pool without a lease"))?;
-            copy_checked(from.as_fd(), to.as_fd(), chunk.pages, order.verify, order.file)?;
+            copy_checked(
+                from.as_fd(),
+                to.as_fd(),
+                bytes_of(chunk, prepared.inode.len),
+                order.verify,
+                order.file,
+            )?;
             *done += 1;
             order.job.update(|j| j.done += chunk.pages.bytes());
         }
@@ -133,11 +139,17 @@ impl Inner {
     }
 }
 
-/// Copies pages between objects through a buffer that stays in the cache, and with `verify` reads them back and compares checksums.
+/// Where a chunk's bytes begin and end in a file of `len` bytes.
+pub(super) fn bytes_of(chunk: &Chunk, len: u64) -> (u64, u64) {
+    let at = chunk.pages.offset();
+    (at, (at + chunk.pages.bytes()).min(len.max(at)))
+}
+
+/// Copies bytes between objects through a buffer that stays in the cache, and with `verify` reads them back and compares checksums.
 fn copy_checked(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
-    pages: PageRange,
+    (start, end): (u64, u64),
     verify: bool,
     file: FileId,
 ) -> Result<()> {
@@ -145,7 +157,7 @@ fn copy_checked(
     BUFFERS.with_borrow_mut(|buffer| {
         let mut before = Xxh3::new();
         let mut after = Xxh3::new();
-        let (mut at, end) = (pages.offset(), pages.offset() + pages.bytes());
+        let mut at = start;
         while at < end {
             let want = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
             let got = object::read_at(from, &mut buffer[..want], at).map_err(|e| failed("read", &e))?;
@@ -167,9 +179,7 @@ fn copy_checked(
         }
         if verify && before.digest() != after.digest() {
             return Err(Error::corrupt(format!(
-                "#{file}: pages {}..{} read back differently after they were copied; they stay where they were",
-                pages.start,
-                pages.end()
+                "#{file}: bytes {start}..{end} read back differently after they were copied; they stay where they were"
             )));
         }
         Ok(())

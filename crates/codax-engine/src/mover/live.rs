@@ -4,7 +4,7 @@
 //! daemon that died. The inode in the journal follows when the segment is over.
 
 use crate::backing::Backing;
-use crate::mover::idle::same_bytes;
+use crate::mover::idle::{bytes_of, same_bytes};
 use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
 use crate::store::session::Mapper;
@@ -125,7 +125,7 @@ impl Inner {
     /// Opens what the segment needs and writes its begin to the journal.
     fn begin_live(&self, order: &Order<'_>, prepared: Prepared) -> Result<Drive> {
         let file = order.file;
-        let pages = PageCount::for_bytes(prepared.inode.len);
+        let len = prepared.inode.len;
         let (backings, target) = {
             let st = self.lock();
             let backings: BTreeMap<PoolId, Arc<dyn Backing>> =
@@ -133,11 +133,11 @@ impl Inner {
             (backings, st.pool(prepared.to).backing.clone())
         };
         let object =
-            if prepared.target_exists { target.open(file, true)? } else { target.create(file, pages)? };
+            if prepared.target_exists { target.open(file, true)? } else { target.create(file, len)? };
         let mut sources = BTreeMap::new();
         for (pool, backing) in backings {
             let fd = backing.open(file, false)?;
-            let map = SourceMap::new(fd.as_fd(), pages.bytes())
+            let map = SourceMap::new(fd.as_fd(), PageCount::for_bytes(len).bytes())
                 .map_err(|e| crate::backing::os_error("map object of", &file, &e))?;
             sources.insert(pool, (map, fd));
         }
@@ -327,13 +327,14 @@ impl Inner {
             .sources
             .get(&chunk.from)
             .ok_or_else(|| Error::internal("a chunk from a pool that is not mapped"))?;
-        let copied = d.target.copy(map, chunk.pages, d.object.as_fd())?;
-        if copied < chunk.pages.bytes() {
+        let (at, end) = bytes_of(chunk, d.prepared.inode.len);
+        let copied = d.target.copy(map, at, end - at, d.object.as_fd())?;
+        if copied < end - at {
             return Err(Error::corrupt(format!(
                 "#{}: its object could be read for {copied} bytes of {} at {}: it was cut by who may write it, or its memory is poisoned",
                 d.record.file,
-                chunk.pages.bytes(),
-                chunk.pages.offset()
+                end - at,
+                at
             )));
         }
         if d.verify && !same_bytes(fd.as_fd(), d.object.as_fd(), chunk, d.record.file)? {

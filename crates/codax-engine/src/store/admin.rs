@@ -161,8 +161,8 @@ impl Session {
         let mut backed: BTreeMap<_, u64> = BTreeMap::new();
         for inode in all.iter().filter_map(|&id| st.ns.get(id)) {
             match inode.kind {
-                Kind::File => files += 1,
                 Kind::Dir => dirs += 1,
+                _ => files += 1,
             }
             len += inode.len;
             for e in &inode.extents {

@@ -106,7 +106,7 @@ impl Session {
         drop(st);
         inner.env.reached("create:reserved");
 
-        let made = inner.back(file, &extents, pages.count, &[]);
+        let made = inner.back(file, &extents, open.len, &[]);
         let mut st = inner.lock();
         let opened = made.and_then(|()| self.commit_create(&mut st, open, file, own, &placement, &extents));
         if opened.is_err() {
@@ -204,7 +204,7 @@ impl Session {
             return Err(Error::busy(format!("{path}: pages that would be cut off are pinned")));
         }
         inner.make_busy(&mut st, open.file, "change of length");
-        let (mut st, result) = if new.0 > old.0 {
+        let (mut st, result) = if len > inode.len {
             inner.grow(st, &inode, len)
         } else {
             let result = inner.shrink(&mut st, &inode, len);
@@ -246,32 +246,32 @@ fn check_len(len: u64, path: &StorePath) -> Result<()> {
     Ok(())
 }
 
-/// Cuts a file's object to `pages`, or removes it where the file keeps nothing in its pool.
-fn cut_object(backing: &dyn Backing, file: FileId, pages: PageCount, kept: bool) -> Result<()> {
+/// Cuts a file's object to `len` bytes, or removes it where the file keeps nothing in its pool.
+fn cut_object(backing: &dyn Backing, file: FileId, len: u64, kept: bool) -> Result<()> {
     backing.unlock(file);
     let object = backing.open(file, true)?;
-    backing.resize(object.as_fd(), pages)?;
-    if kept { backing.lock(file, object.as_fd(), pages) } else { backing.remove(file) }
+    backing.resize(object.as_fd(), len)?;
+    if kept { backing.lock(file, object.as_fd(), PageCount::for_bytes(len)) } else { backing.remove(file) }
 }
 
 impl Inner {
     /// Makes or grows the objects that are to hold `extents`, and gives them memory. `others` are further pools in which the file has an object:
     /// all objects of a file are as long as the file.
-    fn back(&self, file: FileId, extents: &[Extent], pages: PageCount, others: &[PoolId]) -> Result<()> {
+    fn back(&self, file: FileId, extents: &[Extent], len: u64, others: &[PoolId]) -> Result<()> {
         let pools: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
         for &pool in pools.union(&others.iter().copied().collect()) {
             let backing = self.lock().pool(pool).backing.clone();
             let object = if others.contains(&pool) {
                 let object = backing.open(file, true)?;
-                backing.resize(object.as_fd(), pages)?;
+                backing.resize(object.as_fd(), len)?;
                 object
             } else {
-                backing.create(file, pages)?
+                backing.create(file, len)?
             };
             for run in extent::pool_runs(extents).into_iter().filter(|r| r.pool == pool) {
                 backing.allocate(object.as_fd(), run.pages)?;
             }
-            backing.lock(file, object.as_fd(), pages)?;
+            backing.lock(file, object.as_fd(), PageCount::for_bytes(len))?;
         }
         Ok(())
     }
@@ -316,7 +316,7 @@ impl Inner {
         drop(st);
         let pools: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
         let pools: Vec<_> = pools.into_iter().collect();
-        let backed = self.back(inode.id, &extents, new, &pools).and_then(|()| self.clear_tail(inode));
+        let backed = self.back(inode.id, &extents, len, &pools).and_then(|()| self.clear_tail(inode, len));
         let mut st = self.lock();
         let result = backed.and_then(|()| {
             // The inode may have got another mode or name meanwhile: only what changes here is taken over.
@@ -336,16 +336,16 @@ impl Inner {
         (st, result)
     }
 
-    /// What lies behind the end in the last page becomes part of the file: it must read as zeros.
-    fn clear_tail(&self, inode: &Inode) -> Result<()> {
+    /// What lies behind the end in the last page becomes part of the file, now `len` bytes long: it must read as zeros, also if somebody stored there
+    /// through a mapping.
+    fn clear_tail(&self, inode: &Inode, len: u64) -> Result<()> {
         let from = inode.len;
-        let to = PageCount::for_bytes(from).bytes();
+        let to = PageCount::for_bytes(from).bytes().min(len);
         let Some(last) = inode.extents.last().filter(|_| from < to) else { return Ok(()) };
         let backing = self.lock().pool(last.pool).backing.clone();
         let object = backing.open(inode.id, true)?;
         let zeros = vec![0u8; usize::try_from(to - from).unwrap_or(0)];
-        codax_os::object::write_all_at(object.as_fd(), &zeros, from)
-            .map_err(|e| os_error("clear the end of", &format_args!("#{}", inode.id), &e))
+        backing.write(object.as_fd(), &zeros, from)
     }
 
     fn ungrow(&self, st: &State, inode: &Inode, extents: &[Extent]) {
@@ -354,9 +354,7 @@ impl Inner {
         for &pool in old.union(&new) {
             let backing = &st.pool(pool).backing;
             let undone = if old.contains(&pool) {
-                backing
-                    .open(inode.id, true)
-                    .and_then(|o| backing.resize(o.as_fd(), PageCount::for_bytes(inode.len)))
+                backing.open(inode.id, true).and_then(|o| backing.resize(o.as_fd(), inode.len))
             } else {
                 backing.unlock(inode.id);
                 backing.remove(inode.id)
@@ -387,7 +385,7 @@ impl Inner {
         let pools: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
         for pool in pools {
             let here: Vec<Extent> = cut.iter().filter(|e| e.pool == pool).copied().collect();
-            match cut_object(&*st.pool(pool).backing, inode.id, pages, kept.contains(&pool)) {
+            match cut_object(&*st.pool(pool).backing, inode.id, len, kept.contains(&pool)) {
                 Ok(()) => st.free(&here),
                 Err(e) => {
                     // The file is shorter all the same, as the journal says: its frames are free once their memory is.

@@ -11,6 +11,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Space of the journal's own mount.
@@ -208,7 +209,7 @@ fn same_size(pool: &PoolRecord, bytes: u64) -> Result<()> {
 impl Store {
     /// Folds the journal from time to time, and tries again to take back what was held. Started once.
     pub(crate) fn start_maintenance(&self) {
-        let weak = std::sync::Arc::downgrade(&self.inner);
+        let weak = Arc::downgrade(&self.inner);
         let env = self.inner.env.clone();
         self.inner.env.spawn(
             "maintenance",
@@ -257,15 +258,14 @@ impl Store {
         if options.huge != new.huge {
             lines.push("huge takes effect in pools made after the next start".to_owned());
         }
-        options.ack_timeout = new.ack_timeout;
-        options.chunk_bytes = new.chunk_bytes;
-        options.resume_wait = new.resume_wait;
+        let StoreOptions { ack_timeout, chunk_bytes, resume_wait, .. } = *new;
+        *options = Arc::new(StoreOptions { ack_timeout, chunk_bytes, resume_wait, ..(**options).clone() });
         Ok(lines)
     }
 
     /// A read-only descriptor of the commit words.
     pub fn words_fd(&self) -> Result<OwnedFd> {
-        let path = Layout { dir: self.inner.options().dir }.words();
+        let path = Layout { dir: self.inner.options().dir.clone() }.words();
         let file = fs::File::open(&path).map_err(|e| os_error("open", &path.display(), &e))?;
         Ok(file.into())
     }
@@ -295,7 +295,7 @@ impl Store {
         inner.event("stop", "store", if purge { "purged" } else { "kept" }, 0);
         inner.journal.fold_above(0)?;
         if purge {
-            let layout = Layout { dir: inner.options().dir };
+            let layout = Layout { dir: inner.options().dir.clone() };
             purge_dir(&layout, &names)?;
         }
         Ok(())

@@ -48,7 +48,7 @@ pub struct Store {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub env: Arc<dyn Env>,
-    pub options: RwLock<StoreOptions>,
+    pub options: RwLock<Arc<StoreOptions>>,
     pub state: Mutex<State>,
     /// Something changed that somebody may wait for: a file is not busy any more, a holder let go, a session went.
     pub changed: Condvar,
@@ -79,7 +79,7 @@ impl Inner {
         self.changed.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    pub fn options(&self) -> StoreOptions {
+    pub fn options(&self) -> Arc<StoreOptions> {
         self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

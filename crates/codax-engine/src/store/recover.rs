@@ -128,7 +128,7 @@ impl Store {
         let epoch = env.random();
         let inner = Arc::new_cyclic(|me| Inner {
             env,
-            options: RwLock::new(options),
+            options: RwLock::new(Arc::new(options)),
             state: Mutex::new(state),
             changed: Condvar::new(),
             journal,
@@ -281,14 +281,15 @@ impl Inner {
         object: ObjectInfo,
         notes: &mut Vec<String>,
     ) -> Result<()> {
-        let (pages, expected) = st.ns.get(file).map_or((PageCount(0), 0), |inode| {
+        let (len, expected) = st.ns.get(file).map_or((0, 0), |inode| {
             let here = inode.extents.iter().filter(|e| e.pool == pool).map(|e| e.count.0).sum();
-            (PageCount::for_bytes(inode.len), here)
+            (inode.len, here)
         });
         if expected == 0 {
             // Left over from a create, a move or a removal that did not get to its end.
             let backing = st.pool(pool).backing.clone();
-            let stale = stale_ranges(st, pool, file, backing.open(file, false)?.as_fd(), object.pages)?;
+            let pages = PageCount::for_bytes(object.len);
+            let stale = stale_ranges(st, pool, file, backing.open(file, false)?.as_fd(), pages)?;
             let frames = self.hold_stale(st, pool, file, &stale);
             if !frames.is_empty() {
                 self.give_back(st, file, frames);
@@ -297,23 +298,23 @@ impl Inner {
             }
             return Ok(());
         }
-        if object.pages == pages && object.allocated.0 == expected {
+        if object.len == len && object.allocated.0 == expected {
             return Ok(());
         }
         let backing = st.pool(pool).backing.clone();
         let fd = backing.open(file, true)?;
-        if object.pages > pages {
-            backing.resize(fd.as_fd(), pages)?;
-        } else if object.pages < pages {
+        if object.len > len {
+            backing.resize(fd.as_fd(), len)?;
+        } else if object.len < len {
             notes.push(format!(
                 "{}: its object in {} was cut to {} bytes by who may write it: codax check says what is lost",
                 st.path(file),
                 st.pool_name(pool),
-                object.pages.bytes()
+                object.len
             ));
             return Ok(());
         }
-        let stale = stale_ranges(st, pool, file, fd.as_fd(), pages)?;
+        let stale = stale_ranges(st, pool, file, fd.as_fd(), PageCount::for_bytes(len))?;
         if !stale.is_empty() {
             let frames = self.hold_stale(st, pool, file, &stale);
             self.give_back(st, file, frames);
