@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`Mount`] | one mount: made, told of changes, ended |
 //! | [`point`] | the directory it is on: what may be wrong with it, who uses it |
+//! | [`record`] | where it is mounted, for the daemon after a crash |
 //! | `adapter` | requests of the kernel to the store's view ([`codax_engine::fs`]); the only place that knows the FUSE library |
 //! | `listing` | a directory that is being read: positions that stay right whatever is removed meanwhile |
 //! | `special` | `.codax`: the store's state as files |
@@ -16,9 +17,11 @@
 #![forbid(unsafe_code)]
 
 mod adapter;
+mod handles;
 mod listing;
 mod mount;
 pub mod point;
+pub mod record;
 mod special;
 
 pub use mount::{Mount, MountFacts};

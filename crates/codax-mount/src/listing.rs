@@ -4,9 +4,6 @@
 //! name that was handed out has a number here for as long as the directory is open (or until it is rewound), so a position means "after this name"
 //! whatever is made or removed meanwhile: nothing is repeated, nothing that stays is left out.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 /// The position after `.`, and after `..`.
 pub(crate) const AFTER_SELF: u64 = 1;
 pub(crate) const AFTER_PARENT: u64 = 2;
@@ -45,37 +42,6 @@ impl Listing {
     }
 }
 
-/// The directories that are open.
-#[derive(Debug, Default)]
-pub(crate) struct Listings {
-    open: Mutex<(u64, HashMap<u64, Arc<Mutex<Listing>>>)>,
-}
-
-impl Listings {
-    /// A new listing's handle.
-    pub fn open(&self) -> u64 {
-        let mut open = lock(&self.open);
-        open.0 += 1;
-        let handle = open.0;
-        open.1.insert(handle, Arc::default());
-        handle
-    }
-
-    /// The listing of a handle; an empty one for a handle that isn't open.
-    pub fn get(&self, handle: u64) -> Arc<Mutex<Listing>> {
-        lock(&self.open).1.get(&handle).cloned().unwrap_or_default()
-    }
-
-    /// Forgets a listing.
-    pub fn close(&self, handle: u64) {
-        lock(&self.open).1.remove(&handle);
-    }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,15 +76,5 @@ mod tests {
         assert_eq!(listing.name(c2), Some(&b"c"[..]));
         listing.rewind();
         assert_eq!(listing.name(a), None);
-    }
-
-    #[test]
-    fn handles_are_apart() {
-        let listings = Listings::default();
-        let (one, two) = (listings.open(), listings.open());
-        lock(&listings.get(one)).after(AFTER_PARENT, b"x");
-        assert!(lock(&listings.get(one)).name(3).is_some() && lock(&listings.get(two)).name(3).is_none());
-        listings.close(one);
-        assert!(lock(&listings.get(one)).name(3).is_none());
     }
 }

@@ -13,9 +13,7 @@ const USERS_NAMED: usize = 8;
 ///
 /// `NotFound`, `NotDir`, `NotEmpty`, `Busy` (something is mounted there) say what is wrong and what to do.
 pub fn check(dir: &Path) -> Result<PathBuf> {
-    if fuse::is_dead(dir) {
-        clean(dir)?;
-    }
+    clean_dead(dir)?;
     let shown = dir.display();
     let path = dir.canonicalize().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => {
@@ -27,7 +25,9 @@ pub fn check(dir: &Path) -> Result<PathBuf> {
         return Err(Error::new(ErrorKind::NotDir, format!("mount point {shown}: it is not a directory")));
     }
     if mounts::is_mount_point(&path).map_err(|e| about(dir, &e))? {
-        return Err(Error::busy(format!("mount point {shown}: something is mounted there already: umount {shown}, or choose another")));
+        return Err(Error::busy(format!(
+            "mount point {shown}: something is mounted there already: umount {shown}, or choose another"
+        )));
     }
     let mut entries = std::fs::read_dir(&path).map_err(|e| about(dir, &e))?;
     if entries.next().is_some() {
@@ -37,10 +37,23 @@ pub fn check(dir: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Takes a dead mount away: one whose daemon has gone. Mappings and open files of it live on.
-pub fn clean(dir: &Path) -> Result<()> {
-    tracing::warn!("{}: its daemon has gone: unmounting it", dir.display());
-    fuse::umount(dir, true).map_err(|e| about(dir, &e))
+/// Takes away what daemons that have gone left mounted on `dir`. Mappings and open files of it live on. `Busy` if what is dead there is not ours.
+pub fn clean_dead(dir: &Path) -> Result<()> {
+    while fuse::is_dead(dir) {
+        let parent = dir.parent().unwrap_or(Path::new("/"));
+        let parent = parent.canonicalize().map_err(|e| about(dir, &e))?;
+        let path = dir.file_name().map_or_else(|| parent.clone(), |name| parent.join(name));
+        let ours = fuse::mounted(SUBTYPE).map_err(|e| about(dir, &e))?.contains(&path);
+        let shown = dir.display();
+        if !ours {
+            return Err(Error::busy(format!(
+                "mount point {shown}: another filesystem is mounted there whose server has gone: umount -l {shown}"
+            )));
+        }
+        tracing::warn!("{shown}: the daemon that served it has gone: unmounting it");
+        fuse::umount(&path, true).map_err(|e| about(dir, &e))?;
+    }
+    Ok(())
 }
 
 /// Where stores are mounted whose daemons have gone.

@@ -320,6 +320,12 @@ impl Fs {
     pub fn next_change(&self) -> Option<Changed> {
         None
     }
+    pub fn wait_change(&self) -> bool {
+        false
+    }
+    pub fn take_change(&self) -> Option<Changed> {
+        None
+    }
     /// Ends the mount: its handles are released, and who waits in [`Self::next_change`] returns.
     pub fn close(&self) {}
 }
