@@ -21,13 +21,13 @@ pub fn check(dir: &Path) -> Result<PathBuf> {
         }
         _ => about(dir, &e),
     })?;
-    if !path.is_dir() {
-        return Err(Error::new(ErrorKind::NotDir, format!("mount point {shown}: it is not a directory")));
-    }
     if mounts::is_mount_point(&path).map_err(|e| about(dir, &e))? {
         return Err(Error::busy(format!(
             "mount point {shown}: something is mounted there already: umount {shown}, or choose another"
         )));
+    }
+    if !path.is_dir() {
+        return Err(Error::new(ErrorKind::NotDir, format!("mount point {shown}: it is not a directory")));
     }
     let mut entries = std::fs::read_dir(&path).map_err(|e| about(dir, &e))?;
     if entries.next().is_some() {
