@@ -294,6 +294,7 @@ mod tests {
             example.lines().map(|l| l.strip_prefix("#: ").unwrap_or(l).to_owned() + "\n").collect();
         let whole = load(&whole, &CommandLine::default()).unwrap();
         assert_eq!(whole.store, Path::new("/run/codax"));
+        assert_eq!(whole.mount.as_deref(), Some(Path::new("/mnt/codax")));
         assert_eq!((whole.dram, whole.chunk), (Some(8 << 30), Some(1 << 20)));
         assert_eq!(whole.devices.len(), 2);
         assert_eq!(whole.devices[0].link.mbps, Some(12_500));
@@ -341,6 +342,7 @@ mod tests {
             ("socket_mode = \"066\"", "socket_mode"),
             ("socket_mode = 438", "invalid type"),
             ("store = \"\"", "store"),
+            ("mount = \"\"", "mount"),
             ("[[device]]\nname = \"a\"\nsize = 4096", "missing field `backing`"),
             ("[[device]]\nname = \"a/b\"\nbacking = \"emulated\"\nsize = 4096", "only letters"),
             ("[[device]]\nname = \"a\"\nbacking = \"cxl\"\nsize = 4096", "no backing `cxl`"),

@@ -80,6 +80,13 @@ pub fn mount_helped(path: &Path, options: &Options<'_>) -> io::Result<OwnedFd> {
     }
 }
 
+/// Whether [`HELPER`] is there to be called.
+#[must_use]
+pub fn helper_is_there() -> bool {
+    let dirs = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&dirs).any(|dir| dir.join(HELPER).is_file())
+}
+
 /// What a helper said, as one line.
 fn said(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
