@@ -22,6 +22,12 @@ impl Extent {
     pub const fn pages(&self) -> PageRange {
         PageRange { start: self.page, count: self.count }
     }
+
+    /// The frame after its last one, where a file's next pages are best.
+    #[must_use]
+    pub const fn following(&self) -> Frame {
+        Frame(self.frame.0 + self.count.0)
+    }
 }
 
 /// A run of consecutive frames of one pool, owned by nobody in particular.
@@ -69,6 +75,53 @@ pub fn replace(extents: &[Extent], new: &[Extent]) -> (Vec<Extent>, Vec<Extent>)
         push(&mut result, extent);
     }
     (result, replaced)
+}
+
+/// The last extent that begins before `page`.
+#[must_use]
+pub fn before(extents: &[Extent], page: PageNo) -> Option<Extent> {
+    let after = extents.partition_point(|extent| extent.page < page);
+    after.checked_sub(1).map(|at| extents[at])
+}
+
+/// The pages of `range` that no extent covers.
+#[must_use]
+pub fn gaps(extents: &[Extent], range: PageRange) -> Vec<PageRange> {
+    let mut gaps = Vec::new();
+    let mut at = range.start.0;
+    for extent in slice(extents, range) {
+        if extent.page.0 > at {
+            gaps.push(PageRange::new(at, extent.page.0 - at));
+        }
+        at = extent.pages().end();
+    }
+    if at < range.end() {
+        gaps.push(PageRange::new(at, range.end() - at));
+    }
+    gaps
+}
+
+/// `extents` with those of `new` (sorted, possibly with gaps) in place of what their pages had before.
+#[must_use]
+pub fn insert(extents: &[Extent], new: &[Extent]) -> Vec<Extent> {
+    if let (Some(last), Some(first)) = (extents.last(), new.first())
+        && last.pages().end() <= first.page.0
+    {
+        // The usual case: a file grows at its end.
+        let mut result = extents.to_vec();
+        new.iter().for_each(|&extent| push(&mut result, extent));
+        return result;
+    }
+    new.chunk_by(|a, b| a.pages().end() == b.page.0)
+        .fold(extents.to_vec(), |extents, run| replace(&extents, run).0)
+}
+
+/// `extents` without the pages of `range`, and what had them.
+#[must_use]
+pub fn remove(extents: &[Extent], range: PageRange) -> (Vec<Extent>, Vec<Extent>) {
+    let mut left = slice(extents, PageRange::new(0, range.start.0));
+    left.extend(slice(extents, PageRange::new(range.end(), u64::MAX - range.end())));
+    (left, slice(extents, range))
 }
 
 /// Cuts everything from page `pages` on off `extents`, and returns what was cut.

@@ -29,7 +29,7 @@ const PAGE_HIGH_BITS: u32 = 24;
 /// The largest file id that a record can hold.
 pub const OWNER_MAX: FileId = FileId((1 << OWNER_BITS) - 1);
 
-/// The largest page number that a record can hold: files end at 4 EiB.
+/// The largest page number that a record can hold: 4 PiB into the file.
 pub const PAGE_MAX: PageNo = PageNo((1 << (PAGE_LOW_BITS + PAGE_HIGH_BITS)) - 1);
 
 /// What a frame is in use for.

@@ -3,19 +3,20 @@
 //! An operation looks and returns the [`Change`]s that would do it; [`Namespace::apply`] does them. Between the two the caller
 //! writes them to its journal.
 
+mod at;
 mod ops;
 #[cfg(test)]
 mod tests;
 
 use crate::change::Change;
-use crate::extent::{Extent, PoolRun};
+use crate::extent::{self, Extent, PoolRun};
 use crate::frame::OWNER_MAX;
 use crate::name::{Name, StorePath};
 use crate::placement::Placement;
-use crate::{DRAM, Error, FileId, PageCount, ROOT, Result};
+use crate::{DRAM, Error, FileId, PAGE_SIZE, PageCount, PageRange, PoolId, ROOT, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
 use std::ops::Bound;
 
@@ -39,7 +40,7 @@ pub enum Kind {
     BlockDevice,
 }
 
-/// A file or directory, without its directory entries.
+/// A file, directory or other thing with a name, without its directory entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inode {
     /// Its number.
@@ -52,22 +53,49 @@ pub struct Inode {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Names that lead to it: 1 (directories too: it doesn't count their subdirectories); 0 while it is only held open (an orphan), or
+    /// Names that lead to it; 1 for a directory (it doesn't count their subdirectories); 0 while it is only held open (an orphan), or
     /// being put.
     pub nlink: u32,
-    /// Length in bytes.
+    /// The device of a device's node, as Linux encodes it.
+    pub rdev: u32,
+    /// The pool in which the file's object may hold more than is said here, since programs write to it without asking: its length, its pages and its
+    /// times count, until they were taken in here.
+    pub ahead: Option<PoolId>,
+    /// Length in bytes; of a symbolic link, its target's.
     pub len: u64,
+    /// Last access, as far as somebody told, in nanoseconds since 1970.
+    pub atime_ns: i64,
     /// Last change of contents, as far as the store knows, in nanoseconds since 1970.
     pub mtime_ns: i64,
     /// Last change of the inode, in nanoseconds since 1970.
     pub ctime_ns: i64,
     /// Its own placement; `None` takes the nearest directory's above.
     pub placement: Option<Placement>,
-    /// Where its pages are, in the order of pages; covers exactly `PageCount::for_bytes(len)` pages of a file.
+    /// Where a file's pages are, in the order of pages, each once. Pages that are missing are holes, and read as zeros; there may be some
+    /// behind the end.
     pub extents: Vec<Extent>,
     /// What a drain took elsewhere, and the pool it goes home to. Ranges don't overlap.
     pub away: Vec<PoolRun>,
+    /// What few inodes have.
+    pub extra: Option<Box<Extra>>,
 }
+
+/// What few inodes have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extra {
+    /// Where a symbolic link leads.
+    pub target: Vec<u8>,
+    /// Extended attributes.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// Longest length of a file in bytes: offsets are signed in the kernel's interfaces, and all of its last page is within reach.
+pub const LEN_MAX: u64 = i64::MAX as u64 - PAGE_SIZE;
+
+/// Mode bit: programs run as the file's owner.
+pub const SETUID: u16 = 0o4000;
+/// Mode bit: programs run as the file's group; what is made in a directory gets its group.
+pub const SETGID: u16 = 0o2000;
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,33 +144,49 @@ type ById<T> = HashMap<FileId, T, BuildHasherDefault<DefaultHasher>>;
 pub struct Namespace {
     /// Boxed, because the table is up to half empty.
     nodes: ById<Box<Node>>,
-    /// The entries of each directory.
-    dirs: ById<BTreeMap<Name, FileId>>,
+    /// What is in each directory.
+    dirs: ById<Directory>,
+    /// The names of files beside the one in their node: hard links.
+    more_links: ById<BTreeSet<(FileId, Name)>>,
     next_id: u64,
 }
 
-/// An inode and the one name that leads to it: there are no hard links.
+/// An inode and the name that leads to it, or the first of them.
 #[derive(Clone, Debug)]
 struct Node {
     inode: Inode,
     link: Option<(FileId, Name)>,
 }
 
+/// What is in a directory.
+#[derive(Clone, Debug, Default)]
+struct Directory {
+    entries: BTreeMap<Name, FileId>,
+    /// How many of them are directories.
+    subdirs: u32,
+}
+
 // 100,000 files are in memory at once, and the daemon's share of each is bounded.
-const _: () = assert!(size_of::<Node>() <= 152);
+const _: () = assert!(size_of::<Node>() <= 176);
 
 impl Namespace {
     /// A namespace with nothing in it, not even a root.
     #[must_use]
     pub fn new() -> Self {
-        Self { nodes: ById::default(), dirs: ById::default(), next_id: ROOT.0 + 1 }
+        Self {
+            nodes: ById::default(),
+            dirs: ById::default(),
+            more_links: ById::default(),
+            next_id: ROOT.0 + 1,
+        }
     }
 
     /// The changes that make the root directory (mode 0755 with the given owner, placement `On dram`).
     #[must_use]
     pub fn format(uid: u32, gid: u32, now_ns: i64) -> Vec<Change> {
         let placement = Some(Placement::On { pool: DRAM, strict: false });
-        vec![Change::Put(Box::new(Inode::dir(ROOT, 0o755, uid, gid, placement, now_ns)))]
+        let root = Inode { placement, ..Inode::new(ROOT, Kind::Dir, 0o755, uid, gid, now_ns) };
+        vec![Change::Put(Box::new(root))]
     }
 
     /// Does `change`. Other variants than `Put`, `Drop`, `Link`, `Unlink` are ignored. An error (kind `Corrupt`) only for a change
@@ -157,8 +201,8 @@ impl Namespace {
         }
     }
 
-    /// Whether an inode can be true by itself: its number, and extents that cover its pages. What [`Change::Put`] would refuse, for who must know before
-    /// it is written down.
+    /// Whether an inode can be true by itself: its number, and extents in order. What [`Change::Put`] would refuse, for who must know before it is
+    /// written down.
     pub fn check_inode(inode: &Inode) -> Result<()> {
         let id = inode.id;
         if id.0 == 0 || id > OWNER_MAX {
@@ -167,16 +211,18 @@ impl Namespace {
         if id == ROOT && inode.kind != Kind::Dir {
             return Err(Error::corrupt("the root is not a directory"));
         }
-        let expected = match inode.kind {
-            Kind::File => PageCount::for_bytes(inode.len).0,
+        let end = inode.extents.iter().try_fold(0u64, |page, extent| {
+            (extent.page.0 >= page && extent.count.0 > 0)
+                .then(|| extent.page.0.checked_add(extent.count.0))?
+        });
+        let last = match inode.kind {
+            Kind::File => PageCount::for_bytes(LEN_MAX).0,
             _ => 0,
         };
-        let covered = inode.extents.iter().try_fold(0u64, |page, extent| {
-            (extent.page.0 == page && extent.count.0 > 0).then(|| page.checked_add(extent.count.0))?
-        });
-        if covered != Some(expected) {
+        if inode.len > LEN_MAX || end.is_none_or(|end| end > last) {
             let line = format!(
-                "the extents of inode {id} do not cover its {expected} pages, each once and in order"
+                "the extents of inode {id} are not pages of a file of {} bytes, each once and in order",
+                inode.len
             );
             return Err(Error::corrupt(line));
         }
@@ -188,13 +234,13 @@ impl Namespace {
         Self::check_inode(inode)?;
         match self.nodes.get_mut(&id) {
             Some(node) if node.inode.kind != inode.kind => {
-                return Err(Error::corrupt(format!("inode {id} changes between file and directory")));
+                return Err(Error::corrupt(format!("inode {id} changes what it is")));
             }
             Some(node) => node.inode = inode.clone(),
             None => {
                 self.nodes.insert(id, Box::new(Node { inode: inode.clone(), link: None }));
                 if inode.kind == Kind::Dir {
-                    self.dirs.insert(id, BTreeMap::new());
+                    self.dirs.insert(id, Directory::default());
                 }
                 self.never_below(FileId(id.0 + 1));
             }
@@ -231,31 +277,70 @@ impl Namespace {
             .nodes
             .get(&child)
             .ok_or_else(|| Error::corrupt(format!("{}, which is not there", what())))?;
-        if node.link.as_ref().is_some_and(|link| (link.0, &link.1) != (dir, &name)) {
-            return Err(Error::corrupt(format!("{}, which has another name", what())));
+        let is_dir = node.inode.kind == Kind::Dir;
+        if is_dir && node.link.as_ref().is_some_and(|link| (link.0, &link.1) != (dir, &name)) {
+            return Err(Error::corrupt(format!("{}, a directory with another name", what())));
         }
-        if child == ROOT || node.inode.kind == Kind::Dir && self.is_within(dir, child) {
+        if child == ROOT || is_dir && self.is_within(dir, child) {
             return Err(Error::corrupt(format!("{}, which lies above it", what())));
         }
-        let replaced = self.dirs.get_mut(&dir).and_then(|entries| entries.insert(name.clone(), child));
-        if let Some(node) = replaced.and_then(|replaced| self.nodes.get_mut(&replaced)) {
-            node.link = None;
+        let replaced = self.enter(dir, &name, child, is_dir);
+        if replaced == Some(child) {
+            return Ok(());
         }
-        if let Some(node) = self.nodes.get_mut(&child) {
+        if let Some(replaced) = replaced {
+            self.lose_name(replaced, dir, &name);
+        }
+        let Some(node) = self.nodes.get_mut(&child) else { return Ok(()) };
+        if node.link.is_none() {
             node.link = Some((dir, name));
+        } else {
+            self.more_links.entry(child).or_default().insert((dir, name));
         }
         Ok(())
     }
 
+    /// Puts an entry in a directory; returns what it had under that name.
+    fn enter(&mut self, dir: FileId, name: &Name, child: FileId, is_dir: bool) -> Option<FileId> {
+        let directory = self.dirs.get_mut(&dir)?;
+        let replaced = directory.entries.insert(name.clone(), child);
+        directory.subdirs += u32::from(is_dir);
+        let lost = replaced.is_some_and(|id| self.dirs.contains_key(&id));
+        if let Some(directory) = self.dirs.get_mut(&dir).filter(|_| lost) {
+            directory.subdirs -= 1;
+        }
+        replaced
+    }
+
     fn unlink(&mut self, dir: FileId, name: &[u8]) -> Result<()> {
-        let child = self.dirs.get_mut(&dir).and_then(|entries| entries.remove(name)).ok_or_else(|| {
+        let taken = self.dirs.get_mut(&dir).and_then(|directory| directory.entries.remove_entry(name));
+        let (name, child) = taken.ok_or_else(|| {
             let name = name.escape_ascii();
             Error::corrupt(format!("the entry `{name}` of directory {dir} is taken away and was never made"))
         })?;
-        if let Some(node) = self.nodes.get_mut(&child) {
-            node.link = None;
+        let was_dir = self.dirs.contains_key(&child);
+        if let Some(directory) = self.dirs.get_mut(&dir).filter(|_| was_dir) {
+            directory.subdirs -= 1;
         }
+        self.lose_name(child, dir, &name);
         Ok(())
+    }
+
+    /// `id` is not `name` in `dir` any more: another of its names is the first, if it has one.
+    fn lose_name(&mut self, id: FileId, dir: FileId, name: &Name) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(more) = self.more_links.get_mut(&id) else {
+            node.link = None;
+            return;
+        };
+        if node.link.as_ref().is_some_and(|link| (link.0, &link.1) == (dir, name)) {
+            node.link = more.pop_first();
+        } else {
+            more.remove(&(dir, name.clone()));
+        }
+        if more.is_empty() {
+            self.more_links.remove(&id);
+        }
     }
 
     /// The inode `id`.
@@ -293,7 +378,7 @@ impl Namespace {
         self.next_id = self.next_id.max(id.0);
     }
 
-    /// A path that leads to `id`, if one does.
+    /// A path that leads to `id`, if one does: of several the first.
     #[must_use]
     pub fn path_of(&self, id: FileId) -> Option<StorePath> {
         let mut names = Vec::new();
@@ -307,7 +392,7 @@ impl Namespace {
         self.nodes.contains_key(&at).then(|| StorePath::from(names))
     }
 
-    /// The directory that has `id` as a child and the name it has there, if one does.
+    /// The directory that has `id` as a child and the name it has there, if one does: of several the first.
     #[must_use]
     pub fn parent_of(&self, id: FileId) -> Option<(FileId, &Name)> {
         self.nodes.get(&id)?.link.as_ref().map(|(dir, name)| (*dir, name))
@@ -320,20 +405,26 @@ impl Namespace {
         after: Option<&'a [u8]>,
     ) -> impl Iterator<Item = (&'a Name, FileId)> + 'a {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let entries = self.dirs.get(&dir).map(|entries| entries.range::<[u8], _>((start, Bound::Unbounded)));
+        let entries = self.dirs.get(&dir).map(|dir| dir.entries.range::<[u8], _>((start, Bound::Unbounded)));
         entries.into_iter().flatten().map(|(name, child)| (name, *child))
     }
 
     /// How many entries directory `dir` has.
     #[must_use]
     pub fn entry_count(&self, dir: FileId) -> usize {
-        self.dirs.get(&dir).map_or(0, BTreeMap::len)
+        self.dirs.get(&dir).map_or(0, |dir| dir.entries.len())
+    }
+
+    /// How many directories are in directory `dir`.
+    #[must_use]
+    pub fn subdirs(&self, dir: FileId) -> u32 {
+        self.dirs.get(&dir).map_or(0, |dir| dir.subdirs)
     }
 
     /// What directory `dir` has under `name`.
     #[must_use]
     pub fn lookup(&self, dir: FileId, name: &Name) -> Option<FileId> {
-        self.dirs.get(&dir)?.get(name).copied()
+        self.dirs.get(&dir)?.entries.get(name).copied()
     }
 
     /// Everything below `id`, as (directory, name, inode): what is in a directory before the directory, so that all of it can be removed
@@ -389,21 +480,38 @@ impl Default for Namespace {
 }
 
 impl Inode {
-    /// A directory without a name, of one link.
-    fn dir(id: FileId, mode: u16, uid: u32, gid: u32, placement: Option<Placement>, now_ns: i64) -> Self {
+    /// An inode of one link, with nothing in it.
+    #[must_use]
+    pub fn new(id: FileId, kind: Kind, mode: u16, uid: u32, gid: u32, now_ns: i64) -> Self {
         Self {
             id,
-            kind: Kind::Dir,
+            kind,
             mode,
             uid,
             gid,
             nlink: 1,
+            rdev: 0,
+            ahead: None,
             len: 0,
+            atime_ns: now_ns,
             mtime_ns: now_ns,
             ctime_ns: now_ns,
-            placement,
+            placement: None,
             extents: Vec::new(),
             away: Vec::new(),
+            extra: None,
         }
+    }
+
+    /// Whether it has no holes.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        extent::gaps(&self.extents, PageRange::new(0, PageCount::for_bytes(self.len).0)).is_empty()
+    }
+
+    /// Bytes of frames it takes.
+    #[must_use]
+    pub fn backed(&self) -> u64 {
+        self.extents.iter().map(|e| e.count.bytes()).sum()
     }
 }

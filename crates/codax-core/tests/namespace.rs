@@ -165,20 +165,7 @@ fn parse(path: &str) -> StorePath {
 
 fn file(id: FileId, nlink: u32) -> Inode {
     let extent = Extent { page: PageNo(0), count: PageCount(2), pool: DRAM, frame: Frame(id.0 * 2) };
-    Inode {
-        id,
-        kind: Kind::File,
-        mode: 0o644,
-        uid: 1,
-        gid: 2,
-        nlink,
-        len: 5000,
-        mtime_ns: 1,
-        ctime_ns: 1,
-        placement: None,
-        extents: vec![extent],
-        away: Vec::new(),
-    }
+    Inode { nlink, len: 5000, extents: vec![extent], ..Inode::new(id, Kind::File, 0o644, 1, 2, 1) }
 }
 
 /// The namespace under test, and every change it ever made.
@@ -299,7 +286,6 @@ impl Tested {
                 );
                 assert_eq!(inode.nlink, 1);
                 let entry = match inode.kind {
-                    Kind::File => Entry::File(id),
                     Kind::Dir => {
                         dirs.push((id, path.clone()));
                         Entry::Dir(match inode.placement {
@@ -307,6 +293,7 @@ impl Tested {
                             _ => None,
                         })
                     }
+                    _ => Entry::File(id),
                 };
                 listed.insert(path.to_string(), entry);
             }

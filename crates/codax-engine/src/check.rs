@@ -3,6 +3,7 @@
 use crate::backing::ObjectInfo;
 use crate::store::state::State;
 use crate::store::{Inner, Store, pages_in, resident, stale_ranges};
+use crate::table::shown_page;
 use codax_core::change::Change;
 use codax_core::extent::{Extent, FrameRun};
 use codax_core::frame::FrameState;
@@ -25,6 +26,9 @@ impl Store {
         inner.check_journal(&mut findings)?;
         let mut st = inner.lock();
         inner.retry_held(&mut st);
+        // What programs wrote to objects by themselves is no difference.
+        let ahead: Vec<FileId> = st.ns.inodes().filter(|i| i.ahead.is_some()).map(|i| i.id).collect();
+        ahead.into_iter().for_each(|file| inner.refresh(&mut st, file));
         check_table(&mut st, &mut findings);
         for at in 0..st.pools.len() {
             let pool = st.pools[at].record.id;
@@ -40,6 +44,7 @@ impl Store {
                 let busy = st.live.get(&file).is_some_and(|l| l.busy.is_some());
                 if busy
                     || st.pools[at].held.contains_key(&file)
+                    || st.ns.get(file).is_some_and(|inode| inode.ahead == Some(pool))
                     || st.ns.get(file).is_none() && object.allocated.0 == 0
                 {
                     continue;
@@ -112,7 +117,8 @@ fn check_table(st: &mut State, findings: &mut Findings) {
             let pool = &st.pools[at];
             let wrong = (0..count.0).find(|i| {
                 let record = pool.table.get(Frame(frame.0 + i));
-                record.owner != Some(*file) || record.page.0 != page.0 + i || record.state == FrameState::Free
+                let page = shown_page(PageNo(page.0 + i));
+                record.owner != Some(*file) || record.page != page || record.state == FrameState::Free
             });
             if let Some(i) = wrong {
                 let what = format!(
@@ -158,7 +164,8 @@ impl Inner {
         object: Option<ObjectInfo>,
         findings: &mut Findings,
     ) -> Result<()> {
-        let Some(inode) = st.ns.get(file) else { return Ok(()) };
+        // While programs write to it there is nothing to compare with.
+        let Some(inode) = st.ns.get(file).filter(|inode| inode.ahead.is_none()) else { return Ok(()) };
         let (len, pages) = (inode.len, PageCount::for_bytes(inode.len));
         let here = pages_in(inode, pool);
         let expected: u64 = here.iter().map(|r| r.count.0).sum();

@@ -2,7 +2,7 @@
 //!
 //! `online → draining → offline → online`; each step is in the journal before it takes effect, so a restart goes on where it stopped.
 
-use crate::mover::{Order, Pace, Stuck, confirmed, stranger};
+use crate::mover::{Order, Pace, Stuck, confirmed, mount_holder, stranger};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Session, Store};
 use codax_core::change::{Change, PoolState};
@@ -237,8 +237,17 @@ impl Inner {
     /// What a drain of `pool` would do now.
     fn plan(&self, pool: PoolId) -> Result<Plan> {
         let backing = self.lock().pool(pool).backing.clone();
-        let objects: HashMap<(u64, u64), FileId> =
+        let mut objects: HashMap<(u64, u64), FileId> =
             backing.list()?.into_iter().map(|(file, info)| (info.identity, file)).collect();
+        {
+            // Who uses a file through a mount shows the mount's inode.
+            let mut st = self.lock();
+            self.retry_lingering(&mut st);
+            let served: Vec<FileId> = objects.values().copied().filter(|f| st.served_by_kernel(*f)).collect();
+            for file in served {
+                objects.extend(st.mount_identities(file).map(|identity| (identity, file)));
+            }
+        }
         let identities = objects.keys().copied().collect();
         let kernel = codax_os::process::holders(&identities)
             .map_err(|e| crate::backing::os_error("look through", &"/proc", &e))?;
@@ -264,7 +273,20 @@ impl Inner {
                 let strangers = by_kernel.get(&inode.id).into_iter().flatten();
                 let strangers = strangers.filter(|h| strange.contains(&(h.pid, h.dev, h.ino)));
                 let mut held = st.holders_of(inode.id, &here);
-                held.extend(strangers.map(|h| stranger(h)));
+                let by_mount: Vec<Holder> = strangers
+                    .clone()
+                    .filter(|h| st.mount_identities(inode.id).any(|id| id == (h.dev, h.ino)))
+                    .map(|h| mount_holder(h))
+                    .collect();
+                if !by_mount.is_empty() {
+                    // They are named better than by who opened it.
+                    let openers = st.openers(inode.id);
+                    held.retain(|h| !openers.contains(h));
+                }
+                held.extend(
+                    strangers.map(|h| stranger(h)).filter(|h| by_mount.iter().all(|m| m.pid != h.pid)),
+                );
+                held.extend(by_mount);
                 held.dedup();
                 Candidate {
                     file: inode.id,

@@ -18,7 +18,7 @@
 use crate::journal::storage::failed;
 use crate::journal::wrong_version;
 use codax_core::extent::FrameRun;
-use codax_core::frame::{FrameFlags, FrameRecord, FrameState, RECORD_BYTES};
+use codax_core::frame::{FrameFlags, FrameRecord, FrameState, PAGE_MAX, RECORD_BYTES};
 use codax_core::name::NAME_MAX;
 use codax_core::{Error, FileId, Frame, PageNo, Result};
 use codax_os::words::SharedWords;
@@ -67,7 +67,7 @@ impl FrameTable {
         let mut beyond = self.lock();
         for at in self.numbers(run) {
             beyond.remove(&at);
-            let page = PageNo(first.0 + (at - run.frame.0));
+            let page = shown_page(PageNo(first.0 + (at - run.frame.0)));
             self.put(at, FrameRecord { owner: Some(file), page, state, ..FrameRecord::default() });
         }
     }
@@ -137,6 +137,11 @@ impl FrameTable {
             self.words.store(at + i, word);
         }
     }
+}
+
+/// What a record says of a page: files with holes may be longer than its field counts, and their pages beyond all show the last.
+pub(crate) fn shown_page(page: PageNo) -> PageNo {
+    page.min(PAGE_MAX)
 }
 
 /// A pool's frame table, for those who look. What they see of a frame that is changing may be half of the old and half of the new.

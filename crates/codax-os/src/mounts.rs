@@ -103,6 +103,12 @@ pub(crate) fn point_and_type(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     Some((point, kind))
 }
 
+/// Bytes that a filesystem still has room for.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bfree.saturating_mul(stat.f_frsize))
+}
+
 /// Blanks and the like are written as a backslash and three octal digits there.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());

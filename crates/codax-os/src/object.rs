@@ -3,7 +3,9 @@
 //! Unsafe code: `fcntl` with lease commands, which take integers and touch no memory of ours, and `cachestat`.
 
 use crate::util::{PAGE, check, invalid, retry, to_u64};
-use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{
+    AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps,
+};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -29,6 +31,10 @@ pub struct ObjectStat {
     pub dev: u64,
     /// Inode number.
     pub ino: u64,
+    /// Last change of contents, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Last change of the inode, in nanoseconds since 1970.
+    pub ctime_ns: i64,
 }
 
 impl From<Stat> for ObjectStat {
@@ -38,8 +44,15 @@ impl From<Stat> for ObjectStat {
             allocated_bytes: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
             dev: stat.st_dev,
             ino: stat.st_ino,
+            mtime_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+            ctime_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
         }
     }
+}
+
+/// A time of the kernel's as one number.
+fn nanoseconds(seconds: i64, nanoseconds: impl TryInto<i64>) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds.try_into().unwrap_or(0))
 }
 
 impl ObjectDir {
@@ -127,6 +140,14 @@ pub fn punch(fd: impl AsFd, off: u64, len: u64) -> io::Result<()> {
 /// Sets the length; growth is a hole until it is allocated.
 pub fn set_len(fd: impl AsFd, len: u64) -> io::Result<()> {
     retry(|| rustix::fs::ftruncate(&fd, len))
+}
+
+/// Sets the time of the last change of contents; the time of access stays.
+pub fn set_mtime(fd: impl AsFd, ns: i64) -> io::Result<()> {
+    let last_modification =
+        Timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) };
+    let last_access = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    Ok(rustix::fs::futimens(fd, &Timestamps { last_access, last_modification })?)
 }
 
 /// Length, memory and identity.

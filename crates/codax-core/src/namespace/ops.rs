@@ -1,13 +1,12 @@
 //! What clients ask of the namespace: each looks, checks, and returns the changes that would do it.
 
-use super::{Cred, Inode, Kind, Namespace, SetAttr, Want};
+use super::at::link;
+use super::{Cred, Inode, Kind, Namespace, SETGID, SETUID, SetAttr, Want};
 use crate::change::Change;
 use crate::name::{Name, StorePath};
 use crate::placement::Placement;
 use crate::{Error, ErrorKind, FileId, ROOT, Result};
 
-const SETUID: u16 = 0o4000;
-const SETGID: u16 = 0o2000;
 const STICKY: u16 = 0o1000;
 const GROUP_EXEC: u16 = 0o010;
 /// What mkdir(2) takes.
@@ -110,7 +109,8 @@ impl Namespace {
     ) -> Result<Vec<Change>> {
         let (parent, name) = self.parent_for_new(cred, path)?;
         let id = self.take_id();
-        let inode = Inode::dir(id, mode & MKDIR_MODE, cred.uid, cred.gid, placement, now_ns);
+        let inode = Inode::new(id, Kind::Dir, mode & MKDIR_MODE, cred.uid, cred.gid, now_ns);
+        let inode = Inode { placement, ..inode };
         Ok(self.create(parent, &name, inode))
     }
 
@@ -143,10 +143,7 @@ impl Namespace {
         if self.entry_count(child) > 0 {
             return Err(Error::new(ErrorKind::NotEmpty, format!("{path}: the directory is not empty")));
         }
-        let mut changes = vec![unlink(parent, name)];
-        changes.push(self.nameless(child, now_ns)?);
-        changes.extend(self.touched(parent, now_ns));
-        Ok(changes)
+        self.without_entry(parent, name, child, now_ns)
     }
 
     /// The changes of rename(2): an existing target is replaced (file by file, empty directory by directory) unless `noreplace`.
@@ -180,16 +177,7 @@ impl Namespace {
             // Its `..` changes.
             self.check(cred, source, Want::WRITE, from)?;
         }
-        let mut changes = vec![unlink(from_dir, from_name), link(to_dir, to_name, source)];
-        if let Some(target) = target {
-            changes.push(self.nameless(target, now_ns)?);
-        }
-        changes.push(Change::Put(Box::new(Inode { ctime_ns: now_ns, ..moved.clone() })));
-        changes.extend(self.touched(from_dir, now_ns));
-        if to_dir != from_dir {
-            changes.extend(self.touched(to_dir, now_ns));
-        }
-        Ok(changes)
+        self.moved((from_dir, from_name, source), (to_dir, to_name, target), now_ns)
     }
 
     /// The changes that give orphan `id` (nlink 0) the name `path`; with `replace` an existing file of that name loses it.
@@ -325,51 +313,13 @@ impl Namespace {
         to: &StorePath,
     ) -> Result<()> {
         self.check_removal(cred, to_dir, target, to)?;
-        match (self.inode(source)?.kind, self.inode(target)?.kind) {
-            (Kind::Dir, Kind::Dir) if self.entry_count(target) > 0 => {
-                Err(Error::new(ErrorKind::NotEmpty, format!("{to}: the directory is not empty")))
-            }
-            (Kind::Dir, Kind::Dir) => Ok(()),
-            (_, Kind::Dir) => Err(Error::new(ErrorKind::IsDir, format!("{to}: is a directory"))),
-            (Kind::Dir, _) => Err(Error::new(ErrorKind::NotDir, format!("{to}: not a directory"))),
-            _ => Ok(()),
-        }
-    }
-
-    /// The change for an inode that loses its name.
-    fn nameless(&self, id: FileId, now_ns: i64) -> Result<Change> {
-        let inode = self.inode(id)?;
-        Ok(match inode.kind {
-            Kind::Dir => Change::Drop(id),
-            _ => {
-                let nlink = inode.nlink.saturating_sub(1);
-                Change::Put(Box::new(Inode { nlink, ctime_ns: now_ns, ..inode.clone() }))
-            }
-        })
-    }
-
-    /// The change for a directory whose entries change.
-    fn touched(&self, dir: FileId, now_ns: i64) -> Option<Change> {
-        let inode = self.get(dir)?.clone();
-        Some(Change::Put(Box::new(Inode { mtime_ns: now_ns, ctime_ns: now_ns, ..inode })))
-    }
-
-    fn inode(&self, id: FileId) -> Result<&Inode> {
-        self.get(id).ok_or_else(|| Error::not_found(format!("there is no inode {id}")))
+        self.may_replace(source, target, to)
     }
 }
 
 /// The first `depth` components of `path`.
 fn first(path: &StorePath, depth: usize) -> StorePath {
     StorePath::from(path.components()[..depth].to_vec())
-}
-
-fn link(dir: FileId, name: &Name, child: FileId) -> Change {
-    Change::Link { dir, name: name.as_bytes().to_vec(), child }
-}
-
-fn unlink(dir: FileId, name: &Name) -> Change {
-    Change::Unlink { dir, name: name.as_bytes().to_vec() }
 }
 
 fn not_found(path: &StorePath) -> Error {

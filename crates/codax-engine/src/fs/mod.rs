@@ -10,9 +10,18 @@
 //! * `absorb`: taking what programs did to an object directly into inode and frame table.
 //! * `xattr`: extended attributes, placement among them.
 
-use crate::store::{Inner, Store};
+mod absorb;
+mod io;
+mod names;
+mod serve;
+mod space;
+mod xattr;
+
+pub(crate) use serve::{Mount, MountHandle, MountUse};
+
+use crate::store::{Guard, Inner, Store};
 use codax_core::namespace::Kind;
-use codax_core::{Error, FileId, Result};
+use codax_core::{Error, FileId};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -192,8 +201,13 @@ pub enum Changed {
 /// The store for one mount. Clones are the same mount; when the last is gone, its handles are released.
 #[derive(Clone, Debug)]
 pub struct Fs {
-    #[allow(dead_code)]
+    mounted: Arc<Mounted>,
+}
+
+#[derive(Debug)]
+struct Mounted {
     inner: Arc<Inner>,
+    mount: Arc<Mount>,
 }
 
 /// Entries of a directory with their attributes, in byte order of the names.
@@ -202,130 +216,58 @@ pub type Entries = Vec<(Vec<u8>, Attr)>;
 impl Store {
     /// The store as a mount sees it. On a `privileged` one the kernel can be given objects to serve files from.
     #[must_use]
-    pub fn fs(&self, _privileged: bool) -> Fs {
-        Fs { inner: self.inner.clone() }
+    pub fn fs(&self, privileged: bool) -> Fs {
+        let mut st = self.inner.lock();
+        st.next_handle += 1;
+        let mount = Arc::new(Mount::new(st.next_handle, privileged));
+        st.mounts.push(mount.clone());
+        Fs { mounted: Arc::new(Mounted { inner: self.inner.clone(), mount }) }
     }
 }
 
-fn not_there<T>() -> Result<T> {
-    Err(Error::internal("not there yet"))
-}
-
-#[allow(unused_variables, missing_docs, clippy::unused_self)]
 impl Fs {
     /// Tells the device number of the mount, by which the holders of its files are found in `/proc`. Once it is mounted.
-    pub fn mounted_as(&self, dev: u64) {}
-    pub fn lookup(&self, dir: FileId, name: &[u8]) -> Result<Attr> {
-        not_there()
+    pub fn mounted_as(&self, dev: u64) {
+        self.mounted.mount.set_device(dev);
     }
-    pub fn attr(&self, id: FileId) -> Result<Attr> {
-        not_there()
-    }
-    pub fn set(&self, id: FileId, set: &Set, who: Who) -> Result<Attr> {
-        not_there()
-    }
-    pub fn make(&self, dir: FileId, name: &[u8], new: &New) -> Result<Attr> {
-        not_there()
-    }
-    pub fn create(
-        &self,
-        dir: FileId,
-        name: &[u8],
-        new: &New,
-        read: bool,
-        write: bool,
-    ) -> Result<(Attr, FsOpen)> {
-        not_there()
-    }
-    pub fn link(&self, id: FileId, dir: FileId, name: &[u8]) -> Result<Attr> {
-        not_there()
-    }
-    pub fn unlink(&self, dir: FileId, name: &[u8]) -> Result<()> {
-        not_there()
-    }
-    pub fn rmdir(&self, dir: FileId, name: &[u8]) -> Result<()> {
-        not_there()
-    }
-    pub fn rename(&self, from: (FileId, &[u8]), to: (FileId, &[u8]), flags: RenameFlags) -> Result<()> {
-        not_there()
-    }
-    pub fn read_link(&self, id: FileId) -> Result<Vec<u8>> {
-        not_there()
-    }
-    pub fn entries(&self, dir: FileId, after: Option<&[u8]>, max: usize) -> Result<Entries> {
-        not_there()
-    }
-    pub fn parent(&self, dir: FileId) -> Result<FileId> {
-        not_there()
-    }
-    pub fn open(&self, id: FileId, read: bool, write: bool, truncate: bool, who: Who) -> Result<FsOpen> {
-        not_there()
-    }
-    /// Ends a handle. Of a file served by the kernel: after its backing was unregistered, if it was the last.
-    pub fn release(&self, handle: FsHandle) {}
-    pub fn read(&self, handle: FsHandle, off: u64, buf: &mut [u8]) -> Result<usize> {
-        not_there()
-    }
-    pub fn write(&self, handle: FsHandle, off: u64, data: &[u8], kill_suid: bool) -> Result<usize> {
-        not_there()
-    }
-    pub fn allocate(&self, handle: FsHandle, off: u64, len: u64, mode: Allocate) -> Result<()> {
-        not_there()
-    }
-    pub fn seek_data(&self, handle: FsHandle, off: u64) -> Result<u64> {
-        not_there()
-    }
-    pub fn seek_hole(&self, handle: FsHandle, off: u64) -> Result<u64> {
-        not_there()
-    }
-    pub fn copy_range(
-        &self,
-        from: FsHandle,
-        from_off: u64,
-        to: FsHandle,
-        to_off: u64,
-        len: u64,
-    ) -> Result<usize> {
-        not_there()
-    }
-    pub fn sync(&self, handle: FsHandle) -> Result<()> {
-        not_there()
-    }
-    pub fn xattr(&self, id: FileId, name: &[u8]) -> Result<Vec<u8>> {
-        not_there()
-    }
-    pub fn xattrs(&self, id: FileId) -> Result<Vec<Vec<u8>>> {
-        not_there()
-    }
-    pub fn set_xattr(
-        &self,
-        id: FileId,
-        name: &[u8],
-        value: &[u8],
-        create: bool,
-        replace: bool,
-    ) -> Result<()> {
-        not_there()
-    }
-    pub fn remove_xattr(&self, id: FileId, name: &[u8]) -> Result<()> {
-        not_there()
-    }
-    pub fn statfs(&self, id: FileId) -> Result<StatFs> {
-        not_there()
-    }
-    pub fn served(&self, id: FileId) -> Result<Served> {
-        not_there()
-    }
-    /// The next change made by somebody else than this mount; waits for one. `None` once the mount has been [closed](Self::close).
-    pub fn next_change(&self) -> Option<Changed> {
-        None
-    }
-    pub fn wait_change(&self) -> bool {
-        false
-    }
+
+    /// A change made by somebody else than this mount that wasn't taken yet, if there is one.
+    #[must_use]
     pub fn take_change(&self) -> Option<Changed> {
-        None
+        self.mounted.mount.take_change()
     }
-    /// Ends the mount: its handles are released, and who waits in [`Self::next_change`] returns.
-    pub fn close(&self) {}
+
+    /// Waits until there is a change to be [taken](Self::take_change); `false` once the mount has been [closed](Self::close).
+    #[must_use]
+    pub fn wait_change(&self) -> bool {
+        self.mounted.mount.wait_change()
+    }
+
+    /// Ends the mount: its handles are released, and who waits in [`Self::wait_change`] returns.
+    pub fn close(&self) {
+        self.mounted.close();
+    }
+
+    fn inner(&self) -> &Arc<Inner> {
+        &self.mounted.inner
+    }
+
+    /// The state, locked on behalf of this mount: it is not told of what it changes itself.
+    fn lock(&self) -> Guard<'_> {
+        self.inner().lock_for(Some(self.mounted.mount.id))
+    }
+
+    fn now(&self) -> i64 {
+        self.inner().env.wall_ns()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn gone(id: FileId) -> Error {
+    Error::not_found(format!("inode {id} is gone"))
 }

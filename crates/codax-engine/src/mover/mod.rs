@@ -12,12 +12,12 @@ pub(crate) use pace::Pace;
 
 use crate::store::state::{Job, State};
 use crate::store::{Guard, Inner};
-use codax_core::change::{Chunk, PoolState};
+use codax_core::change::{Change, Chunk, PoolState};
 use codax_core::extent::{self, Extent, FrameRun, PoolRun};
 use codax_core::frame::FrameFlags;
 use codax_core::namespace::Inode;
 use codax_core::plan::Holder;
-use codax_core::{Error, FileId, HUGE_PAGES, PageNo, PageRange, PoolId, Result, SessionId};
+use codax_core::{Error, FileId, HUGE_PAGES, PageCount, PageNo, PageRange, PoolId, Result, SessionId};
 use codax_os::process::Held;
 use std::collections::{BTreeSet, HashSet};
 use std::os::fd::AsFd;
@@ -96,6 +96,11 @@ impl Inner {
             }
             let st = self.lock();
             let mut st = self.wait_turn(st, order.file).map_err(|stuck| (moved, stuck))?;
+            if !self.movable(&mut st, order.file).map_err(|e| (moved, e.into()))? {
+                let openers = st.openers(order.file);
+                drop(st);
+                return Err((moved, Stuck::Held(self.mount_holders(order.file, openers))));
+            }
             let mappers: BTreeSet<SessionId> =
                 st.live.get(&order.file).map(|l| l.mappers.keys().copied().collect()).unwrap_or_default();
             if !mappers.is_empty() && mappers != known {
@@ -123,10 +128,37 @@ impl Inner {
         }
     }
 
+    /// Whether the file lies where its inode says, and the kernel doesn't serve it to anybody. What it has beyond its end goes: a copy wouldn't have it.
+    fn movable(&self, st: &mut State, file: FileId) -> Result<bool> {
+        if !self.settle(st, file)? || st.served_by_kernel(file) {
+            return Ok(false);
+        }
+        let Some(inode) = st.ns.get(file) else { return Ok(true) };
+        let end = PageCount::for_bytes(inode.len).0;
+        if inode.extents.last().is_some_and(|e| e.pages().end() > end) {
+            let inode = inode.clone();
+            let times = (inode.mtime_ns, inode.ctime_ns);
+            self.shrink(st, &inode, inode.len)?;
+            let now = st.ns.get(file).cloned().unwrap_or(inode);
+            let dated = Inode { mtime_ns: times.0, ctime_ns: times.1, ..now };
+            self.commit(st, &[Change::Put(Box::new(dated))])?;
+        }
+        Ok(true)
+    }
+
+    /// Who has the file open or mapped through a mount: those that `/proc` shows, and `openers` where it shows nobody.
+    pub(crate) fn mount_holders(&self, file: FileId, openers: Vec<Holder>) -> Vec<Holder> {
+        let identities: HashSet<(u64, u64)> = self.lock().mount_identities(file).collect();
+        let shown = codax_os::process::holders(&identities).unwrap_or_default();
+        let mut holders: Vec<Holder> = shown.iter().map(mount_holder).collect();
+        holders.dedup();
+        if holders.is_empty() { openers } else { holders }
+    }
+
     /// Waits until nobody changes the file, and those who wait for it have had their turn.
     fn wait_turn<'a>(&'a self, mut st: Guard<'a>, file: FileId) -> std::result::Result<Guard<'a>, Stuck> {
         let deadline = self.env.now() + 2 * self.options().ack_timeout;
-        while let Some(live) = st.live.get(&file).filter(|l| l.busy.is_some() || l.waiters > 0) {
+        while let Some(live) = st.live.get(&file).filter(|l| l.busy.is_some() || l.waiters > 0 || l.io > 0) {
             if self.env.now() >= deadline {
                 let what = live.busy.as_ref().map_or("use", |b| b.what);
                 let why = format!("a {what} of it is not over");
@@ -257,6 +289,14 @@ pub(crate) fn stranger(held: &codax_os::process::Held) -> Holder {
     Holder { pid: Some(held.pid), command: held.command.clone(), why: why.into() }
 }
 
+pub(crate) fn mount_holder(held: &Held) -> Holder {
+    let why = match held.what {
+        codax_os::process::Hold::Mapped { .. } => "maps it through a mount",
+        codax_os::process::Hold::Descriptor => "has it open through a mount",
+    };
+    Holder { pid: Some(held.pid), command: held.command.clone(), why: why.into() }
+}
+
 impl State {
     /// Whether a process has the file open or mapped through a session.
     pub fn uses(&self, pid: u32, file: FileId) -> bool {
@@ -276,7 +316,7 @@ impl State {
             .filter(|(_, pin)| pages.iter().any(|e| e.pages().intersect(**pin).is_some()))
             .filter_map(|((id, _), _)| session(id))
             .map(|s| s.holder("has pinned it for DMA"));
-        let mut holders: Vec<Holder> = raw.chain(pinned).collect();
+        let mut holders: Vec<Holder> = raw.chain(pinned).chain(self.openers(file)).collect();
         for (id, s) in live.mappers.keys().filter_map(|id| Some((id, session(id)?))) {
             holders.extend(s.immovable());
             let told: u64 = self

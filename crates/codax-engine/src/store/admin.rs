@@ -24,15 +24,17 @@ const REMOVE_BATCH: usize = 256;
 impl Session {
     /// A file by name.
     pub fn stat(&self, path: &StorePath) -> Result<FileInfo> {
-        let st = self.store.inner.lock();
+        let mut st = self.store.inner.lock();
         let file = st.ns.resolve(&self.cred, path)?;
+        self.store.inner.refresh(&mut st, file);
         st.file_info(file, true).ok_or_else(|| Error::not_found(format!("{path} is gone")))
     }
 
     /// An open file.
     pub fn stat_handle(&self, handle: Handle) -> Result<FileInfo> {
-        let st = self.store.inner.lock();
+        let mut st = self.store.inner.lock();
         let open = self.handle(&st, handle)?;
+        self.store.inner.refresh(&mut st, open.file);
         st.file_info(open.file, true).ok_or_else(|| Error::not_found(format!("#{} is gone", open.file)))
     }
 
@@ -103,7 +105,8 @@ impl Session {
         let paths: Vec<StorePath> = {
             let st = inner.lock();
             let dir = st.ns.resolve(&self.cred, path)?;
-            st.ns.subtree(dir).into_iter().filter_map(|(_, _, id)| st.ns.path_of(id)).collect()
+            let below = st.ns.subtree(dir).into_iter();
+            below.filter_map(|(dir, name, _)| Some(st.ns.path_of(dir)?.join(&name))).collect()
         };
         for batch in paths.chunks(REMOVE_BATCH) {
             let mut st = inner.lock();
@@ -157,6 +160,9 @@ impl Session {
         let root = st.ns.resolve(&self.cred, path)?;
         let mut all: Vec<FileId> = st.ns.subtree(root).into_iter().map(|(_, _, id)| id).collect();
         all.push(root);
+        // A file with several names is counted once.
+        all.sort_unstable();
+        all.dedup();
         let (mut files, mut dirs, mut len) = (0, 0, 0);
         let mut backed: BTreeMap<_, u64> = BTreeMap::new();
         for inode in all.iter().filter_map(|&id| st.ns.get(id)) {
@@ -164,7 +170,9 @@ impl Session {
                 Kind::Dir => dirs += 1,
                 _ => files += 1,
             }
-            len += inode.len;
+            if inode.kind == Kind::File {
+                len += inode.len;
+            }
             for e in &inode.extents {
                 *backed.entry(e.pool).or_default() += e.count.bytes();
             }
@@ -193,7 +201,7 @@ impl State {
             gid: inode.gid,
             nlink: inode.nlink,
             len: inode.len,
-            backed: inode.extents.iter().map(|e| e.count.bytes()).sum(),
+            backed: inode.backed(),
             mtime_ns: inode.mtime_ns,
             ctime_ns: inode.ctime_ns,
             placement: self.ns.placement(file),

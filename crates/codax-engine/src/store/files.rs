@@ -13,7 +13,7 @@ use codax_core::placement::Placement;
 use codax_core::request::{Handle, Layout, Open};
 use codax_core::{Error, ErrorKind, FileId, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result};
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What opening a file gave.
 #[derive(Debug)]
@@ -52,8 +52,12 @@ impl Session {
         if open.create && open.exclusive {
             return Err(Error::exists(format!("{} exists", open.path)));
         }
-        if st.ns.get(file).is_some_and(|i| i.kind == Kind::Dir) {
-            return Err(Error::new(ErrorKind::IsDir, format!("{} is a directory", open.path)));
+        match st.ns.get(file).map(|i| i.kind) {
+            Some(Kind::Dir) => {
+                return Err(Error::new(ErrorKind::IsDir, format!("{} is a directory", open.path)));
+            }
+            Some(Kind::File) | None => {}
+            Some(_) => return Err(Error::invalid(format!("{} is no regular file", open.path))),
         }
         for (wanted, want) in [(open.read, Want::READ), (open.write, Want::WRITE)] {
             if wanted {
@@ -64,16 +68,20 @@ impl Session {
         let handle = self.add_handle(&mut st, file, open)?;
         drop(st);
         let opened = if open.truncate && open.write { self.set_len(handle, 0) } else { Ok(()) };
-        let mut st = inner.lock();
-        let mapped =
-            opened.and_then(|()| open.map.map(|write| self.map_now(&mut st, file, write)).transpose());
+        let mapped = opened.and_then(|()| {
+            let Some(write) = open.map else { return Ok((inner.lock(), None)) };
+            let st = inner.wait_idle(inner.lock(), file)?;
+            let mut st = inner.whole(st, file)?;
+            let layout = self.map_now(&mut st, file, write)?;
+            Ok((st, Some(layout)))
+        });
         match mapped {
-            Ok(layout) => {
+            Ok((mut st, layout)) => {
+                inner.refresh(&mut st, file);
                 let len = st.ns.get(file).map_or(0, |i| i.len);
                 Ok(Opened { handle, file, len, created: false, layout })
             }
             Err(e) => {
-                drop(st);
                 self.close(handle);
                 Err(e)
             }
@@ -136,18 +144,11 @@ impl Session {
         let inner = &self.store.inner;
         let now = inner.env.wall_ns();
         let inode = Inode {
-            id: file,
-            kind: Kind::File,
-            mode: open.mode & 0o7777,
-            uid: self.cred.uid,
-            gid: self.cred.gid,
             nlink: u32::from(!open.unnamed),
             len: open.len,
-            mtime_ns: now,
-            ctime_ns: now,
             placement: own,
             extents: extents.to_vec(),
-            away: Vec::new(),
+            ..Inode::new(file, Kind::File, open.mode & 0o7777, self.cred.uid, self.cred.gid, now)
         };
         let changes = if open.unnamed {
             vec![Change::Put(Box::new(inode))]
@@ -195,13 +196,14 @@ impl Session {
             return Err(Error::permission(format!("{path} is not open for writing")));
         }
         check_len(len, &path)?;
-        let mut st = inner.wait_idle(st, open.file)?;
+        let st = inner.wait_idle(st, open.file)?;
+        // The library has no holes: what it makes longer is backed, and so is what was there.
+        let mut st = if len > 0 { inner.whole(st, open.file)? } else { st };
         let inode = st.ns.get(open.file).ok_or_else(|| Error::not_found(format!("#{}", open.file)))?.clone();
-        let (old, new) = (PageCount::for_bytes(inode.len), PageCount::for_bytes(len));
-        let cut = PageRange::new(new.0, old.0.saturating_sub(new.0));
-        let live = st.live.get(&open.file);
-        if live.is_some_and(|l| l.pins.values().any(|pin| pin.intersect(cut).is_some())) {
-            return Err(Error::busy(format!("{path}: pages that would be cut off are pinned")));
+        inner.check_pins(&st, &inode, len)?;
+        if inode.ahead.is_some() {
+            inner.resize_ahead(&mut st, open.file, len)?;
+            return inner.whole(st, open.file).map(drop);
         }
         inner.make_busy(&mut st, open.file, "change of length");
         let (mut st, result) = if len > inode.len {
@@ -246,6 +248,12 @@ fn check_len(len: u64, path: &StorePath) -> Result<()> {
     Ok(())
 }
 
+/// Gives an object its length, if it has another: setting the one it has would take memory behind its end.
+fn make_len(backing: &dyn Backing, object: BorrowedFd<'_>, len: u64) -> Result<()> {
+    let stat = codax_os::object::stat(object).map_err(|e| os_error("stat", &"an object", &e))?;
+    if stat.len == len { Ok(()) } else { backing.resize(object, len) }
+}
+
 /// Cuts a file's object to `len` bytes, or removes it where the file keeps nothing in its pool.
 fn cut_object(backing: &dyn Backing, file: FileId, len: u64, kept: bool) -> Result<()> {
     backing.unlock(file);
@@ -257,13 +265,13 @@ fn cut_object(backing: &dyn Backing, file: FileId, len: u64, kept: bool) -> Resu
 impl Inner {
     /// Makes or grows the objects that are to hold `extents`, and gives them memory. `others` are further pools in which the file has an object:
     /// all objects of a file are as long as the file.
-    fn back(&self, file: FileId, extents: &[Extent], len: u64, others: &[PoolId]) -> Result<()> {
+    pub fn back(&self, file: FileId, extents: &[Extent], len: u64, others: &[PoolId]) -> Result<()> {
         let pools: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
         for &pool in pools.union(&others.iter().copied().collect()) {
             let backing = self.lock().pool(pool).backing.clone();
             let object = if others.contains(&pool) {
                 let object = backing.open(file, true)?;
-                backing.resize(object.as_fd(), len)?;
+                make_len(&*backing, object.as_fd(), len)?;
                 object
             } else {
                 backing.create(file, len)?
@@ -338,23 +346,28 @@ impl Inner {
 
     /// What lies behind the end in the last page becomes part of the file, now `len` bytes long: it must read as zeros, also if somebody stored there
     /// through a mapping.
-    fn clear_tail(&self, inode: &Inode, len: u64) -> Result<()> {
+    pub fn clear_tail(&self, inode: &Inode, len: u64) -> Result<()> {
         let from = inode.len;
         let to = PageCount::for_bytes(from).bytes().min(len);
-        let Some(last) = inode.extents.last().filter(|_| from < to) else { return Ok(()) };
+        let tail = PageRange::of_bytes(from, to.saturating_sub(from));
+        let Some(last) = extent::slice(&inode.extents, tail).first().copied().filter(|_| from < to) else {
+            return Ok(());
+        };
         let backing = self.lock().pool(last.pool).backing.clone();
         let object = backing.open(inode.id, true)?;
         let zeros = vec![0u8; usize::try_from(to - from).unwrap_or(0)];
         backing.write(object.as_fd(), &zeros, from)
     }
 
-    fn ungrow(&self, st: &State, inode: &Inode, extents: &[Extent]) {
+    pub fn ungrow(&self, st: &State, inode: &Inode, extents: &[Extent]) {
         let old: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
         let new: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
         for &pool in old.union(&new) {
             let backing = &st.pool(pool).backing;
             let undone = if old.contains(&pool) {
-                backing.open(inode.id, true).and_then(|o| backing.resize(o.as_fd(), inode.len))
+                backing
+                    .open(inode.id, true)
+                    .and_then(|object| make_len(&**backing, object.as_fd(), inode.len))
             } else {
                 backing.unlock(inode.id);
                 backing.remove(inode.id)
@@ -365,7 +378,7 @@ impl Inner {
         }
     }
 
-    fn shrink(&self, st: &mut State, inode: &Inode, len: u64) -> Result<()> {
+    pub fn shrink(&self, st: &mut State, inode: &Inode, len: u64) -> Result<()> {
         let pages = PageCount::for_bytes(len);
         let mut now = inode.clone();
         let cut = extent::truncate(&mut now.extents, pages);
@@ -400,7 +413,8 @@ impl Inner {
     /// Where the file's pages are, with an open description for each pool.
     pub fn layout(&self, st: &State, file: FileId, write: bool) -> Result<LayoutFds> {
         let inode = st.ns.get(file).ok_or_else(|| Error::not_found(format!("#{file} is gone")))?;
-        let runs = extent::pool_runs(&inode.extents);
+        let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(inode.len) };
+        let runs = extent::pool_runs(&extent::slice(&inode.extents, pages));
         let mut pools: Vec<PoolId> = Vec::new();
         for run in &runs {
             if !pools.contains(&run.pool) {
@@ -418,7 +432,8 @@ impl Inner {
             let mut inode = inode.clone();
             inode.mtime_ns = self.env.wall_ns();
             inode.ctime_ns = inode.mtime_ns;
-            if let Err(e) = self.commit(st, &[Change::Put(Box::new(inode))]) {
+            let dated = self.date_object(st, &inode);
+            if let Err(e) = dated.and_then(|()| self.commit(st, &[Change::Put(Box::new(inode))])) {
                 tracing::warn!("time of #{file}: {e}");
             }
         }
@@ -515,6 +530,7 @@ impl Inner {
                 }
             }
         }
+        self.retry_lingering(st);
         for file in st.lost_orphans.clone() {
             if self.unheld(st, file) {
                 st.lost_orphans.remove(&file);

@@ -25,9 +25,10 @@ use crate::names::NamesFile;
 use crate::options::StoreOptions;
 use codax_core::change::Change;
 use codax_core::frame::FrameFlags;
-use codax_core::namespace::Namespace;
+use codax_core::name::Name;
+use codax_core::namespace::{Inode, Kind, Namespace};
 use codax_core::{Error, FileId, PageRange, Result};
-use state::{Busy, State};
+use state::{Busy, Live, State};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -72,11 +73,21 @@ impl Inner {
     }
 
     pub fn lock(&self) -> Guard<'_> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock_for(None)
+    }
+
+    /// [`Inner::lock`] on behalf of a mount, if so.
+    pub fn lock_for(&self, mount: Option<u64>) -> Guard<'_> {
+        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.acting = mount;
+        guard
     }
 
     pub fn wait_changed<'a>(&self, guard: Guard<'a>, time: Duration) -> Guard<'a> {
-        self.changed.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
+        let acting = guard.acting;
+        let mut guard = self.changed.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0;
+        guard.acting = acting;
+        guard
     }
 
     pub fn options(&self) -> Arc<StoreOptions> {
@@ -96,6 +107,10 @@ impl Inner {
         self.journal.append(changes)?;
         self.env.reached("committed");
         for change in changes {
+            let unlinked = match change {
+                Change::Unlink { dir, name } => Name::new(name).ok().and_then(|n| st.ns.lookup(*dir, &n)),
+                _ => None,
+            };
             if let Err(e) = st.ns.apply(change) {
                 // The journal says what memory can't: whatever came next would be built on one of two truths.
                 tracing::error!("a change that is in the journal can't be true: {e}");
@@ -105,11 +120,19 @@ impl Inner {
             let named = match change {
                 Change::Link { dir, name, child } => self.names.set(*child, *dir, name),
                 Change::Drop(id) => self.names.remove(*id),
+                // Another of its names counts now.
+                Change::Unlink { .. } => match unlinked.and_then(|id| Some((id, st.ns.parent_of(id)?))) {
+                    Some((id, (dir, name))) => self.names.set(id, dir, name.as_bytes()),
+                    None => Ok(()),
+                },
                 _ => Ok(()),
             };
             if let Err(e) = named {
                 tracing::warn!("names file: {e}");
             }
+        }
+        for mount in st.mounts.iter().filter(|m| st.acting != Some(m.id)) {
+            mount.note(changes);
         }
         Ok(())
     }
@@ -130,21 +153,41 @@ impl Inner {
         self.events.record(self.env.wall_ns(), what, subject, detail, bytes);
     }
 
-    /// Waits until nobody changes where the pages of `file` are, and asks a move to make room.
-    pub fn wait_idle<'a>(&'a self, mut st: Guard<'a>, file: FileId) -> Result<Guard<'a>> {
-        let deadline = self.env.now() + BUSY_WAIT;
+    /// Waits until nobody changes where the pages of `file` are, or reads or writes them for a mount; asks a move to make room.
+    pub fn wait_idle<'a>(&'a self, st: Guard<'a>, file: FileId) -> Result<Guard<'a>> {
+        self.wait_for(st, file, |live| live.io == 0)
+    }
+
+    /// Waits until nobody changes where the pages of `file` are.
+    pub fn wait_still<'a>(&'a self, st: Guard<'a>, file: FileId) -> Result<Guard<'a>> {
+        self.wait_for(st, file, |_| true)
+    }
+
+    fn wait_for<'a>(
+        &'a self,
+        mut st: Guard<'a>,
+        file: FileId,
+        may_go: impl Fn(&Live) -> bool,
+    ) -> Result<Guard<'a>> {
+        let mut deadline = None;
         loop {
             let Some(live) = st.live.get_mut(&file) else { return Ok(st) };
-            let Some(busy) = live.busy.clone() else { return Ok(st) };
+            if live.busy.is_none() && may_go(live) {
+                return Ok(st);
+            }
+            let busy = live.busy.clone();
             let now = self.env.now();
+            let deadline = *deadline.get_or_insert(now + BUSY_WAIT);
             if now >= deadline {
                 let path = st.path(file);
+                let what = busy.map_or("read or write", |b| b.what);
                 return Err(Error::busy(format!(
-                    "{path}: a {} of it waits for a process that does not answer (see codax status): try again later",
-                    busy.what
+                    "{path}: a {what} of it waits for a process that does not answer (see codax status): try again later"
                 )));
             }
-            busy.preempt.store(true, Ordering::Relaxed);
+            if let Some(busy) = busy {
+                busy.preempt.store(true, Ordering::Relaxed);
+            }
             live.waiters += 1;
             st = self.wait_changed(st, deadline - now);
             if let Some(live) = st.live.get_mut(&file) {
@@ -177,7 +220,8 @@ impl Inner {
             return;
         }
         st.live.remove(&file);
-        let orphan = st.ns.get(file).filter(|i| i.nlink == 0).map(|i| i.extents.clone());
+        let gone = |i: &&Inode| i.nlink == 0 && i.kind != Kind::Dir;
+        let orphan = st.ns.get(file).filter(gone).map(|i| i.extents.clone());
         let Some(extents) = orphan else { return };
         if let Err(e) = self.commit(st, &[Change::Drop(file)]) {
             // It stays an orphan; the next start drops it.

@@ -255,7 +255,8 @@ impl Session {
         let st = inner.lock();
         let open = self.handle(&st, handle)?;
         self.check_access(&st, open, write)?;
-        let mut st = inner.wait_idle(st, open.file)?;
+        let st = inner.wait_idle(st, open.file)?;
+        let mut st = inner.whole(st, open.file)?;
         self.map_now(&mut st, open.file, write)
     }
 
@@ -299,7 +300,8 @@ impl Session {
         let st = inner.lock();
         let open = self.handle(&st, handle)?;
         self.check_access(&st, open, write)?;
-        let mut st = inner.wait_idle(st, open.file)?;
+        let st = inner.wait_idle(st, open.file)?;
+        let mut st = inner.whole(st, open.file)?;
         let layout = inner.layout(&st, open.file, write)?;
         *st.live.entry(open.file).or_default().raw.entry(self.id).or_default() += 1;
         Ok(layout)
@@ -337,9 +339,10 @@ impl Session {
         let inner = &self.store.inner;
         let st = inner.lock();
         let open = self.handle(&st, handle)?;
-        let mut st = inner.wait_idle(st, open.file)?;
+        let st = inner.wait_idle(st, open.file)?;
+        let mut st = inner.whole(st, open.file)?;
         let inode = st.ns.get(open.file).ok_or_else(|| Error::not_found(format!("#{}", open.file)))?;
-        let have = inode.extents.last().map_or(0, |e| e.pages().end());
+        let have = codax_core::PageCount::for_bytes(inode.len).0;
         if pages.is_empty() || pages.end() > have {
             return Err(Error::invalid(format!(
                 "{}: pages {}..{} can't be pinned: it has {have}",

@@ -1,6 +1,7 @@
 //! Everything the store keeps in memory, behind one lock.
 
 use crate::backing::Backing;
+use crate::fs::{FsHandle, Mount, MountHandle, MountUse};
 use crate::store::session::SessionEntry;
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
@@ -42,6 +43,15 @@ pub(crate) struct State {
     pub recovery: Vec<String>,
     /// The store is being closed: no new work.
     pub closing: bool,
+    /// What mounts have open.
+    pub handles: HashMap<FsHandle, MountHandle>,
+    /// Numbers given to handles and mounts so far.
+    pub next_handle: u64,
+    /// Files whose last handle is closed while somebody may still map them.
+    pub lingering: BTreeSet<FileId>,
+    pub mounts: Vec<Arc<Mount>>,
+    /// The mount on whose behalf the lock is held: it knows what it changes.
+    pub acting: Option<u64>,
 }
 
 /// A segment as the sessions reach it.
@@ -114,6 +124,10 @@ pub(crate) struct Live {
     pub busy: Option<Busy>,
     /// How many wait for that to end.
     pub waiters: u32,
+    /// How many read or write its bytes on behalf of a mount right now.
+    pub io: u32,
+    /// What mounts do with it.
+    pub mount: Option<Box<MountUse>>,
 }
 
 /// An operation that changes where a file's pages are.
@@ -138,6 +152,8 @@ impl Live {
             && self.pins.is_empty()
             && self.busy.is_none()
             && self.waiters == 0
+            && self.io == 0
+            && self.mount.is_none()
     }
 }
 

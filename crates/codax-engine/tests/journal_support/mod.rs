@@ -445,18 +445,10 @@ pub fn put(id: u64, len: u64) -> Change {
     let extent =
         Extent { page: PageNo(0), count: PageCount::for_bytes(len), pool: PoolId(1), frame: Frame(id * 7) };
     Change::Put(Box::new(Inode {
-        id: FileId(id),
-        kind: Kind::File,
-        mode: 0o644,
-        uid: 1000,
-        gid: 1000,
-        nlink: 1,
         len,
         mtime_ns: -5,
-        ctime_ns: 1_700_000_000_000_000_000,
-        placement: None,
         extents: if len == 0 { Vec::new() } else { vec![extent] },
-        away: Vec::new(),
+        ..Inode::new(FileId(id), Kind::File, 0o644, 1000, 1000, 1_700_000_000_000_000_000)
     }))
 }
 

@@ -187,7 +187,7 @@ impl Adapter {
 
     pub(super) fn xattr(&self, inode: INodeNo, name: &[u8]) -> Result<Vec<u8>, Errno> {
         let id = file_id(inode);
-        match (Node::of(id), is_users(name)) {
+        match (Node::of(id), is_kept(name)) {
             (None, true) => answered(self.fs().xattr(id, name)),
             // Security modules ask at every turn: there is nothing.
             _ => Err(Errno::ENODATA),
@@ -209,7 +209,7 @@ impl Adapter {
         flags: i32,
     ) -> Result<(), Errno> {
         let id = writable_file(inode)?;
-        if !is_users(name) {
+        if !is_kept(name) {
             return Err(Errno::EOPNOTSUPP);
         }
         let (create, replace) = (flags & XATTR_CREATE != 0, flags & XATTR_REPLACE != 0);
@@ -218,14 +218,15 @@ impl Adapter {
 
     pub(super) fn remove_xattr(&self, inode: INodeNo, name: &[u8]) -> Result<(), Errno> {
         let id = writable_file(inode)?;
-        if !is_users(name) {
+        if !is_kept(name) {
             return Err(Errno::ENODATA);
         }
         answered(self.fs().remove_xattr(id, name))
     }
 }
 
-/// Whether an extended attribute is the user's own: others have no meaning to us, and are not kept.
-fn is_users(name: &[u8]) -> bool {
-    name.starts_with(b"user.")
+/// Whether an extended attribute of this name is kept: the user's own, and those of root's tools. Others mean something to the kernel, and would not
+/// mean it here.
+fn is_kept(name: &[u8]) -> bool {
+    name.starts_with(b"user.") || name.starts_with(b"trusted.")
 }

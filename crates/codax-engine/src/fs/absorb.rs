@@ -1,0 +1,222 @@
+//! Taking what programs did to an object directly into inode and frame table.
+//!
+//! A file that the kernel serves from its object is written, grown and its holes are filled without anybody being asked. As long as that may be so, the
+//! inode says in which pool the object is that is [ahead](codax_core::namespace::Inode::ahead) of it: that is journalled before the object is handed
+//! out, so that a restart knows what counts. It ends when a write lease on the object proves that nobody has it any more.
+
+use crate::backing::os_error;
+use crate::store::state::State;
+use crate::store::{Inner, resident};
+use codax_core::change::Change;
+use codax_core::extent::{self, Extent};
+use codax_core::namespace::{Inode, LEN_MAX};
+use codax_core::{ErrorKind, FileId, PageCount, PageRange, PoolId, Result};
+use codax_os::object::{self, ObjectStat};
+use std::os::fd::{AsFd, BorrowedFd};
+
+impl Inner {
+    /// Brings an inode up to date whose object may be ahead of it, and ends that if nobody has the object any more. Whether it is over is returned; a
+    /// file that nobody could change so is over at once.
+    pub fn settle(&self, st: &mut State, file: FileId) -> Result<bool> {
+        let Some(pool) = st.ns.get(file).and_then(|inode| inode.ahead) else {
+            self.stop_lingering(st, file);
+            return Ok(true);
+        };
+        if st.live.get(&file).is_some_and(|l| l.mount.as_ref().is_some_and(|m| m.by_kernel() > 0)) {
+            self.absorb(st, file)?;
+            return Ok(false);
+        }
+        let backing = st.pool(pool).backing.clone();
+        match backing.sole_holder(file) {
+            Err(e) if e.kind == ErrorKind::NotFound => {
+                // Nothing is there to be ahead: it was never made, or is lost, which `check` says.
+                self.put_settled(st, file)?;
+            }
+            Err(e) => return Err(e),
+            Ok(None) => {
+                st.lingering.insert(file);
+                st.live.entry(file).or_default().mount.get_or_insert_default().lingering = true;
+                self.absorb(st, file)?;
+                return Ok(false);
+            }
+            Ok(Some(object)) => {
+                self.absorb_object(st, file, pool, object.as_fd())?;
+                self.put_settled(st, file)?;
+                match st.ns.get(file).filter(|inode| !inode.extents.is_empty()) {
+                    Some(inode) => backing.lock(file, object.as_fd(), PageCount::for_bytes(inode.len))?,
+                    None => backing.remove(file)?,
+                }
+            }
+        }
+        self.stop_lingering(st, file);
+        Ok(true)
+    }
+
+    fn stop_lingering(&self, st: &mut State, file: FileId) {
+        if st.lingering.remove(&file) {
+            if let Some(live) = st.live.get_mut(&file) {
+                if let Some(used) = &mut live.mount {
+                    used.lingering = false;
+                }
+                live.mount = live.mount.take().filter(|used| used.in_use());
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    fn put_settled(&self, st: &mut State, file: FileId) -> Result<()> {
+        let Some(inode) = st.ns.get(file) else { return Ok(()) };
+        let settled = Inode { ahead: None, ..inode.clone() };
+        self.commit(st, &[Change::Put(Box::new(settled))])
+    }
+
+    /// [`Inner::settle`] for who only looks: a failure is left to those who come after.
+    pub fn refresh(&self, st: &mut State, file: FileId) {
+        if st.ns.get(file).is_none_or(|inode| inode.ahead.is_none()) {
+            return;
+        }
+        match self.settle(st, file) {
+            Ok(true) => self.reap(st, file),
+            Ok(false) => {}
+            Err(e) => tracing::warn!("{}: what programs wrote to it: {e}", st.path(file)),
+        }
+    }
+
+    /// Settles what was not over when it was tried last.
+    pub fn retry_lingering(&self, st: &mut State) {
+        for file in st.lingering.clone() {
+            self.refresh(st, file);
+        }
+    }
+
+    /// Takes into the inode what its object is ahead, while programs go on using it.
+    pub fn absorb(&self, st: &mut State, file: FileId) -> Result<()> {
+        let Some(pool) = st.ns.get(file).and_then(|inode| inode.ahead) else { return Ok(()) };
+        match st.pool(pool).backing.open(file, false) {
+            Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+            Ok(object) => self.absorb_object(st, file, pool, object.as_fd()),
+        }
+    }
+
+    fn absorb_object(
+        &self,
+        st: &mut State,
+        file: FileId,
+        pool: PoolId,
+        object: BorrowedFd<'_>,
+    ) -> Result<()> {
+        let Some(inode) = st.ns.get(file) else { return Ok(()) };
+        let now = object::stat(object).map_err(|e| os_error("stat object of", &file, &e))?;
+        if now.len == inode.len && now.allocated_bytes == inode.backed() && now.mtime_ns == inode.mtime_ns {
+            return Ok(());
+        }
+        let mut new = inode.clone();
+        new.len = now.len.min(LEN_MAX);
+        if now.mtime_ns != inode.mtime_ns {
+            new.mtime_ns = now.mtime_ns;
+            new.ctime_ns = now.ctime_ns.max(inode.ctime_ns);
+        }
+        let found = new_memory(&new, &now, object, file)?;
+        let (kept, lost) = still_there(&new, &now, &found, object, file)?;
+        new.extents = kept;
+        let mut added: Vec<Extent> = Vec::new();
+        for pages in found {
+            let near = extent::before(&new.extents, pages.start).filter(|e| e.pool == pool);
+            match st.reserve(pool, file, pages, near.map(|e| e.following())) {
+                Ok(extents) => added.extend(extents),
+                Err(e) => {
+                    st.free(&added);
+                    return Err(e);
+                }
+            }
+        }
+        new.extents = extent::insert(&new.extents, &added);
+        if let Err(e) = self.commit(st, &[Change::Put(Box::new(new))]) {
+            st.free(&added);
+            return Err(e);
+        }
+        st.own(file, &added);
+        st.free(&lost);
+        Ok(())
+    }
+
+    /// Gives an object that is ahead the time of its inode's last change, so that a later one of its own can be told from it.
+    pub fn date_object(&self, st: &State, inode: &Inode) -> Result<()> {
+        let Some(pool) = inode.ahead else { return Ok(()) };
+        let object = st.pool(pool).backing.open(inode.id, true)?;
+        object::set_mtime(&object, inode.mtime_ns)
+            .map_err(|e| os_error("set the time of object of", &inode.id, &e))
+    }
+}
+
+/// Pages of an object that have memory and no frame yet.
+fn new_memory(
+    inode: &Inode,
+    now: &ObjectStat,
+    object: BorrowedFd<'_>,
+    file: FileId,
+) -> Result<Vec<PageRange>> {
+    let mut found = Vec::new();
+    let allocated = now.allocated_bytes / codax_core::PAGE_SIZE;
+    let claimed = PageCount::for_bytes(inode.backed()).0;
+    let end = PageCount::for_bytes(inode.len).0;
+    let gaps = extent::gaps(&inode.extents, PageRange::new(0, end));
+    let missing: u64 = gaps.iter().map(|g| g.count.0).sum();
+    if allocated == claimed + missing {
+        return Ok(gaps);
+    }
+    for gap in gaps {
+        find_memory(object, gap, file, &mut found)?;
+    }
+    Ok(found)
+}
+
+/// The parts of `pages` that have memory, by halving what has some and not all.
+fn find_memory(
+    object: BorrowedFd<'_>,
+    pages: PageRange,
+    file: FileId,
+    found: &mut Vec<PageRange>,
+) -> Result<()> {
+    let there = resident(object, pages, file)?;
+    if there >= pages.count {
+        match found.last_mut() {
+            Some(last) if last.end() == pages.start.0 => last.count.0 += pages.count.0,
+            _ => found.push(pages),
+        }
+    } else if there.0 > 0 {
+        let half = pages.count.0 / 2;
+        find_memory(object, PageRange::new(pages.start.0, half), file, found)?;
+        find_memory(object, PageRange::new(pages.start.0 + half, pages.count.0 - half), file, found)?;
+    }
+    Ok(())
+}
+
+/// The extents whose pages are still there, and those whose aren't: cut off or punched, and a restart came before that was journalled.
+fn still_there(
+    inode: &Inode,
+    now: &ObjectStat,
+    found: &[PageRange],
+    object: BorrowedFd<'_>,
+    file: FileId,
+) -> Result<(Vec<Extent>, Vec<Extent>)> {
+    let found: u64 = found.iter().map(|pages| pages.bytes()).sum();
+    let mut kept = inode.extents.clone();
+    if now.allocated_bytes >= inode.backed() + found {
+        return Ok((kept, Vec::new()));
+    }
+    let mut lost = Vec::new();
+    for extent in &inode.extents {
+        let mut there = Vec::new();
+        find_memory(object, extent.pages(), file, &mut there)?;
+        let gone = there.iter().fold(vec![*extent], |left, pages| {
+            left.iter().flat_map(|e| extent::remove(&[*e], *pages).0).collect()
+        });
+        for e in &gone {
+            kept = extent::remove(&kept, e.pages()).0;
+        }
+        lost.extend(gone);
+    }
+    Ok((kept, lost))
+}

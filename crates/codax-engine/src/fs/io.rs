@@ -1,0 +1,301 @@
+//! Reading and writing through the daemon: of files that lie in several objects, and of all files on a mount without privilege.
+//!
+//! Where all the pages are there, bytes are read and written while others do the same; nobody moves the file meanwhile. What fills holes or makes a file
+//! longer has the file for itself.
+
+use super::names::without_suid;
+use super::serve::MountHandle;
+use super::space::check_end;
+use super::{Fs, FsHandle, gone};
+use crate::backing::Backing;
+use crate::store::state::State;
+use crate::store::{Guard, Inner};
+use codax_core::change::Change;
+use codax_core::extent::{self, Extent, PoolRun};
+use codax_core::namespace::Inode;
+use codax_core::{Error, ErrorKind, FileId, PAGE_SIZE, PageRange, PoolId, Result};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// Bytes copied at once by [`Fs::copy_range`].
+const COPY_BYTES: usize = 1 << 20;
+
+/// Bytes copied by one call of [`Fs::copy_range`]: the caller may be interrupted between two.
+const COPY_MAX: u64 = 64 << 20;
+
+/// Where some bytes of a file are: taken under the lock, used without it while the file is kept from moving.
+struct Where {
+    file: FileId,
+    /// Length of the file; of one that is ahead, more than it could be.
+    len: u64,
+    runs: Vec<PoolRun>,
+    backings: BTreeMap<PoolId, Arc<dyn Backing>>,
+}
+
+impl Where {
+    /// The bytes from `off` on, `len` of them.
+    fn new(st: &State, inode: &Inode, off: u64, len: u64) -> Self {
+        let pages = PageRange::of_bytes(off, len);
+        let (runs, file_len) = match inode.ahead {
+            // The object says what there is.
+            Some(pool) => (vec![PoolRun { pages, pool }], u64::MAX),
+            None => (extent::pool_runs(&extent::slice(&inode.extents, pages)), inode.len),
+        };
+        let backings = runs.iter().map(|run| (run.pool, st.pool(run.pool).backing.clone())).collect();
+        Self { file: inode.id, len: file_len, runs, backings }
+    }
+
+    fn open(&self, write: bool) -> Result<BTreeMap<PoolId, OwnedFd>> {
+        self.backings.iter().map(|(&pool, backing)| Ok((pool, backing.open(self.file, write)?))).collect()
+    }
+
+    /// Reads as much as there is; holes are zeros.
+    fn read(&self, off: u64, buf: &mut [u8]) -> Result<usize> {
+        let wanted = usize::try_from(self.len.saturating_sub(off)).unwrap_or(usize::MAX).min(buf.len());
+        let buf = &mut buf[..wanted];
+        let objects = self.open(false)?;
+        let ahead = self.len == u64::MAX;
+        if !ahead {
+            buf.fill(0);
+        }
+        let mut got = 0;
+        for (run, from, to) in self.parts(off, buf.len()) {
+            let (Some(object), Some(backing)) = (objects.get(&run.pool), self.backings.get(&run.pool)) else {
+                continue;
+            };
+            let part = &mut buf[from..to];
+            got = from + backing.read(object.as_fd(), part, off + from as u64)?;
+        }
+        Ok(if ahead { got } else { wanted })
+    }
+
+    /// Writes bytes for which there is memory already.
+    fn write(&self, off: u64, data: &[u8]) -> Result<()> {
+        let objects = self.open(true)?;
+        for (run, from, to) in self.parts(off, data.len()) {
+            let (Some(object), Some(backing)) = (objects.get(&run.pool), self.backings.get(&run.pool)) else {
+                continue;
+            };
+            backing.write(object.as_fd(), &data[from..to], off + from as u64)?;
+        }
+        Ok(())
+    }
+
+    /// The runs, with the parts of a buffer of `len` bytes at `off` that lie in them.
+    fn parts(&self, off: u64, len: usize) -> impl Iterator<Item = (&PoolRun, usize, usize)> {
+        let end = off + len as u64;
+        self.runs.iter().filter_map(move |run| {
+            let from = run.pages.offset().max(off);
+            let to = (run.pages.offset() + run.pages.bytes()).min(end);
+            let at = |byte: u64| usize::try_from(byte - off).ok();
+            (from < to).then(|| Some((run, at(from)?, at(to)?)))?
+        })
+    }
+}
+
+impl Fs {
+    /// Reads from `off` on until `buf` is full or the file ends; returns how many bytes. Holes read as zeros.
+    pub fn read(&self, handle: FsHandle, off: u64, buf: &mut [u8]) -> Result<usize> {
+        let inner = self.inner();
+        let st = self.lock();
+        let open = self.handle(&st, handle, false)?;
+        let mut st = inner.wait_still(st, open.file)?;
+        let inode = st.ns.get(open.file).ok_or_else(|| gone(open.file))?;
+        if off > codax_core::namespace::LEN_MAX {
+            return Ok(0);
+        }
+        let place = Where::new(&st, inode, off, buf.len() as u64);
+        begin_io(&mut st, open.file);
+        drop(st);
+        let read = place.read(off, buf);
+        drop(self.end_io(open.file));
+        read
+    }
+
+    /// Writes bytes from `off` on; returns how many: fewer where the pool got full on the way. With `kill_suid` setuid and setgid go.
+    pub fn write(&self, handle: FsHandle, off: u64, data: &[u8], kill_suid: bool) -> Result<usize> {
+        let end = off.checked_add(data.len() as u64);
+        check_end(end.unwrap_or(u64::MAX))?;
+        let st = self.lock();
+        let open = self.handle(&st, handle, true)?;
+        if data.is_empty() {
+            return Ok(0);
+        }
+        let mut data = data;
+        let mut st = Some(st);
+        loop {
+            let guard = st.take().unwrap_or_else(|| self.lock());
+            match self.write_some(guard, open.file, off, data, kill_suid) {
+                Err(e) if e.kind == ErrorKind::NoSpace => match shorter(off, data) {
+                    Some(less) => data = less,
+                    None => return Err(e),
+                },
+                result => return result.map(|()| data.len()),
+            }
+        }
+    }
+
+    /// Writes all of `data`, or nothing.
+    fn write_some(&self, st: Guard<'_>, file: FileId, off: u64, data: &[u8], kill_suid: bool) -> Result<()> {
+        let inner = self.inner();
+        let len = data.len() as u64;
+        let (end, pages) = (off + len, PageRange::of_bytes(off, len));
+        let mut st = inner.wait_still(st, file)?;
+        let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
+        if kill_suid && without_suid(inode.mode) != inode.mode {
+            let new = Inode { mode: without_suid(inode.mode), ..inode.clone() };
+            inner.commit(&mut st, &[Change::Put(Box::new(new))])?;
+        }
+        let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
+        if inode.ahead.is_some() || end <= inode.len && extent::gaps(&inode.extents, pages).is_empty() {
+            let place = Where::new(&st, inode, off, len);
+            begin_io(&mut st, file);
+            drop(st);
+            let written = place.write(off, data);
+            let mut st = self.end_io(file);
+            self.wrote(&mut st, file);
+            return written;
+        }
+        let st = inner.wait_idle(st, file)?;
+        let inode = st.ns.get(file).ok_or_else(|| gone(file))?.clone();
+        if inode.ahead.is_some() {
+            return self.write_some(st, file, off, data, false);
+        }
+        let write = |inner: &Inner, filled: &[Extent]| inner.write_filled(&inode, filled, off, data);
+        let (mut st, result) = inner.fill(st, &inode, pages, inode.len.max(end), write);
+        if let Some(used) = st.live.get_mut(&file).and_then(|l| l.mount.as_mut()).filter(|_| result.is_ok()) {
+            // It is in the journal already.
+            used.wrote_ns = None;
+        }
+        result
+    }
+
+    /// The handle, open for reading, or for writing if `write` says so.
+    pub(super) fn handle(&self, st: &State, handle: FsHandle, write: bool) -> Result<MountHandle> {
+        let open = st.handles.get(&handle).filter(|open| if write { open.write } else { open.read });
+        open.copied().ok_or_else(|| {
+            Error::new(ErrorKind::BadHandle, format!("handle {} is not open for this", handle.0))
+        })
+    }
+
+    /// The daemon has written to the file: its time is journalled later, with the next change or when it is closed.
+    pub(super) fn wrote(&self, st: &mut State, file: FileId) {
+        let now = self.now();
+        let ahead = st.ns.get(file).is_none_or(|inode| inode.ahead.is_some());
+        if let Some(used) = st.live.get_mut(&file).and_then(|l| l.mount.as_mut()).filter(|_| !ahead) {
+            used.wrote_ns = Some(now);
+        }
+    }
+
+    fn end_io(&self, file: FileId) -> Guard<'_> {
+        let mut st = self.lock();
+        if let Some(live) = st.live.get_mut(&file) {
+            live.io -= 1;
+            if live.io == 0 && (live.waiters > 0 || live.mount.is_none()) {
+                self.inner().changed.notify_all();
+                self.inner().reap(&mut st, file);
+            }
+        }
+        st
+    }
+
+    /// Where the next data is from `off` on; `PastEnd` if there is none.
+    pub fn seek_data(&self, handle: FsHandle, off: u64) -> Result<u64> {
+        let (inode, len) = self.seekable(handle, off)?;
+        let found = inode.extents.iter().find(|e| e.pages().offset() + e.count.bytes() > off);
+        let found = found.map(|e| e.page.offset().max(off)).filter(|at| *at < len);
+        found.ok_or_else(|| past_end(off))
+    }
+
+    /// Where the next hole is from `off` on: the end counts as one. `PastEnd` if `off` is beyond it.
+    pub fn seek_hole(&self, handle: FsHandle, off: u64) -> Result<u64> {
+        let (inode, len) = self.seekable(handle, off)?;
+        let mut at = off;
+        for e in &inode.extents {
+            let (start, end) = (e.page.offset(), e.page.offset() + e.count.bytes());
+            if start <= at && at < end {
+                at = end;
+            }
+        }
+        Ok(at.min(len))
+    }
+
+    fn seekable(&self, handle: FsHandle, off: u64) -> Result<(Inode, u64)> {
+        let mut st = self.lock();
+        let open = st.handles.get(&handle).copied();
+        let open = open.ok_or_else(|| Error::new(ErrorKind::BadHandle, "the handle is not open"))?;
+        self.inner().refresh(&mut st, open.file);
+        let inode = st.ns.get(open.file).ok_or_else(|| gone(open.file))?;
+        if off >= inode.len {
+            return Err(past_end(off));
+        }
+        Ok((inode.clone(), inode.len))
+    }
+
+    /// Copies bytes from file to file, as copy_file_range(2): returns how many, which may be fewer than `len`.
+    pub fn copy_range(
+        &self,
+        from: FsHandle,
+        from_off: u64,
+        to: FsHandle,
+        to_off: u64,
+        len: u64,
+    ) -> Result<usize> {
+        let len = len.min(COPY_MAX);
+        let mut buf = vec![0; usize::try_from(len).unwrap_or(COPY_BYTES).min(COPY_BYTES)];
+        let mut done = 0u64;
+        while done < len {
+            let want = usize::try_from(len - done).unwrap_or(COPY_BYTES).min(buf.len());
+            let got = self.read(from, from_off + done, &mut buf[..want])?;
+            if got == 0 {
+                break;
+            }
+            match self.write(to, to_off + done, &buf[..got], true) {
+                Ok(put) => {
+                    done += put as u64;
+                    if put < got {
+                        break;
+                    }
+                }
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok(usize::try_from(done).unwrap_or(usize::MAX))
+    }
+
+    /// What fsync(2) asks for: all that was written is in memory that outlives the daemon, so only times are left to journal.
+    pub fn sync(&self, handle: FsHandle) -> Result<()> {
+        let mut st = self.lock();
+        let open = st.handles.get(&handle).copied();
+        let open = open.ok_or_else(|| Error::new(ErrorKind::BadHandle, "the handle is not open"))?;
+        self.inner().flush_time(&mut st, open.file);
+        self.inner().absorb(&mut st, open.file)
+    }
+}
+
+impl Inner {
+    /// Writes to pages of which some were just given memory, `filled`, and are not in the inode yet.
+    fn write_filled(&self, inode: &Inode, filled: &[Extent], off: u64, data: &[u8]) -> Result<()> {
+        let extents = extent::insert(&inode.extents, filled);
+        let now = Inode { extents, ..inode.clone() };
+        let place = Where::new(&self.lock(), &now, off, data.len() as u64);
+        place.write(off, data)
+    }
+}
+
+fn begin_io(st: &mut State, file: FileId) {
+    st.live.entry(file).or_default().io += 1;
+}
+
+/// The first half of `data`, up to the end of a page; `None` if that is all or nothing.
+fn shorter(off: u64, data: &[u8]) -> Option<&[u8]> {
+    let end = (off + data.len() as u64 / 2).next_multiple_of(PAGE_SIZE);
+    let len = usize::try_from(end - off).ok().filter(|len| *len < data.len())?;
+    Some(&data[..len])
+}
+
+fn past_end(off: u64) -> Error {
+    Error::new(ErrorKind::PastEnd, format!("there is nothing at {off} and after it"))
+}

@@ -1,0 +1,405 @@
+//! Opening and releasing, and by whom a file's bytes are served: by the kernel, from the file's object, or by the daemon.
+//!
+//! A mount serves a file in one way from its first open to its last close, since the kernel can't mix them. Two mounts may differ: the daemon reads and
+//! writes the same object that the kernel does. A file that the kernel serves lies in one object, and is not moved; it is in use so until
+//! a write lease on the object shows that nobody has it any more, since a mapping outlives its handle.
+
+use super::names::without_suid;
+use super::{Attr, Changed, Fs, FsHandle, FsOpen, How, Mounted, New, NewKind, Served, Set, Who, gone};
+use crate::backing::os_error;
+use crate::store::Inner;
+use crate::store::state::State;
+use codax_core::change::{Change, PoolState};
+use codax_core::name::Name;
+use codax_core::namespace::{Inode, Kind};
+use codax_core::placement::Placement;
+use codax_core::plan::Holder;
+use codax_core::{DRAM, Error, ErrorKind, FileId, PoolId, Result};
+use codax_os::object;
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// A mount, as the state keeps it.
+#[derive(Debug)]
+pub(crate) struct Mount {
+    pub id: u64,
+    privileged: bool,
+    /// Its device number; 0 as long as it isn't known.
+    device: AtomicU64,
+    notes: Mutex<Notes>,
+    noted: Condvar,
+}
+
+/// What others have changed. A set: it is never larger than what there is.
+#[derive(Debug, Default)]
+struct Notes {
+    changed: BTreeSet<Changed>,
+    closed: bool,
+}
+
+impl Mount {
+    pub fn new(id: u64, privileged: bool) -> Self {
+        Self { id, privileged, device: AtomicU64::new(0), notes: Mutex::default(), noted: Condvar::new() }
+    }
+
+    pub fn set_device(&self, dev: u64) {
+        self.device.store(dev, Ordering::Relaxed);
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn note(&self, changes: &[Change]) {
+        let mut notes = self.notes();
+        if notes.closed {
+            return;
+        }
+        notes.changed.extend(changes.iter().filter_map(|change| match change {
+            Change::Put(inode) => Some(Changed::Inode(inode.id)),
+            Change::Link { dir, name, .. } | Change::Unlink { dir, name } => {
+                Some(Changed::Entry(*dir, name.clone()))
+            }
+            _ => None,
+        }));
+        self.noted.notify_all();
+    }
+
+    pub fn take_change(&self) -> Option<Changed> {
+        self.notes().changed.pop_first()
+    }
+
+    pub fn wait_change(&self) -> bool {
+        let mut notes = self.notes();
+        while notes.changed.is_empty() && !notes.closed {
+            notes = self.noted.wait(notes).unwrap_or_else(PoisonError::into_inner);
+        }
+        !notes.closed
+    }
+
+    fn close(&self) {
+        let mut notes = self.notes();
+        notes.closed = true;
+        notes.changed.clear();
+        self.noted.notify_all();
+    }
+}
+
+/// A handle of a mount.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MountHandle {
+    pub file: FileId,
+    mount: u64,
+    pub read: bool,
+    pub write: bool,
+    pid: u32,
+}
+
+/// What mounts do with a file.
+#[derive(Debug, Default)]
+pub(crate) struct MountUse {
+    opens: Vec<Opens>,
+    /// The last handle that the kernel serves is closed, and somebody may still map the object.
+    pub lingering: bool,
+    /// When the daemon wrote to it last, if the inode doesn't say so yet.
+    pub wrote_ns: Option<i64>,
+}
+
+/// The handles that one mount has of a file.
+#[derive(Clone, Copy, Debug)]
+struct Opens {
+    mount: u64,
+    by_kernel: bool,
+    handles: u32,
+}
+
+impl MountUse {
+    /// Handles that the kernel serves.
+    pub fn by_kernel(&self) -> u32 {
+        self.opens.iter().filter(|o| o.by_kernel).map(|o| o.handles).sum()
+    }
+
+    pub fn in_use(&self) -> bool {
+        self.lingering || !self.opens.is_empty()
+    }
+
+    fn of(&self, mount: u64) -> Option<&Opens> {
+        self.opens.iter().find(|o| o.mount == mount)
+    }
+
+    fn add(&mut self, mount: u64, by_kernel: bool) {
+        match self.opens.iter_mut().find(|o| o.mount == mount) {
+            Some(opens) => opens.handles += 1,
+            None => self.opens.push(Opens { mount, by_kernel, handles: 1 }),
+        }
+    }
+
+    /// Takes a handle away; whether that was the last one that the kernel serves.
+    fn take(&mut self, mount: u64) -> bool {
+        let before = self.by_kernel();
+        if let Some(opens) = self.opens.iter_mut().find(|o| o.mount == mount) {
+            opens.handles -= 1;
+        }
+        self.opens.retain(|o| o.handles > 0);
+        before > 0 && self.by_kernel() == 0
+    }
+}
+
+impl Fs {
+    /// Opens a file; with `truncate` it is cut to nothing first, and setuid and setgid go unless root asks.
+    pub fn open(&self, id: FileId, read: bool, write: bool, truncate: bool, who: Who) -> Result<FsOpen> {
+        if truncate {
+            self.set(id, &Set { len: Some(0), kill_suid: who.uid != 0, ..Set::default() }, who)?;
+        }
+        let mut st = self.inner().wait_still(self.lock(), id)?;
+        let inode = st.ns.get(id).ok_or_else(|| gone(id))?;
+        match inode.kind {
+            Kind::File => {}
+            Kind::Dir => return Err(Error::new(ErrorKind::IsDir, format!("inode {id} is a directory"))),
+            _ => return Err(Error::invalid(format!("inode {id} is no regular file"))),
+        }
+        let how = match self.object_for_kernel(&mut st, id, write) {
+            Some(pool) => How::Passthrough(self.hand_out(&mut st, id, pool, write)?),
+            None => How::Daemon,
+        };
+        Ok(self.add_handle(&mut st, id, how, (read, write), who))
+    }
+
+    /// Makes an empty file and opens it. `Exists` if the name is taken.
+    pub fn create(
+        &self,
+        dir: FileId,
+        name: &[u8],
+        new: &New,
+        read: bool,
+        write: bool,
+    ) -> Result<(Attr, FsOpen)> {
+        if new.kind != NewKind::File {
+            return Err(Error::invalid("only a regular file is made and opened at once"));
+        }
+        let name = Name::new(name)?;
+        let mut st = self.lock();
+        let id = self.take_id(&mut st)?;
+        let pool = self.mounted.mount.privileged.then(|| st.pool_of_empty(&st.ns.placement(dir))).flatten();
+        let how = match pool {
+            None => {
+                self.put_new(&mut st, (dir, &name), new, id, None)?;
+                How::Daemon
+            }
+            Some(pool) => {
+                let backing = st.pool(pool).backing.clone();
+                let object = backing.create(id, 0)?;
+                if let Err(e) = self.put_new(&mut st, (dir, &name), new, id, Some(pool)) {
+                    if let Err(e) = backing.remove(id) {
+                        tracing::warn!("after a failed create: {e}");
+                    }
+                    return Err(e);
+                }
+                let mtime_ns = st.ns.get(id).map_or(0, |inode| inode.mtime_ns);
+                object::set_mtime(&object, mtime_ns).map_err(|e| os_error("date object of", &id, &e))?;
+                How::Passthrough(object)
+            }
+        };
+        let open = self.add_handle(&mut st, id, how, (read, write), new.who);
+        Ok((st.attr(id)?, open))
+    }
+
+    /// The pool in which the object is from which the kernel is to serve a file on this mount, if it is.
+    fn object_for_kernel(&self, st: &mut State, file: FileId, write: bool) -> Option<PoolId> {
+        let mount = &self.mounted.mount;
+        let used = st.live.get(&file).and_then(|l| l.mount.as_ref());
+        let before = used.and_then(|used| used.of(mount.id)).map(|opens| opens.by_kernel);
+        if !mount.privileged || before == Some(false) {
+            return None;
+        }
+        let inode = st.ns.get(file)?;
+        if write && before.is_none() && without_suid(inode.mode) != inode.mode {
+            // Who writes takes setuid away, and nobody tells of what the kernel writes.
+            return None;
+        }
+        let pool = st.sole_pool(inode).ok()?;
+        if st.pool(pool).held.contains_key(&file) {
+            // It would be given back with what is written now.
+            self.inner().retry_held(st);
+        }
+        (!st.pool(pool).held.contains_key(&file)).then_some(pool)
+    }
+
+    /// The object from which the kernel will serve the file, made if there is none. What may change it is journalled first.
+    fn hand_out(&self, st: &mut State, file: FileId, pool: PoolId, write: bool) -> Result<OwnedFd> {
+        let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
+        let backing = st.pool(pool).backing.clone();
+        if inode.ahead.is_some() {
+            return backing.open(file, true);
+        }
+        // Even reading fills holes, through a mapping.
+        let may_change = write || !inode.is_whole();
+        let new = Inode { ahead: Some(pool), ..inode.clone() };
+        let object = if inode.extents.is_empty() {
+            match backing.create(file, inode.len) {
+                Err(e) if e.kind == ErrorKind::Exists => {
+                    backing.remove(file)?;
+                    backing.create(file, inode.len)?
+                }
+                other => other?,
+            }
+        } else {
+            backing.open(file, true)?
+        };
+        if may_change || inode.extents.is_empty() {
+            object::set_mtime(&object, new.mtime_ns).map_err(|e| os_error("date object of", &file, &e))?;
+            self.inner().commit(st, &[Change::Put(Box::new(new))])?;
+        }
+        Ok(object)
+    }
+
+    fn add_handle(
+        &self,
+        st: &mut State,
+        file: FileId,
+        how: How,
+        (read, write): (bool, bool),
+        who: Who,
+    ) -> FsOpen {
+        let mount = self.mounted.mount.id;
+        st.next_handle += 1;
+        let handle = FsHandle(st.next_handle);
+        st.handles.insert(handle, MountHandle { file, mount, read, write, pid: who.pid });
+        let by_kernel = matches!(how, How::Passthrough(_));
+        st.live.entry(file).or_default().mount.get_or_insert_default().add(mount, by_kernel);
+        FsOpen { handle, how }
+    }
+
+    /// Ends a handle. Of a file that the kernel serves, after its backing was unregistered, if it was the last.
+    pub fn release(&self, handle: FsHandle) {
+        self.inner().release_handle(&mut self.lock(), handle);
+    }
+
+    /// How the file would be served on a privileged mount.
+    pub fn served(&self, id: FileId) -> Result<Served> {
+        let st = self.lock();
+        let inode = st.ns.get(id).ok_or_else(|| gone(id))?;
+        let used = st.live.get(&id).and_then(|l| l.mount.as_ref());
+        let open = used.map(|used| used.by_kernel() > 0 || used.lingering);
+        let (passthrough, why) = match (inode.kind, open, st.sole_pool(inode)) {
+            (Kind::File, Some(true), _) => (true, "programs have it open so".to_owned()),
+            (Kind::File, _, Ok(pool)) => (true, format!("all of it is one object in {}", st.pool_name(pool))),
+            (Kind::File, _, Err(why)) => (false, why.to_owned()),
+            _ => (false, "only regular files have bytes".to_owned()),
+        };
+        Ok(Served { passthrough, why })
+    }
+}
+
+impl Mounted {
+    /// Releases what the mount has open; nothing is noted for it any more.
+    pub fn close(&self) {
+        self.mount.close();
+        let mut st = self.inner.lock();
+        st.mounts.retain(|m| m.id != self.mount.id);
+        let mine: Vec<FsHandle> =
+            st.handles.iter().filter(|(_, h)| h.mount == self.mount.id).map(|(handle, _)| *handle).collect();
+        for handle in mine {
+            self.inner.release_handle(&mut st, handle);
+        }
+    }
+}
+
+impl Inner {
+    fn release_handle(&self, st: &mut State, handle: FsHandle) {
+        let Some(MountHandle { file, mount, .. }) = st.handles.remove(&handle) else { return };
+        let used = st.live.get_mut(&file).and_then(|live| live.mount.as_mut());
+        if used.is_some_and(|used| used.take(mount)) {
+            // Whether it is over, only a lease can tell.
+            if let Err(e) = self.settle(st, file) {
+                tracing::warn!("{}: what programs wrote to it: {e}", st.path(file));
+            }
+        }
+        self.flush_time(st, file);
+        if let Some(live) = st.live.get_mut(&file) {
+            live.mount = live.mount.take().filter(|used| used.in_use());
+        }
+        self.reap(st, file);
+        self.changed.notify_all();
+    }
+
+    /// Journals when the daemon wrote to the file last.
+    pub fn flush_time(&self, st: &mut State, file: FileId) {
+        let used = st.live.get_mut(&file).and_then(|live| live.mount.as_mut());
+        let Some(ns) = used.and_then(|used| used.wrote_ns.take()) else { return };
+        let Some(inode) = st.ns.get(file) else { return };
+        let new = Inode { mtime_ns: ns, ctime_ns: ns.max(inode.ctime_ns), ..inode.clone() };
+        if let Err(e) = self.commit(st, &[Change::Put(Box::new(new))]) {
+            tracing::warn!("time of #{file}: {e}");
+        }
+    }
+}
+
+impl State {
+    /// The one pool in which all of a file is, or will be if it is empty; else why there is none.
+    fn sole_pool(&self, inode: &Inode) -> std::result::Result<PoolId, &'static str> {
+        if let Some(pool) = inode.ahead {
+            return Ok(pool);
+        }
+        let mut pools = inode.extents.iter().map(|e| e.pool);
+        match pools.next() {
+            Some(first) if pools.all(|pool| pool == first) => Ok(first),
+            Some(_) => Err("it is spread over several objects"),
+            None => self
+                .pool_of_empty(&self.placement(inode.id))
+                .ok_or("it is empty, and its placement names no single pool that takes new pages"),
+        }
+    }
+
+    /// Where the object of a file without pages is to be, of such a placement.
+    fn pool_of_empty(&self, placement: &Placement) -> Option<PoolId> {
+        let takes = |pool: &PoolId| self.pool(*pool).record.state == PoolState::Online;
+        match placement {
+            Placement::On { pool, .. } => Some(*pool).filter(takes),
+            Placement::Prefer(pool) => {
+                let has_room = takes(pool) && self.room(*pool).free.0 > 0;
+                Some(if has_room { *pool } else { DRAM })
+            }
+            Placement::Interleave(pools) => match pools[..] {
+                [pool] => Some(pool).filter(takes),
+                _ => None,
+            },
+        }
+    }
+
+    /// Whether the kernel serves the file, or somebody maps it since it did.
+    pub fn served_by_kernel(&self, file: FileId) -> bool {
+        let used = self.live.get(&file).and_then(|l| l.mount.as_ref());
+        used.is_some_and(|used| used.lingering || used.by_kernel() > 0)
+    }
+
+    /// Who opened a file that the kernel serves, or that somebody maps since it did.
+    pub fn openers(&self, file: FileId) -> Vec<Holder> {
+        if !self.served_by_kernel(file) {
+            return Vec::new();
+        }
+        let pids: BTreeSet<u32> = self.handles.values().filter(|h| h.file == file).map(|h| h.pid).collect();
+        let why = "has it open through a mount";
+        let mut holders: Vec<Holder> = pids
+            .into_iter()
+            .map(|pid| Holder {
+                pid: Some(pid),
+                command: codax_os::process::command(pid),
+                why: why.to_owned(),
+            })
+            .collect();
+        if holders.is_empty() {
+            let why = "maps it through a mount".to_owned();
+            holders.push(Holder { pid: None, command: "a process".to_owned(), why });
+        }
+        holders
+    }
+
+    /// How a file's inode shows in `/proc` where it is open or mapped through a mount: device and inode number.
+    pub fn mount_identities(&self, file: FileId) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let devices = self.mounts.iter().map(|m| m.device.load(Ordering::Relaxed));
+        devices.filter(|dev| *dev != 0).map(move |dev| (dev, file.0))
+    }
+}

@@ -1,0 +1,444 @@
+//! Lengths and holes.
+
+use super::{Allocate, Fs, FsHandle, StatFs, gone};
+use crate::backing::os_error;
+use crate::store::state::State;
+use crate::store::{Guard, Inner};
+use codax_core::change::Change;
+use codax_core::extent::{self, Extent};
+use codax_core::namespace::{Inode, Kind, LEN_MAX};
+use codax_core::placement::Placement;
+use codax_core::{
+    DRAM, Error, ErrorKind, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result,
+};
+use codax_os::object;
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+
+/// Inodes that a mount says there may be: as many as one likes, as far as there is memory for the journal.
+const FILES_MAX: u64 = 1 << 32;
+
+/// Zeros that are written at once, in bytes.
+const ZEROS: usize = 64 << 10;
+
+impl Fs {
+    /// Sets a file's length; what is added is a hole.
+    pub(super) fn set_len(&self, id: FileId, len: u64) -> Result<()> {
+        check_end(len)?;
+        let inner = self.inner();
+        let mut st = inner.wait_idle(self.lock(), id)?;
+        let inode = st.ns.get(id).ok_or_else(|| gone(id))?.clone();
+        match inode.kind {
+            Kind::File => {}
+            Kind::Dir => return Err(Error::new(ErrorKind::IsDir, format!("inode {id} is a directory"))),
+            _ => return Err(Error::invalid(format!("inode {id} has no length to set"))),
+        }
+        inner.check_pins(&st, &inode, len)?;
+        if let Some(used) = st.live.get_mut(&id).and_then(|l| l.mount.as_mut()) {
+            used.wrote_ns = None;
+        }
+        if inode.ahead.is_some() {
+            inner.resize_ahead(&mut st, id, len)
+        } else if len > inode.len {
+            inner.extend(&mut st, &inode, len)
+        } else {
+            inner.shrink(&mut st, &inode, len)
+        }
+    }
+
+    /// What fallocate(2) does: gives memory to a range, or zeros it, or makes a hole of it.
+    pub fn allocate(&self, handle: FsHandle, off: u64, len: u64, mode: Allocate) -> Result<()> {
+        let end = off.checked_add(len).filter(|end| *end <= LEN_MAX);
+        let end = end.ok_or_else(|| Error::new(ErrorKind::FileTooBig, "the range ends beyond any file"))?;
+        if len == 0 || mode.punch && (!mode.keep_size || mode.zero) {
+            return Err(Error::invalid("no such way to allocate"));
+        }
+        let inner = self.inner();
+        let st = self.lock();
+        let file = self.handle(&st, handle, true)?.file;
+        let mut st = inner.wait_idle(st, file)?;
+        let inode = st.ns.get(file).ok_or_else(|| gone(file))?.clone();
+        let new_len = if mode.keep_size { inode.len } else { inode.len.max(end) };
+        if inode.ahead.is_some() {
+            return inner.allocate_ahead(&mut st, &inode, (off, end), new_len, mode);
+        }
+        let mapped = st.live.get(&file).is_some_and(|l| !l.mappers.is_empty() || !l.raw.is_empty());
+        let (mut st, result) = if mode.punch && !mapped {
+            inner.punch(st, &inode, off, end)
+        } else if mode.punch || mode.zero {
+            // Under the library's mappings there are no holes, so zeros take their place.
+            let end = end.min(inode.len);
+            let pages = if mode.punch { PageRange::new(0, 0) } else { PageRange::of_bytes(off, len) };
+            inner.fill(st, &inode, pages, new_len, |inner, _| inner.zero(&inode, off, end))
+        } else {
+            inner.fill(st, &inode, PageRange::of_bytes(off, len), new_len, |_, _| Ok(()))
+        };
+        result?;
+        self.wrote(&mut st, file);
+        Ok(())
+    }
+
+    /// What statfs(2) says, of the pools that the placement of `id` uses.
+    pub fn statfs(&self, id: FileId) -> Result<StatFs> {
+        let st = self.lock();
+        let pools: BTreeSet<PoolId> = match st.placement(id) {
+            Placement::On { pool, .. } => [pool].into(),
+            Placement::Prefer(pool) => [pool, DRAM].into(),
+            Placement::Interleave(pools) => pools.into_iter().collect(),
+        };
+        let dir = self.inner().options().dir.clone();
+        let layout = crate::store::Layout { dir };
+        let mut stat = StatFs::default();
+        for pool in pools {
+            let pool = st.pool(pool);
+            stat.bytes += PageCount(pool.record.frames).bytes();
+            // What programs write through the kernel has no frames yet, and memory.
+            let free = codax_os::mounts::free_bytes(&layout.pool(&pool.record.name)).unwrap_or(u64::MAX);
+            stat.free += free.min(pool.alloc.free().bytes());
+        }
+        stat.files = FILES_MAX;
+        stat.files_free = FILES_MAX.saturating_sub(st.ns.count() as u64);
+        Ok(stat)
+    }
+}
+
+/// `FileTooBig` for a file that would end there.
+pub(super) fn check_end(len: u64) -> Result<()> {
+    match len > LEN_MAX {
+        true => Err(Error::new(ErrorKind::FileTooBig, format!("no file can have {len} bytes"))),
+        false => Ok(()),
+    }
+}
+
+/// The pools in which a file has an object.
+pub(crate) fn pools_of(inode: &Inode) -> BTreeSet<PoolId> {
+    inode.extents.iter().map(|e| e.pool).chain(inode.ahead).collect()
+}
+
+impl Inner {
+    /// `Busy` if pages that a shorter length cuts off are pinned.
+    pub fn check_pins(&self, st: &State, inode: &Inode, len: u64) -> Result<()> {
+        let (old, new) = (PageCount::for_bytes(inode.len), PageCount::for_bytes(len));
+        let cut = PageRange::new(new.0, old.0.saturating_sub(new.0));
+        let pinned = |l: &crate::store::state::Live| l.pins.values().any(|pin| pin.intersect(cut).is_some());
+        match st.live.get(&inode.id).is_some_and(pinned) {
+            true => {
+                let path = st.path(inode.id);
+                Err(Error::busy(format!("{path}: pages that would be cut off are pinned")))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Makes a file longer by a hole.
+    fn extend(&self, st: &mut State, inode: &Inode, len: u64) -> Result<()> {
+        for pool in pools_of(inode) {
+            let backing = &st.pool(pool).backing;
+            let object = backing.open(inode.id, true)?;
+            backing.resize(object.as_fd(), len)?;
+        }
+        self.zero_in(st, inode, inode.len, end_of_page(inode.len).min(len))?;
+        let now = self.env.wall_ns();
+        let new = Inode { len, mtime_ns: now, ctime_ns: now, ..inode.clone() };
+        self.commit(st, &[Change::Put(Box::new(new))])
+    }
+
+    /// Sets the length of an object that is ahead of its inode, and takes that in.
+    pub fn resize_ahead(&self, st: &mut State, file: FileId, len: u64) -> Result<()> {
+        let Some((inode, pool)) = st.ns.get(file).and_then(|i| Some((i.clone(), i.ahead?))) else {
+            return Err(gone(file));
+        };
+        let backing = st.pool(pool).backing.clone();
+        let object = backing.open(file, true)?;
+        let stat = object::stat(&object).map_err(|e| os_error("stat object of", &file, &e))?;
+        backing.resize(object.as_fd(), len)?;
+        let tail = stat.len..end_of_page(stat.len).min(len);
+        if !tail.is_empty() {
+            let page = PageRange::of_bytes(tail.start, 1);
+            if crate::store::resident(object.as_fd(), page, file)?.0 > 0 {
+                let zeros = vec![0; usize::try_from(tail.end - tail.start).unwrap_or(0)];
+                backing.write(object.as_fd(), &zeros, tail.start)?;
+            }
+        }
+        drop(object);
+        self.set_times(st, &inode)?;
+        self.absorb(st, file)
+    }
+
+    /// Somebody changed the contents of a file that is ahead: its times, and its object's, are now.
+    fn set_times(&self, st: &mut State, inode: &Inode) -> Result<()> {
+        let now = self.env.wall_ns();
+        let new = Inode { mtime_ns: now, ctime_ns: now, ..inode.clone() };
+        self.date_object(st, &new)?;
+        self.commit(st, &[Change::Put(Box::new(new))])
+    }
+
+    fn allocate_ahead(
+        &self,
+        st: &mut State,
+        inode: &Inode,
+        (off, end): (u64, u64),
+        len: u64,
+        mode: Allocate,
+    ) -> Result<()> {
+        let Some(pool) = inode.ahead else { return Ok(()) };
+        let backing = st.pool(pool).backing.clone();
+        let object = backing.open(inode.id, true)?;
+        let stat = object::stat(&object).map_err(|e| os_error("stat object of", &inode.id, &e))?;
+        let mapped = st.live.get(&inode.id).is_some_and(|l| !l.mappers.is_empty() || !l.raw.is_empty());
+        let punched = |off, end: u64| {
+            object::punch(&object, off, end.saturating_sub(off))
+                .map_err(|e| os_error("give back in object of", &inode.id, &e))
+        };
+        if mode.punch || mode.zero {
+            if mapped {
+                let mut at = off;
+                while at < end.min(stat.len) {
+                    let n = usize::try_from(end.min(stat.len) - at).unwrap_or(ZEROS).min(ZEROS);
+                    backing.write(object.as_fd(), &vec![0; n], at)?;
+                    at += n as u64;
+                }
+            } else {
+                punched(off, end)?;
+            }
+        }
+        if !mode.punch {
+            // Not more than there are frames for: the medium may have more room than the pool.
+            let pages = PageRange::of_bytes(off, end - off);
+            let missing: u64 = extent::gaps(&inode.extents, pages).iter().map(|g| g.count.0).sum();
+            if missing > st.pool(pool).alloc.free().0 {
+                let name = st.pool_name(pool);
+                return Err(Error::no_space(format!("pool {name} is full")));
+            }
+            backing.allocate(object.as_fd(), pages)?;
+            if len > stat.len {
+                backing.resize(object.as_fd(), len)?;
+            }
+        }
+        drop(object);
+        self.set_times(st, inode)?;
+        self.absorb(st, inode.id)
+    }
+
+    /// Gives frames and memory to the holes in `pages` and makes the file `len` long, no shorter than it is. `work` is given the new extents when the
+    /// memory is there and before anybody knows of it.
+    pub fn fill<'a>(
+        &'a self,
+        mut st: Guard<'a>,
+        inode: &Inode,
+        pages: PageRange,
+        len: u64,
+        work: impl FnOnce(&Self, &[Extent]) -> Result<()>,
+    ) -> (Guard<'a>, Result<()>) {
+        let file = inode.id;
+        // The kernel may give whole huge pages where only a part was asked for.
+        let huge = huge_blocks(pages, len);
+        let placed = self.place_holes(&mut st, inode, huge, true).and_then(|placed| match placed {
+            Some(extents) => Ok(extents),
+            None => self.place_holes(&mut st, inode, pages, false).map(Option::unwrap_or_default),
+        });
+        let extents = match placed {
+            Ok(extents) => extents,
+            Err(e) => return (st, Err(e)),
+        };
+        let acting = st.acting;
+        self.make_busy(&mut st, file, "filling of holes");
+        drop(st);
+        let others: Vec<PoolId> = pools_of(inode).into_iter().collect();
+        let filled = self
+            .back(file, &extents, len, &others)
+            .and_then(|()| if len > inode.len { self.clear_tail(inode, len) } else { Ok(()) })
+            .and_then(|()| work(self, &extents));
+        let mut st = self.lock_for(acting);
+        let result = filled.and_then(|()| {
+            // The inode may have got another mode or name meanwhile: only what changes here is taken over.
+            let mut now = st.ns.get(file).cloned().unwrap_or_else(|| inode.clone());
+            if extents.is_empty() && len == now.len {
+                return Ok(());
+            }
+            now.extents = extent::insert(&now.extents, &extents);
+            now.len = len;
+            now.mtime_ns = self.env.wall_ns();
+            now.ctime_ns = now.mtime_ns;
+            self.commit(&mut st, &[Change::Put(Box::new(now))])
+        });
+        if result.is_ok() {
+            st.own(file, &extents);
+        } else {
+            self.unfill(&mut st, inode, extents);
+        }
+        self.end_busy(&mut st, file);
+        (st, result)
+    }
+
+    /// Frames for the holes in `pages`, as the file's placement says. With `huge`, only if all of them are in pools of huge pages and there is room.
+    fn place_holes(
+        &self,
+        st: &mut State,
+        inode: &Inode,
+        pages: PageRange,
+        huge: bool,
+    ) -> Result<Option<Vec<Extent>>> {
+        let placement = st.placement(inode.id);
+        let mut extents: Vec<Extent> = Vec::new();
+        for gap in extent::gaps(&inode.extents, pages) {
+            let after = extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
+            let placed = st.place(&placement, inode.id, gap, after);
+            extents.extend(placed.iter().flatten());
+            let small = huge && extents.iter().any(|e| !st.pool(e.pool).huge);
+            if small || placed.is_err() {
+                st.free(&extents);
+            }
+            match placed {
+                Err(e) if !huge => return Err(e),
+                Ok(_) if !small => {}
+                _ => return Ok(None),
+            }
+        }
+        let held = |st: &State| extents.iter().any(|e| st.pool(e.pool).held.contains_key(&inode.id));
+        if held(st) {
+            // It lies at the same place in the same object: it would be given back with the new bytes in it.
+            self.retry_held(st);
+        }
+        if held(st) {
+            st.free(&extents);
+            let path = st.path(inode.id);
+            return Err(Error::busy(format!("{path}: memory it gave up is still held: try again later")));
+        }
+        Ok(Some(extents))
+    }
+
+    /// Takes back what a fill that failed has made.
+    fn unfill(&self, st: &mut State, inode: &Inode, extents: Vec<Extent>) {
+        self.ungrow(st, inode, &extents);
+        let old = pools_of(inode);
+        let mut undone = Ok(());
+        for e in extents.iter().filter(|e| old.contains(&e.pool)) {
+            let backing = &st.pool(e.pool).backing;
+            let punched = backing.open(inode.id, true).and_then(|o| backing.release(o.as_fd(), e.pages()));
+            undone = undone.and(punched);
+        }
+        match undone {
+            Ok(()) => st.free(&extents),
+            Err(e) => {
+                tracing::warn!("after a failed write: {e}");
+                self.give_back(st, inode.id, extents);
+            }
+        }
+    }
+
+    /// A file without holes, as the library maps it: they are filled. To be called when the file is idle.
+    pub fn whole<'a>(&'a self, mut st: Guard<'a>, file: FileId) -> Result<Guard<'a>> {
+        self.refresh(&mut st, file);
+        let Some(inode) = st.ns.get(file).filter(|i| i.kind == Kind::File && !i.is_whole()).cloned() else {
+            return Ok(st);
+        };
+        let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(inode.len) };
+        if inode.ahead.is_none() {
+            let (st, result) = self.fill(st, &inode, pages, inode.len, |_, _| Ok(()));
+            return result.map(|()| st);
+        }
+        let mode = Allocate { keep_size: true, ..Allocate::default() };
+        self.allocate_ahead(&mut st, &inode, (0, pages.bytes()), inode.len, mode)?;
+        Ok(st)
+    }
+
+    /// Makes a hole of a range of bytes. What it covers of a page in part is zeroed.
+    fn punch<'a>(&'a self, mut st: Guard<'a>, inode: &Inode, off: u64, end: u64) -> (Guard<'a>, Result<()>) {
+        let file = inode.id;
+        let first = off.div_ceil(PAGE_SIZE);
+        // Behind the end of the file there is nothing to be kept.
+        let last = if end >= inode.len { end.div_ceil(PAGE_SIZE) } else { end / PAGE_SIZE };
+        let pages = PageRange::new(first, last.saturating_sub(first));
+        let acting = st.acting;
+        self.make_busy(&mut st, file, "punching of a hole");
+        drop(st);
+        let head = off..end.min(first * PAGE_SIZE);
+        let tail = (last * PAGE_SIZE).max(head.end)..end.min(inode.len);
+        let zeroed =
+            self.zero(inode, head.start, head.end).and_then(|()| self.zero(inode, tail.start, tail.end));
+        let mut st = self.lock_for(acting);
+        let now = st.ns.get(file).cloned().unwrap_or_else(|| inode.clone());
+        let (left, cut) = extent::remove(&now.extents, pages);
+        let committed = zeroed.and_then(|()| match cut.is_empty() {
+            true => Ok(()),
+            false => self.commit(&mut st, &[Change::Put(Box::new(Inode { extents: left, ..now }))]),
+        });
+        if committed.is_ok() {
+            self.release_cut(&mut st, file, cut);
+        }
+        self.end_busy(&mut st, file);
+        (st, committed)
+    }
+
+    /// Gives back the memory and the frames of what was punched.
+    fn release_cut(&self, st: &mut State, file: FileId, cut: Vec<Extent>) {
+        let kept = st.ns.get(file).map(pools_of).unwrap_or_default();
+        let (inner, whole): (Vec<Extent>, Vec<Extent>) =
+            cut.into_iter().partition(|e| kept.contains(&e.pool));
+        for e in inner {
+            let backing = &st.pool(e.pool).backing;
+            match backing.open(file, true).and_then(|o| backing.release(o.as_fd(), e.pages())) {
+                Ok(()) => st.free(&[e]),
+                Err(error) => {
+                    tracing::warn!("punch: {error}");
+                    self.give_back(st, file, vec![e]);
+                }
+            }
+        }
+        self.give_back(st, file, whole);
+    }
+
+    /// Writes zeros over what a range of bytes has in memory, of a file that is not ahead.
+    fn zero(&self, inode: &Inode, off: u64, end: u64) -> Result<()> {
+        if off >= end {
+            return Ok(());
+        }
+        let st = self.lock();
+        let pools: Vec<_> = st.pools.iter().map(|p| p.backing.clone()).collect();
+        drop(st);
+        zero_extents(inode, off, end, |pool| &*pools[usize::from(pool.0)])
+    }
+
+    fn zero_in(&self, st: &State, inode: &Inode, off: u64, end: u64) -> Result<()> {
+        zero_extents(inode, off, end, |pool| &*st.pool(pool).backing)
+    }
+}
+
+fn zero_extents<'a>(
+    inode: &Inode,
+    off: u64,
+    end: u64,
+    backing: impl Fn(PoolId) -> &'a dyn crate::backing::Backing,
+) -> Result<()> {
+    if off >= end {
+        return Ok(());
+    }
+    for e in extent::slice(&inode.extents, PageRange::of_bytes(off, end - off)) {
+        let backing = backing(e.pool);
+        let object = backing.open(inode.id, true)?;
+        let mut at = e.page.offset().max(off);
+        let stop = (e.page.offset() + e.count.bytes()).min(end);
+        while at < stop {
+            let n = usize::try_from(stop - at).unwrap_or(ZEROS).min(ZEROS);
+            backing.write(object.as_fd(), &[0; ZEROS][..n], at)?;
+            at += n as u64;
+        }
+    }
+    Ok(())
+}
+
+/// The 2 MiB blocks that `pages` touch, as far as they are in a file of `len` bytes.
+fn huge_blocks(pages: PageRange, len: u64) -> PageRange {
+    if pages.is_empty() {
+        return pages;
+    }
+    let start = pages.start.0 / HUGE_PAGES * HUGE_PAGES;
+    let end = pages.end().next_multiple_of(HUGE_PAGES).min(PageCount::for_bytes(len).0).max(pages.end());
+    PageRange::new(start, end - start)
+}
+
+/// Where the page ends in which byte `at` is, or that it ends.
+fn end_of_page(at: u64) -> u64 {
+    at.next_multiple_of(PAGE_SIZE)
+}

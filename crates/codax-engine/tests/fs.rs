@@ -1,0 +1,587 @@
+//! The store as a mount sees it: names, bytes, holes, what programs write to objects by themselves, and restarts.
+
+mod store_support;
+
+use codax_core::namespace::Kind;
+use codax_core::{ErrorKind, FileId, ROOT};
+use codax_engine::Store;
+use codax_engine::fs::{
+    Allocate, Attr, Changed, Fs, FsHandle, FsOpen, How, New, NewKind, RenameFlags, Set, Stamp, Who,
+};
+use std::os::fd::{AsFd, OwnedFd};
+use store_support::*;
+
+const WHO: Who = Who { uid: 1000, gid: 1000, pid: 1 };
+
+fn new(kind: NewKind) -> New {
+    New { mode: 0o755, who: WHO, kind }
+}
+
+fn mkdir(fs: &Fs, dir: FileId, name: &str) -> FileId {
+    fs.make(dir, name.as_bytes(), &new(NewKind::Dir)).expect("mkdir").id
+}
+
+fn create(fs: &Fs, dir: FileId, name: &str) -> (FileId, FsOpen) {
+    let (attr, open) = fs.create(dir, name.as_bytes(), &new(NewKind::File), true, true).expect("created");
+    (attr.id, open)
+}
+
+/// A file that the daemon serves, closed, with these bytes.
+fn put_file(fs: &Fs, name: &str, bytes: &[u8]) -> FileId {
+    let (id, open) = create(fs, ROOT, name);
+    match open.how {
+        How::Daemon => assert_eq!(fs.write(open.handle, 0, bytes, false), Ok(bytes.len())),
+        How::Passthrough(fd) => codax_os::object::write_all_at(&fd, bytes, 0).expect("written"),
+    }
+    fs.release(open.handle);
+    id
+}
+
+fn open(fs: &Fs, id: FileId) -> FsOpen {
+    fs.open(id, true, true, false, WHO).expect("opens")
+}
+
+fn object_of(open: FsOpen) -> (FsHandle, OwnedFd) {
+    match open.how {
+        How::Passthrough(fd) => (open.handle, fd),
+        How::Daemon => panic!("served by the daemon"),
+    }
+}
+
+fn read_all(fs: &Fs, id: FileId) -> Vec<u8> {
+    let open = open(fs, id);
+    let mut bytes = vec![0xee; usize::try_from(fs.attr(id).expect("attr").len).expect("small") + 10];
+    let got = fs.read(open.handle, 0, &mut bytes).expect("read");
+    bytes.truncate(got);
+    fs.release(open.handle);
+    bytes
+}
+
+fn kind<T: std::fmt::Debug>(result: codax_core::Result<T>) -> ErrorKind {
+    result.expect_err("an error").kind
+}
+
+fn names(fs: &Fs, dir: FileId) -> Vec<String> {
+    let all = fs.entries(dir, None, usize::MAX).expect("entries");
+    all.into_iter().map(|(name, _)| String::from_utf8(name).expect("utf-8")).collect()
+}
+
+fn clean(store: &Store) {
+    assert_eq!(store.check(false).expect("check"), []);
+}
+
+fn used(store: &Store) -> u64 {
+    store.info().pools.iter().map(|p| p.used + p.held).sum()
+}
+
+#[test]
+fn names_of_all_kinds_are_made_listed_and_removed() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(false);
+    let dir = mkdir(&fs, ROOT, "d");
+    for (name, what, kind) in [
+        ("fifo", NewKind::Fifo, Kind::Fifo),
+        ("sock", NewKind::Socket, Kind::Socket),
+        ("link", NewKind::Symlink(b"../t\xff".to_vec()), Kind::Symlink),
+        ("null", NewKind::Char(0x103), Kind::CharDevice),
+        ("disk", NewKind::Block(0x800), Kind::BlockDevice),
+        ("file", NewKind::File, Kind::File),
+        ("sub", NewKind::Dir, Kind::Dir),
+    ] {
+        let made = fs.make(dir, name.as_bytes(), &new(what.clone())).expect("made");
+        assert_eq!((made.kind, made.mode, made.uid), (kind, 0o755, 1000));
+        assert_eq!(self::kind(fs.make(dir, name.as_bytes(), &new(what))), ErrorKind::Exists);
+    }
+    assert_eq!(names(&fs, dir), ["disk", "fifo", "file", "link", "null", "sock", "sub"]);
+    let link = fs.lookup(dir, b"link").expect("there");
+    assert_eq!((link.len, fs.read_link(link.id)), (5, Ok(b"../t\xff".to_vec())));
+    assert_eq!(fs.lookup(dir, b"null").expect("there").rdev, 0x103);
+    assert_eq!(fs.attr(dir).expect("attr").nlink, 3);
+    assert_eq!(fs.parent(fs.lookup(dir, b"sub").expect("there").id), Ok(dir));
+    assert_eq!(kind(fs.unlink(dir, b"sub")), ErrorKind::IsDir);
+    assert_eq!(kind(fs.rmdir(dir, b"fifo")), ErrorKind::NotDir);
+    assert_eq!(kind(fs.rmdir(ROOT, b"d")), ErrorKind::NotEmpty);
+    assert_eq!(kind(fs.lookup(link.id, b"x")), ErrorKind::NotDir);
+    assert_eq!(kind(fs.lookup(dir, &[b'n'; 256])), ErrorKind::NameTooLong);
+    assert_eq!(kind(fs.lookup(dir, &[b'n'; 255])), ErrorKind::NotFound);
+    drop(fs);
+    drop(store);
+    let store = rig.open();
+    let fs = store.fs(false);
+    assert_eq!(fs.lookup(dir, b"link").map(|a| a.id), Ok(link.id));
+    assert_eq!(admin(&store).usage(&path("/")).expect("usage").2, 0);
+    for name in names(&fs, dir) {
+        match name.as_str() {
+            "sub" => fs.rmdir(dir, b"sub").expect("removed"),
+            name => fs.unlink(dir, name.as_bytes()).expect("removed"),
+        }
+    }
+    fs.rmdir(ROOT, b"d").expect("removed");
+    assert_eq!((names(&fs, ROOT).len(), store.info().inodes), (0, 1));
+    clean(&store);
+}
+
+#[test]
+fn hard_links_are_one_file_until_the_last_goes_over_restarts() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(false);
+    let dir = mkdir(&fs, ROOT, "d");
+    let id = put_file(&fs, "a", b"hello");
+    assert_eq!(fs.link(id, dir, b"b").expect("linked").nlink, 2);
+    assert_eq!(kind(fs.link(id, dir, b"b")), ErrorKind::Exists);
+    assert_eq!(kind(fs.link(dir, ROOT, b"e")), ErrorKind::NotPermitted);
+    fs.unlink(ROOT, b"a").expect("unlinked");
+    drop(fs);
+    drop(store);
+    let store = rig.open();
+    let fs = store.fs(false);
+    let attr = fs.lookup(dir, b"b").expect("there");
+    assert_eq!((attr.id, attr.nlink), (id, 1));
+    assert_eq!(read(&admin(&store), "/d/b"), b"hello");
+    // Renamed onto another name of itself, nothing happens.
+    fs.link(id, ROOT, b"c").expect("linked");
+    fs.rename((ROOT, b"c"), (dir, b"b"), RenameFlags::default()).expect("renamed");
+    assert_eq!((names(&fs, ROOT), names(&fs, dir)), (vec!["c".into(), "d".into()], vec!["b".into()]));
+    fs.unlink(dir, b"b").expect("unlinked");
+    let names_file = codax_engine::names::read(&rig.layout().names()).expect("names");
+    assert_eq!(codax_engine::names::path_of(&names_file, id), Some(b"/c".to_vec()));
+    fs.unlink(ROOT, b"c").expect("unlinked");
+    assert_eq!(kind(fs.attr(id)), ErrorKind::NotFound);
+    assert_eq!(used(&store), 0);
+    clean(&store);
+}
+
+#[test]
+fn rename_replaces_exchanges_or_refuses() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(false);
+    let (d, e) = (mkdir(&fs, ROOT, "d"), mkdir(&fs, ROOT, "e"));
+    let (a, b) = (put_file(&fs, "a", b"a"), put_file(&fs, "b", b"b"));
+    let no = RenameFlags { noreplace: true, exchange: false };
+    let swap = RenameFlags { noreplace: false, exchange: true };
+    let plain = RenameFlags::default();
+    assert_eq!(kind(fs.rename((ROOT, b"a"), (ROOT, b"b"), no)), ErrorKind::Exists);
+    assert_eq!(kind(fs.rename((ROOT, b"a"), (ROOT, b"x"), swap)), ErrorKind::NotFound);
+    fs.rename((ROOT, b"a"), (d, b"a2"), no).expect("renamed");
+    fs.rename((d, b"a2"), (ROOT, b"e"), swap).expect("exchanged");
+    assert_eq!(fs.lookup(ROOT, b"e").map(|x| x.id), Ok(a));
+    assert_eq!(fs.lookup(d, b"a2").map(|x| x.id), Ok(e));
+    assert_eq!(
+        (fs.parent(e), fs.attr(d).map(|x| x.nlink), fs.attr(ROOT).map(|x| x.nlink)),
+        (Ok(d), Ok(3), Ok(3))
+    );
+    assert_eq!(kind(fs.rename((ROOT, b"d"), (d, b"a2"), swap)), ErrorKind::Invalid);
+    assert_eq!(kind(fs.rename((ROOT, b"d"), (e, b"d"), plain)), ErrorKind::Invalid);
+    assert_eq!(kind(fs.rename((ROOT, b"b"), (ROOT, b"d"), plain)), ErrorKind::IsDir);
+    assert_eq!(kind(fs.rename((ROOT, b"d"), (ROOT, b"b"), plain)), ErrorKind::NotDir);
+    // What is replaced while it is open stays until it is closed.
+    let open = open(&fs, b);
+    fs.rename((ROOT, b"e"), (ROOT, b"b"), plain).expect("renamed");
+    assert_eq!((fs.lookup(ROOT, b"b").map(|x| x.id), fs.attr(b).map(|x| x.nlink)), (Ok(a), Ok(0)));
+    let mut byte = [0];
+    assert_eq!((fs.read(open.handle, 0, &mut byte), byte), (Ok(1), *b"b"));
+    fs.release(open.handle);
+    assert_eq!(kind(fs.attr(b)), ErrorKind::NotFound);
+    clean(&store);
+}
+
+#[test]
+fn holes_are_zeros_take_frames_when_written_and_a_full_pool_is_no_space() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(false);
+    fs.set_xattr(ROOT, b"user.codax.on", b"sim0", false, false).expect("set");
+    // Where there are huge pages, writing a byte takes one.
+    let page = if store.info().pools[1].huge { 2 * MIB } else { 4096 };
+    let (id, open) = create(&fs, ROOT, "sparse");
+    let h = open.handle;
+    fs.set(id, &Set { len: Some(1 << 40), ..Set::default() }, WHO).expect("longer");
+    assert_eq!(fs.attr(id).map(|a| (a.len, a.backed)), Ok((1 << 40, 0)));
+    assert_eq!(fs.write(h, (1 << 30) + 5, b"middle", false), Ok(6));
+    assert_eq!(fs.attr(id).map(|a| (a.len, a.backed)), Ok((1 << 40, page)));
+    let mut buf = [1; 16];
+    assert_eq!(fs.read(h, (1 << 30) + 1, &mut buf), Ok(16));
+    assert_eq!(&buf, b"\0\0\0\0middle\0\0\0\0\0\0");
+    assert_eq!(fs.read(h, (1 << 40) - 3, &mut buf), Ok(3));
+    assert_eq!((fs.seek_data(h, 0), fs.seek_hole(h, 0)), (Ok(1 << 30), Ok(0)));
+    assert_eq!(fs.seek_hole(h, 1 << 30), Ok((1 << 30) + page));
+    assert_eq!(kind(fs.seek_data(h, (1 << 30) + page)), ErrorKind::PastEnd);
+    assert_eq!(kind(fs.seek_hole(h, 1 << 40)), ErrorKind::PastEnd);
+    clean(&store);
+    // 32 MiB are there, and most of them are taken.
+    fs.allocate(h, 0, 28 * MIB, Allocate { keep_size: true, ..Allocate::default() }).expect("allocated");
+    let data = vec![7; 4 * MIB as usize];
+    let put = fs.write(h, 2 << 30, &data, false).expect("some of it");
+    assert!(put < data.len() && put > 0, "{put}");
+    while let Ok(n) = fs.write(h, (3 << 30) + 4096 * 8, &data[..4096], false) {
+        assert_eq!(n, 4096);
+        let at = fs.seek_hole(h, (3 << 30) + 4096 * 8).expect("a hole");
+        if fs.write(h, at, &data[..4096], false).is_err() {
+            break;
+        }
+    }
+    let statfs = fs.statfs(id).expect("statfs");
+    assert_eq!((statfs.bytes, statfs.free < 4 * MIB), (32 * MIB, true));
+    clean(&store);
+    // The library has no holes: it can't have this one.
+    let session = admin(&store);
+    let opened =
+        session.open(&codax_core::request::Open { create: false, ..open_of("/sparse", 0) }).expect("opens");
+    assert_eq!(kind(session.raw(opened.handle, true)), ErrorKind::NoSpace);
+    // Its room comes back.
+    fs.allocate(h, 0, 1 << 40, Allocate { keep_size: true, punch: true, zero: false }).expect("punched");
+    assert_eq!(fs.attr(id).map(|a| (a.len, a.backed)), Ok((1 << 40, 0)));
+    assert_eq!(used(&store), 0);
+    fs.set(id, &Set { len: Some(5000), ..Set::default() }, WHO).expect("shorter");
+    assert_eq!(fs.write(h, 4990, b"0123456789", false), Ok(10));
+    assert!(session.raw(opened.handle, true).is_ok());
+    session.raw_done(id);
+    assert_eq!(fs.attr(id).map(|a| a.backed), Ok(8192));
+    session.close(opened.handle);
+    fs.release(h);
+    clean(&store);
+    assert_eq!(read(&session, "/sparse")[4988..], *b"\0\00123456789");
+}
+
+#[test]
+fn punched_ranges_are_zeros_and_what_is_beside_them_stays() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(false);
+    let bytes: Vec<u8> = (0..40_000u32).map(|i| i as u8 | 1).collect();
+    let id = put_file(&fs, "f", &bytes);
+    let h = open(&fs, id).handle;
+    let punch = Allocate { keep_size: true, punch: true, zero: false };
+    let mut expected = bytes.clone();
+    for (off, len) in [(5000u64, 10_000u64), (100, 50), (36_000, 100_000), (20_480, 4096)] {
+        fs.allocate(h, off, len, punch).expect("punched");
+        let end = (off + len).min(40_000) as usize;
+        expected[off as usize..end].fill(0);
+    }
+    assert_eq!(read_all(&fs, id), expected);
+    assert_eq!(fs.attr(id).map(|a| (a.len, a.backed)), Ok((40_000, 7 * 4096)));
+    clean(&store);
+    // Zeroed in place, and the file made longer by it.
+    fs.allocate(h, 0, 50_000, Allocate { zero: true, ..Allocate::default() }).expect("zeroed");
+    assert_eq!(read_all(&fs, id), vec![0; 50_000]);
+    assert_eq!(fs.attr(id).map(|a| a.backed), Ok(13 * 4096));
+    assert_eq!(kind(fs.allocate(h, u64::MAX - 5, 3, punch)), ErrorKind::FileTooBig);
+    assert_eq!(kind(fs.write(h, (1 << 63) - 2, b"xx", false)), ErrorKind::FileTooBig);
+    fs.release(h);
+    drop(fs);
+    drop(store);
+    let store = rig.open();
+    assert_eq!(store.info().recovery, Vec::<String>::new());
+    clean(&store);
+}
+
+#[test]
+fn a_file_over_several_pools_is_read_and_written_by_the_daemon() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    fs.set_xattr(ROOT, b"user.codax.interleave", b"dram,sim0", false, false).expect("set");
+    let (id, open_file) = create(&fs, ROOT, "f");
+    assert!(matches!(open_file.how, How::Daemon));
+    assert!(!fs.served(id).expect("served").passthrough);
+    let h = open_file.handle;
+    let bytes: Vec<u8> = (0..7 * MIB).map(|i| byte_at("f", i)).collect();
+    for (i, part) in bytes.chunks(1 << 20).enumerate() {
+        assert_eq!(fs.write(h, (i as u64) << 20, part, false), Ok(part.len()));
+    }
+    assert_eq!(read_all(&fs, id), bytes);
+    assert_eq!(pool_of(&admin(&store), "/f"), [0, 1, 0, 1]);
+    clean(&store);
+    // Moved while it is open: the daemon reads it where it is.
+    admin(&store).move_file(&path("/f"), "dram", None, &mut |_| true).expect("moved");
+    let mut some = vec![0; 100];
+    assert_eq!(fs.read(h, 3 * MIB, &mut some), Ok(100));
+    assert_eq!(some, bytes[3 * MIB as usize..][..100]);
+    let (copy, to) = create(&fs, ROOT, "copy");
+    assert_eq!(fs.copy_range(h, 0, to.handle, 10, 1 << 40), Ok(bytes.len()));
+    fs.release(to.handle);
+    assert_eq!(read_all(&fs, copy)[10..], bytes);
+    fs.release(h);
+    // In one object now, so the kernel can serve it.
+    assert!(fs.served(id).expect("served").passthrough);
+    clean(&store);
+}
+
+#[test]
+fn what_programs_write_to_the_object_is_taken_in() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    let (id, open_file) = create(&fs, ROOT, "f");
+    let (h, object) = object_of(open_file);
+    codax_os::object::write_all_at(&object, &[1; 10_000], 0).expect("written");
+    codax_os::object::write_all_at(&object, &[2; 10], 100_000).expect("written");
+    let seen = |a: Attr| (a.len, a.backed);
+    assert_eq!(fs.attr(id).map(seen), Ok((100_010, 4 * 4096)));
+    assert_eq!(admin(&store).stat(&path("/f")).map(|i| (i.len, i.backed)), Ok((100_010, 4 * 4096)));
+    clean(&store);
+    // A length set by the mount, and by the library, is the object's at once.
+    fs.set(id, &Set { len: Some(5000), ..Set::default() }, WHO).expect("cut");
+    assert_eq!(codax_os::object::stat(&object).expect("stat").len, 5000);
+    assert_eq!(fs.attr(id).map(seen), Ok((5000, 8192)));
+    let session = admin(&store);
+    let opened =
+        session.open(&codax_core::request::Open { create: false, ..open_of("/f", 0) }).expect("opens");
+    session.set_len(opened.handle, 20_000).expect("longer");
+    assert_eq!(codax_os::object::stat(&object).expect("stat").len, 20_000);
+    assert_eq!(fs.attr(id).map(seen), Ok((20_000, 5 * 4096)));
+    // It can't be moved while somebody has it, also when only a mapping (here: a descriptor) is left of it.
+    let report = session.move_file(&path("/f"), "sim0", None, &mut |_| true);
+    assert_eq!(kind(report), ErrorKind::Busy);
+    fs.release(h);
+    codax_os::object::write_all_at(&object, &[3; 4096], 20_000).expect("written");
+    assert_eq!(fs.attr(id).map(seen), Ok((24_096, 6 * 4096)));
+    let report = session.move_file(&path("/f"), "sim0", None, &mut |_| true);
+    assert_eq!(kind(report), ErrorKind::Busy);
+    drop(object);
+    session.move_file(&path("/f"), "sim0", None, &mut |_| true).expect("moved");
+    assert_eq!(pool_of(&session, "/f"), [1]);
+    assert_eq!(read_all(&store.fs(false), id)[19_999..20_001], [0, 3]);
+    clean(&store);
+    // Times are the object's, or what was set.
+    let (h, object) = object_of(open(&fs, id));
+    let before = fs.attr(id).expect("attr");
+    fs.set(id, &Set { mtime: Some(Stamp::At(5)), atime: Some(Stamp::At(-7)), ..Set::default() }, WHO)
+        .expect("set");
+    let after = fs.attr(id).expect("attr");
+    assert_eq!((after.mtime_ns, after.atime_ns, after.ctime_ns > before.ctime_ns), (5, -7, true));
+    codax_os::object::write_all_at(&object, b"x", 0).expect("written");
+    assert!(fs.attr(id).expect("attr").mtime_ns > before.mtime_ns);
+    drop(object);
+    fs.release(h);
+    session.close(opened.handle);
+    clean(&store);
+}
+
+#[test]
+fn what_was_written_before_a_kill_is_there_after_it() {
+    let rig = Rig::new();
+    let (empty, grown, cut, orphan, kept);
+    {
+        let store = rig.open();
+        let fs = store.fs(true);
+        let (id, open_empty) = create(&fs, ROOT, "empty");
+        empty = id;
+        let (_, first) = object_of(open_empty);
+        grown = put_file(&fs, "grown", &[1; 5000]);
+        let (_, second) = object_of(open(&fs, grown));
+        codax_os::object::write_all_at(&second, &[2; 5000], 50_000).expect("written");
+        cut = put_file(&fs, "cut", &[1; 50_000]);
+        let (_, third) = object_of(open(&fs, cut));
+        codax_os::object::set_len(&third, 100).expect("cut");
+        let (id, open_orphan) = create(&fs, ROOT, "orphan");
+        orphan = id;
+        let (_, fourth) = object_of(open_orphan);
+        codax_os::object::write_all_at(&fourth, &[4; 9000], 0).expect("written");
+        fs.unlink(ROOT, b"orphan").expect("unlinked");
+        kept = fourth;
+        drop((first, second, third));
+        // The daemon dies: nothing is released.
+        std::mem::forget(fs);
+        std::mem::forget(store);
+    }
+    let store = rig.open();
+    let fs = store.fs(true);
+    assert_eq!(fs.attr(empty).map(|a| (a.len, a.backed)), Ok((0, 0)));
+    assert_eq!(fs.attr(grown).map(|a| (a.len, a.backed)), Ok((55_000, 4 * 4096)));
+    assert_eq!(read_all(&fs, grown)[49_999..50_001], [0, 2]);
+    assert_eq!(fs.attr(cut).map(|a| (a.len, a.backed)), Ok((100, 4096)));
+    // Somebody still has the one without a name.
+    assert_eq!(fs.attr(orphan).map(|a| (a.len, a.nlink)), Ok((9000, 0)));
+    clean(&store);
+    drop(kept);
+    // Looked at, it is gone.
+    let _ = fs.attr(orphan);
+    assert_eq!(kind(fs.attr(orphan)), ErrorKind::NotFound);
+    assert_eq!(used(&store), 5 * 4096);
+    clean(&store);
+    for name in ["empty", "grown", "cut"] {
+        fs.unlink(ROOT, name.as_bytes()).expect("unlinked");
+    }
+    assert_eq!(used(&store), 0);
+}
+
+#[test]
+fn a_file_without_a_name_goes_with_its_last_handle() {
+    let rig = Rig::new();
+    let store = rig.open();
+    for privileged in [true, false] {
+        let fs = store.fs(privileged);
+        let (id, first) = create(&fs, ROOT, "f");
+        let second = open(&fs, id);
+        if let How::Passthrough(object) = &first.how {
+            codax_os::object::write_all_at(object, &[1; 5000], 0).expect("written");
+        } else {
+            assert_eq!(fs.write(first.handle, 0, &[1; 5000], false), Ok(5000));
+        }
+        fs.unlink(ROOT, b"f").expect("unlinked");
+        let handles = [first.handle, second.handle];
+        drop((first, second));
+        fs.release(handles[0]);
+        assert_eq!(fs.attr(id).map(|a| (a.nlink, a.len)), Ok((0, 5000)));
+        fs.release(handles[1]);
+        assert_eq!(kind(fs.attr(id)), ErrorKind::NotFound);
+        assert_eq!(used(&store), 0);
+        // What a mount leaves open is released when it ends.
+        let (_, left) = create(&fs, ROOT, "left");
+        drop(left);
+        fs.close();
+        assert_eq!(store.fs(false).unlink(ROOT, b"left"), Ok(()));
+        assert_eq!(store.info().inodes, 1);
+    }
+    clean(&store);
+}
+
+#[test]
+fn groups_are_inherited_and_set_id_bits_go_where_they_must() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(false);
+    let dir = mkdir(&fs, ROOT, "d");
+    fs.set(dir, &Set { mode: Some(0o2775), gid: Some(50), ..Set::default() }, WHO).expect("set");
+    let sub = fs.make(dir, b"sub", &new(NewKind::Dir)).expect("made");
+    assert_eq!((sub.mode, sub.uid, sub.gid), (0o2755, 1000, 50));
+    let file = fs.make(dir, b"f", &new(NewKind::File)).expect("made");
+    assert_eq!((file.mode, file.gid), (0o755, 50));
+    let mode = |mode| fs.set(file.id, &Set { mode: Some(mode), ..Set::default() }, WHO).map(|a| a.mode);
+    assert_eq!(mode(0o6755), Ok(0o6755));
+    let owned = fs.set(file.id, &Set { uid: Some(7), ..Set::default() }, WHO).expect("chown");
+    assert_eq!((owned.mode, owned.uid, owned.gid), (0o755, 7, 50));
+    // Without the right to run as the group, setgid means something else and stays.
+    assert_eq!(mode(0o6745), Ok(0o6745));
+    let h = open(&fs, file.id).handle;
+    assert_eq!(fs.write(h, 0, b"x", false), Ok(1));
+    assert_eq!(fs.attr(file.id).map(|a| a.mode), Ok(0o6745));
+    assert_eq!(fs.write(h, 0, b"x", true), Ok(1));
+    assert_eq!(fs.attr(file.id).map(|a| a.mode), Ok(0o2745));
+    assert_eq!(mode(0o6755), Ok(0o6755));
+    let cut = fs.set(file.id, &Set { len: Some(0), kill_suid: true, ..Set::default() }, WHO).expect("cut");
+    assert_eq!((cut.mode, cut.len), (0o755, 0));
+    fs.release(h);
+}
+
+#[test]
+fn attributes_of_users_and_placement() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    let dir = mkdir(&fs, ROOT, "d");
+    let set = |name: &str, value: &[u8]| fs.set_xattr(dir, name.as_bytes(), value, false, false);
+    assert_eq!(kind(fs.xattr(dir, b"user.codax.on")), ErrorKind::NoData);
+    assert_eq!(kind(set("user.codax.on", b"nowhere")), ErrorKind::Invalid);
+    assert_eq!(kind(set("user.codax.other", b"x")), ErrorKind::Invalid);
+    assert_eq!(kind(set("user.codax.extents", b"x")), ErrorKind::Invalid);
+    assert_eq!(kind(set("system.posix_acl_access", b"x")), ErrorKind::NotSupported);
+    set("user.codax.on", b"sim0,strict").expect("set");
+    assert_eq!(fs.xattr(dir, b"user.codax.on"), Ok(b"sim0,strict".to_vec()));
+    set("user.codax.prefer", b"sim0").expect("set");
+    assert_eq!(fs.xattrs(dir), Ok(vec![b"user.codax.prefer".to_vec()]));
+    let (id, file) = create(&fs, dir, "f");
+    let (h, object) = object_of(file);
+    codax_os::object::write_all_at(&object, &[1; 5000], 0).expect("written");
+    assert_eq!(fs.xattr(id, b"user.codax.extents"), Ok(b"0 8192 sim0 0\n".to_vec()));
+    drop(object);
+    fs.release(h);
+    assert_eq!(fs.xattrs(id), Ok(vec![]));
+    fs.set_xattr(id, b"user.a", b"1", true, false).expect("set");
+    assert_eq!(kind(fs.set_xattr(id, b"user.a", b"1", true, false)), ErrorKind::Exists);
+    assert_eq!(kind(fs.set_xattr(id, b"user.b", b"1", false, true)), ErrorKind::NoData);
+    assert_eq!(kind(fs.set_xattr(id, b"user.b", &[0; 65_536], false, false)), ErrorKind::NoSpace);
+    assert_eq!(kind(fs.set_xattr(id, b"user.b", &[0; 65_537], false, false)), ErrorKind::TooBig);
+    drop(fs);
+    drop(store);
+    let store = rig.open();
+    let fs = store.fs(true);
+    assert_eq!(fs.xattr(id, b"user.a"), Ok(b"1".to_vec()));
+    fs.remove_xattr(id, b"user.a").expect("removed");
+    fs.remove_xattr(dir, b"user.codax.prefer").expect("removed");
+    assert_eq!((fs.xattrs(id), fs.xattrs(dir)), (Ok(vec![]), Ok(vec![])));
+    assert_eq!(kind(fs.remove_xattr(id, b"user.a")), ErrorKind::NoData);
+    clean(&store);
+}
+
+#[test]
+fn a_mount_hears_what_others_change_and_not_what_it_does() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let (fs, other) = (store.fs(false), store.fs(false));
+    let id = put_file(&fs, "f", b"x");
+    let session = admin(&store);
+    session.mkdir(&path("/d"), 0o755, None).expect("mkdir");
+    assert_eq!(fs.take_change(), Some(Changed::Inode(ROOT)));
+    let made = fs.lookup(ROOT, b"d").expect("there").id;
+    assert_eq!(fs.take_change(), Some(Changed::Inode(made)));
+    assert_eq!(fs.take_change(), Some(Changed::Entry(ROOT, b"d".to_vec())));
+    other.set(id, &Set { mode: Some(0), ..Set::default() }, WHO).expect("set");
+    assert_eq!(fs.take_change(), Some(Changed::Inode(id)));
+    fs.close();
+    assert_eq!(fs.take_change(), None);
+    assert!(other.take_change().is_some());
+}
+
+#[test]
+fn a_hundred_thousand_entries_are_listed_and_removed_one_after_another() {
+    const FILES: u32 = 100_000;
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(false);
+    let dir = mkdir(&fs, ROOT, "d");
+    for i in 0..FILES {
+        fs.make(dir, format!("{i:06}").as_bytes(), &new(NewKind::File)).expect("made");
+    }
+    // Each entry is looked at once, and removing while reading loses none.
+    let (mut after, mut seen): (Option<Vec<u8>>, u32) = (None, 0);
+    loop {
+        let part = fs.entries(dir, after.as_deref(), 1000).expect("entries");
+        let Some((last, _)) = part.last() else { break };
+        after = Some(last.clone());
+        for (name, _) in &part {
+            assert_eq!(name, format!("{seen:06}").as_bytes());
+            seen += 1;
+            fs.unlink(dir, name).expect("unlinked");
+        }
+    }
+    assert_eq!((seen, names(&fs, dir).len()), (FILES, 0));
+    fs.rmdir(ROOT, b"d").expect("removed");
+}
+
+#[test]
+fn the_library_s_files_are_the_mount_s() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let session = admin(&store);
+    let opened = make(&session, "/f", 3 * MIB + 77, "sim0");
+    for privileged in [false, true] {
+        let fs = store.fs(privileged);
+        let attr = fs.lookup(ROOT, b"f").expect("there");
+        let h = open(&fs, attr.id);
+        assert_eq!(matches!(h.how, How::Passthrough(_)), privileged);
+        if let How::Passthrough(object) = &h.how {
+            let mut byte = [0];
+            codax_os::object::read_at(object.as_fd(), &mut byte, MIB).expect("read");
+            assert_eq!(byte[0], byte_at("/f", MIB));
+        }
+        let bytes = {
+            let mut bytes = vec![0; attr.len as usize];
+            assert_eq!(fs.read(h.handle, 0, &mut bytes), Ok(bytes.len()));
+            bytes
+        };
+        assert!(bytes.iter().enumerate().all(|(i, b)| *b == byte_at("/f", i as u64)));
+        let handle = h.handle;
+        drop(h);
+        fs.release(handle);
+    }
+    session.close(opened.handle);
+    assert_intact(&session, "/f", 3 * MIB + 77);
+    session.drain("sim0", codax_engine::DrainOptions::default(), &mut |_| true).expect("drained");
+    assert_intact(&session, "/f", 3 * MIB + 77);
+    clean(&store);
+}
