@@ -56,13 +56,6 @@ pub fn clean_dead(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where stores are mounted whose daemons have gone.
-#[must_use]
-pub fn dead() -> Vec<PathBuf> {
-    let all = fuse::mounted(SUBTYPE).unwrap_or_default();
-    all.into_iter().filter(|dir| fuse::is_dead(dir)).collect()
-}
-
 /// The error that somebody uses a mount, with the processes that do as far as `/proc` shows them.
 pub(crate) fn busy(dir: &Path, dev: u64) -> Error {
     let users = codax_os::process::users_of(dev).unwrap_or_default();

@@ -108,7 +108,9 @@ pub fn mount_dev(path: &Path) -> io::Result<u64> {
 /// Whether a mount on a path has lost whoever served it.
 #[must_use]
 pub fn is_dead(path: &Path) -> bool {
-    rustix::fs::stat(path).err() == Some(Errno::NOTCONN)
+    // Whoever serves it must be asked: the kernel would answer from what it remembers.
+    let asked = rustix::fs::statx(CWD, path, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
+    asked.err() == Some(Errno::NOTCONN)
 }
 
 /// Ends a mount. With `lazy` its path is free at once, and it goes when nobody uses it any more; without, `ResourceBusy` if somebody

@@ -420,8 +420,8 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let done = self.list(file_id(inode), handle.0, offset, &mut |id, position, name, attr| {
-            reply.add(INodeNo(id.0), position, convert::file_type(attr.kind), OsStr::from_bytes(name))
+        let done = self.list(file_id(inode), handle.0, offset, &mut |position, name, attr| {
+            reply.add(INodeNo(attr.id.0), position, convert::file_type(attr.kind), OsStr::from_bytes(name))
         });
         reply!(reply, done, () => reply.ok());
     }
@@ -434,9 +434,9 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let done = self.list(file_id(inode), handle.0, offset, &mut |id, position, name, attr| {
+        let done = self.list(file_id(inode), handle.0, offset, &mut |position, name, attr| {
             let attr = convert::attr(attr);
-            reply.add(INodeNo(id.0), position, OsStr::from_bytes(name), &VALID, &attr, GENERATION)
+            reply.add(attr.ino, position, OsStr::from_bytes(name), &VALID, &attr, GENERATION)
         });
         reply!(reply, done, () => reply.ok());
     }

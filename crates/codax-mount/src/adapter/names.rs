@@ -32,8 +32,9 @@ pub(super) struct Times {
 
 /// What setattr is to do.
 ///
-/// Whether setuid and setgid go with a truncation is for the kernel to say, and the library doesn't hand it on: they go unless root truncates (who has
-/// `CAP_FSETID`). A change of owner always takes them.
+/// Whether setuid and setgid go is for the kernel to say, and the library doesn't hand it on. They always go with a change of owner; with a truncation,
+/// unless root truncates (who has `CAP_FSETID`). A request that sets nothing can only be about them: somebody writes to what the kernel serves, or changes the
+/// owner to nobody new.
 pub(super) fn settings(
     request: &Request,
     mode: Option<u32>,
@@ -41,6 +42,11 @@ pub(super) fn settings(
     len: Option<u64>,
     times: Times,
 ) -> Set {
+    let nothing = mode.is_none()
+        && (uid, gid, len) == (None, None, None)
+        && times.atime.is_none()
+        && times.mtime.is_none()
+        && times.ctime.is_none();
     Set {
         mode: mode.map(convert::permissions),
         uid,
@@ -49,7 +55,7 @@ pub(super) fn settings(
         atime: times.atime.map(stamp),
         mtime: times.mtime.map(stamp),
         ctime_ns: times.ctime.map(convert::nanos),
-        kill_suid: uid.is_some() || gid.is_some() || (len.is_some() && request.uid() != 0),
+        kill_suid: nothing || uid.is_some() || gid.is_some() || (len.is_some() && request.uid() != 0),
     }
 }
 
@@ -87,8 +93,8 @@ pub(super) fn answer_xattr(value: Result<Vec<u8>, Errno>, size: u32, reply: Repl
     }
 }
 
-/// Takes an entry of a directory: its number, the position after it, its name and attributes. True if there is no room for it.
-pub(super) type Add<'a> = dyn FnMut(FileId, u64, &[u8], &Attr) -> bool + 'a;
+/// Takes an entry of a directory: the position after it, its name and attributes. True if there is no room for it.
+pub(super) type Add<'a> = dyn FnMut(u64, &[u8], &Attr) -> bool + 'a;
 
 impl Adapter {
     /// What a directory has under a name. That there is nothing is an answer that the kernel may remember: inode 0.
@@ -137,10 +143,12 @@ impl Adapter {
             listing.rewind();
         }
         if position < AFTER_PARENT {
-            let (own, parent) = (self.attr_of(dir)?, self.parent(dir)?);
-            for (at, id, name) in [(AFTER_SELF, dir, &b"."[..]), (AFTER_PARENT, parent, &b".."[..])] {
+            let own = self.attr_of(dir)?;
+            // The kernel wants the parent's number, and nothing else of it.
+            let parent = Attr { id: self.parent(dir)?, ..own };
+            for (at, attr, name) in [(AFTER_SELF, &own, &b"."[..]), (AFTER_PARENT, &parent, &b".."[..])] {
                 if position < at {
-                    if add(id, at, name, &own) {
+                    if add(at, name, attr) {
                         return Ok(());
                     }
                     position = at;
@@ -158,7 +166,7 @@ impl Adapter {
             for (name, attr) in entries {
                 if !is_top(dir, &name) {
                     let next = listing.after(position, &name);
-                    if add(attr.id, next, &name, &attr) {
+                    if add(next, &name, &attr) {
                         return Ok(());
                     }
                     position = next;

@@ -161,7 +161,7 @@ fn a_killed_daemon_leaves_mappings_alive() {
 fn a_file_in_several_objects_is_served_by_the_daemon_and_never_stale() {
     let Some(Mounted { rig, dir }) = mounted("a_file_in_several_objects", Plan::new()) else { return };
     rig.put("/f", &pattern(8 * MIB, 7), &["--on", "sim0"]).ok();
-    rig.ok(&["move", "/f", "--to", "dram", "--range", "2MiB+2MiB"]);
+    rig.ok(&["move", "/f", "--to", "dram", "--range", "2MiB:2MiB"]);
     assert_eq!(rig.pools_of("/f"), ["dram", "sim0"]);
     let said = rig.ok(&["stat", "/f"]);
     assert!(said.text().contains("by the daemon"), "{said}");

@@ -144,7 +144,7 @@ fn git_clones_commits_collects_and_checks() {
         sh(
             &repo,
             &format!(
-                "for i in $(seq 50); do echo {round} >> d$((i % 7))/f$i; done; git mv d{round}/f$(({round} + 7)) moved{round}; git commit -qam round{round}; git checkout -q -b b{round}"
+                "for i in $(seq 50); do echo {round} >> d$((i % 7))/f$i; done; git mv d{round}/f$(({round} + 70)) moved{round}; git commit -qam round{round}; git checkout -q -b b{round}"
             ),
         );
         sh(&repo, "git status --porcelain | (! grep .)");
