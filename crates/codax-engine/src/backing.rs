@@ -30,6 +30,8 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn open(&self, file: FileId, write: bool) -> Result<OwnedFd>;
     /// Removes the object; its memory goes when the last mapping does.
     fn remove(&self, file: FileId) -> Result<()>;
+    /// The device number that all objects have in their identities.
+    fn device(&self) -> Result<u64>;
     /// All objects.
     fn list(&self) -> Result<Vec<(FileId, ObjectInfo)>>;
     /// Gives memory to these pages: zero, and never to be missing later. `NoSpace` if there isn't any.
@@ -106,6 +108,10 @@ impl Backing for Shm {
 
     fn remove(&self, file: FileId) -> Result<()> {
         self.dir.remove(&object_name(file)).map_err(|e| self.error("remove", file, &e))
+    }
+
+    fn device(&self) -> Result<u64> {
+        self.dir.device().map_err(|e| os_error("look at", &self.path.display(), &e))
     }
 
     fn list(&self) -> Result<Vec<(FileId, ObjectInfo)>> {

@@ -14,7 +14,7 @@ use codax_core::plan::{Candidate, Holder, Obstacle, Plan, PlannedMove, plan_drai
 use codax_core::{Error, ErrorKind, FileId, HUGE_PAGES, PageCount, PageRange, PoolId, Result};
 use codax_os::process::Held;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,6 +40,10 @@ pub struct DrainOptions {
     /// Whether to kill who doesn't let go.
     pub evict: bool,
 }
+
+/// Files that a thread of a drain takes at once, and the bytes after which it takes no more.
+const FILES_AT_ONCE: usize = 32;
+const BYTES_AT_ONCE: u64 = 2 << 20;
 
 /// Told how far a job is; `false` cancels it.
 pub type Progress<'a> = &'a mut dyn FnMut(&JobInfo) -> bool;
@@ -183,11 +187,48 @@ impl Store {
 #[derive(Debug, Default)]
 struct Round {
     moves: Vec<PlannedMove>,
-    next: AtomicUsize,
+    /// Where in `moves` the next files to be taken begin.
+    next: Mutex<usize>,
     bytes: AtomicU64,
     files: AtomicU64,
     held: Mutex<Vec<HeldFile>>,
     failed: Mutex<Option<Error>>,
+}
+
+impl Round {
+    /// The next files that a thread is to move.
+    fn take(&self) -> &[PlannedMove] {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = *next;
+        let mut bytes = 0;
+        while *next < self.moves.len() && *next - begin < FILES_AT_ONCE && bytes < BYTES_AT_ONCE {
+            bytes += self.moves[*next].to.iter().map(|run| run.pages.bytes()).sum::<u64>();
+            *next += 1;
+        }
+        &self.moves[begin..*next]
+    }
+
+    /// Counts what became of a file.
+    fn moved(&self, planned: &PlannedMove, result: std::result::Result<u64, (u64, Stuck)>, job: &Job) {
+        let (bytes, stuck) = result.map_or_else(|(bytes, stuck)| (bytes, Some(stuck)), |bytes| (bytes, None));
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        match stuck {
+            None => {
+                self.files.fetch_add(1, Ordering::Relaxed);
+                job.update(|j| j.files_done += 1);
+            }
+            Some(Stuck::Held(by)) => {
+                let held = HeldFile { path: planned.path.clone(), by };
+                self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held);
+            }
+            Some(Stuck::Cancelled) => {}
+            Some(Stuck::Failed(e)) => {
+                // One file that can't be read doesn't keep the others from moving; it keeps the drain from succeeding.
+                let e = Error::new(e.kind, format!("{}: {}", planned.path, e.message));
+                self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+            }
+        }
+    }
 }
 
 impl Inner {
@@ -237,20 +278,24 @@ impl Inner {
     /// What a drain of `pool` would do now.
     fn plan(&self, pool: PoolId) -> Result<Plan> {
         let backing = self.lock().pool(pool).backing.clone();
-        let mut objects: HashMap<(u64, u64), FileId> =
-            backing.list()?.into_iter().map(|(file, info)| (info.identity, file)).collect();
-        {
-            // Who uses a file through a mount shows the mount's inode.
+        let looked = |e: &std::io::Error| crate::backing::os_error("look through", &"/proc", e);
+        let mut kernel = codax_os::process::holders_on(backing.device()?).map_err(|e| looked(&e))?;
+        // Who uses a file through a mount shows the mount's inode.
+        let served: HashMap<(u64, u64), FileId> = {
             let mut st = self.lock();
             self.retry_lingering(&mut st);
-            let served: Vec<FileId> = objects.values().copied().filter(|f| st.served_by_kernel(*f)).collect();
-            for file in served {
-                objects.extend(st.mount_identities(file).map(|identity| (identity, file)));
-            }
-        }
+            let served = st.live.keys().filter(|file| st.served_by_kernel(**file));
+            served.flat_map(|&file| st.mount_identities(file).map(move |id| (id, file))).collect()
+        };
+        let by_mount = served.keys().copied().collect();
+        kernel.extend(codax_os::process::holders(&by_mount).map_err(|e| looked(&e))?);
+        // Which object is which file's matters only if somebody holds one, and mostly nobody does.
+        let mut objects: HashMap<(u64, u64), FileId> = match kernel.is_empty() {
+            true => HashMap::new(),
+            false => backing.list()?.into_iter().map(|(file, info)| (info.identity, file)).collect(),
+        };
+        objects.extend(served);
         let identities = objects.keys().copied().collect();
-        let kernel = codax_os::process::holders(&identities)
-            .map_err(|e| crate::backing::os_error("look through", &"/proc", &e))?;
         let mut by_kernel: HashMap<FileId, Vec<&Held>> = HashMap::new();
         for held in &kernel {
             if let Some(&file) = objects.get(&(held.dev, held.ino)) {
@@ -401,7 +446,7 @@ impl Inner {
             })
             .collect();
         let held_paths: BTreeSet<&str> = held.iter().map(|h| h.path.as_str()).collect();
-        let moves = plan.moves.iter().filter(|m| !held_paths.contains(m.path.as_str())).cloned().collect();
+        let moves = plan.moves.into_iter().filter(|m| !held_paths.contains(m.path.as_str())).collect();
         let round = Arc::new(Round { moves, ..Round::default() });
         let pace = {
             let st = self.lock();
@@ -435,39 +480,21 @@ impl Inner {
 
     fn drain_worker(&self, pool: PoolId, round: &Round, pace: &Pace, job: &Job) {
         loop {
-            let at = round.next.fetch_add(1, Ordering::Relaxed);
-            let Some(planned) = round.moves.get(at) else { return };
-            if job.cancelled() {
+            let planned = round.take();
+            if planned.is_empty() || job.cancelled() {
                 return;
             }
-            let order = Order {
-                file: planned.file,
-                to: planned.to.clone(),
+            let order = |m: &PlannedMove| Order {
+                file: m.file,
+                to: m.to.clone(),
                 home: Some(pool),
                 verify: true,
                 job,
                 pace,
             };
-            let (bytes, stuck) = match self.move_pages(&order) {
-                Ok(bytes) => (bytes, None),
-                Err((bytes, stuck)) => (bytes, Some(stuck)),
-            };
-            round.bytes.fetch_add(bytes, Ordering::Relaxed);
-            match stuck {
-                None => {
-                    round.files.fetch_add(1, Ordering::Relaxed);
-                    job.update(|j| j.files_done += 1);
-                }
-                Some(Stuck::Held(by)) => {
-                    let held = HeldFile { path: planned.path.clone(), by };
-                    round.held.lock().unwrap_or_else(PoisonError::into_inner).push(held);
-                }
-                Some(Stuck::Cancelled) => return,
-                Some(Stuck::Failed(e)) => {
-                    // One file that can't be read doesn't keep the others from moving; it keeps the drain from succeeding.
-                    let e = Error::new(e.kind, format!("{}: {}", planned.path, e.message));
-                    round.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
-                }
+            let orders: Vec<Order<'_>> = planned.iter().map(order).collect();
+            for (planned, result) in planned.iter().zip(self.move_many(&orders)) {
+                round.moved(planned, result, job);
             }
         }
     }

@@ -84,6 +84,10 @@ impl Backing for FailingBacking {
         self.fault.call("remove").and_then(|()| self.shm.remove(file))
     }
 
+    fn device(&self) -> Result<u64> {
+        self.fault.call("device").and_then(|()| self.shm.device())
+    }
+
     fn list(&self) -> Result<Vec<(FileId, ObjectInfo)>> {
         self.fault.call("list").and_then(|()| self.shm.list())
     }

@@ -279,6 +279,42 @@ fn punched_ranges_are_zeros_and_what_is_beside_them_stays() {
 }
 
 #[test]
+fn a_file_with_holes_moves_and_keeps_them() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    let (id, file) = create(&fs, ROOT, "f");
+    let (h, object) = object_of(file);
+    for at in [0, 3, 5, 2000, 5000] {
+        codax_os::object::write_all_at(&object, &[at as u8; 5000], at * 4096).expect("written");
+    }
+    drop(object);
+    fs.allocate(h, 4096, 8192, Allocate { keep_size: true, punch: true, zero: false }).expect("punched");
+    fs.allocate(h, 0, 30 * MIB, Allocate { keep_size: true, ..Allocate::default() }).expect("allocated");
+    fs.allocate(h, 8192, 10 * MIB, Allocate { keep_size: true, punch: true, zero: false }).expect("punched");
+    fs.release(h);
+    let (bytes, before) = (read_all(&fs, id), fs.attr(id).expect("attr"));
+    let session = admin(&store);
+    clean(&store);
+    session.move_file(&path("/f"), "sim0", None, &mut |_| true).expect("moved");
+    assert_eq!(pool_of(&session, "/f")[..], [1; 2][..pool_of(&session, "/f").len()]);
+    assert!(read_all(&fs, id) == bytes);
+    let after = fs.attr(id).expect("attr");
+    // What it had beyond its end stays behind.
+    assert_eq!((after.len, after.mtime_ns), (before.len, before.mtime_ns));
+    assert!(after.backed <= before.backed);
+    clean(&store);
+    session.drain("sim0", codax_engine::DrainOptions::default(), &mut |_| true).expect("drained");
+    assert!(read_all(&fs, id) == bytes);
+    session.online("sim0", &mut |_| true).expect("online");
+    assert!(read_all(&fs, id) == bytes);
+    assert_eq!(pool_of(&session, "/f")[0], 1);
+    clean(&store);
+    fs.unlink(ROOT, b"f").expect("unlinked");
+    assert_eq!(used(&store), 0);
+}
+
+#[test]
 fn a_file_over_several_pools_is_read_and_written_by_the_daemon() {
     let rig = Rig::new();
     let store = rig.open();

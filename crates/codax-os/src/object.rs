@@ -62,6 +62,11 @@ impl ObjectDir {
         Ok(Self { fd: rustix::fs::open(path, flags, Mode::empty())? })
     }
 
+    /// Device number of the directory's filesystem, and so of all its objects.
+    pub fn device(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(&self.fd)?.st_dev)
+    }
+
     /// Makes an object (mode 0600) of `len_bytes` bytes, all of it a hole. `AlreadyExists` if there is one.
     pub fn create(&self, name: &str, len_bytes: u64) -> io::Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;

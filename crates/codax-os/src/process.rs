@@ -47,10 +47,19 @@ pub enum Hold {
 /// Who holds the objects (device, inode), by one pass over `/proc`. This process, those that end meanwhile and those
 /// we may not look into are left out: an empty answer proves nothing, a [lease](crate::object::try_write_lease) does.
 pub fn holders(objects: &HashSet<(u64, u64)>) -> io::Result<Vec<Held>> {
-    let mut found = Vec::new();
     if objects.is_empty() {
-        return Ok(found);
+        return Ok(Vec::new());
     }
+    holders_where(|id| objects.contains(&id))
+}
+
+/// Who holds anything on the filesystem with this device number; as [`holders`].
+pub fn holders_on(dev: u64) -> io::Result<Vec<Held>> {
+    holders_where(|(on, _)| on == dev)
+}
+
+fn holders_where(wanted: impl Fn((u64, u64)) -> bool) -> io::Result<Vec<Held>> {
+    let mut found = Vec::new();
     let own = std::process::id();
     let mut text = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -68,9 +77,9 @@ pub fn holders(objects: &HashSet<(u64, u64)>) -> io::Result<Vec<Held>> {
         let before = found.len();
         let hold = |(dev, ino), what| Held { pid, command: String::new(), dev, ino, what };
         let mapped = text.split(|b| *b == b'\n').filter_map(mapping_of);
-        found.extend(mapped.filter(|(id, _)| objects.contains(id)).map(|(id, what)| hold(id, what)));
+        found.extend(mapped.filter(|(id, _)| wanted(*id)).map(|(id, what)| hold(id, what)));
         let open = descriptors_of(pid).unwrap_or_default().into_iter();
-        found.extend(open.filter(|id| objects.contains(id)).map(|id| hold(id, Hold::Descriptor)));
+        found.extend(open.filter(|id| wanted(*id)).map(|id| hold(id, Hold::Descriptor)));
         if found.len() > before {
             let command = command(pid);
             found[before..].iter_mut().for_each(|held| held.command.clone_from(&command));

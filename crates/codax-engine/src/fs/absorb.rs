@@ -161,13 +161,16 @@ fn new_memory(
     let allocated = now.allocated_bytes / codax_core::PAGE_SIZE;
     let claimed = PageCount::for_bytes(inode.backed()).0;
     let end = PageCount::for_bytes(inode.len).0;
-    let gaps = extent::gaps(&inode.extents, PageRange::new(0, end));
-    let missing: u64 = gaps.iter().map(|g| g.count.0).sum();
-    if allocated == claimed + missing {
-        return Ok(gaps);
-    }
-    for gap in gaps {
+    for gap in extent::gaps(&inode.extents, PageRange::new(0, end)) {
         find_memory(object, gap, file, &mut found)?;
+    }
+    let more = |found: &[PageRange]| allocated > claimed + found.iter().map(|f| f.count.0).sum::<u64>();
+    if more(&found) {
+        // Allocated behind the end.
+        let last = PageCount::for_bytes(LEN_MAX).0;
+        for gap in extent::gaps(&inode.extents, PageRange::new(end, last - end)) {
+            find_memory(object, gap, file, &mut found)?;
+        }
     }
     Ok(found)
 }

@@ -1,86 +1,94 @@
-//! Moving a file that nobody maps: copied under a write lease, committed in one record.
+//! Moving files that nobody maps: copied under a write lease, committed in one record.
+//!
+//! Small files go many at a time: what costs as much for 16 KiB as for 16 MiB (the state's lock, a commit) is then paid once for all of them.
 
-use crate::backing::{Backing, os_error};
+use crate::backing::Backing;
 use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
+use crate::store::state::State;
 use codax_core::change::{Change, Chunk};
 use codax_core::extent::Extent;
-use codax_core::{Error, FileId, PoolId, Result};
-use codax_os::object;
+use codax_core::{Error, ErrorKind, FileId, HUGE_SIZE, PageCount, PoolId, Result};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes copied at once: half of a usual second-level cache, so that what was just read is still there to be hashed and written.
-const BUFFER: usize = 512 << 10;
+/// Bytes copied at once: a quarter of a usual second-level cache, so that what was just read is still there to be written and compared.
+const BUFFER: usize = 256 << 10;
 
 thread_local! {
-    static BUFFERS: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+    static BUFFERS: RefCell<(Vec<u8>, Vec<u8>)> = RefCell::new((vec![0; BUFFER], vec![0; BUFFER]));
 }
 
-impl Inner {
-    /// Moves a segment of a file that has no mappers. Returns the bytes moved, and why not all if so.
-    pub(super) fn move_idle(&self, order: &Order<'_>, prepared: Prepared) -> (u64, Option<Stuck>) {
-        let mut done = 0;
-        // The leases end here: what follows opens the objects again, and nobody else can while the file is busy.
-        let copied = self.copy_idle(order, &prepared, &mut done).map(drop);
-        let (chunks, rest) = prepared.chunks.split_at(done);
-        let mut st = self.lock();
-        let (old, new) = (prepared.old_extents(chunks), prepared.new_extents(chunks));
-        let mut failed = None;
-        if !chunks.is_empty() {
-            let now = st.ns.get(order.file).unwrap_or(&prepared.inode);
-            let inode = relocated(now, &new, order.home);
-            if let Err(e) = self.commit(&mut st, &[Change::Put(Box::new(inode))]) {
-                failed = Some(Stuck::Failed(e));
-            }
-        }
-        let unused = match &failed {
-            None => {
-                st.own(order.file, &new);
-                prepared.new_extents(rest)
-            }
-            Some(_) => prepared.new_extents(&prepared.chunks),
-        };
-        let target_in_use = prepared.target_exists || (failed.is_none() && !chunks.is_empty());
-        self.discard_copies(&mut st, order.file, prepared.to, target_in_use, &unused);
-        let bytes: u64 = if failed.is_none() { old.iter().map(|e| e.count.bytes()).sum() } else { 0 };
-        if bytes > 0 {
-            self.give_back(&mut st, order.file, old);
-        }
-        self.end_busy(&mut st, order.file);
-        let stuck = failed.or(copied.err());
-        (bytes, stuck)
+/// What became of a segment: the bytes that were moved, and why not all if so.
+pub(super) type Outcome = (u64, Option<Stuck>);
+
+/// A segment on its way.
+struct Idle<'a> {
+    order: &'a Order<'a>,
+    prepared: Prepared,
+    /// How many chunks are copied in whole.
+    done: usize,
+    /// Source objects with the leases that prove that nobody else has them. What opens an object again must come after they are gone, and nobody
+    /// but this thread does while the file is busy.
+    leased: BTreeMap<PoolId, OwnedFd>,
+    stuck: Option<Stuck>,
+}
+
+impl Idle<'_> {
+    fn chunks(&self) -> &[Chunk] {
+        &self.prepared.chunks[..self.done]
     }
 
-    /// Copies chunk after chunk; `done` counts those that are whole. Returns the leases under which it did.
-    fn copy_idle(
-        &self,
-        order: &Order<'_>,
-        prepared: &Prepared,
-        done: &mut usize,
-    ) -> std::result::Result<Vec<OwnedFd>, Stuck> {
-        let (sources, target) = {
-            let st = self.lock();
-            let sources: BTreeMap<PoolId, Arc<dyn Backing>> =
-                prepared.sources().into_iter().map(|p| (p, st.pool(p).backing.clone())).collect();
-            (sources, st.pool(prepared.to).backing.clone())
-        };
-        let mut leased: BTreeMap<PoolId, OwnedFd> = BTreeMap::new();
-        for (&pool, backing) in &sources {
-            match backing.sole_holder(order.file)? {
+    fn give_up(&mut self, e: &Error) {
+        self.done = 0;
+        self.stuck.get_or_insert_with(|| Stuck::Failed(e.clone()));
+    }
+}
+
+/// The backings of a store's pools, by id.
+type Backings = Vec<Arc<dyn Backing>>;
+
+impl Inner {
+    /// Moves segments of files that have no mappers, one of each.
+    pub(super) fn move_idle(&self, segments: Vec<(&Order<'_>, Prepared)>) -> Vec<Outcome> {
+        let backings: Backings = self.lock().pools.iter().map(|p| p.backing.clone()).collect();
+        let mut moves: Vec<Idle<'_>> = Vec::with_capacity(segments.len());
+        for (order, prepared) in segments {
+            let mut idle = Idle { order, prepared, done: 0, leased: BTreeMap::new(), stuck: None };
+            idle.stuck = self.copy_idle(&backings, &mut idle).err();
+            moves.push(idle);
+        }
+        self.commit_idle(&mut moves);
+        // Here, and not under the lock, the old memory goes: with the last descriptor.
+        let sources: Vec<Sources> = moves.iter_mut().map(|idle| remove_sources(&backings, idle)).collect();
+        let mut st = self.lock();
+        let ended = moves.into_iter().zip(sources).map(|(idle, from)| self.end_idle(&mut st, idle, &from));
+        let outcomes = ended.collect();
+        self.changed.notify_all();
+        outcomes
+    }
+
+    /// Leases the objects of a segment and copies chunk after chunk.
+    fn copy_idle(&self, backings: &Backings, idle: &mut Idle<'_>) -> std::result::Result<(), Stuck> {
+        let Idle { order, prepared, done, leased, .. } = idle;
+        let (order, file, len) = (*order, order.file, prepared.inode.len);
+        for pool in prepared.sources() {
+            match backings[usize::from(pool.0)].sole_holder(file)? {
                 Some(object) => leased.insert(pool, object),
-                None => return Err(Stuck::Held(self.holders_by_kernel(order.file, &[pool].into()))),
+                None => return Err(Stuck::Held(self.holders_by_kernel(file, &[pool].into()))),
             };
         }
-        let pages = codax_core::PageCount::for_bytes(prepared.inode.len);
-        let to = if prepared.target_exists {
-            target.open(order.file, true)?
+        let target = &*backings[usize::from(prepared.to.0)];
+        let fresh = !prepared.target_exists;
+        // A small object gets its length by being written; a large one has to have it for the medium to give it huge pages.
+        let short = fresh && len < HUGE_SIZE;
+        let to = if fresh {
+            target.create(file, if short { 0 } else { len })?
         } else {
-            target.create(order.file, prepared.inode.len)?
+            target.open(file, true)?
         };
         self.env.reached("move:copy");
         for chunk in &prepared.chunks {
@@ -88,27 +96,79 @@ impl Inner {
                 break;
             }
             order.pace.wait(chunk.pages.bytes(), &*self.env);
-            let from = leased
-                .get(&chunk.from)
-                .ok_or_else(|| Error::internal("a chunk of a pool without a lease"))?;
-            copy_checked(
-                from.as_fd(),
-                to.as_fd(),
-                bytes_of(chunk, prepared.inode.len),
-                order.verify,
-                order.file,
-            )?;
+            let from = leased.get(&chunk.from);
+            let from = from.ok_or_else(|| Error::internal("a chunk of a pool without a lease"))?;
+            let source = &*backings[usize::from(chunk.from.0)];
+            copy_checked((source, from.as_fd()), (target, to.as_fd()), bytes_of(chunk, len), order)?;
             *done += 1;
             order.job.update(|j| j.done += chunk.pages.bytes());
         }
-        target.lock(order.file, to.as_fd(), pages)?;
-        Ok(leased.into_values().collect())
+        if short && prepared.chunks[..*done].last().is_none_or(|chunk| bytes_of(chunk, len).1 < len) {
+            target.resize(to.as_fd(), len)?;
+        }
+        prepared.keep_holes(target, to.as_fd())?;
+        target.lock(file, to.as_fd(), PageCount::for_bytes(len))?;
+        Ok(())
+    }
+
+    /// Journals where everything that was copied is now. All of it in one record, or nothing.
+    fn commit_idle(&self, moves: &mut [Idle<'_>]) {
+        let mut st = self.lock();
+        let changes: Vec<Change> = moves
+            .iter()
+            .filter(|idle| idle.done > 0)
+            .map(|idle| {
+                let now = st.ns.get(idle.order.file).unwrap_or(&idle.prepared.inode);
+                let new = idle.prepared.new_extents(idle.chunks());
+                Change::Put(Box::new(relocated(now, &new, idle.order.home)))
+            })
+            .collect();
+        match self.commit(&mut st, &changes) {
+            Ok(()) => {
+                for idle in moves.iter().filter(|idle| idle.done > 0) {
+                    st.own(idle.order.file, &idle.prepared.new_extents(idle.chunks()));
+                }
+            }
+            Err(e) => moves.iter_mut().for_each(|idle| idle.give_up(&e)),
+        }
+    }
+
+    /// Gives back the frames that are not needed any more; the file is not busy afterwards.
+    fn end_idle(&self, st: &mut State, idle: Idle<'_>, sources: &Sources) -> Outcome {
+        let Idle { order, prepared, done, stuck, .. } = idle;
+        let (chunks, rest) = prepared.chunks.split_at(done);
+        let keep = prepared.target_exists || done > 0;
+        self.discard_copies(st, order.file, prepared.to, keep, &prepared.new_extents(rest));
+        let old = prepared.old_extents(chunks);
+        let bytes = old.iter().map(|e| e.count.bytes()).sum();
+        let (gone, left): (Vec<Extent>, Vec<Extent>) =
+            old.into_iter().partition(|e| sources.gone.contains(&e.pool));
+        st.free(&gone);
+        if !left.is_empty() {
+            self.give_back(st, order.file, left);
+        }
+        for &pool in &sources.stayed {
+            if let Err(e) = self.lock_again(st, order.file, pool) {
+                tracing::warn!("after a move: {e}");
+            }
+        }
+        self.not_busy(st, order.file);
+        (bytes, stuck)
+    }
+
+    /// A lease takes an object out of what is locked in memory: it goes back there if the file still has pages in it.
+    fn lock_again(&self, st: &State, file: FileId, pool: PoolId) -> Result<()> {
+        let Some(inode) = st.ns.get(file).filter(|i| i.extents.iter().any(|e| e.pool == pool)) else {
+            return Ok(());
+        };
+        let backing = &st.pool(pool).backing;
+        backing.lock(file, backing.open(file, true)?.as_fd(), PageCount::for_bytes(inode.len))
     }
 
     /// Gives back the frames of copies that were not committed, and their memory; where that fails they are held.
     pub(super) fn discard_copies(
         &self,
-        st: &mut crate::store::state::State,
+        st: &mut State,
         file: FileId,
         pool: PoolId,
         keep: bool,
@@ -125,7 +185,7 @@ impl Inner {
         } else {
             backing.unlock(file);
             match backing.remove(file) {
-                Err(e) if e.kind == codax_core::ErrorKind::NotFound => Ok(()),
+                Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
                 other => other,
             }
         };
@@ -139,71 +199,87 @@ impl Inner {
     }
 }
 
+/// Pools in which a file had an object: those where it is gone, and those where it has something left.
+#[derive(Default)]
+struct Sources {
+    gone: Vec<PoolId>,
+    stayed: Vec<PoolId>,
+}
+
+/// Removes the objects that the file has nothing in any more, under the leases that prove them unused, and ends the leases.
+fn remove_sources(backings: &Backings, idle: &mut Idle<'_>) -> Sources {
+    let mut sources = Sources::default();
+    for (pool, _lease) in std::mem::take(&mut idle.leased) {
+        let moved: u64 = idle.chunks().iter().filter(|c| c.from == pool).map(|c| c.pages.count.0).sum();
+        let extents = &idle.prepared.inode.extents;
+        let had: u64 = extents.iter().filter(|e| e.pool == pool).map(|e| e.count.0).sum();
+        let removed = moved == had
+            && backings[usize::from(pool.0)]
+                .remove(idle.order.file)
+                .inspect_err(|e| tracing::warn!("after a move: {e}"))
+                .is_ok();
+        if removed { sources.gone.push(pool) } else { sources.stayed.push(pool) }
+    }
+    sources
+}
+
 /// Where a chunk's bytes begin and end in a file of `len` bytes.
 pub(super) fn bytes_of(chunk: &Chunk, len: u64) -> (u64, u64) {
     let at = chunk.pages.offset();
     (at, (at + chunk.pages.bytes()).min(len.max(at)))
 }
 
-/// Copies bytes between objects through a buffer that stays in the cache, and with `verify` reads them back and compares checksums.
+/// Copies bytes between objects through a buffer that stays in the cache; if the order says so it reads them back and compares.
 fn copy_checked(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    (start, end): (u64, u64),
-    verify: bool,
-    file: FileId,
+    (source, from): (&dyn Backing, BorrowedFd<'_>),
+    (target, to): (&dyn Backing, BorrowedFd<'_>),
+    (mut at, end): (u64, u64),
+    order: &Order<'_>,
 ) -> Result<()> {
-    let failed = |what: &str, e: &std::io::Error| os_error(what, &format_args!("#{file}"), e);
-    BUFFERS.with_borrow_mut(|buffer| {
-        let mut before = Xxh3::new();
-        let mut after = Xxh3::new();
-        let mut at = start;
+    let file = order.file;
+    BUFFERS.with_borrow_mut(|(there, here)| {
         while at < end {
             let want = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
-            let got = object::read_at(from, &mut buffer[..want], at).map_err(|e| failed("read", &e))?;
+            let got = source.read(from, &mut there[..want], at)?;
             if got == 0 {
                 return Err(Error::corrupt(format!(
                     "#{file}: its object ends at byte {at}: somebody who may write it has cut it (codax check says what is lost)"
                 )));
             }
-            let part = &buffer[..got];
-            if verify {
-                before.update(part);
-            }
-            object::write_all_at(to, part, at).map_err(|e| failed("copy", &e))?;
-            if verify {
-                let back = object::read_at(to, &mut buffer[..got], at).map_err(|e| failed("read back", &e))?;
-                after.update(&buffer[..back]);
+            target.write(to, &there[..got], at)?;
+            if order.verify {
+                let back = target.read(to, &mut here[..got], at)?;
+                if here[..back] != there[..got] {
+                    return Err(Error::corrupt(format!(
+                        "#{file}: what was copied to {at}..{} reads back differently; it stays where it was",
+                        at + got as u64
+                    )));
+                }
             }
             at += got as u64;
-        }
-        if verify && before.digest() != after.digest() {
-            return Err(Error::corrupt(format!(
-                "#{file}: bytes {start}..{end} read back differently after they were copied; they stay where they were"
-            )));
         }
         Ok(())
     })
 }
 
-/// Compares the pages of two objects by checksum.
-pub(super) fn same_bytes(a: BorrowedFd<'_>, b: BorrowedFd<'_>, chunk: &Chunk, file: FileId) -> Result<bool> {
-    let sum = |fd: BorrowedFd<'_>| -> Result<u64> {
-        BUFFERS.with_borrow_mut(|buffer| {
-            let mut hash = Xxh3::new();
-            let (mut at, end) = (chunk.pages.offset(), chunk.pages.offset() + chunk.pages.bytes());
-            while at < end {
-                let want = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
-                let got = object::read_at(fd, &mut buffer[..want], at)
-                    .map_err(|e| os_error("read", &format_args!("#{file}"), &e))?;
-                if got == 0 {
-                    break;
-                }
-                hash.update(&buffer[..got]);
-                at += got as u64;
+/// Whether two objects have the same bytes between `at` and `end`.
+pub(super) fn same_bytes(
+    (a, a_fd): (&dyn Backing, BorrowedFd<'_>),
+    (b, b_fd): (&dyn Backing, BorrowedFd<'_>),
+    (mut at, end): (u64, u64),
+) -> Result<bool> {
+    BUFFERS.with_borrow_mut(|(there, here)| {
+        while at < end {
+            let want = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
+            let (got, back) = (a.read(a_fd, &mut there[..want], at)?, b.read(b_fd, &mut here[..want], at)?);
+            if there[..got] != here[..back] {
+                return Ok(false);
             }
-            Ok(hash.digest())
-        })
-    };
-    Ok(sum(a)? == sum(b)?)
+            if got == 0 {
+                break;
+            }
+            at += got as u64;
+        }
+        Ok(true)
+    })
 }

@@ -59,6 +59,13 @@ struct MapperLink {
     holder: Holder,
 }
 
+/// An old object, mapped to be copied from.
+struct Source {
+    map: SourceMap,
+    object: OwnedFd,
+    backing: Arc<dyn Backing>,
+}
+
 /// A segment on its way, with all that is needed to carry out its actions.
 struct Drive {
     segment: Segment,
@@ -66,8 +73,7 @@ struct Drive {
     prepared: Prepared,
     inputs: Receiver<Input>,
     mappers: BTreeMap<SessionId, MapperLink>,
-    /// The old objects, mapped to be copied from.
-    sources: BTreeMap<PoolId, (SourceMap, OwnedFd)>,
+    sources: BTreeMap<PoolId, Source>,
     target: Arc<dyn Backing>,
     object: OwnedFd,
     verify: bool,
@@ -124,8 +130,7 @@ impl Inner {
 
     /// Opens what the segment needs and writes its begin to the journal.
     fn begin_live(&self, order: &Order<'_>, prepared: Prepared) -> Result<Drive> {
-        let file = order.file;
-        let len = prepared.inode.len;
+        let (file, len) = (order.file, prepared.inode.len);
         let (backings, target) = {
             let st = self.lock();
             let backings: BTreeMap<PoolId, Arc<dyn Backing>> =
@@ -136,10 +141,10 @@ impl Inner {
             if prepared.target_exists { target.open(file, true)? } else { target.create(file, len)? };
         let mut sources = BTreeMap::new();
         for (pool, backing) in backings {
-            let fd = backing.open(file, false)?;
-            let map = SourceMap::new(fd.as_fd(), PageCount::for_bytes(len).bytes())
+            let object = backing.open(file, false)?;
+            let map = SourceMap::new(object.as_fd(), len)
                 .map_err(|e| crate::backing::os_error("map object of", &file, &e))?;
-            sources.insert(pool, (map, fd));
+            sources.insert(pool, Source { map, object, backing });
         }
         let (sender, inputs) = mpsc::channel();
         let mut st = self.lock();
@@ -323,21 +328,19 @@ impl Inner {
 
     fn copy_chunk(&self, d: &Drive, chunk: u32) -> Result<()> {
         let chunk = &d.record.chunks[chunk as usize];
-        let (map, fd) = d
-            .sources
-            .get(&chunk.from)
-            .ok_or_else(|| Error::internal("a chunk from a pool that is not mapped"))?;
+        let source = d.sources.get(&chunk.from);
+        let source = source.ok_or_else(|| Error::internal("a chunk from a pool that is not mapped"))?;
         let (at, end) = bytes_of(chunk, d.prepared.inode.len);
-        let copied = d.target.copy(map, at, end - at, d.object.as_fd())?;
+        let copied = d.target.copy(&source.map, at, end - at, d.object.as_fd())?;
         if copied < end - at {
             return Err(Error::corrupt(format!(
-                "#{}: its object could be read for {copied} bytes of {} at {}: it was cut by who may write it, or its memory is poisoned",
+                "#{}: its object could be read for {copied} bytes of {} at {at}: it was cut by who may write it, or its memory is poisoned",
                 d.record.file,
-                end - at,
-                at
+                end - at
             )));
         }
-        if d.verify && !same_bytes(fd.as_fd(), d.object.as_fd(), chunk, d.record.file)? {
+        let (from, to) = ((&*source.backing, source.object.as_fd()), (&*d.target, d.object.as_fd()));
+        if d.verify && !same_bytes(from, to, (at, end))? {
             return Err(Error::corrupt(format!("#{}: a copied chunk read back differently", d.record.file)));
         }
         Ok(())
@@ -372,6 +375,7 @@ impl Inner {
         drop(d.sources);
         let pages = PageCount::for_bytes(d.prepared.inode.len);
         if target_in_use {
+            d.prepared.keep_holes(&*d.target, d.object.as_fd())?;
             d.target.lock(file, d.object.as_fd(), pages)?;
         }
         drop(d.object);

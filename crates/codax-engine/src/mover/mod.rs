@@ -10,6 +10,7 @@ mod pace;
 
 pub(crate) use pace::Pace;
 
+use crate::backing::Backing;
 use crate::store::state::{Job, State};
 use crate::store::{Guard, Inner};
 use codax_core::change::{Change, Chunk, PoolState};
@@ -19,11 +20,14 @@ use codax_core::namespace::Inode;
 use codax_core::plan::Holder;
 use codax_core::{Error, FileId, HUGE_PAGES, PageCount, PageNo, PageRange, PoolId, Result, SessionId};
 use codax_os::process::Held;
-use std::collections::{BTreeSet, HashSet};
-use std::os::fd::AsFd;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+
+/// Files of up to so many pages are moved together with others: above, what it costs to move one alone is lost beside the copy.
+const TOGETHER_PAGES: u64 = 64;
 
 /// Pages moved and journalled together.
 const SEGMENT_PAGES: u64 = 128 * HUGE_PAGES;
@@ -36,10 +40,17 @@ pub(crate) struct Order<'a> {
     pub to: Vec<PoolRun>,
     /// The device's pool to which the pages go home, when a drain takes them away; `None` where they are to stay.
     pub home: Option<PoolId>,
-    /// Whether copies are compared by checksum before the old bytes go.
+    /// Whether copies are read back and compared before the old bytes go.
     pub verify: bool,
     pub job: &'a Job,
     pub pace: &'a Pace,
+}
+
+impl Order<'_> {
+    /// What it asks to be moved, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.to.iter().map(|run| run.pages.bytes()).sum()
+    }
 }
 
 /// Why a move could not be made, or not in full. What was committed before stays where it is now.
@@ -77,6 +88,13 @@ impl Prepared {
 
     pub fn new_extents(&self, chunks: &[Chunk]) -> Vec<Extent> {
         chunks.iter().flat_map(|c| c.extents(self.to)).collect()
+    }
+
+    /// Makes holes of what the medium has given in the file's holes, with pages beside them that were copied: it may take whole huge pages.
+    pub fn keep_holes(&self, target: &dyn Backing, object: BorrowedFd<'_>) -> Result<()> {
+        let pages = PageRange::new(0, PageCount::for_bytes(self.inode.len).0);
+        let holes = extent::gaps(&self.inode.extents, pages);
+        holes.into_iter().try_for_each(|hole| target.release(object, hole))
     }
 
     pub fn sources(&self) -> BTreeSet<PoolId> {
@@ -119,8 +137,11 @@ impl Inner {
             };
             let mapped = st.live.get(&order.file).is_some_and(|l| !l.mappers.is_empty());
             drop(st);
-            let (bytes, stuck) =
-                if mapped { self.move_live(order, prepared) } else { self.move_idle(order, prepared) };
+            let (bytes, stuck) = if mapped {
+                self.move_live(order, prepared)
+            } else {
+                self.move_idle(vec![(order, prepared)]).pop().unwrap_or_default()
+            };
             moved += bytes;
             if let Some(stuck) = stuck {
                 return Err((moved, stuck));
@@ -153,6 +174,39 @@ impl Inner {
         let mut holders: Vec<Holder> = shown.iter().map(mount_holder).collect();
         holders.dedup();
         if holders.is_empty() { openers } else { holders }
+    }
+
+    /// Moves several files, each as [`Inner::move_pages`] would: what nobody uses and is small goes together, the rest one by one.
+    pub fn move_many(&self, orders: &[Order<'_>]) -> Vec<std::result::Result<u64, (u64, Stuck)>> {
+        let mut together = Vec::new();
+        let mut at = Vec::new();
+        {
+            let mut st = self.lock();
+            for (i, order) in orders.iter().enumerate() {
+                let small = matches!(&order.to[..], [run] if run.pages.count.0 <= TOGETHER_PAGES);
+                if !small || st.live.contains_key(&order.file) || order.job.cancelled() {
+                    continue;
+                }
+                // What can't be prepared finds out why when its own turn comes.
+                if !matches!(self.movable(&mut st, order.file), Ok(true)) {
+                    continue;
+                }
+                if let Ok(Some(prepared)) = self.prepare(&mut st, order) {
+                    together.push((order, prepared));
+                    at.push(i);
+                }
+            }
+        }
+        let mut moved: BTreeMap<usize, idle::Outcome> =
+            at.into_iter().zip(self.move_idle(together)).collect();
+        let result = |(i, order): (usize, &Order<'_>)| match moved.remove(&i) {
+            Some((bytes, Some(stuck))) => Err((bytes, stuck)),
+            Some((bytes, None)) if bytes == order.bytes() => Ok(bytes),
+            // Cut short, or not begun.
+            Some((bytes, None)) => self.move_pages(order).map(|b| b + bytes).map_err(|(b, s)| (b + bytes, s)),
+            None => self.move_pages(order),
+        };
+        orders.iter().enumerate().map(result).collect()
     }
 
     /// Waits until nobody changes the file, and those who wait for it have had their turn.

@@ -206,12 +206,17 @@ impl Inner {
     }
 
     pub fn end_busy(&self, st: &mut State, file: FileId) {
+        self.not_busy(st, file);
+        self.changed.notify_all();
+    }
+
+    /// As [`Inner::end_busy`], but those who wait are the caller's to wake.
+    pub fn not_busy(&self, st: &mut State, file: FileId) {
         if let Some(live) = st.live.get_mut(&file) {
             live.busy = None;
         }
         st.flag(file, PageRange::new(0, 1 << 40), FrameFlags::MOVING, false);
         self.reap(st, file);
-        self.changed.notify_all();
     }
 
     /// Drops what nobody uses any more: the record of who uses a file, and a file without names.
