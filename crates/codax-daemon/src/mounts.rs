@@ -3,10 +3,11 @@
 use codax_core::info::MountInfo;
 use codax_core::{Error, Result};
 use codax_engine::Store;
-use codax_mount::{Mount, record};
+use codax_mount::Mount;
+use codax_mount::record::{self, Entry};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tracing::{error, warn};
 
 /// The mounts of a store.
@@ -17,17 +18,24 @@ pub(crate) struct Mounts {
     meta: PathBuf,
     /// Held while one is made or ended, so that there is one at a time.
     made: Mutex<Vec<Arc<Mount>>>,
+    /// Device numbers of mounts of earlier daemons that somebody still uses.
+    past: OnceLock<Vec<u64>>,
 }
 
 impl Mounts {
     pub fn new(store: Store, meta: PathBuf) -> Self {
-        Self { store, meta, made: Mutex::default() }
+        Self { store, meta, made: Mutex::default(), past: OnceLock::new() }
     }
 
     /// Takes away what a killed daemon left, and mounts there again; then on `wanted`, where failure is an error.
     pub fn start(&self, wanted: Option<&Path>) -> Result<()> {
         let before = record::clean(&self.meta)?;
-        for dir in before.iter().filter(|dir| Some(dir.as_path()) != wanted) {
+        let used = |dev: &u64| codax_os::process::users_of(*dev).is_ok_and(|users| !users.is_empty());
+        let past: Vec<_> = before.iter().map(|entry| entry.dev).filter(used).collect();
+        past.iter().for_each(|dev| self.store.was_mounted_as(*dev));
+        let _ = self.past.set(past);
+        let dirs = before.iter().filter_map(|entry| entry.dir.as_deref());
+        for dir in dirs.filter(|dir| Some(*dir) != wanted) {
             if let Err(e) = self.mount(dir) {
                 error!("the store was mounted there before, and is not now: {e}");
             }
@@ -117,8 +125,10 @@ impl Mounts {
     }
 
     fn write(&self, made: &[Arc<Mount>]) -> Result<()> {
-        let dirs: Vec<_> = made.iter().map(|mount| mount.facts().dir).collect();
-        record::write(&self.meta, dirs.iter().map(PathBuf::as_path))
+        let past = self.past.get().into_iter().flatten().map(|dev| Entry { dev: *dev, dir: None });
+        let now = made.iter().map(|mount| mount.facts());
+        let now = now.map(|facts| Entry { dev: facts.dev, dir: Some(facts.dir) });
+        record::write(&self.meta, &past.chain(now).collect::<Vec<_>>())
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Mount>>> {

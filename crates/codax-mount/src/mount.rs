@@ -30,6 +30,8 @@ pub struct MountFacts {
     pub dir: PathBuf,
     /// Whether the kernel serves files from their objects, where they lie in one.
     pub passthrough: bool,
+    /// Its device number.
+    pub dev: u64,
 }
 
 /// The kernel's knowledge of the store, and the turn of those who bring it up to date: who has had it knows that all changes before were told.
@@ -87,7 +89,7 @@ impl Mount {
     /// What is known of it.
     #[must_use]
     pub fn facts(&self) -> MountFacts {
-        MountFacts { dir: self.dir.clone(), passthrough: self.told.serving.passthrough() }
+        MountFacts { dir: self.dir.clone(), passthrough: self.told.serving.passthrough(), dev: self.dev }
     }
 
     /// Whether somebody has unmounted it.

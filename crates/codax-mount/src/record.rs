@@ -2,44 +2,63 @@
 
 use crate::point;
 use codax_core::{Error, Result};
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Name of the file in the store's `meta` directory: the directories' paths, each with a zero byte after it.
+/// Name of the file in the store's `meta` directory: for each mount its device number in hexadecimal, a blank, the directory's path and a zero byte. The path
+/// is empty for a mount that is gone and that somebody still uses.
 const FILE: &str = "mounts";
 
-/// The directories that are written down in `meta`; none if nothing is.
-pub fn read(meta: &Path) -> Result<Vec<PathBuf>> {
+/// A mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its device number.
+    pub dev: u64,
+    /// Where it is; nowhere any more, if somebody still uses what is gone.
+    pub dir: Option<PathBuf>,
+}
+
+/// The mounts that are written down in `meta`; none if nothing is.
+pub fn read(meta: &Path) -> Result<Vec<Entry>> {
     let path = meta.join(FILE);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(e) => return Err(failed(&path, &e)),
     };
-    let names = bytes.split(|b| *b == 0).filter(|name| !name.is_empty());
-    Ok(names.map(|name| OsString::from_vec(name.to_vec()).into()).collect())
+    let entries = bytes.split(|b| *b == 0).filter(|entry| !entry.is_empty());
+    let damaged = || Error::corrupt(format!("{}: it can't be read: remove it", path.display()));
+    entries.map(|entry| parsed(entry).ok_or_else(damaged)).collect()
+}
+
+fn parsed(entry: &[u8]) -> Option<Entry> {
+    let blank = entry.iter().position(|b| *b == b' ')?;
+    let dev = u64::from_str_radix(std::str::from_utf8(&entry[..blank]).ok()?, 16).ok()?;
+    let dir = &entry[blank + 1..];
+    Some(Entry { dev, dir: (!dir.is_empty()).then(|| OsStr::from_bytes(dir).into()) })
 }
 
 /// Writes them down.
-pub fn write<'a>(meta: &Path, dirs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+pub fn write(meta: &Path, entries: &[Entry]) -> Result<()> {
     let (path, new) = (meta.join(FILE), meta.join("mounts.new"));
     let mut bytes = Vec::new();
-    for dir in dirs {
-        bytes.extend_from_slice(dir.as_os_str().as_bytes());
+    for entry in entries {
+        bytes.extend_from_slice(format!("{:x} ", entry.dev).as_bytes());
+        bytes.extend_from_slice(entry.dir.as_ref().map_or(b"", |dir| dir.as_os_str().as_bytes()));
         bytes.push(0);
     }
     std::fs::write(&new, bytes).and_then(|()| std::fs::rename(&new, &path)).map_err(|e| failed(&path, &e))
 }
 
-/// Takes away what a daemon that was killed has left mounted, and returns where that was.
-pub fn clean(meta: &Path) -> Result<Vec<PathBuf>> {
-    let dirs = read(meta)?;
-    for dir in &dirs {
+/// Takes away what a daemon that was killed has left mounted, and returns what it had.
+pub fn clean(meta: &Path) -> Result<Vec<Entry>> {
+    let entries = read(meta)?;
+    for dir in entries.iter().filter_map(|entry| entry.dir.as_deref()) {
         point::clean_dead(dir)?;
     }
-    Ok(dirs)
+    Ok(entries)
 }
 
 fn failed(path: &Path, e: &io::Error) -> Error {
@@ -54,11 +73,17 @@ mod tests {
     fn any_path_is_written_and_read() {
         let meta = tempfile::tempdir().unwrap();
         assert!(read(meta.path()).unwrap().is_empty());
-        let dirs = [PathBuf::from("/a b"), PathBuf::from(OsString::from_vec(b"/new\nline\xff".to_vec()))];
-        write(meta.path(), dirs.iter().map(PathBuf::as_path)).unwrap();
-        assert_eq!(read(meta.path()).unwrap(), dirs);
-        assert_eq!(clean(meta.path()).unwrap(), dirs);
-        write(meta.path(), []).unwrap();
+        let dirs = [Some(&b"/a b"[..]), Some(b"/new\nline\xff"), None];
+        let entries: Vec<_> = (0x3f..)
+            .zip(dirs)
+            .map(|(dev, dir)| Entry { dev, dir: dir.map(|dir| OsStr::from_bytes(dir).into()) })
+            .collect();
+        write(meta.path(), &entries).unwrap();
+        assert_eq!(read(meta.path()).unwrap(), entries);
+        assert_eq!(clean(meta.path()).unwrap(), entries);
+        write(meta.path(), &[]).unwrap();
         assert!(read(meta.path()).unwrap().is_empty());
+        std::fs::write(meta.path().join(FILE), "x y").unwrap();
+        assert_eq!(read(meta.path()).unwrap_err().kind, codax_core::ErrorKind::Corrupt);
     }
 }

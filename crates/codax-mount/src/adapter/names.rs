@@ -220,6 +220,10 @@ impl Adapter {
         if !is_kept(name) {
             return Err(Errno::EOPNOTSUPP);
         }
+        if [&b"user."[..], b"trusted."].contains(&name) {
+            // A name of no bytes.
+            return Err(Errno::EINVAL);
+        }
         let (create, replace) = (flags & XATTR_CREATE != 0, flags & XATTR_REPLACE != 0);
         answered(self.fs().set_xattr(id, name, value, create, replace))
     }
