@@ -4,6 +4,7 @@ use super::{Mounted, can_mount, mounted};
 use crate::rig::{Plan, Rig, Running, run_limited, until};
 use rustix::process::Signal;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -213,7 +214,7 @@ fn a_user_mounts_through_fusermount3() {
     let sh = |script: &str| {
         let mut shell = Command::new("sh");
         shell.args(["-ec", script]).current_dir(&dir).stdin(Stdio::null());
-        std::os::unix::process::CommandExt::uid(&mut shell, crate::rig::NOBODY);
+        shell.uid(crate::rig::NOBODY).gid(crate::rig::NOBODY);
         run_limited(&mut shell, script.to_owned(), b"").ok()
     };
     sh("echo hello > f; cat f; mkdir d; mv f d/g; ln d/g h; ln -s h l; cat l; rm -r d");
