@@ -33,6 +33,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("access_of_others", access_of_others),
     ("setgid_and_sticky", setgid_and_sticky),
     ("setuid_goes", setuid_goes),
+    ("setuid_set_while_open", setuid_set_while_open),
     ("times", times),
     ("allocation", allocation),
     ("holes", holes),
@@ -560,6 +561,19 @@ fn setuid_goes(dir: &Path, log: &mut Log) {
         make();
         let done = as_nobody(|| OpenOptions::new().write(true).truncate(true).open(&path).map(drop));
         log.note(format!("{name}: another opens and truncates"), (errno(done), stat(&path)));
+    }
+}
+
+/// See above: what has the bits set while somebody may write to it already.
+fn setuid_set_while_open(dir: &Path, log: &mut Log) {
+    let path = dir.join("f");
+    fs::write(&path, "12345").expect("room");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("ours");
+    let file = as_nobody(|| OpenOptions::new().write(true).open(&path)).expect("everybody may");
+    for mode in [0o4777, 0o2777] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("ours");
+        let done = as_nobody(|| file.write_at(b"x", 0));
+        log.note(format!("{mode:o}"), (errno(done), stat(&path)));
     }
 }
 
