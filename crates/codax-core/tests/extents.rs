@@ -3,6 +3,7 @@
 use codax_core::extent::{self, Extent};
 use codax_core::{Frame, PageCount, PageNo, PageRange, PoolId};
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 const PAGES: u64 = 40;
 
@@ -92,6 +93,38 @@ proptest! {
         let (kept, cut) = model.split_at(at(pages, &model));
         prop_assert_eq!(expand(&extents), numbered(kept, 0));
         prop_assert_eq!(expand(&cut_off), numbered(cut, kept.len() as u64));
+    }
+
+    #[test]
+    fn holes_are_filled_and_made(files in prop::collection::vec((pages(), 0..PAGES, 0..PAGES, any::<bool>()), 1..8)) {
+        let mut extents: Vec<Extent> = Vec::new();
+        let mut model: BTreeMap<u64, (PoolId, u64)> = BTreeMap::new();
+        for (new, start, count, punch) in files {
+            let range = PageRange::new(start, count);
+            if punch {
+                let (left, cut) = extent::remove(&extents, range);
+                let gone: Vec<_> = model.range(start..start + count).map(|(page, at)| (*page, *at)).collect();
+                model.retain(|page, _| !(start..start + count).contains(page));
+                prop_assert_eq!(expand(&cut), gone);
+                extents = left;
+            } else {
+                // Only into the holes, which is several runs with gaps between them.
+                let holes = extent::gaps(&extents, PageRange::new(start, new.len() as u64));
+                let fresh: Vec<Extent> = single(&new, start)
+                    .into_iter()
+                    .filter(|e| holes.iter().any(|hole| hole.intersect(e.pages()).is_some()))
+                    .collect();
+                model.extend(expand(&fresh));
+                extents = extent::insert(&extents, &fresh);
+            }
+            prop_assert_eq!(expand(&extents), model.iter().map(|(page, at)| (*page, *at)).collect::<Vec<_>>());
+            let gaps = extent::gaps(&extents, range);
+            let holes: Vec<u64> = gaps.iter().flat_map(|gap| gap.start.0..gap.end()).collect();
+            prop_assert_eq!(holes, (start..start + count).filter(|page| !model.contains_key(page)).collect::<Vec<_>>());
+            prop_assert!(gaps.windows(2).all(|pair| pair[0].end() < pair[1].start.0));
+            let before = model.range(..start).next_back().map(|(page, _)| *page);
+            prop_assert_eq!(extent::before(&extents, PageNo(start)).map(|e| e.pages().end() > before.unwrap_or(0)), before.map(|_| true));
+        }
     }
 
     #[test]

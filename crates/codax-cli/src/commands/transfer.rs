@@ -226,12 +226,16 @@ fn put_tree(context: &Context, mut putting: Putting<'_>, tree: &Tree<PathBuf, St
         rows.push(putting.one(Source::open(&file.from)?.0, &file.to)?);
     }
     drop(putting);
-    if !tree.skipped.is_empty() {
-        let (links, first) =
-            (text::count(tree.skipped.len() as u64, "link"), tree.skipped[0].display().to_string());
+    say_skipped(tree.skipped.len(), tree.skipped.first().map(|path| path.display().to_string()));
+    context.print(&rows, || summary(&rows))
+}
+
+/// Tells what a copied tree had that is neither file nor directory.
+fn say_skipped(count: usize, first: Option<String>) {
+    if let Some(first) = first {
+        let links = text::count(count as u64, "link");
         eprintln!("codax: left out {links} or special files, the first of them {}", printable(&first));
     }
-    context.print(&rows, || summary(&rows))
 }
 
 fn summary(rows: &[Row]) -> String {
@@ -262,6 +266,11 @@ pub fn get(context: &Context, args: &GetArgs) -> Result<()> {
         drop(shown);
         return context.print([Row { path: (&path).into(), bytes }], String::new);
     }
+    if info.kind != Kind::Dir {
+        return Err(
+            Error::invalid(format!("{path} is a link or a special file: it has no bytes to get")).into()
+        );
+    }
     let tree = tree::stored(&store, &path, &dst)?;
     for dir in &tree.dirs {
         std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
@@ -273,6 +282,7 @@ pub fn get(context: &Context, args: &GetArgs) -> Result<()> {
         rows.push(Row { path: (&file.from).into(), bytes });
     }
     drop(shown);
+    say_skipped(tree.skipped.len(), tree.skipped.first().map(ToString::to_string));
     context.print(&rows, || summary(&rows))
 }
 

@@ -114,8 +114,7 @@ pub fn stored(store: &Store, src: &StorePath, dst: &Path) -> Result<Tree<StorePa
             match info.kind {
                 Kind::Dir => todo.push((path, to)),
                 Kind::File => tree.files.push(Copy { from: path, to, len: info.len, mode: info.mode }),
-                // Links, pipes and the like have no bytes; `put -r` leaves them out as well.
-                _ => {}
+                _ => tree.skipped.push(path),
             }
         }
     }

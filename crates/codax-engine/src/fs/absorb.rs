@@ -5,13 +5,14 @@
 //! out, so that a restart knows what counts. It ends when a write lease on the object proves that nobody has it any more.
 
 use crate::backing::os_error;
-use crate::store::state::State;
+use crate::store::state::{Live, State};
 use crate::store::{Inner, resident};
 use codax_core::change::Change;
 use codax_core::extent::{self, Extent};
 use codax_core::namespace::{Inode, LEN_MAX};
 use codax_core::{ErrorKind, FileId, PageCount, PageRange, PoolId, Result};
 use codax_os::object::{self, ObjectStat};
+use codax_os::process;
 use std::os::fd::{AsFd, BorrowedFd};
 
 impl Inner {
@@ -22,7 +23,8 @@ impl Inner {
             self.stop_lingering(st, file);
             return Ok(true);
         };
-        if st.live.get(&file).is_some_and(|l| l.mount.as_ref().is_some_and(|m| m.by_kernel() > 0)) {
+        let used = |l: &Live| l.io > 0 || l.mount.as_ref().is_some_and(|m| m.by_kernel() > 0);
+        if st.live.get(&file).is_some_and(used) {
             self.absorb(st, file)?;
             return Ok(false);
         }
@@ -48,6 +50,25 @@ impl Inner {
                 }
             }
         }
+        self.stop_lingering(st, file);
+        Ok(true)
+    }
+
+    /// Settles a file whose object the library maps as well, so that no lease can tell: nobody shows it in `/proc` as a mount's.
+    pub fn settle_shared(&self, st: &mut State, file: FileId) -> Result<bool> {
+        let used = st.live.get(&file);
+        let shared = used.is_some_and(|l| !l.mappers.is_empty() && l.io == 0);
+        let mount = used.and_then(|l| l.mount.as_ref());
+        if !shared || mount.is_none_or(|m| m.by_kernel() > 0 || m.inherited) || !st.mounts_are_known() {
+            return Ok(false);
+        }
+        let identities = st.mount_identities(file).collect();
+        let shown = process::holders(&identities).map_err(|e| os_error("look through", &"/proc", &e))?;
+        if !shown.is_empty() {
+            return Ok(false);
+        }
+        self.absorb(st, file)?;
+        self.put_settled(st, file)?;
         self.stop_lingering(st, file);
         Ok(true)
     }

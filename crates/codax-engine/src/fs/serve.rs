@@ -103,6 +103,8 @@ pub(crate) struct MountUse {
     opens: Vec<Opens>,
     /// The last handle that the kernel serves is closed, and somebody may still map the object.
     pub lingering: bool,
+    /// It does since before the start, through a mount that is not known any more.
+    pub inherited: bool,
     /// When the daemon wrote to it last, if the inode doesn't say so yet.
     pub wrote_ns: Option<i64>,
 }
@@ -395,6 +397,11 @@ impl State {
             holders.push(Holder { pid: None, command: "a process".to_owned(), why });
         }
         holders
+    }
+
+    /// Whether all mounts have told their device number.
+    pub fn mounts_are_known(&self) -> bool {
+        self.mounts.iter().all(|m| m.device.load(Ordering::Relaxed) != 0)
     }
 
     /// How a file's inode shows in `/proc` where it is open or mapped through a mount: device and inode number.

@@ -151,7 +151,7 @@ impl Inner {
 
     /// Whether the file lies where its inode says, and the kernel doesn't serve it to anybody. What it has beyond its end goes: a copy wouldn't have it.
     fn movable(&self, st: &mut State, file: FileId) -> Result<bool> {
-        if !self.settle(st, file)? || st.served_by_kernel(file) {
+        if !self.settle(st, file)? && !self.settle_shared(st, file)? || st.served_by_kernel(file) {
             return Ok(false);
         }
         let Some(inode) = st.ns.get(file) else { return Ok(true) };

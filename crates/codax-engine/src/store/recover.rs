@@ -274,6 +274,11 @@ impl Inner {
                 tracing::warn!("{}: {e}", st.path(file));
             }
         }
+        for file in st.lingering.clone() {
+            if let Some(used) = st.live.get_mut(&file).and_then(|live| live.mount.as_mut()) {
+                used.inherited = true;
+            }
+        }
         let orphans: Vec<FileId> = st.ns.inodes().filter(|i| i.nlink == 0).map(|i| i.id).collect();
         st.lost_orphans = orphans.into_iter().collect();
         self.retry_held(&mut st);

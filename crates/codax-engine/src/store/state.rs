@@ -9,7 +9,7 @@ use codax_core::change::{PoolRecord, PoolState};
 use codax_core::extent::{self, Extent, FrameRun};
 use codax_core::frame::{FrameFlags, FrameState};
 use codax_core::info::JobInfo;
-use codax_core::namespace::Namespace;
+use codax_core::namespace::{Inode, Namespace};
 use codax_core::placement::{Placement, Room};
 use codax_core::request::{PinId, PlacementSpec};
 use codax_core::{
@@ -294,9 +294,10 @@ impl State {
         }
     }
 
-    /// Files with pages in `pool`, orphans included.
-    pub fn files_on(&self, pool: PoolId) -> impl Iterator<Item = &codax_core::namespace::Inode> {
-        self.ns.inodes().filter(move |i| i.extents.iter().any(|e| e.pool == pool))
+    /// Files with pages in `pool`, or an object that may have some; orphans included.
+    pub fn files_on(&self, pool: PoolId) -> impl Iterator<Item = &Inode> {
+        let here = move |i: &&Inode| i.ahead == Some(pool) || i.extents.iter().any(|e| e.pool == pool);
+        self.ns.inodes().filter(here)
     }
 
     /// The end of the segment `id` is known by all its mappers, or they are gone: its commit word is free.
