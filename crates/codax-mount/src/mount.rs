@@ -106,15 +106,14 @@ impl Mount {
                 Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
                     return Err(point::busy(&self.dir, self.dev));
                 }
+                // Somebody else has, lazily: it goes when nobody is inside any more.
+                Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Ok(()),
                 Err(e) if !self.is_over() => return Err(point::about(&self.dir, &e)),
                 _ => {}
             }
         }
         if !lazy && let Err(e) = self.told.serving.join() {
             tracing::warn!("{}: its end: {e}", self.dir.display());
-        }
-        if let Some(fs) = self.told.serving.fs().filter(|_| !lazy) {
-            fs.close();
         }
         tracing::info!(dir = %self.dir.display(), "unmounted");
         Ok(())

@@ -18,10 +18,10 @@ use codax_engine::Store;
 use codax_engine::fs::{Changed, Fs};
 use convert::{errno, file_id};
 use fuser::{
-    BackgroundSession, BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
+    BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::io;
@@ -29,6 +29,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 /// Threads that serve a mount. A request may wait for a file that is being moved, and others should not wait with it.
@@ -72,7 +73,8 @@ struct View {
 pub(crate) struct Serving {
     view: Arc<OnceLock<View>>,
     notifier: Notifier,
-    session: Mutex<Option<BackgroundSession>>,
+    /// Ends when it is unmounted and nobody uses it any more.
+    session: Mutex<Option<JoinHandle<io::Result<()>>>>,
 }
 
 impl Serving {
@@ -94,8 +96,16 @@ impl Serving {
         config.clone_fd = true;
         // Who may enter was decided when it was mounted.
         config.acl = SessionACL::All;
-        let session = Session::from_fd(adapter, device, SessionACL::All, config)?.spawn()?;
-        Ok(Self { view, notifier: session.notifier(), session: Mutex::new(Some(session)) })
+        let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
+        let notifier = session.notifier();
+        let fs = view.get().map(|view| view.fs.clone());
+        let thread = std::thread::Builder::new().name("mount".into()).spawn(move || {
+            let ended = session.run();
+            // What is still open is open nowhere.
+            fs.iter().for_each(Fs::close);
+            ended
+        })?;
+        Ok(Self { view, notifier, session: Mutex::new(Some(thread)) })
     }
 
     /// The store's view; `None` before the kernel has greeted.
@@ -126,13 +136,14 @@ impl Serving {
 
     /// Whether it is unmounted, and all requests are answered.
     pub fn is_over(&self) -> bool {
-        lock(&self.session).as_ref().is_none_or(|session| session.guard.is_finished())
+        lock(&self.session).as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits until it is over.
     pub fn join(&self) -> io::Result<()> {
         let session = lock(&self.session).take();
-        session.map_or(Ok(()), BackgroundSession::join)
+        let panicked = |_| Err(io::Error::other("a thread of it panicked"));
+        session.map_or(Ok(()), |session| session.join().unwrap_or_else(panicked))
     }
 }
 
@@ -517,6 +528,35 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         reply!(reply, self.seek(inode, handle, offset, whence), offset => reply.offset(offset));
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_bytes: u32,
+        reply: fuser::ReplyIoctl,
+    ) {
+        // Asked of each file by those who want to know whether it is a terminal.
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _notifier: fuser::PollNotifier,
+        _events: fuser::PollEvents,
+        _flags: fuser::PollFlags,
+        reply: fuser::ReplyPoll,
+    ) {
+        // Files are always ready. The kernel asks once, and not again.
+        reply.error(Errno::ENOSYS);
     }
 
     fn copy_file_range(

@@ -246,6 +246,38 @@ newline'; chown 12:34 d6/f6",
 }
 
 #[test]
+fn the_posix_suite_finds_nothing() {
+    const NAME: &str = "the_posix_suite_finds_nothing";
+    if !there(NAME, "pjdfstest") {
+        return;
+    }
+    let Some(Mounted { rig, dir }) = mounted(NAME, Plan::new()) else { return };
+    let config = "[features]\nposix_fallocate = {}\nrename_ctime = {}\nutimensat = {}\nutime_now = {}\n\
+                  [settings]\nnaptime = 0.02\nallow_remount = false\n\
+                  [dummy_auth]\nentries = [[\"nobody\", \"nogroup\"], [\"daemon\", \"daemon\"]]\n";
+    let file = rig.beside("pjdfstest.toml");
+    std::fs::write(&file, config).expect("ours");
+    let said =
+        sh(&rig.beside("."), &format!("pjdfstest -c '{}' -p '{}' -s .", file.display(), dir.display()));
+    assert!(said.contains("Summary: 0 failed"), "{said}");
+    rig.sound();
+}
+
+#[test]
+fn random_operations_are_as_a_model_has_them() {
+    const NAME: &str = "random_operations_are_as_a_model_has_them";
+    if !there(NAME, "fsx") {
+        return;
+    }
+    let Some(Mounted { rig, dir }) = mounted(NAME, Plan::new()) else { return };
+    for seed in 1..=4 {
+        sh(&dir, &format!("fsx -S {seed} -N 5000 file{seed} >/dev/null"));
+        assert!(moved(&rig, &format!("/file{seed}"), "sim0"));
+        rig.sound();
+    }
+}
+
+#[test]
 fn fio_verifies_what_it_wrote() {
     const NAME: &str = "fio_verifies_what_it_wrote";
     if !there(NAME, "fio") {
