@@ -42,8 +42,7 @@ impl Inner {
                 return Ok(false);
             }
             Ok(Some(object)) => {
-                self.absorb_object(st, file, pool, object.as_fd())?;
-                self.put_settled(st, file)?;
+                self.absorb_object(st, file, pool, object.as_fd(), true)?;
                 match st.ns.get(file).filter(|inode| !inode.extents.is_empty()) {
                     Some(inode) => backing.lock(file, object.as_fd(), PageCount::for_bytes(inode.len))?,
                     None => backing.remove(file)?,
@@ -103,6 +102,13 @@ impl Inner {
         }
     }
 
+    /// [`Inner::refresh`] for all files in use.
+    pub fn refresh_all(&self, st: &mut State) {
+        let used: Vec<FileId> =
+            st.live.iter().filter(|(_, live)| live.mount.is_some()).map(|(id, _)| *id).collect();
+        used.into_iter().for_each(|file| self.refresh(st, file));
+    }
+
     /// Settles what was not over when it was tried last.
     pub fn retry_lingering(&self, st: &mut State) {
         for file in st.lingering.clone() {
@@ -116,23 +122,28 @@ impl Inner {
         match st.pool(pool).backing.open(file, false) {
             Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
             Err(e) => Err(e),
-            Ok(object) => self.absorb_object(st, file, pool, object.as_fd()),
+            Ok(object) => self.absorb_object(st, file, pool, object.as_fd(), false),
         }
     }
 
+    /// Takes in what the object says; with `over` it isn't ahead afterwards.
     fn absorb_object(
         &self,
         st: &mut State,
         file: FileId,
         pool: PoolId,
         object: BorrowedFd<'_>,
+        over: bool,
     ) -> Result<()> {
         let Some(inode) = st.ns.get(file) else { return Ok(()) };
         let now = object::stat(object).map_err(|e| os_error("stat object of", &file, &e))?;
-        if now.len == inode.len && now.allocated_bytes == inode.backed() && now.mtime_ns == inode.mtime_ns {
-            return Ok(());
-        }
         let mut new = inode.clone();
+        if over {
+            new.ahead = None;
+        }
+        if now.len == inode.len && now.allocated_bytes == inode.backed() && now.mtime_ns == inode.mtime_ns {
+            return if over { self.commit(st, &[Change::Put(Box::new(new))]) } else { Ok(()) };
+        }
         new.len = now.len.min(LEN_MAX);
         if now.mtime_ns != inode.mtime_ns {
             new.mtime_ns = now.mtime_ns;

@@ -163,7 +163,7 @@ impl Fs {
             return self.write_some(st, file, off, data, false);
         }
         let write = |inner: &Inner, filled: &[Extent]| inner.write_filled(&inode, filled, off, data);
-        let (mut st, result) = inner.fill(st, &inode, pages, inode.len.max(end), write);
+        let (mut st, result) = inner.fill(st, &inode, pages, inode.len.max(end), Some(self.now()), write);
         if let Some(used) = st.live.get_mut(&file).and_then(|l| l.mount.as_mut()).filter(|_| result.is_ok()) {
             // It is in the journal already.
             used.wrote_ns = None;

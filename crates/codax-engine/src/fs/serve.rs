@@ -4,7 +4,6 @@
 //! writes the same object that the kernel does. A file that the kernel serves lies in one object, and is not moved; it is in use so until
 //! a write lease on the object shows that nobody has it any more, since a mapping outlives its handle.
 
-use super::names::without_suid;
 use super::{Attr, Changed, Fs, FsHandle, FsOpen, How, Mounted, New, NewKind, Served, Set, Who, gone};
 use crate::backing::os_error;
 use crate::store::Inner;
@@ -162,7 +161,7 @@ impl Fs {
             Kind::Dir => return Err(Error::new(ErrorKind::IsDir, format!("inode {id} is a directory"))),
             _ => return Err(Error::invalid(format!("inode {id} is no regular file"))),
         }
-        let how = match self.object_for_kernel(&mut st, id, write) {
+        let how = match self.object_for_kernel(&mut st, id) {
             Some(pool) => How::Passthrough(self.hand_out(&mut st, id, pool, write)?),
             None => How::Daemon,
         };
@@ -209,7 +208,7 @@ impl Fs {
     }
 
     /// The pool in which the object is from which the kernel is to serve a file on this mount, if it is.
-    fn object_for_kernel(&self, st: &mut State, file: FileId, write: bool) -> Option<PoolId> {
+    fn object_for_kernel(&self, st: &mut State, file: FileId) -> Option<PoolId> {
         let mount = &self.mounted.mount;
         let used = st.live.get(&file).and_then(|l| l.mount.as_ref());
         let before = used.and_then(|used| used.of(mount.id)).map(|opens| opens.by_kernel);
@@ -217,10 +216,6 @@ impl Fs {
             return None;
         }
         let inode = st.ns.get(file)?;
-        if write && before.is_none() && without_suid(inode.mode) != inode.mode {
-            // Who writes takes setuid away, and nobody tells of what the kernel writes.
-            return None;
-        }
         let pool = st.sole_pool(inode).ok()?;
         if st.pool(pool).held.contains_key(&file) {
             // It would be given back with what is written now.

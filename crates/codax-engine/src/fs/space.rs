@@ -60,18 +60,21 @@ impl Fs {
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?.clone();
         let new_len = if mode.keep_size { inode.len } else { inode.len.max(end) };
         if inode.ahead.is_some() {
-            return inner.allocate_ahead(&mut st, &inode, (off, end), new_len, mode);
+            inner.allocate_ahead(&mut st, &inode, (off, end), new_len, mode)?;
+            inner.set_times(&mut st, &inode)?;
+            return inner.absorb(&mut st, file);
         }
         let mapped = st.live.get(&file).is_some_and(|l| !l.mappers.is_empty() || !l.raw.is_empty());
+        let now = Some(self.now());
         let (mut st, result) = if mode.punch && !mapped {
             inner.punch(st, &inode, off, end)
         } else if mode.punch || mode.zero {
             // Under the library's mappings there are no holes, so zeros take their place.
             let end = end.min(inode.len);
             let pages = if mode.punch { PageRange::new(0, 0) } else { PageRange::of_bytes(off, len) };
-            inner.fill(st, &inode, pages, new_len, |inner, _| inner.zero(&inode, off, end))
+            inner.fill(st, &inode, pages, new_len, now, |inner, _| inner.zero(&inode, off, end))
         } else {
-            inner.fill(st, &inode, PageRange::of_bytes(off, len), new_len, |_, _| Ok(()))
+            inner.fill(st, &inode, PageRange::of_bytes(off, len), new_len, now, |_, _| Ok(()))
         };
         result?;
         self.wrote(&mut st, file);
@@ -215,19 +218,18 @@ impl Inner {
                 backing.resize(object.as_fd(), len)?;
             }
         }
-        drop(object);
-        self.set_times(st, inode)?;
-        self.absorb(st, inode.id)
+        Ok(())
     }
 
     /// Gives frames and memory to the holes in `pages` and makes the file `len` long, no shorter than it is. `work` is given the new extents when the
-    /// memory is there and before anybody knows of it.
+    /// memory is there and before anybody knows of it. `time` is when the contents changed, if they did.
     pub fn fill<'a>(
         &'a self,
         mut st: Guard<'a>,
         inode: &Inode,
         pages: PageRange,
         len: u64,
+        time: Option<i64>,
         work: impl FnOnce(&Self, &[Extent]) -> Result<()>,
     ) -> (Guard<'a>, Result<()>) {
         let file = inode.id;
@@ -258,8 +260,9 @@ impl Inner {
             }
             now.extents = extent::insert(&now.extents, &extents);
             now.len = len;
-            now.mtime_ns = self.env.wall_ns();
-            now.ctime_ns = now.mtime_ns;
+            if let Some(ns) = time {
+                (now.mtime_ns, now.ctime_ns) = (ns, ns);
+            }
             self.commit(&mut st, &[Change::Put(Box::new(now))])
         });
         if result.is_ok() {
@@ -335,11 +338,12 @@ impl Inner {
         };
         let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(inode.len) };
         if inode.ahead.is_none() {
-            let (st, result) = self.fill(st, &inode, pages, inode.len, |_, _| Ok(()));
+            let (st, result) = self.fill(st, &inode, pages, inode.len, None, |_, _| Ok(()));
             return result.map(|()| st);
         }
         let mode = Allocate { keep_size: true, ..Allocate::default() };
         self.allocate_ahead(&mut st, &inode, (0, pages.bytes()), inode.len, mode)?;
+        self.absorb(&mut st, file)?;
         Ok(st)
     }
 

@@ -40,8 +40,9 @@ impl Session {
 
     /// A directory's entries after the name `after`, of about `max_bytes` when encoded, and whether there are more.
     pub fn read_dir(&self, path: &StorePath, after: Option<&[u8]>, max_bytes: usize) -> Result<Listing> {
-        let st = self.store.inner.lock();
+        let mut st = self.store.inner.lock();
         let dir = st.ns.resolve(&self.cred, path)?;
+        self.store.inner.refresh_all(&mut st);
         let inode = st.ns.get(dir).ok_or_else(|| Error::not_found(format!("{path} is gone")))?;
         if inode.kind != Kind::Dir {
             return Err(Error::new(ErrorKind::NotDir, format!("{path} is not a directory")));
@@ -156,7 +157,8 @@ impl Session {
 
     /// What lies below a path.
     pub fn usage(&self, path: &StorePath) -> Result<Usage> {
-        let st = self.store.inner.lock();
+        let mut st = self.store.inner.lock();
+        self.store.inner.refresh_all(&mut st);
         let root = st.ns.resolve(&self.cred, path)?;
         let mut all: Vec<FileId> = st.ns.subtree(root).into_iter().map(|(_, _, id)| id).collect();
         all.push(root);

@@ -196,14 +196,18 @@ impl Session {
             return Err(Error::permission(format!("{path} is not open for writing")));
         }
         check_len(len, &path)?;
-        let st = inner.wait_idle(st, open.file)?;
-        // The library has no holes: what it makes longer is backed, and so is what was there.
-        let mut st = if len > 0 { inner.whole(st, open.file)? } else { st };
+        let mut st = inner.wait_idle(st, open.file)?;
+        inner.refresh(&mut st, open.file);
         let inode = st.ns.get(open.file).ok_or_else(|| Error::not_found(format!("#{}", open.file)))?.clone();
         inner.check_pins(&st, &inode, len)?;
         if inode.ahead.is_some() {
             inner.resize_ahead(&mut st, open.file, len)?;
             return inner.whole(st, open.file).map(drop);
+        }
+        if len > inode.len && !inode.is_whole() {
+            // The library has no holes: what it makes longer is backed, and so is what was there.
+            drop(inner.whole(st, open.file)?);
+            return self.set_len(handle, len);
         }
         inner.make_busy(&mut st, open.file, "change of length");
         let (mut st, result) = if len > inode.len {

@@ -324,6 +324,12 @@ impl Inner {
         let fd = backing.open(file, true)?;
         if object.len > len {
             backing.resize(fd.as_fd(), len)?;
+            // That takes what the file has behind its end, too.
+            let pages = PageCount::for_bytes(len).0;
+            let behind = st.ns.get(file).map(|inode| crate::store::pages_in(inode, pool)).unwrap_or_default();
+            let mut behind =
+                behind.into_iter().filter_map(|run| run.intersect(PageRange::new(pages, u64::MAX - pages)));
+            behind.try_for_each(|run| backing.allocate(fd.as_fd(), run))?;
         } else if object.len < len {
             notes.push(format!(
                 "{}: its object in {} was cut to {} bytes by who may write it: codax check says what is lost",
