@@ -87,15 +87,20 @@ pub struct Plan {
 /// With [`Obstacle::NoRoom`] the moves are what there is room for: pages planned, missing and kept by a placement add up.
 #[must_use]
 pub fn plan_drain(mut candidates: Vec<Candidate>, room: &dyn Fn(PoolId) -> Room) -> Plan {
-    candidates.retain(|candidate| pages(candidate) > 0);
+    // A file without pages may have some soon, as long as somebody holds it.
+    candidates.retain(|candidate| pages(candidate) > 0 || !candidate.held.is_empty());
     candidates.sort_by_key(|candidate| (Reverse(pages(candidate)), candidate.file));
     let mut left = Left { room, pools: BTreeMap::new() };
     let mut plan = Plan::default();
     let (mut missing, mut homeless, mut kept, mut held) = (0, Vec::new(), Vec::new(), Vec::new());
     for candidate in candidates {
+        let empty = pages(&candidate) == 0;
         let Candidate { file, path, ranges, refuges, held: by } = candidate;
         if !by.is_empty() {
             held.push(Obstacle::Held { file: path.clone(), by });
+        }
+        if empty {
+            continue;
         }
         if refuges.is_empty() {
             kept.push(path);

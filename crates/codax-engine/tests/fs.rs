@@ -624,3 +624,44 @@ fn the_library_s_files_are_the_mount_s() {
     assert_intact(&session, "/f", 3 * MIB + 77);
     clean(&store);
 }
+
+#[test]
+fn a_pool_that_programs_fill_is_full_and_a_drain_waits_for_who_has_files_open() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    let session = admin(&store);
+    fs.set_xattr(ROOT, b"user.codax.on", b"sim0", false, false).expect("set");
+    let (id, file) = create(&fs, ROOT, "f");
+    let (h, object) = object_of(file);
+    if store.info().pools[1].huge {
+        // Only a mount of its own keeps programs within the pool.
+        let chunk = vec![5; MIB as usize];
+        let full = (0..40).position(|i| codax_os::object::write_all_at(&object, &chunk, i * MIB).is_err());
+        assert_eq!(full, Some(32));
+        assert_eq!(fs.attr(id).map(|a| (a.len, a.backed)), Ok((32 * MIB, 32 * MIB)));
+        assert_eq!(fs.statfs(id).map(|s| s.free), Ok(0));
+        let more = session.open(&codax_core::request::Open { placement: on("sim0"), ..open_of("/more", 1) });
+        assert_eq!(kind(more), ErrorKind::NoSpace);
+        fs.set(id, &Set { len: Some(0), ..Set::default() }, WHO).expect("cut");
+    }
+    clean(&store);
+    let drain = || session.drain("sim0", codax_engine::DrainOptions::default(), &mut |_| true);
+    let refused = drain().expect_err("held");
+    assert_eq!(refused.kind, ErrorKind::Busy);
+    assert!(refused.message.contains("/f is held: process 1 "), "{refused}");
+    // Its handle is closed, and something (here a descriptor) is left of it.
+    fs.release(h);
+    codax_os::object::write_all_at(&object, b"late", 0).expect("written");
+    assert_eq!(drain().expect_err("held").kind, ErrorKind::Busy);
+    drop(object);
+    drain().expect("drained");
+    assert_eq!(read_all(&store.fs(false), id), b"late");
+    assert_eq!(pool_of(&session, "/f"), [0]);
+    // Nothing new on it: who writes is told.
+    let (_, other) = create(&fs, ROOT, "g");
+    assert!(matches!(other.how, How::Daemon));
+    assert_eq!(kind(fs.write(other.handle, 0, b"x", false)), ErrorKind::DeviceState);
+    fs.release(other.handle);
+    clean(&store);
+}
