@@ -2,12 +2,14 @@
 
 use super::{Mounted, mounted};
 use crate::client::Client;
+use crate::raw::can_map;
 use crate::rig::{MIB, Plan, pattern, until};
 use codax::{Access, Store};
 use codax_os::area::Region;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 fn read_write(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).open(path).expect("the file is there")
@@ -59,7 +61,19 @@ fn a_mapping_through_the_mount_is_the_memory_that_the_library_maps() {
         fd.write_at(&round.to_le_bytes(), 16_384).expect("there");
         assert_eq!(ours.memory().load_u64(16_384), round);
     }
+    // And a third process that maps it through the mount.
+    let path = dir.join("f");
+    ours.memory().store_u64(0, 0);
+    let mut client = Client::start(&rig, "map-path", &[path.to_str().expect("text")]);
+    for round in 1..20u64 {
+        assert_eq!(client.number("add"), round * 2 - 1);
+        assert_eq!(ours.memory().atomic_u64(0).fetch_add(1, Ordering::SeqCst), round * 2 - 1);
+        assert_eq!((client.number("get"), theirs.memory().load_u64(0)), (round * 2, round * 2));
+    }
+    rig.run(&["move", "/f", "--to", "dram"]).fails(5, &["/f", &client.pid().to_string()]);
+    client.end();
     drop((theirs, fd, ours, file));
+    rig.ok(&["move", "/f", "--to", "dram"]);
     rig.sound();
 }
 
@@ -101,6 +115,7 @@ fn a_program_that_maps_and_closes_holds_a_drain_until_it_ends() {
         return;
     };
     rig.put("/held", &vec![0; 1 << 20], &["--on", "sim0"]).ok();
+    rig.ok(&["mkdir", "/there", "--on", "sim0"]);
     rig.put("/free", &pattern(MIB, 5), &["--on", "sim0"]).ok();
     let path = dir.join("held");
     let mut client = Client::start(&rig, "map-path", &[path.to_str().expect("text")]);
@@ -123,11 +138,15 @@ fn a_program_that_maps_and_closes_holds_a_drain_until_it_ends() {
     for round in 2..50 {
         assert_eq!(client.ask("add"), round.to_string(), "nobody is broken by a drain");
     }
+    // By calls as well; but nothing new is begun on a device that drains.
+    read_write(&path).write_all_at(b"by a call", 64).expect("it is still there");
+    let refused = fs::write(dir.join("there/new"), "x").expect_err("the device drains");
+    assert_eq!(refused.raw_os_error(), Some(libc::EIO));
     client.end();
     assert!(drain.end().success());
     assert_eq!(rig.state("sim0"), "offline");
     let bytes = fs::read(&path).expect("it has moved");
-    assert_eq!(bytes[..8], 49u64.to_le_bytes());
+    assert_eq!((&bytes[..8], &bytes[64..73]), (&49u64.to_le_bytes()[..], &b"by a call"[..]));
     rig.ok(&["device", "online", "sim0"]);
     rig.sound();
 }
@@ -166,8 +185,7 @@ fn a_file_in_several_objects_is_served_by_the_daemon_and_never_stale() {
     let said = rig.ok(&["stat", "/f"]);
     assert!(said.text().contains("by the daemon"), "{said}");
     let file = read_write(&dir.join("f"));
-    let region = Region::reserve(8 << 20).expect("room");
-    let refused = region.place(0, 8 << 20, &file, 0, true).expect_err("shared mappings would be stale");
+    let refused = can_map(&file, 8 << 20, true).expect_err("shared mappings would be stale");
     assert_eq!(refused.raw_os_error(), Some(libc::ENODEV));
     let store = Store::connect(rig.dir()).expect("a daemon");
     let open = codax::OpenOptions::new().read(true).write(true).open(&store, "/f").expect("there");
