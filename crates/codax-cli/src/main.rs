@@ -7,6 +7,7 @@
 mod args;
 mod commands;
 mod demo;
+mod helper;
 mod output;
 
 use args::Cli;
@@ -33,7 +34,11 @@ const fn exit_code(kind: ErrorKind) -> u8 {
 }
 
 fn main() -> ExitCode {
-    match commands::run(Cli::typed()) {
+    let done = match helper::called() {
+        Some(wanted) => wanted.and_then(helper::Wanted::run).map_err(Into::into),
+        None => commands::run(Cli::typed()),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
     }

@@ -142,6 +142,17 @@ pub struct StoreInfo {
     pub pools: Vec<PoolInfo>,
     /// What was mended or lost when it started, a line each; empty after a clean start.
     pub recovery: Vec<String>,
+    /// Where it is mounted.
+    pub mounts: Vec<MountInfo>,
+}
+
+/// A mount of the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountInfo {
+    /// The directory.
+    pub dir: Vec<u8>,
+    /// Whether the kernel serves files from their objects, where they lie in one (else the daemon does).
+    pub passthrough: bool,
 }
 
 /// What a difference found by `check` means.

@@ -23,6 +23,8 @@ pub struct CommandLine {
     pub devices: Vec<String>,
     /// `--config`.
     pub config: Option<PathBuf>,
+    /// `--mount`.
+    pub mount: Option<PathBuf>,
 }
 
 /// What a daemon is started with, checked.
@@ -30,6 +32,8 @@ pub struct CommandLine {
 pub struct Config {
     /// The store's directory, absolute.
     pub store: PathBuf,
+    /// Where the store is mounted, absolute; nowhere unless it was said.
+    pub mount: Option<PathBuf>,
     /// Capacity of `dram` in bytes, if it was said.
     pub dram: Option<u64>,
     /// The devices.
@@ -61,6 +65,8 @@ struct ConfigFile {
     /// The store's directory. Default: `/run/codax` for root, else `$XDG_RUNTIME_DIR/codax`, else `/dev/shm/codax-UID`. Clients don't
     /// read this file: give them the same directory with `--store` or `CODAX_STORE`.
     store: Option<PathBuf>,
+    /// An empty directory on which the store is mounted, as a filesystem for every program. Default: none; `codax mount` mounts it later.
+    mount: Option<PathBuf>,
     /// Capacity of the pool `dram`, a multiple of 4096 bytes. Default: what the store has; for a new one a quarter of the machine's
     /// memory, rounded down to 2 MiB.
     dram: Option<Size>,
@@ -145,6 +151,7 @@ impl Config {
         let (ms, s) = (Duration::from_millis, Duration::from_secs);
         Ok(Self {
             store: file.store.unwrap_or_else(codax_wire::default_dir),
+            mount: file.mount,
             dram: file.dram.map(|size| dram_bytes("dram", size)).transpose()?,
             devices,
             huge: file.huge.unwrap_or(Huge::WithinSize).into(),
@@ -165,6 +172,13 @@ impl Config {
             return Err(Error::invalid("store: the directory's name is empty"));
         }
         self.store = absolute(&self.store)?;
+        if let Some(mount) = &source.mount {
+            self.mount = Some(mount.clone());
+        }
+        if self.mount.as_ref().is_some_and(|mount| mount.as_os_str().is_empty()) {
+            return Err(Error::invalid("mount: the directory's name is empty"));
+        }
+        self.mount = self.mount.as_deref().map(absolute).transpose()?;
         if let Some(dram) = &source.dram {
             let size = Size::parse(dram).map_err(|e| Error::new(e.kind, format!("--dram: {e}")))?;
             self.dram = Some(dram_bytes("--dram", size)?);
@@ -280,6 +294,7 @@ mod tests {
             example.lines().map(|l| l.strip_prefix("#: ").unwrap_or(l).to_owned() + "\n").collect();
         let whole = load(&whole, &CommandLine::default()).unwrap();
         assert_eq!(whole.store, Path::new("/run/codax"));
+        assert_eq!(whole.mount.as_deref(), Some(Path::new("/mnt/codax")));
         assert_eq!((whole.dram, whole.chunk), (Some(8 << 30), Some(1 << 20)));
         assert_eq!(whole.devices.len(), 2);
         assert_eq!(whole.devices[0].link.mbps, Some(12_500));
@@ -327,6 +342,7 @@ mod tests {
             ("socket_mode = \"066\"", "socket_mode"),
             ("socket_mode = 438", "invalid type"),
             ("store = \"\"", "store"),
+            ("mount = \"\"", "mount"),
             ("[[device]]\nname = \"a\"\nsize = 4096", "missing field `backing`"),
             ("[[device]]\nname = \"a/b\"\nbacking = \"emulated\"\nsize = 4096", "only letters"),
             ("[[device]]\nname = \"a\"\nbacking = \"cxl\"\nsize = 4096", "no backing `cxl`"),

@@ -7,10 +7,14 @@ use crate::session::STACK_BYTES;
 use codax_core::info::JobInfo;
 use codax_core::request::Layout;
 use codax_core::{Error, Result};
+use codax_engine::fs::Served;
 use codax_engine::{DrainOptions, Session};
 use codax_wire::{Attach, Channel, PACKET_MAX, Reply, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -52,7 +56,18 @@ impl<'a> Client<'a> {
     }
 
     /// Does what is asked. Descriptors that came with a request that has no use for them are closed.
+    ///
+    /// When this returns, mounts show what was changed.
     pub fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Answer> {
+        let shows = shows_in_mounts(&request);
+        let answer = self.answer(request, fds);
+        if shows {
+            self.shared.mounts.tell_changes();
+        }
+        answer
+    }
+
+    fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Answer> {
         match request {
             Request::Hello(_) => Err(Error::invalid("this session has been greeted already")),
             Request::Attach(attach) => self.attach(&attach, fds),
@@ -63,6 +78,8 @@ impl<'a> Client<'a> {
             | Request::Events { .. }
             | Request::Check { .. }
             | Request::Reload
+            | Request::Mount { .. }
+            | Request::Umount { .. }
             | Request::Down { .. } => self.about_store(&request).map(alone),
             Request::Open(_)
             | Request::Close(_)
@@ -82,6 +99,7 @@ impl<'a> Client<'a> {
             | Request::Remove { .. }
             | Request::Rename { .. }
             | Request::SetAttr { .. }
+            | Request::Served(_)
             | Request::Usage(_) => self.named(&request).map(alone),
         }
     }
@@ -165,6 +183,11 @@ impl<'a> Client<'a> {
                 let placement = placement.as_ref().map(Option::as_ref);
                 done(session.set_attr(path, *mode, *uid, *gid, placement)?)
             }
+            Request::Served(path) => {
+                let id = session.stat(path)?.id;
+                let Served { passthrough, why } = self.shared.store.fs(true).served(id)?;
+                Reply::Served { passthrough, why }
+            }
             Request::Usage(path) => {
                 let (files, dirs, len, backed) = session.usage(path)?;
                 Reply::Usage { files, dirs, len, backed }
@@ -196,7 +219,20 @@ impl<'a> Client<'a> {
     fn about_store(&self, request: &Request) -> Result<Reply> {
         let store = &self.shared.store;
         Ok(match request {
-            Request::Status => Reply::Store(Box::new(store.info())),
+            Request::Status => {
+                let mounts = self.shared.mounts.info();
+                Reply::Store(Box::new(codax_core::info::StoreInfo { mounts, ..store.info() }))
+            }
+            Request::Mount { dir } => {
+                self.session.require_admin("mount")?;
+                done(self.shared.mounts.mount(Path::new(OsStr::from_bytes(dir)))?)
+            }
+            Request::Umount { dir } => {
+                self.session.require_admin("umount")?;
+                let dir = dir.as_deref().map(|dir| Path::new(OsStr::from_bytes(dir)));
+                let gone = self.shared.mounts.umount(dir)?.into_iter();
+                Reply::Dirs(gone.map(|dir| dir.into_os_string().into_vec()).collect())
+            }
             Request::Events { since, wait } => {
                 self.session.require_admin("events")?;
                 if *wait {
@@ -258,6 +294,22 @@ impl Reporter<'_> {
         self.last = Instant::now();
         self.channel.send(&fit::progress(info), &[]).is_ok()
     }
+}
+
+/// Whether a request may change what the kernel has cached of a mount: names, lengths, owners, modes.
+fn shows_in_mounts(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Open(_)
+            | Request::Close(_)
+            | Request::SetLen { .. }
+            | Request::Publish { .. }
+            | Request::Mkdir { .. }
+            | Request::Remove { .. }
+            | Request::Rename { .. }
+            | Request::SetAttr { .. }
+            | Request::RawDone { .. }
+    )
 }
 
 fn alone(reply: Reply) -> Answer {

@@ -21,6 +21,7 @@ mod dispatch;
 mod env;
 mod fit;
 mod logging;
+mod mounts;
 mod place;
 mod quantity;
 mod registry;

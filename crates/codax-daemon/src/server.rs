@@ -5,6 +5,7 @@
 use crate::config::Config;
 use crate::env::RealEnv;
 use crate::logging::Log;
+use crate::mounts::Mounts;
 use crate::place::Place;
 use crate::registry::{Registry, SESSIONS_MAX};
 use crate::session::{self, STACK_BYTES};
@@ -45,6 +46,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub store: Store,
+    pub mounts: Mounts,
     pub commands: Sender<Command>,
     /// `/dev/userfaultfd`, if this daemon may open it: with it, clients catch faults of system calls too.
     pub userfaultfd: Option<OwnedFd>,
@@ -78,7 +80,9 @@ pub(crate) fn run(
     let store = Store::open(config.store_options(), env)?;
     let listener = Arc::new(place.listen(config.socket_mode)?);
     let (commands, wanted) = channel();
+    let meta = codax_engine::store::Layout { dir: config.store.clone() }.meta();
     let shared = Arc::new(Shared {
+        mounts: Mounts::new(store.clone(), meta),
         owner: store.owner(),
         store,
         commands: commands.clone(),
@@ -93,7 +97,8 @@ pub(crate) fn run(
     })?;
     let info = shared.store.info();
     let mut daemon = Daemon { config, log, place, shared };
-    let begun = ready(&info);
+    let mount = daemon.config.mount.clone();
+    let begun = daemon.shared.mounts.start(mount.as_deref()).and_then(|()| ready(&info));
     let (purge, answer) = if begun.is_ok() { daemon.run(&wanted) } else { (false, None) };
     notify(&[NotifyState::Stopping]);
     daemon.shared.stopping.store(true, Ordering::Release);
@@ -101,6 +106,8 @@ pub(crate) fn run(
     let _ = codax_os::sock::shutdown(listener.as_fd());
     // It has nothing to tell.
     let _ = acceptor.join();
+    // Who is inside may still be writing: what they have done is taken in before the store is closed.
+    daemon.shared.mounts.end();
     let closed = closing(purge).and_then(|()| daemon.shared.store.close(purge));
     if let Some(answer) = answer {
         let _ = answer.send(closed.clone());
@@ -164,6 +171,9 @@ impl Daemon {
         if new.socket_mode != self.config.socket_mode {
             self.place.set_socket_mode(new.socket_mode)?;
             lines.push(format!("socket_mode is {:04o} now", new.socket_mode));
+        }
+        if new.mount != self.config.mount {
+            lines.push("mount needs a restart, or codax mount and codax umount".to_owned());
         }
         if new.store != self.config.store {
             lines.push(format!("store {} needs a restart", new.store.display()));

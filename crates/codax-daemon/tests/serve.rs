@@ -41,6 +41,7 @@ impl Daemon {
             store: Some(dir.clone()),
             dram: Some("16MiB".into()),
             devices: vec!["sim0=emulated:16MiB".into()],
+            mount: None,
             config: None,
         };
         let config = Config::load(&line).unwrap();

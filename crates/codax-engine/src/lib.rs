@@ -4,7 +4,7 @@
 //! * `mover`: moves of files, idle and mapped ones.
 //! * [`drain`]: drains and returns.
 //! * [`check`]: comparing table, journal and objects.
-//! * [`journal`]: what survives; [`table`], [`names`], [`events`]: what is derived from it, for tools and people.
+//! * [`journal`]: what survives; [`table`] (with [`runs`]), [`names`], [`events`]: what is derived from it, for tools and people.
 //! * [`backing`] and [`env`](mod@env): what the engine stands on, as traits.
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ pub mod journal;
 mod mover;
 pub mod names;
 pub mod options;
+pub mod runs;
 pub mod store;
 pub mod table;
 

@@ -15,6 +15,7 @@ pub mod area;
 pub mod copy;
 pub mod event;
 mod fork;
+pub mod fuse;
 pub mod futex;
 pub mod lockfile;
 mod memory;

@@ -21,9 +21,10 @@ pub fn is_tmpfs(path: &Path) -> io::Result<bool> {
     Ok(rustix::fs::statfs(path)?.f_type == TMPFS_MAGIC)
 }
 
-/// Whether a path is the root of a mount.
+/// Whether a path is the root of a mount. Asks nobody who serves it.
 pub fn is_mount_point(path: &Path) -> io::Result<bool> {
-    let stat = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(CWD, path, flags, StatxFlags::TYPE)?;
     Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
@@ -94,6 +95,14 @@ fn options_of(line: &[u8], path: &Path) -> Option<String> {
     (mount_point == path.as_os_str().as_bytes()).then(|| String::from_utf8_lossy(options).into_owned())
 }
 
+/// Mount point and type of the filesystem, of a line of mountinfo: the type is the field after a lone `-`.
+pub(crate) fn point_and_type(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut fields = line.split(|b| *b == b' ');
+    let point = unescaped(fields.nth(4)?);
+    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+    Some((point, kind))
+}
+
 /// Bytes that a filesystem still has room for.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
@@ -129,4 +138,16 @@ pub fn umount(path: &Path) -> io::Result<()> {
 pub fn fs_free(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo_is_read() {
+        let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - fuse.codax codax rw,user_id=0";
+        assert_eq!(point_and_type(line), Some((b"/mnt 2".to_vec(), &b"fuse.codax"[..])));
+        assert_eq!(point_and_type(b"36 35 98:0 / /mnt rw"), None);
+    }
 }

@@ -35,6 +35,8 @@ pub struct Facts {
     pub swap_total: Option<u64>,
     /// Whether `/dev/fuse` can be opened.
     pub fuse: bool,
+    /// Whether the program is there that mounts for users who may not.
+    pub fuse_helper: bool,
     /// Whether a process can see what its threads do (`/proc/self/task/*/syscall`); futexes in moved memory need it.
     pub thread_states: bool,
 }
@@ -72,7 +74,8 @@ pub fn facts() -> Facts {
         memory_total: field_kib(&meminfo, "MemTotal"),
         memory_available: field_kib(&meminfo, "MemAvailable"),
         swap_total: field_kib(&meminfo, "SwapTotal"),
-        fuse: std::fs::File::options().read(true).write(true).open("/dev/fuse").is_ok(),
+        fuse: crate::fuse::open_device().is_ok(),
+        fuse_helper: crate::fuse::helper_is_there(),
         thread_states: crate::futex::sleepers(&[]).is_ok(),
     }
 }

@@ -3,7 +3,7 @@
 //! Unsafe code: `pthread_sigmask` with a set of our own.
 
 use crate::util::{field_kib, to_u64};
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, StatxFlags};
 use rustix::process::{Pid, PidfdFlags, Resource, Signal};
 use std::collections::HashSet;
 use std::fs::File;
@@ -120,9 +120,33 @@ fn descriptors_of(pid: u32) -> io::Result<Vec<(u64, u64)>> {
         if entry.file_name().to_bytes().starts_with(b".") {
             continue;
         }
-        // Follows the link to the open file itself, whatever its path is by now.
-        if let Ok(stat) = rustix::fs::statat(&dir, entry.file_name(), AtFlags::empty()) {
-            found.push((stat.st_dev, stat.st_ino));
+        found.extend(identity(&dir, entry.file_name()));
+    }
+    Ok(found)
+}
+
+/// Device and inode of what a link in `/proc` leads to: the file itself, whatever its path is by now. Never asks whoever
+/// serves its filesystem: that may be this process, or nobody any more.
+fn identity(dir: impl AsFd, name: impl rustix::path::Arg) -> Option<(u64, u64)> {
+    let stat = rustix::fs::statx(dir, name, AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
+    Some((rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino))
+}
+
+/// Processes that use a filesystem, by its device number: that have a file of it open or mapped, or are in a directory of it. Those we may
+/// not look into are left out.
+pub fn users_of(dev: u64) -> io::Result<Vec<(u32, String)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let links = ["cwd", "root", "exe"].into_iter();
+        let here = |(of, _)| of == dev;
+        let used = links.filter_map(|link| identity(CWD, format!("/proc/{pid}/{link}"))).any(here)
+            || descriptors_of(pid).unwrap_or_default().into_iter().any(here)
+            || std::fs::read(format!("/proc/{pid}/maps"))
+                .is_ok_and(|text| text.split(|b| *b == b'\n').filter_map(mapping_of).any(|(id, _)| here(id)));
+        if used {
+            found.push((pid, command(pid)));
         }
     }
     Ok(found)

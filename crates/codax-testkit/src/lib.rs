@@ -46,6 +46,7 @@ impl Private {
             store: Some(dir.clone()),
             dram: Some(dram.to_owned()),
             devices: devices.iter().map(|&device| device.to_owned()).collect(),
+            mount: None,
             config: None,
         })?;
         let (ready, is_ready) = mpsc::channel();

@@ -174,6 +174,18 @@ pub enum Request {
     },
     /// Reads the configuration again. Store's owner only. Answered by [`Reply::Lines`]: what changed, and what needs a restart.
     Reload,
+    /// Mounts the store on an empty directory, given by an absolute path. Store's owner only. Answered by [`Reply::Done`].
+    Mount {
+        /// The directory.
+        dir: Vec<u8>,
+    },
+    /// Unmounts it from a directory, or from all. Store's owner only. Answered by [`Reply::Dirs`]: from where.
+    Umount {
+        /// The directory.
+        dir: Option<Vec<u8>>,
+    },
+    /// How a file would be served on a mount. Answered by [`Reply::Served`].
+    Served(StorePath),
     /// Ends the daemon; with `purge` the store is deleted with everything it mounted. Store's owner only. Answered by [`Reply::Done`] once
     /// the store is closed (the process ends right after).
     Down {
@@ -264,4 +276,13 @@ pub enum Reply {
     Findings(Vec<Finding>),
     /// To `Reload`.
     Lines(Vec<String>),
+    /// To `Umount`.
+    Dirs(Vec<Vec<u8>>),
+    /// To `Served`.
+    Served {
+        /// Whether the kernel serves it from its object, on a mount that may have it so.
+        passthrough: bool,
+        /// Why, or why not.
+        why: String,
+    },
 }

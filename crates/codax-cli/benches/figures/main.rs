@@ -9,10 +9,12 @@
 mod access;
 mod create;
 mod drain;
+mod mount;
 mod moving;
 mod restart;
 mod rig;
 mod stats;
+mod yardstick;
 
 type Figure = fn(&rig::Rig) -> anyhow::Result<()>;
 
@@ -23,11 +25,15 @@ const FIGURES: &[(&str, &[&str], &str, Figure)] = &[
     ("move-4k", &["--dram", "2GiB", "--device", "sim0=emulated:2GiB"], "huge = \"never\"\n", moving::run),
     ("create", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", create::run),
     ("drain", &["--dram", "2GiB", "--device", "sim0=emulated:2GiB"], "", drain::run),
+    ("mount", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", mount::run),
     ("restart", &["--dram", "2GiB", "--device", "sim0=emulated:1GiB"], "", restart::run),
 ];
 
 fn main() -> anyhow::Result<()> {
     if let Some(result) = moving::child() {
+        return result;
+    }
+    if let Some(result) = yardstick::child() {
         return result;
     }
     // cargo adds --bench.

@@ -78,6 +78,10 @@ pub enum Command {
     Up(UpArgs),
     /// End the daemon; the store stays unless --purge
     Down(DownArgs),
+    /// Mount the store on a directory: every program sees it as files
+    Mount(MountArgs),
+    /// Unmount it
+    Umount(UmountArgs),
     /// Make the daemon read its configuration again
     Reload,
     /// What the store has and does
@@ -138,6 +142,8 @@ impl Command {
         match self {
             Self::Up(_) => "up",
             Self::Down(_) => "down",
+            Self::Mount(_) => "mount",
+            Self::Umount(_) => "umount",
             Self::Reload => "reload",
             Self::Status => "status",
             Self::Events(_) => "events",

@@ -19,9 +19,27 @@ pub struct UpArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
+    /// Mount the store on this empty directory
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+
     /// Return once the store is served, and log to meta/daemon.log in the store's directory
     #[arg(long)]
     pub detach: bool,
+}
+
+/// `codax mount`.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// An empty directory
+    pub dir: PathBuf,
+}
+
+/// `codax umount`.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// The directory (default: everywhere)
+    pub dir: Option<PathBuf>,
 }
 
 /// `codax down`.

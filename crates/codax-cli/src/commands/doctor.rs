@@ -105,15 +105,19 @@ fn diagnose(facts: &Facts, place: &Place) -> Vec<Row> {
         huge_pages(facts),
         swap(facts),
         map_count(facts),
+        fuse(facts),
         memory(facts),
     ]
 }
 
-fn kernel(facts: &Facts) -> Row {
+fn version(facts: &Facts) -> Option<(u32, u32)> {
     let mut numbers = facts.kernel.split(['.', '-']).map(|part| part.parse::<u32>().ok());
-    let version = numbers.next().flatten().zip(numbers.next().flatten());
+    numbers.next().flatten().zip(numbers.next().flatten())
+}
+
+fn kernel(facts: &Facts) -> Row {
     let (major, minor) = KERNEL_MIN;
-    if version.is_some_and(|version| version >= KERNEL_MIN) {
+    if version(facts).is_some_and(|version| version >= KERNEL_MIN) {
         return Row::ok("kernel", &facts.kernel, format!("{major}.{minor} or newer, as live moves want it"));
     }
     let follows = "live moves and unswappable pools may not work";
@@ -276,6 +280,38 @@ fn map_count(facts: &Facts) -> Row {
     Row::bad(Level::Limited, fact, count.to_string(), follows, "sysctl vm.max_map_count=262144")
 }
 
+/// The first kernel that serves FUSE files from other files.
+const PASSTHROUGH_MIN: (u32, u32) = (6, 9);
+
+fn fuse(facts: &Facts) -> Row {
+    let fact = "mounting the store";
+    let limited =
+        |value: &str, follows: &str, mend: &str| Row::bad(Level::Limited, fact, value, follows, mend);
+    let daemon =
+        "files are served by the daemon through the page cache: no mapping is the device memory itself";
+    match (facts.can_mount, facts.fuse, facts.fuse_helper) {
+        (true, true, _) if version(facts).is_some_and(|version| version >= PASSTHROUGH_MIN) => {
+            let follows = "files that lie in one object are served by the kernel: a mapping is the device memory itself; \
+                           others by the daemon, without a cache (shared mappings of them are refused)";
+            Row::ok(fact, "with passthrough", follows)
+        }
+        (true, true, _) => {
+            let (major, minor) = PASSTHROUGH_MIN;
+            limited("without passthrough", daemon, &format!("Linux {major}.{minor} or newer"))
+        }
+        (true, false, _) => {
+            let mend = "modprobe fuse; in a container, allow it the device /dev/fuse";
+            limited("no /dev/fuse", "the store can't be mounted; the library and the commands work", mend)
+        }
+        (false, _, true) => limited("through fusermount3", daemon, "run the daemon as root"),
+        (false, _, false) => limited(
+            "not allowed",
+            "the store can't be mounted; the library and the commands work",
+            "install fusermount3 (package fuse3), or run the daemon as root",
+        ),
+    }
+}
+
 fn memory(facts: &Facts) -> Row {
     let size = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), format_size);
     let value = format!("{} of {} available", size(facts.memory_available), size(facts.memory_total));
@@ -308,6 +344,7 @@ mod tests {
             memory_available: Some(1 << 33),
             swap_total: Some(1 << 30),
             fuse: true,
+            fuse_helper: true,
             thread_states: true,
         }
     }
@@ -330,8 +367,8 @@ mod tests {
         let mut facts = Facts { can_mount: false, memlock_bytes: Some(8 << 20), uid: 1000, ..good() };
         facts.userfaultfd.device = false;
         facts.userfaultfd.kernel_faults = false;
-        let limited =
-            ["kernel-mode faults", "mounts", "huge pages", "swap"].map(|fact| (fact, Level::Limited));
+        let limited = ["kernel-mode faults", "mounts", "huge pages", "swap", "mounting the store"]
+            .map(|fact| (fact, Level::Limited));
         assert_eq!(levels(&facts, true), limited);
         assert!(levels(&facts, false).contains(&("mounts", Level::Missing)));
     }
@@ -341,8 +378,12 @@ mod tests {
         let mut facts = Facts { leases: false, kernel: "5.10.0".to_owned(), ..good() };
         facts.userfaultfd.missing_features = vec!["WP_HUGETLBFS_SHMEM"];
         let found = levels(&facts, true);
-        let wanted =
-            [("kernel", Level::Limited), ("userfaultfd", Level::Missing), ("leases", Level::Missing)];
+        let wanted = [
+            ("kernel", Level::Limited),
+            ("userfaultfd", Level::Missing),
+            ("leases", Level::Missing),
+            ("mounting the store", Level::Limited),
+        ];
         assert_eq!(found, wanted);
     }
 }

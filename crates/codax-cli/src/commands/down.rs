@@ -25,7 +25,8 @@ pub fn down(context: &Context, args: &DownArgs) -> Result<()> {
     let connected = Store::connect(&context.dir);
     let nobody = connected.as_ref().is_err_and(|e| e.kind == ErrorKind::NoDaemon);
     if args.purge && nobody && context.dir.join("lock").exists() {
-        // A store whose daemon can't start must be deletable, too.
+        // A store whose daemon can't start must be deletable, too, with what it left mounted.
+        codax_mount::record::clean(&codax_engine::store::Layout { dir: context.dir.clone() }.meta())?;
         codax_engine::store::purge_idle(&context.dir)?;
     } else {
         let store = context.store()?;

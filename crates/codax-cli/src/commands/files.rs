@@ -1,9 +1,9 @@
 //! `codax ls`, `stat`, `mkdir` and `rm`.
 
 use super::users::{self, Names};
-use super::{Context, done, pool_names, stat, tree};
+use super::{Context, done, pool_names, stat, tree, unexpected};
 use crate::args::{LsArgs, MkdirArgs, PathsArgs, RmArgs, checked};
-use crate::output::json::{FileRow, PathForm, PoolNames};
+use crate::output::json::{FileRow, MountedRow, PathForm, PoolNames};
 use crate::output::{table, text};
 use anyhow::Result;
 use codax::Store;
@@ -12,7 +12,7 @@ use codax_core::name::StorePath;
 use codax_core::namespace::Kind;
 use codax_core::request::PlacementSpec;
 use codax_core::{Error, ErrorKind};
-use codax_wire::Request;
+use codax_wire::{Reply, Request};
 
 /// `codax ls`.
 pub fn ls(context: &Context, args: &LsArgs) -> Result<()> {
@@ -67,11 +67,27 @@ pub fn stat_all(context: &Context, args: &PathsArgs) -> Result<()> {
     let names = pool_names(&store)?;
     let mut rows = Vec::new();
     for path in &paths {
-        rows.push((path, FileRow::new(path, &stat(&store, path)?, &names)));
+        let info = stat(&store, path)?;
+        let mut row = FileRow::new(path, &info, &names);
+        if info.kind == Kind::File {
+            row.mounted = Some(mounted(&store, path)?);
+        }
+        rows.push((path, row));
     }
     context.print(rows.iter().map(|(_, row)| row), || {
         rows.iter().map(|(path, row)| stat_text(path, row)).collect::<Vec<_>>().join("\n")
     })
+}
+
+/// How a mount serves a file.
+fn mounted(store: &Store, path: &StorePath) -> Result<MountedRow> {
+    match store.call(Request::Served(path.clone()))? {
+        Reply::Served { passthrough, why } => {
+            let by = if passthrough { "kernel" } else { "daemon" };
+            Ok(MountedRow { by, why })
+        }
+        other => Err(unexpected(&other).into()),
+    }
 }
 
 fn stat_text(path: &StorePath, row: &FileRow) -> String {
@@ -102,12 +118,18 @@ fn stat_text(path: &StorePath, row: &FileRow) -> String {
         ("backed", if_file(format!("{} bytes in frames", row.backed))),
         ("changed", format!("{} (inode {})", text::time(row.mtime_ns), text::time(row.ctime_ns))),
         ("placement", format!("{} ({own})", text::placement(&row.placement))),
-        ("served", if_file("by mapping, through the client library".to_owned())),
+        ("served", if_file(served_text(row))),
         ("mapped by", if_file(processes(&row.mapped_by))),
         ("pinned", if row.pins > 0 { text::count(row.pins.into(), "range") } else { String::new() }),
         ("lies", lines(&mut extents.into_iter())),
         ("away", lines(&mut away.into_iter())),
     ])
+}
+
+fn served_text(row: &FileRow) -> String {
+    let mounted =
+        row.mounted.as_ref().map(|mounted| format!("\non a mount by the {}: {}", mounted.by, mounted.why));
+    "by mapping, through the client library".to_owned() + &mounted.unwrap_or_default()
 }
 
 fn processes(pids: &[u32]) -> String {

@@ -9,6 +9,7 @@ mod down;
 mod events;
 mod files;
 mod man;
+mod mount;
 mod mv;
 mod pages;
 mod status;
@@ -44,6 +45,8 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Up(args) => up::run(context, &args),
         Command::Down(args) => down::down(context, &args),
+        Command::Mount(args) => mount::mount(context, &args),
+        Command::Umount(args) => mount::umount(context, &args),
         Command::Reload => down::reload(context),
         Command::Status => status::status(context),
         Command::Events(args) => events::run(context, &args),

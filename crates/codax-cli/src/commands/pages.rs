@@ -5,10 +5,10 @@ use crate::args::PagesArgs;
 use crate::args::checked::{self, FileSelector};
 use crate::output::json::{self, PathForm};
 use anyhow::Result;
-use codax_core::frame::{FrameFlags, FrameRecord, FrameState};
 use codax_core::name::StorePath;
-use codax_core::{Error, ErrorKind, FileId, Frame, PageNo};
+use codax_core::{Error, ErrorKind, FileId, Frame};
 use codax_engine::names::{self, Names};
+use codax_engine::runs::{Run, flags, runs, state};
 use codax_engine::table::TableReader;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -86,49 +86,6 @@ impl Paths {
     }
 }
 
-/// Frames that follow each other and whose records say the same, with pages that follow each other.
-#[derive(Clone, Debug, PartialEq)]
-struct Run {
-    frame: Frame,
-    count: u64,
-    /// The first frame's record; `None` if it can't be true.
-    record: Option<FrameRecord>,
-}
-
-impl Run {
-    fn owner(&self) -> Option<FileId> {
-        self.record.and_then(|record| record.owner)
-    }
-
-    /// Whether `next` continues it.
-    fn continues(&self, next: Option<&FrameRecord>) -> bool {
-        match (&self.record, next) {
-            (Some(first), Some(next)) => {
-                let page = if first.owner.is_some() { PageNo(first.page.0 + self.count) } else { next.page };
-                FrameRecord { page, ..*first } == *next
-            }
-            (None, None) => true,
-            _ => false,
-        }
-    }
-}
-
-/// Records as runs, or each by itself.
-fn runs(
-    records: impl Iterator<Item = (Frame, Option<FrameRecord>)>,
-    each: bool,
-) -> impl Iterator<Item = Run> {
-    let mut records = records.peekable();
-    std::iter::from_fn(move || {
-        let (frame, record) = records.next()?;
-        let mut run = Run { frame, count: 1, record };
-        while !each && records.next_if(|(_, next)| run.continues(next.as_ref())).is_some() {
-            run.count += 1;
-        }
-        Some(run)
-    })
-}
-
 /// A run, as JSON has it.
 #[derive(Serialize)]
 struct Row {
@@ -169,58 +126,15 @@ impl Row {
     }
 }
 
-/// `frames 0-511 file 12 (/path) page 0 used`.
 fn line(run: &Run, paths: &mut Paths) -> String {
-    let first = run.frame.0;
-    let mut line = match run.count {
-        1 => format!("frame {first}"),
-        count => format!("frames {first}-{}", first + count - 1),
-    };
-    let record = run.record.unwrap_or_default();
-    if let Some(owner) = record.owner {
-        line += &format!(" file {owner}");
-        if let Some(path) = paths.get(owner) {
-            line += &format!(" ({path})");
-        }
-        line += &format!(" page {}", record.page);
-    }
-    line = line + " " + state(run.record.as_ref());
-    for flag in flags(record.flags) {
-        line = line + " " + flag;
-    }
-    match record.pins {
-        0 => line,
-        pins => format!("{line} pins {pins}"),
-    }
-}
-
-const fn state(record: Option<&FrameRecord>) -> &'static str {
-    match record {
-        None => "damaged",
-        Some(record) => match record.state {
-            FrameState::Free => "free",
-            FrameState::Used => "used",
-            FrameState::Reserved => "reserved",
-            FrameState::Held => "held",
-            FrameState::Retired => "retired",
-        },
-    }
-}
-
-fn flags(flags: FrameFlags) -> Vec<&'static str> {
-    let names = [
-        (FrameFlags::PINNED, "pinned"),
-        (FrameFlags::MOVING, "moving"),
-        (FrameFlags::EMERGENCY, "emergency"),
-        (FrameFlags::POISONED, "poisoned"),
-        (FrameFlags::DEVICE_PRIVATE, "device-private"),
-    ];
-    names.into_iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| name).collect()
+    run.line(|owner| paths.get(owner).map(ToString::to_string))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use codax_core::PageNo;
+    use codax_core::frame::{FrameFlags, FrameRecord, FrameState};
 
     fn used(file: u64, page: u64) -> Option<FrameRecord> {
         let (owner, page) = (Some(FileId(file)), PageNo(page));

@@ -29,12 +29,34 @@ struct StoreRow<'a> {
     journal_bytes: u64,
     pools: &'a [PoolInfo],
     recovery: &'a [String],
+    mounts: Vec<MountRow>,
+}
+
+/// A mount, as JSON has it.
+#[derive(Serialize)]
+struct MountRow {
+    #[serde(flatten)]
+    dir: PathForm,
+    /// Whether the kernel serves files from their objects.
+    passthrough: bool,
 }
 
 impl<'a> StoreRow<'a> {
     fn new(info: &'a StoreInfo) -> Self {
-        let StoreInfo { version, pid, uptime_ns, dir, uid, inodes, sessions, journal_bytes, pools, recovery } =
-            info;
+        let StoreInfo {
+            version,
+            pid,
+            uptime_ns,
+            dir,
+            uid,
+            inodes,
+            sessions,
+            journal_bytes,
+            pools,
+            recovery,
+            mounts,
+        } = info;
+        let mounts = mounts.iter();
         Self {
             dir: PathForm::new(dir),
             version,
@@ -46,6 +68,9 @@ impl<'a> StoreRow<'a> {
             journal_bytes: *journal_bytes,
             pools,
             recovery,
+            mounts: mounts
+                .map(|mount| MountRow { dir: PathForm::new(&mount.dir), passthrough: mount.passthrough })
+                .collect(),
         }
     }
 }
@@ -59,12 +84,17 @@ pub fn status(context: &Context) -> Result<()> {
 fn status_text(info: &StoreInfo) -> String {
     use std::os::unix::ffi::OsStringExt;
     let dir = PathBuf::from(std::ffi::OsString::from_vec(info.dir.clone()));
+    let mounts = info.mounts.iter().map(|mount| {
+        let how = if mount.passthrough { "" } else { " (all through the daemon)" };
+        format!("{}{how}", String::from_utf8_lossy(&mount.dir))
+    });
     let mut out = table::facts([
         ("store", dir.display().to_string()),
         ("daemon", format!("codax {}, process {}", info.version, info.pid)),
         ("up", format_duration(Duration::from_nanos(info.uptime_ns))),
         ("files", format!("{}, directories among them", info.inodes)),
         ("clients", info.sessions.to_string()),
+        ("mounted on", mounts.collect::<Vec<_>>().join("\n")),
     ]);
     out.push('\n');
     out += &pools_text(&info.pools);

@@ -28,6 +28,7 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<()> {
         dram: args.dram.clone(),
         devices: args.devices.clone(),
         config: args.config.clone(),
+        mount: args.mount.clone(),
     };
     let config = Config::load(&line)?;
     if args.detach {

@@ -171,6 +171,8 @@ pub struct FileRow {
     pub away: Vec<RunRow>,
     /// How programs reach its bytes: "mapping" is the client library's; null for a directory.
     pub served: Option<&'static str>,
+    /// How a mount would serve it if it were opened now; null for a directory, and in listings.
+    pub mounted: Option<MountedRow>,
     /// Processes that map it.
     pub mapped_by: Vec<u32>,
     /// Pinned ranges.
@@ -204,10 +206,20 @@ impl FileRow {
             runs: info.runs.iter().map(|run| RunRow::new(run, names)).collect(),
             away: info.away.iter().map(|run| RunRow::new(run, names)).collect(),
             served: (info.kind == Kind::File).then_some("mapping"),
+            mounted: None,
             mapped_by: info.mapped_by.clone(),
             pins: info.pins,
         }
     }
+}
+
+/// How a mount serves a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MountedRow {
+    /// "kernel" (from its object: a mapping is the memory itself) or "daemon".
+    pub by: &'static str,
+    /// Why.
+    pub why: String,
 }
 
 /// What a drain would do.

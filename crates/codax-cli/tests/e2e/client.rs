@@ -148,6 +148,7 @@ fn child() {
         "pread" => crate::raw::pread(&store, words[0], words[1]),
         "direct" => crate::raw::direct(&store, words[0], words[1]),
         "reopen" => reopen(words[0], words[1]),
+        "map-path" => crate::mount::map_path(words[0]),
         "turns" => crate::raw::turns(&store, words[0], number(words[1]), number(words[2])),
         other => panic!("no role {other}"),
     }

@@ -21,13 +21,13 @@ fn json_has_one_shape_for_each_command() {
     let rig = Plan::new().up();
     rig.put("/f", b"bytes", &["--on", "sim0"]).ok();
     let pool = "backing bytes files free held huge id job link name state swappable used";
-    let file = "away backed ctime_ns extents gid id kind len mapped_by mode mtime_ns name name_hex nlink path path_hex pins placement runs served uid";
+    let file = "away backed ctime_ns extents gid id kind len mapped_by mode mounted mtime_ns name name_hex nlink path path_hex pins placement runs served uid";
     let job = "bytes files left nanos plan subject";
     let cases: &[(&[&str], usize, &str)] = &[
         (
             &["status"],
             1,
-            "inodes journal_bytes path path_hex pid pools recovery sessions uid uptime_ns version",
+            "inodes journal_bytes mounts path path_hex pid pools recovery sessions uid uptime_ns version",
         ),
         (&["df"], 2, pool),
         (&["device", "list"], 1, pool),

@@ -13,6 +13,7 @@ mod crash;
 mod drain;
 mod holders;
 mod live;
+mod mount;
 mod stopped;
 mod strangers;
 mod users;

@@ -9,6 +9,22 @@ use codax::{Access, ErrorKind, Mapping, OpenOptions, Store};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+/// Whether a part of a file can be mapped, shared; it is unmapped at once.
+///
+/// Where the kernel chooses: a mapping over something, as `codax_os` makes them, leaves a gap when a filesystem refuses it, and that is anybody's.
+pub fn can_map(fd: &impl std::os::fd::AsRawFd, len: usize, write: bool) -> std::io::Result<()> {
+    let access = if write { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+    // SAFETY: a new mapping where nothing is; nobody uses it before it goes again.
+    let mapped =
+        unsafe { libc::mmap(std::ptr::null_mut(), len, access, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the mapping just made, of this length.
+    unsafe { libc::munmap(mapped, len) };
+    Ok(())
+}
+
 fn map(store: &Store, path: &str) -> (codax::File, Mapping) {
     let file = OpenOptions::new().read(true).write(true).open(store, path).expect("the file is there");
     let mapping = file.map(.., Access::ReadWrite).expect("mapped");

@@ -398,12 +398,26 @@ impl Rig {
         }
     }
 
+    /// Starts the daemon with more options.
+    #[track_caller]
+    pub fn up_with(&self, more: &[&str]) {
+        if let Err(said) = self.start("", more) {
+            panic!("the daemon does not start: {said}");
+        }
+    }
+
     /// Starts the daemon with test hooks, see `codax_daemon`'s environment. An error is how it ended before it served.
     #[track_caller]
     pub fn try_up(&self, hooks: &str) -> Result<(), Said> {
+        self.start(hooks, &[])
+    }
+
+    #[track_caller]
+    fn start(&self, hooks: &str, more: &[&str]) -> Result<(), Said> {
         let log = File::options().create(true).append(true).open(self.log()).expect("ours");
         let before = fs::metadata(self.log()).map_or(0, |meta| meta.len());
         let mut command = self.command(&self.up_words());
+        command.args(more);
         command.env("CODAX_AT", hooks).stdout(Stdio::piped()).stderr(log);
         if let Some(filter) = std::env::var_os("CODAX_LOG") {
             command.env("CODAX_LOG", filter);

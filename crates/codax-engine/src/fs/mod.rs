@@ -223,6 +223,16 @@ impl Store {
         st.mounts.push(mount.clone());
         Fs { mounted: Arc::new(Mounted { inner: self.inner.clone(), mount }) }
     }
+
+    /// Tells the device number of a mount of an earlier daemon's: who still uses that is looked for there, too.
+    pub fn was_mounted_as(&self, dev: u64) {
+        let mut st = self.inner.lock();
+        st.next_handle += 1;
+        let mount = Mount::new(st.next_handle, false);
+        mount.set_device(dev);
+        mount.close();
+        st.mounts.push(Arc::new(mount));
+    }
 }
 
 impl Fs {

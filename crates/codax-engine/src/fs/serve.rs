@@ -78,7 +78,7 @@ impl Mount {
         !notes.closed
     }
 
-    fn close(&self) {
+    pub(super) fn close(&self) {
         let mut notes = self.notes();
         notes.closed = true;
         notes.changed.clear();

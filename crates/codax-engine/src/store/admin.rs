@@ -265,6 +265,7 @@ impl Store {
             journal_bytes: inner.journal.bytes(),
             pools: files.iter().enumerate().map(|(at, &n)| st.pool_info(at, n)).collect(),
             recovery: st.recovery.iter().take(64).cloned().collect(),
+            mounts: Vec::new(),
         }
     }
 

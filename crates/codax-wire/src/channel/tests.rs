@@ -199,6 +199,7 @@ fn reply() -> impl Strategy<Value = Reply> {
             journal_bytes: n,
             pools: Vec::new(),
             recovery: vec![text],
+            mounts: vec![codax_core::info::MountInfo { dir: b"/mnt".to_vec(), passthrough: true }],
         }))
     });
     prop_oneof![

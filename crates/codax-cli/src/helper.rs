@@ -1,0 +1,154 @@
+//! The program as a helper of mount(8): called `mount.fuse.codax`, as a link in `/sbin`, with what a line of `fstab` says.
+//!
+//! ```text
+//! SOURCE            DIR         TYPE        OPTIONS
+//! /run/codax        /mnt/codax  fuse.codax  defaults                  0 0
+//! codax             /mnt/codax  fuse.codax  config=/etc/codax.toml    0 0
+//! ```
+//!
+//! SOURCE is the store's directory if it begins with `/`, else the default one. A store that is served is mounted by its daemon; for one that isn't, a
+//! daemon is started, with `config=FILE`, `dram=SIZE` and any number of `device=DEVICE` as `codax up` takes them. Options that are
+//! meant for mount(8) and for systemd are accepted and ignored.
+
+use codax::Store;
+use codax_core::{Error, ErrorKind, Result};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The name by which mount(8) calls us.
+const NAME: &str = "mount.fuse.codax";
+
+/// Options that say nothing to us: what they ask for is so anyway, or is done by who calls us.
+const IGNORED: &[&str] = &[
+    "defaults",
+    "rw",
+    "noauto",
+    "auto",
+    "nofail",
+    "user",
+    "nouser",
+    "users",
+    "_netdev",
+    "nosuid",
+    "nodev",
+    "suid",
+    "dev",
+    "exec",
+    "relatime",
+    "async",
+    "allow_other",
+    "default_permissions",
+];
+
+/// What mount(8) wants.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The store's directory, if it is named.
+    pub store: Option<OsString>,
+    /// The mount point.
+    pub dir: OsString,
+    /// Options for `codax up`, should a daemon have to be started.
+    pub up: Vec<OsString>,
+}
+
+/// What mount(8) wants, if it is the one who calls us.
+pub fn called() -> Option<Result<Wanted>> {
+    let mut words = std::env::args_os();
+    let name = words.next()?;
+    (Path::new(&name).file_name() == Some(OsStr::new(NAME))).then(|| wanted(words))
+}
+
+impl Wanted {
+    /// Goes on as `codax mount` where the store is served, else as `codax up --detach --mount`: this process becomes that one.
+    pub fn run(self) -> Result<()> {
+        let store = self.store.map_or_else(codax_wire::default_dir, PathBuf::from);
+        let failed = |e: std::io::Error| Error::internal(format!("start codax: {e}"));
+        let mut codax = Command::new(std::env::current_exe().map_err(failed)?);
+        codax.arg("--store").arg(&store);
+        match Store::connect(&store) {
+            Err(e) if e.kind == ErrorKind::NoDaemon => {
+                codax.args(["up", "--detach", "--mount"]).arg(self.dir).args(self.up);
+            }
+            _ => drop(codax.arg("mount").arg(self.dir)),
+        }
+        Err(failed(codax.exec()))
+    }
+}
+
+/// `SOURCE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`.
+fn wanted(mut words: impl Iterator<Item = OsString>) -> Result<Wanted> {
+    let missing = || Error::invalid(format!("usage: {NAME} SOURCE DIR [-o OPTIONS]"));
+    let source = words.next().ok_or_else(missing)?;
+    let mut wanted = Wanted { dir: words.next().ok_or_else(missing)?, ..Wanted::default() };
+    wanted.store = source.as_bytes().starts_with(b"/").then_some(source);
+    while let Some(word) = words.next() {
+        match word.as_bytes() {
+            b"-o" => options(&words.next().ok_or_else(missing)?, &mut wanted.up)?,
+            b"-t" | b"-N" => drop(words.next()),
+            b"-s" | b"-f" | b"-n" | b"-v" => {}
+            _ => return Err(missing()),
+        }
+    }
+    Ok(wanted)
+}
+
+/// Options as in `fstab`: separated by commas. A device has commas of its own: what follows it with one of its keys is part of it.
+fn options(list: &OsStr, up: &mut Vec<OsString>) -> Result<()> {
+    for option in list.as_bytes().split(|b| *b == b',').filter(|option| !option.is_empty()) {
+        let text = String::from_utf8_lossy(option);
+        let (key, value) = text.split_once('=').unwrap_or((&text, ""));
+        match key {
+            "config" | "dram" | "device" => up.push(format!("--{key}={value}").into()),
+            "read_ns" | "write_ns" | "gbps" if up.last().is_some_and(is_device) => {
+                let device = up.pop().unwrap_or_default();
+                up.push(
+                    [device.as_os_str(), OsStr::new(","), OsStr::from_bytes(option)].into_iter().collect(),
+                );
+            }
+            _ if IGNORED.contains(&key) || key.starts_with("x-") || key == "comment" => {}
+            _ => return Err(Error::invalid(format!("{NAME}: no option `{text}`"))),
+        }
+    }
+    Ok(())
+}
+
+fn is_device(word: &OsString) -> bool {
+    word.as_bytes().starts_with(b"--device=")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(words: &[&str]) -> Result<Wanted> {
+        wanted(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn a_line_of_fstab_is_understood() {
+        let options =
+            "rw,noauto,x-systemd.automount,config=/c.toml,device=a=emulated:1GiB,read_ns=3,gbps=2,nofail";
+        let got = ask(&["/run/s", "/mnt", "-n", "-o", options, "-t", "fuse.codax"]).unwrap();
+        assert_eq!(got.store, Some("/run/s".into()));
+        assert_eq!(got.dir, "/mnt");
+        assert_eq!(got.up, ["--config=/c.toml", "--device=a=emulated:1GiB,read_ns=3,gbps=2"]);
+        assert_eq!(ask(&["codax", "/mnt"]).unwrap().store, None);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for bad in [
+            &["codax"][..],
+            &[],
+            &["a", "b", "-o"],
+            &["a", "b", "-o", "ro"],
+            &["a", "b", "-z"],
+            &["a", "b", "-o", "gbps=1"],
+        ] {
+            assert!(ask(bad).is_err(), "{bad:?}");
+        }
+    }
+}

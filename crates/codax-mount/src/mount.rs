@@ -1,0 +1,164 @@
+//! One mount, from mounting to unmounting.
+
+use crate::adapter::{REQUEST_BYTES, Serving};
+use crate::handles::lock;
+use crate::{SUBTYPE, point};
+use codax_core::{Error, ErrorKind, Result};
+use codax_engine::Store;
+use codax_os::{fuse, mounts};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// What mount tables call the source of a mount of ours.
+const SOURCE: &str = "codax";
+
+/// A store on a directory. It stays when this is dropped: [`Mount::end`] ends it.
+#[derive(Debug)]
+pub struct Mount {
+    dir: PathBuf,
+    dev: u64,
+    told: Arc<Told>,
+}
+
+/// What is known of a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountFacts {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Whether the kernel serves files from their objects, where they lie in one.
+    pub passthrough: bool,
+    /// Its device number.
+    pub dev: u64,
+}
+
+/// The kernel's knowledge of the store, and the turn of those who bring it up to date: who has had it knows that all changes before were told.
+#[derive(Debug)]
+struct Told {
+    serving: Serving,
+    turn: Mutex<()>,
+}
+
+impl Told {
+    fn tell(&self) {
+        let _turn = lock(&self.turn);
+        let changes = std::iter::from_fn(|| self.serving.fs()?.take_change());
+        changes.for_each(|change| self.serving.tell(&change));
+    }
+}
+
+impl Mount {
+    /// Mounts a store on an empty directory, and serves it. By mount(2) where this process may, else by `fusermount3`.
+    pub fn new(store: &Store, dir: &Path) -> Result<Self> {
+        let dir = point::check(dir)?;
+        let privilege = mounts::can_mount();
+        let device = mount(&dir, privilege)?;
+        match Self::serve(store, &dir, device, privilege) {
+            Ok(mount) => {
+                tracing::info!(dir = %dir.display(), passthrough = mount.facts().passthrough, "mounted");
+                Ok(mount)
+            }
+            Err(e) => {
+                // It would be there dead.
+                let _ = fuse::umount(&dir, true);
+                Err(point::about(&dir, &e))
+            }
+        }
+    }
+
+    fn serve(store: &Store, dir: &Path, device: OwnedFd, privilege: bool) -> io::Result<Self> {
+        let dev = fuse::mount_dev(dir)?;
+        let serving = Serving::start(store, device, dev, privilege)?;
+        let told = Arc::new(Told { serving, turn: Mutex::default() });
+        let teller = told.clone();
+        thread::Builder::new().name("mount-changes".into()).spawn(move || {
+            while teller.serving.fs().is_some_and(codax_engine::fs::Fs::wait_change) {
+                teller.tell();
+            }
+        })?;
+        Ok(Self { dir: dir.to_owned(), dev, told })
+    }
+
+    /// Tells the kernel of all that has changed so far behind its back. When this returns, who looks sees it.
+    pub fn tell_changes(&self) {
+        self.told.tell();
+    }
+
+    /// What is known of it.
+    #[must_use]
+    pub fn facts(&self) -> MountFacts {
+        MountFacts { dir: self.dir.clone(), passthrough: self.told.serving.passthrough(), dev: self.dev }
+    }
+
+    /// Whether somebody has unmounted it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.told.serving.is_over()
+    }
+
+    /// Unmounts. `Busy`, with the processes that use it, if somebody does; `lazy` frees the directory even then, and who is inside goes on until the
+    /// daemon ends.
+    pub fn end(&self, lazy: bool) -> Result<()> {
+        if !self.is_over() {
+            match fuse::umount(&self.dir, lazy) {
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                    return Err(point::busy(&self.dir, self.dev));
+                }
+                // Somebody else has, lazily: it goes when nobody is inside any more.
+                Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Ok(()),
+                Err(e) if !self.is_over() => return Err(point::about(&self.dir, &e)),
+                _ => {}
+            }
+        }
+        if !lazy && let Err(e) = self.told.serving.join() {
+            tracing::warn!("{}: its end: {e}", self.dir.display());
+        }
+        tracing::info!(dir = %self.dir.display(), "unmounted");
+        Ok(())
+    }
+
+    /// Who uses it, as far as `/proc` shows: process and name.
+    #[must_use]
+    pub fn users(&self) -> Vec<(u32, String)> {
+        codax_os::process::users_of(self.dev).unwrap_or_default()
+    }
+}
+
+fn mount(dir: &Path, privilege: bool) -> Result<OwnedFd> {
+    let options =
+        fuse::Options { source: SOURCE, subtype: SUBTYPE, allow_other: privilege, max_read: REQUEST_BYTES };
+    if privilege {
+        drop(open_device()?);
+        return fuse::mount(dir, &options).map_err(|e| match e.kind() {
+            io::ErrorKind::PermissionDenied => Error::permission(format!(
+                "mount point {}: this system does not let root mount (a container without the privilege?)",
+                dir.display()
+            )),
+            _ => point::about(dir, &e),
+        });
+    }
+    fuse::mount_helped(dir, &options).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => Error::not_found(format!(
+            "mount point {}: only root may mount, and {} is not there to do it: install the package fuse3",
+            dir.display(),
+            fuse::HELPER
+        )),
+        _ => Error::permission(format!("mount point {}: {e}", dir.display())),
+    })
+}
+
+/// Whether the device is there and ours to use.
+fn open_device() -> Result<OwnedFd> {
+    let device = fuse::DEVICE;
+    fuse::open_device().map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => Error::not_found(format!(
+            "{device} is not there: modprobe fuse, or give the container that device"
+        )),
+        io::ErrorKind::PermissionDenied => Error::permission(format!(
+            "{device} may not be opened: chmod 0666 {device}, or allow the device in the container"
+        )),
+        _ => Error::new(ErrorKind::Internal, format!("{device}: {e}")),
+    })
+}
