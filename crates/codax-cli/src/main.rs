@@ -34,9 +34,10 @@ const fn exit_code(kind: ErrorKind) -> u8 {
 }
 
 fn main() -> ExitCode {
-    let done = match helper::called() {
-        Some(wanted) => wanted.and_then(helper::Wanted::run).map_err(Into::into),
-        None => commands::run(Cli::typed()),
+    let done = match (demo::worker::called(), helper::called()) {
+        (Some(store), _) => demo::worker::run(&store),
+        (None, Some(wanted)) => wanted.and_then(helper::Wanted::run).map_err(Into::into),
+        (None, None) => commands::run(Cli::typed()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

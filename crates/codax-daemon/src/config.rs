@@ -78,7 +78,7 @@ struct ConfigFile {
     /// How long a drain that a restart interrupted waits for files that somebody holds, up to a day. Default: "60s".
     resume_wait: Option<Span>,
     /// Bytes moved as one step, a power of two from 64 KiB to 2 MiB: an access that meets a move waits for about one. Default: 2 MiB where there are
-    /// huge pages, 1 MiB elsewhere.
+    /// huge pages, 512 KiB elsewhere.
     chunk: Option<Size>,
     /// What is logged to standard error (with `--detach`, to `meta/daemon.log` in the store's directory), as a `tracing` filter: "info", "warn,codax_engine=debug".
     /// The variable `CODAX_LOG` comes before it. Default: "warn".

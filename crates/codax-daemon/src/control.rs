@@ -37,6 +37,8 @@ struct Outgoing {
     queue: VecDeque<Packet>,
     /// Nothing more may be sent.
     closed: bool,
+    /// So, because the client doesn't read.
+    full: bool,
 }
 
 #[derive(Debug)]
@@ -72,9 +74,9 @@ impl Control {
     fn run_until_lost(&self, acknowledge: impl Fn(MoverAck)) -> Result<()> {
         loop {
             if !self.flush()? {
-                warn!(
-                    "a client does not read its control socket: {QUEUE_MAX} messages were queued, closing it"
-                );
+                if self.outgoing().full {
+                    warn!("a client does not read its control socket: {QUEUE_MAX} messages wait, closing it");
+                }
                 return Ok(());
             }
             if self.wait()? {
@@ -169,7 +171,7 @@ impl Mapper for Control {
         match fd {
             Ok(fd) if !full => outgoing.queue.push_back(Packet { bytes, fd }),
             // A message that is left out must be the last.
-            _ => outgoing.closed = true,
+            _ => (outgoing.closed, outgoing.full) = (true, true),
         }
         let kept = if outgoing.closed { Err(gone(Errno::AGAIN)) } else { Ok(()) };
         drop(outgoing);

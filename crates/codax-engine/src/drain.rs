@@ -6,7 +6,7 @@ use crate::mover::{Order, Pace, Stuck, confirmed, mount_holder, stranger};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Session, Store};
 use codax_core::change::{Change, PoolRecord, PoolState};
-use codax_core::extent::{Extent, PoolRun};
+use codax_core::extent::{self, Extent, PoolRun};
 use codax_core::info::{HeldFile, JobInfo, JobReport};
 use codax_core::name::StorePath;
 use codax_core::namespace::{Inode, Kind, Want};
@@ -67,12 +67,9 @@ impl Session {
                 return Err(Error::new(ErrorKind::IsDir, format!("{path} is a directory: move its files")));
             }
             let pool = st.pool_named(to)?;
-            if st.pool(pool).record.state != PoolState::Online {
-                return Err(Error::device_state(format!(
-                    "pool {to} is not online: nothing can be moved to it"
-                )));
-            }
             let pages = blocks(inode, range, path)?;
+            let refused = |e: &Error| inner.event("refuse", &path.to_string(), &format!("move: {e}"), 0);
+            takes(&st, pool, inode, pages).inspect_err(refused)?;
             (file, pages, pace_of(&st, pool, inode, None), pool)
         };
         let job = Arc::new(Job::new("move"));
@@ -103,7 +100,8 @@ impl Session {
         let pool = {
             let st = inner.lock();
             let pool = st.pool_named(name)?;
-            drainable(&st, pool, name)?;
+            let refused = |e: &Error| inner.event("refuse", name, &format!("drain: {e}"), 0);
+            drainable(&st, pool, name).inspect_err(refused)?;
             pool
         };
         let plan = inner.plan(pool)?;
@@ -428,13 +426,22 @@ impl Inner {
             let st = self.lock();
             drop(self.wait_changed(st, RETRY_EVERY));
             if job.cancelled() {
-                return Err(Error::cancelled(format!(
-                    "drain {name}: cancelled; what has moved stays away until codax device online {name}"
-                )));
+                return Err(self.cut_short(&name));
             }
             let mut st = self.lock();
             self.retry_held(&mut st);
         }
+    }
+
+    /// What a drain says that did not come to its end.
+    fn cut_short(&self, name: &str) -> Error {
+        if self.lock().closing {
+            let line = format!("drain {name}: the daemon ends; the drain goes on at the next codax up");
+            return Error::new(ErrorKind::NoDaemon, line);
+        }
+        Error::cancelled(format!(
+            "drain {name}: cancelled; what has moved stays away until codax device online {name}"
+        ))
     }
 
     /// Makes the moves of a plan, several at a time; returns what could not be moved because somebody holds it.
@@ -477,9 +484,7 @@ impl Inner {
         }
         if job.cancelled() {
             let name = self.lock().pool_name(pool);
-            return Err(Error::cancelled(format!(
-                "drain {name}: cancelled; what has moved stays away until codax device online {name}"
-            )));
+            return Err(self.cut_short(&name));
         }
         let mut all = held;
         all.append(&mut round.held.lock().unwrap_or_else(PoisonError::into_inner));
@@ -616,6 +621,24 @@ fn blocks(inode: &Inode, range: Option<(u64, u64)>, path: &StorePath) -> Result<
     let start = touched.start.0 / HUGE_PAGES * HUGE_PAGES;
     let end = touched.end().next_multiple_of(HUGE_PAGES).min(have.0);
     Ok(PageRange::new(start, end - start))
+}
+
+/// Whether `pool` can take all of these pages that it doesn't have yet: a move begins only if it can be made.
+fn takes(st: &State, pool: PoolId, inode: &Inode, pages: PageRange) -> Result<()> {
+    let name = st.pool_name(pool);
+    if st.pool(pool).record.state != PoolState::Online {
+        return Err(Error::device_state(format!("pool {name} is not online: nothing can be moved to it")));
+    }
+    let here = extent::slice(&inode.extents, pages);
+    let wanted: u64 = here.iter().filter(|e| e.pool != pool).map(|e| e.count.0).sum();
+    match wanted.saturating_sub(st.room(pool).free.0) {
+        0 => Ok(()),
+        missing => Err(Error::no_space(format!(
+            "pool {name} has no room: {} bytes are missing of the {} to be moved",
+            PageCount(missing).bytes(),
+            PageCount(wanted).bytes()
+        ))),
+    }
 }
 
 fn pace_of(st: &State, to: PoolId, inode: &Inode, limit: Option<u64>) -> Pace {

@@ -324,6 +324,9 @@ pub(crate) fn connect_limited(dir: &Path) -> Result<Channel> {
     let path = dir.join(SOCKET);
     let fd = sock::connect(&path).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => no_daemon(dir),
+        io::ErrorKind::NotADirectory => {
+            Error::invalid(format!("{} is not a store: it is no directory", dir.display()))
+        }
         io::ErrorKind::PermissionDenied => Error::permission(format!("connect to {}: {e}", path.display())),
         _ => Error::internal(format!("connect to {}: {e}", path.display())),
     })?;

@@ -141,6 +141,18 @@ impl Mapping {
         self.memory().as_ptr()
     }
 
+    /// Copies bytes out, and returns how many: fewer where the object has been cut, which is SIGBUS to a load.
+    pub(crate) fn copy_out(&self, off: usize, to: &mut [u8]) -> usize {
+        match self.memory().copy_out(off, to) {
+            Ok(n) if n == to.len() || self.switcher.waits_in_kernel() => n,
+            // The kernel may not, or doesn't wait for a move as a load does.
+            _ => {
+                self.memory().read_at(off, to);
+                to.len()
+            }
+        }
+    }
+
     /// Its length in bytes.
     #[must_use]
     #[inline]

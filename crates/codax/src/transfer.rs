@@ -99,8 +99,8 @@ impl Store {
         Ok(at)
     }
 
-    /// Copies the file `path` to `target`, and returns how many bytes that were. It may be moved meanwhile; if it is cut meanwhile, this process may end
-    /// with SIGBUS, as any that maps it.
+    /// Copies the file `path` to `target`, and returns how many bytes that were. It may be moved meanwhile. If it is cut meanwhile, that is
+    /// `Corrupt`; where the kernel doesn't wait for moves (see [`crate::ConnectOptions::allow_user_faults`]) the process may end with SIGBUS, as any that maps it.
     pub fn get(&self, path: impl AsRef<OsStr>, target: &mut dyn Write) -> Result<u64> {
         let open = Open {
             path: store_path(path)?,
@@ -124,7 +124,13 @@ impl Store {
             let mapping = file.map(at..len.min(at + WINDOW), Access::ReadOnly)?;
             for off in (0..mapping.len()).step_by(BUFFER) {
                 let part = &mut buffer[..BUFFER.min(mapping.len() - off)];
-                mapping.memory().read_at(off, part);
+                let got = mapping.copy_out(off, part);
+                if got < part.len() {
+                    let (path, gone) = (&open.path, at + (off + got) as u64);
+                    return Err(Error::corrupt(format!(
+                        "{path}: its bytes from {gone} on can't be read: its object has been cut by who may write it (codax check says what is lost)"
+                    )));
+                }
                 target.write_all(part).map_err(|e| system("write what was read", &e))?;
             }
             at += mapping.len() as u64;

@@ -127,9 +127,6 @@ pub enum Command {
     Check(CheckArgs),
     /// Show the main job with real files and processes, on a store of its own that goes at the end
     Demo(DemoArgs),
-    /// A process of the demo
-    #[command(hide = true)]
-    DemoWorker,
     /// Print a completion script
     Completions(CompletionsArgs),
     /// Write manual pages, one for each command
@@ -166,7 +163,6 @@ impl Command {
             Self::Pages(_) => "pages",
             Self::Check(_) => "check",
             Self::Demo(_) => "demo",
-            Self::DemoWorker => "demo-worker",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
         }

@@ -69,7 +69,6 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Pages(args) => pages::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Demo(args) => crate::demo::run(&args, context.json),
-        Command::DemoWorker => crate::demo::worker::run(&context.dir),
         Command::Completions(args) => completions::run(context, &args),
         Command::Man(args) => man::run(context, &args),
     }

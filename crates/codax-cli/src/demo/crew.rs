@@ -77,7 +77,7 @@ impl<'a> Crew<'a> {
     /// Starts a worker and waits until it works.
     pub fn start_worker(&self, job: &Job) -> Result<Worker> {
         let mut command = Command::new(&self.program);
-        command.arg("demo-worker").arg("--store").arg(self.store_dir());
+        command.env(super::worker::STORE, self.store_dir());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let process = self.stage.start(&mut command)?;
         let (Some(stdin), Some(stdout)) = (process.stdin, process.stdout) else {

@@ -10,10 +10,18 @@ use codax::{Access, File, Mapping, OpenOptions, Store};
 use codax_core::Error;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use xxhash_rust::xxh3::Xxh3;
+
+/// Variable that makes this program a worker, of the store that it names. Not a command: nobody is to type it.
+pub const STORE: &str = "CODAX_DEMO_WORKER";
+
+/// The store, if this process is a worker.
+pub fn called() -> Option<PathBuf> {
+    std::env::var_os(STORE).map(PathBuf::from)
+}
 
 /// Bytes of a loaded file that are read as one access.
 const BLOCK: usize = 4096;

@@ -103,12 +103,13 @@ impl Inner {
             *done += 1;
             order.job.update(|j| j.done += chunk.pages.bytes());
         }
-        if short && prepared.chunks[..*done].last().is_none_or(|chunk| bytes_of(chunk, len).1 < len) {
-            target.resize(to.as_fd(), len)?;
-        }
-        prepared.keep_holes(target, to.as_fd())?;
-        target.lock(file, to.as_fd(), PageCount::for_bytes(len))?;
-        Ok(())
+        let written = prepared.chunks[..*done].last().map_or(0, |chunk| bytes_of(chunk, len).1);
+        let lengthened = if short && written < len { target.resize(to.as_fd(), len) } else { Ok(()) };
+        let whole = lengthened
+            .and_then(|()| prepared.keep_holes(target, to.as_fd()))
+            .and_then(|()| target.lock(file, to.as_fd(), PageCount::for_bytes(len)));
+        // An object that isn't as it has to be is not taken, whatever has been copied to it.
+        whole.inspect_err(|_| *done = 0).map_err(Stuck::Failed)
     }
 
     /// Journals where everything that was copied is now. All of it in one record, or nothing.

@@ -374,10 +374,12 @@ impl Inner {
         // Our own mappings and descriptors would count as holders.
         drop(d.sources);
         let pages = PageCount::for_bytes(d.prepared.inode.len);
-        if target_in_use {
-            d.prepared.keep_holes(&*d.target, d.object.as_fd())?;
-            d.target.lock(file, d.object.as_fd(), pages)?;
-        }
+        // What fails here fails the move, and nothing of what follows may be left out for it.
+        let kept = match target_in_use {
+            false => Ok(()),
+            true => (d.prepared.keep_holes(&*d.target, d.object.as_fd()))
+                .and_then(|()| d.target.lock(file, d.object.as_fd(), pages)),
+        };
         drop(d.object);
 
         let mut st = self.lock();
@@ -404,7 +406,7 @@ impl Inner {
             entry.stragglers = stragglers;
         }
         self.end_busy(&mut st, file);
-        result
+        result.and(kept)
     }
 
     /// A mapper that has not switched a committed chunk, and doesn't hold it either: the file waits for it, this thread doesn't.

@@ -11,7 +11,7 @@ mod pace;
 pub(crate) use pace::Pace;
 
 use crate::backing::Backing;
-use crate::store::state::{Job, State};
+use crate::store::state::{Job, MOVE, State};
 use crate::store::{Guard, Inner};
 use codax_core::change::{Change, Chunk, PoolState};
 use codax_core::extent::{self, Extent, FrameRun, PoolRun};
@@ -209,18 +209,23 @@ impl Inner {
         orders.iter().enumerate().map(result).collect()
     }
 
-    /// Waits until nobody changes the file, and those who wait for it have had their turn.
+    /// Waits until nobody changes the file, those who wait for it have had their turn, and sessions that are about to end have ended: all three at
+    /// one moment.
     fn wait_turn<'a>(&'a self, mut st: Guard<'a>, file: FileId) -> std::result::Result<Guard<'a>, Stuck> {
-        let deadline = self.env.now() + 2 * self.options().ack_timeout;
-        while let Some(live) = st.live.get(&file).filter(|l| l.busy.is_some() || l.waiters > 0 || l.io > 0) {
-            if self.env.now() >= deadline {
-                let what = live.busy.as_ref().map_or("use", |b| b.what);
-                let why = format!("a {what} of it is not over");
-                return Err(Stuck::Held(vec![Holder { pid: None, command: "codax".into(), why }]));
+        let (begun, patience) = (self.env.now(), self.options().ack_timeout);
+        loop {
+            let waited = self.env.now() - begun;
+            let used = st.live.get(&file).filter(|l| l.busy.is_some() || l.waiters > 0 || l.io > 0);
+            match used {
+                Some(live) if waited >= 2 * patience => {
+                    let what = live.busy.as_ref().map_or("use", |b| b.what);
+                    let why = format!("a {what} of it is not over");
+                    return Err(Stuck::Held(vec![Holder { pid: None, command: "codax".into(), why }]));
+                }
+                None if waited >= patience || !st.leaving(file) => return Ok(st),
+                _ => st = self.wait_changed(st, Duration::from_millis(100)),
             }
-            st = self.wait_changed(st, Duration::from_millis(100));
         }
-        Ok(self.wait_for_leavers(st, |st| st.leaving(file)))
     }
 
     /// Waits for sessions that have lost their control connection: the client is about to end, or to come back with a new session, and either is heard of
@@ -279,7 +284,7 @@ impl Inner {
         for chunk in &chunks {
             st.flag(order.file, chunk.pages, FrameFlags::MOVING, true);
         }
-        let preempt = self.make_busy(st, order.file, "move");
+        let preempt = self.make_busy(st, order.file, MOVE);
         Ok(Some(Prepared { inode, to, chunks, preempt, target_exists }))
     }
 

@@ -520,8 +520,9 @@ impl Inner {
     /// Tries again to take back what was held.
     pub fn retry_held(&self, st: &mut State) {
         for at in 0..st.pools.len() {
-            // Who changes a file may have its objects under a lease.
-            let files: Vec<FileId> = st.pools[at].held.keys().copied().filter(|f| !st.is_busy(*f)).collect();
+            // Who moves a file may have its objects under a lease.
+            let files: Vec<FileId> =
+                st.pools[at].held.keys().copied().filter(|f| !st.is_moving(*f)).collect();
             let pool = st.pools[at].record.id;
             for file in files {
                 let Some(held) = st.pools[at].held.get(&file).cloned() else { continue };
@@ -537,7 +538,7 @@ impl Inner {
         }
         self.retry_lingering(st);
         for file in st.lost_orphans.clone() {
-            if !st.is_busy(file) && self.unheld(st, file) {
+            if !st.is_moving(file) && self.unheld(st, file) {
                 st.lost_orphans.remove(&file);
                 self.reap(st, file);
             }

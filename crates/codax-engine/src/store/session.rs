@@ -195,6 +195,12 @@ impl Session {
                 inner.event("refuse", &st.path(m.file), &format!("a client says it maps it: {e}"), 0);
                 continue;
             }
+            if m.runs.iter().any(|run| run.pages.start.0.checked_add(run.pages.count.0).is_none()) {
+                return Err(Error::invalid(format!(
+                    "{}: a client maps pages beyond all files",
+                    st.path(m.file)
+                )));
+            }
             for run in &m.runs {
                 let here = extent::slice(&inode.extents, run.pages);
                 if here.iter().any(|e| e.pool != run.pool) {
@@ -355,12 +361,14 @@ impl Session {
         let mut st = inner.whole(st, open.file)?;
         let inode = st.ns.get(open.file).ok_or_else(|| Error::not_found(format!("#{}", open.file)))?;
         let have = codax_core::PageCount::for_bytes(inode.len).0;
-        if pages.is_empty() || pages.end() > have {
+        // A client says it: the sum may be more than a number can be.
+        let end = pages.start.0.checked_add(pages.count.0);
+        if pages.is_empty() || end.is_none_or(|end| end > have) {
             return Err(Error::invalid(format!(
-                "{}: pages {}..{} can't be pinned: it has {have}",
+                "{}: {} pages from {} on can't be pinned: it has {have}",
                 st.path(open.file),
-                pages.start,
-                pages.end()
+                pages.count,
+                pages.start
             )));
         }
         let entry = self.entry(&mut st)?;

@@ -130,6 +130,9 @@ pub(crate) struct Live {
     pub mount: Option<Box<MountUse>>,
 }
 
+/// What [`Busy`] says of a move.
+pub(crate) const MOVE: &str = "move";
+
 /// An operation that changes where a file's pages are.
 #[derive(Debug, Clone)]
 pub(crate) struct Busy {
@@ -208,6 +211,11 @@ impl State {
     /// Whether somebody changes where the file's pages are.
     pub fn is_busy(&self, file: FileId) -> bool {
         self.live.get(&file).is_some_and(|l| l.busy.is_some())
+    }
+
+    /// Whether it is on the move.
+    pub fn is_moving(&self, file: FileId) -> bool {
+        self.live.get(&file).and_then(|l| l.busy.as_ref()).is_some_and(|busy| busy.what == MOVE)
     }
 
     /// A path for people: of the file, or its number if it has no name.

@@ -210,6 +210,11 @@ impl Shared {
         );
     }
 
+    /// Whether a system call that touches a chunk on the move waits for it, as loads and stores do.
+    pub(crate) fn waits_in_kernel(&self) -> bool {
+        self.kernel_faults
+    }
+
     pub(crate) fn waits(&self) -> WaitStats {
         self.waits.stats()
     }

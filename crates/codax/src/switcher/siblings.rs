@@ -32,10 +32,11 @@ impl Sibling {
 
 impl Drop for Sibling {
     fn drop(&mut self) {
-        lock(&LINKS).retain(|(_, link)| !std::ptr::eq(link.as_ptr(), Arc::as_ptr(&self.link)));
         if self.link.is_fork() {
+            // Another thread of the parent may have had the lock in that moment.
             return;
         }
+        lock(&LINKS).retain(|(_, link)| !std::ptr::eq(link.as_ptr(), Arc::as_ptr(&self.link)));
         // More need not be told: who is new says it.
         let others = of_store(self.store);
         let links = Request::Links(u32::try_from(others.len()).unwrap_or(u32::MAX));
