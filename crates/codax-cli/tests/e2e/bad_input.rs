@@ -1,7 +1,7 @@
 //! Everything that a user can get wrong, with the exit code and the one line that it gets.
 
 use crate::holders::{greeted, raw};
-use crate::rig::{MIB, NOBODY, Plan, pattern, root, skipped};
+use crate::rig::{MIB, NOBODY, Plan, kernel_faults, pattern, root, skipped};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -248,6 +248,9 @@ fn a_client_that_cuts_or_grows_an_object_harms_nobody_else() {
     drop((fd, channel));
     let said = rig.run(&["move", "/victim", "--to", "dram"]);
     assert_ne!(said.code, 0, "{said}");
+    if kernel_faults() {
+        rig.run(&["cat", "/victim"]).fails(9, &["/victim", "can't be read"]);
+    }
     let said = rig.run(&["check"]);
     assert_eq!(said.code, 9, "{said}");
     assert!(said.text().contains("/victim"), "{said}");
@@ -267,4 +270,15 @@ fn a_client_that_cuts_or_grows_an_object_harms_nobody_else() {
     rig.up();
     assert_eq!(rig.get("/other"), bytes);
     rig.ok(&["device", "drain", "sim0"]);
+}
+
+#[test]
+fn a_move_without_room_is_refused_in_whole() {
+    let rig = Plan::new().devices(&["tiny=emulated:1MiB"]).up();
+    rig.put("/f", &pattern(3 * MIB, 1), &[]).ok();
+    let missing = (2 * MIB).to_string();
+    rig.run(&["move", "/f", "--to", "tiny"]).fails(4, &["tiny", &missing]);
+    assert_eq!((rig.pools_of("/f"), rig.pool("tiny", "used")), (vec!["dram".to_owned()], 0));
+    let refused = rig.events("refuse");
+    assert!(refused.iter().any(|e| e.contains("tiny has no room")), "{refused:?}");
 }

@@ -195,6 +195,21 @@ fn online_cancels_a_drain() {
 }
 
 #[test]
+fn a_drain_that_the_daemon_s_end_interrupts_says_that_it_goes_on() {
+    let rig = with_files(Plan::new(), &["/a", "/b"]);
+    let client = pinned(&rig, "/b");
+    let mut drain = drain_beside(&rig, &["--wait", "60s"]);
+    await_waiting(&rig);
+    rig.ok(&["down"]);
+    assert_eq!(drain.end().code(), Some(8));
+    rig.with_daemon(Running::end);
+    drop(client);
+    rig.up();
+    until("the device offline", || (rig.state("sim0") == "offline").then_some(()));
+    assert_intact(&rig, &["/a", "/b"]);
+}
+
+#[test]
 fn a_drain_goes_on_after_its_daemon_was_killed() {
     let names = ["/a", "/b", "/c", "/d", "/e", "/f"];
     let rig = with_files(Plan::new(), &names);
