@@ -47,7 +47,12 @@ impl Mounts {
     pub fn mount(&self, dir: &Path) -> Result<()> {
         let mut made = self.lock();
         Self::forget_over(&mut made);
-        made.push(Arc::new(Mount::new(&self.store, dir)?));
+        let mount = Mount::new(&self.store, dir)
+            .inspect_err(|e| self.store.note("refuse", &dir.display().to_string(), &format!("mount: {e}")))?;
+        let facts = mount.facts();
+        made.push(Arc::new(mount));
+        let how = if facts.passthrough { "the kernel serves files" } else { "the daemon serves files" };
+        self.store.note("mount", &facts.dir.display().to_string(), how);
         self.write(&made)
     }
 
@@ -66,10 +71,13 @@ impl Mounts {
         }
         let mut gone = Vec::new();
         for mount in wanted {
-            mount.end(false)?;
+            let dir = mount.facts().dir;
+            let shown = dir.display().to_string();
+            mount.end(false).inspect_err(|e| self.store.note("refuse", &shown, &format!("unmount: {e}")))?;
             made.retain(|other| !Arc::ptr_eq(other, &mount));
             self.write(&made)?;
-            gone.push(mount.facts().dir);
+            self.store.note("unmount", &shown, "");
+            gone.push(dir);
         }
         Ok(gone)
     }

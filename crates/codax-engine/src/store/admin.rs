@@ -269,6 +269,11 @@ impl Store {
         }
     }
 
+    /// Puts into the record of events what was done with the store from outside: what, to what, and more for people.
+    pub fn note(&self, what: &str, subject: &str, detail: &str) {
+        self.inner.event(what, subject, detail, 0);
+    }
+
     /// Events from number `since` on.
     #[must_use]
     pub fn events(&self, since: u64, max: usize) -> Vec<Event> {

@@ -83,6 +83,9 @@ fn who_is_inside_is_named_and_keeps_it_mounted() {
     assert_eq!(mounts_below(&dir), std::slice::from_ref(&dir));
     sleeper.kill();
     assert_eq!(rig.ok(&["umount"]).text(), format!("{}\n", dir.display()));
+    assert_eq!(rig.events("unmount").len(), 1);
+    let refused = rig.events("refuse");
+    assert!(refused.iter().any(|e| e.contains("unmount") && e.contains(&pid)), "{refused:?}");
     assert!(mounts_below(&dir).is_empty());
 }
 
