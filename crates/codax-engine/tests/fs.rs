@@ -400,6 +400,68 @@ fn what_programs_write_to_the_object_is_taken_in() {
     clean(&store);
 }
 
+/// The kernel has one object for all handles of a file, that of the first open: what is written later goes there, whatever came between.
+#[test]
+fn a_file_open_for_reading_keeps_its_object() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    let id = put_file(&fs, "f", &[1; 5000]);
+    let read_only = || object_of(fs.open(id, true, false, false, WHO).expect("opens"));
+    let (reader, served) = read_only();
+    // Cut to nothing, and written again through the object that was registered first.
+    let (writer, _) = object_of(fs.open(id, false, true, true, WHO).expect("opens"));
+    codax_os::object::write_all_at(&served, b"x", 0).expect("written");
+    drop(served);
+    fs.release(writer);
+    fs.release(reader);
+    assert_eq!(read_all(&fs, id), b"x");
+    clean(&store);
+    // Made longer by the library, it stays in the object that it has, wherever new files go.
+    let (reader, served) = read_only();
+    fs.set_xattr(id, b"user.codax.on", b"sim0", false, false).expect("set");
+    let session = admin(&store);
+    let opened =
+        session.open(&codax_core::request::Open { create: false, ..open_of("/f", 0) }).expect("opens");
+    session.set_len(opened.handle, 3 * MIB).expect("longer");
+    assert_eq!(
+        (codax_os::object::stat(&served).expect("stat").len, pool_of(&session, "/f")),
+        (3 * MIB, vec![0])
+    );
+    // What is left of it once it is closed (a mapping; here a descriptor) counts, though nobody could write.
+    fs.release(reader);
+    assert!(fs.served(id).expect("served").why.contains("open so"));
+    assert_eq!(kind(session.move_file(&path("/f"), "sim0", None, &mut |_| true)), ErrorKind::Busy);
+    drop(served);
+    session.move_file(&path("/f"), "sim0", None, &mut |_| true).expect("moved");
+    session.close(opened.handle);
+    clean(&store);
+}
+
+/// A mount whose connection dies leaves mappings behind: they count until they are gone.
+#[test]
+fn a_mount_that_ends_leaves_what_is_mapped_through_it_in_use() {
+    let rig = Rig::new();
+    let store = rig.open();
+    for known in [false, true] {
+        let fs = store.fs(true);
+        let id = put_file(&fs, "f", &[1; 5000]);
+        if known {
+            fs.mounted_as(0xfeed);
+        }
+        let (_, object) = object_of(open(&fs, id));
+        fs.close();
+        let session = admin(&store);
+        assert_eq!(kind(session.move_file(&path("/f"), "sim0", None, &mut |_| true)), ErrorKind::Busy);
+        codax_os::object::write_all_at(&object, b"late", 0).expect("written");
+        drop(object);
+        session.move_file(&path("/f"), "sim0", None, &mut |_| true).expect("moved");
+        assert_eq!(read_all(&store.fs(false), id)[..5], *b"late\x01");
+        store.fs(false).unlink(ROOT, b"f").expect("unlinked");
+    }
+    clean(&store);
+}
+
 #[test]
 fn what_was_written_before_a_kill_is_there_after_it() {
     let rig = Rig::new();

@@ -298,13 +298,23 @@ impl Inner {
                 .map_err(|e| crate::backing::os_error("stat object of", &file, &e))?;
             identities.insert((stat.dev, stat.ino));
         }
+        // A mapping through a mount doesn't switch, whoever has it.
+        let by_mount: HashSet<(u64, u64)> = self.lock().kernel_identities(file).collect();
+        let through = |h: &Held| by_mount.contains(&(h.dev, h.ino));
+        identities.extend(&by_mount);
         let held = codax_os::process::holders(&identities)
             .map_err(|e| crate::backing::os_error("look through", &"/proc", &e))?;
         let strange: Vec<_> = {
             let st = self.lock();
-            held.into_iter().filter(|h| !st.uses(h.pid, file)).collect()
+            let strange = |h: &Held| match through(h) {
+                true => matches!(h.what, codax_os::process::Hold::Mapped { .. }),
+                false => !st.uses(h.pid, file),
+            };
+            held.into_iter().filter(strange).collect()
         };
-        let mut strange: Vec<_> = confirmed(strange, &identities)?.iter().map(stranger).collect();
+        let strange = confirmed(strange, &identities)?;
+        let mut strange: Vec<_> =
+            strange.iter().map(|h| if through(h) { mount_holder(h) } else { stranger(h) }).collect();
         strange.dedup();
         Ok(strange)
     }

@@ -402,7 +402,9 @@ impl Inner {
         let pools: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
         for pool in pools {
             let here: Vec<Extent> = cut.iter().filter(|e| e.pool == pool).copied().collect();
-            match cut_object(&*st.pool(pool).backing, inode.id, len, kept.contains(&pool)) {
+            // What the kernel serves to somebody is never another object from one moment to the next.
+            let kept = kept.contains(&pool) || st.served_by_kernel(inode.id);
+            match cut_object(&*st.pool(pool).backing, inode.id, len, kept) {
                 Ok(()) => st.free(&here),
                 Err(e) => {
                     // The file is shorter all the same, as the journal says: its frames are free once their memory is.
@@ -498,15 +500,15 @@ impl Inner {
         Ok(true)
     }
 
-    /// Whether a process maps these parts of an object. The mappers of the file have all switched, or this would not be asked.
+    /// Whether a process maps these parts of an object, itself or through a mount. The mappers of the file have all switched, or this would not be asked.
     fn mapped_by_strangers(
         &self,
-        _st: &State,
-        _file: FileId,
+        st: &State,
+        file: FileId,
         identity: (u64, u64),
         extents: &[Extent],
     ) -> Result<bool> {
-        let wanted = std::iter::once(identity).collect();
+        let wanted = std::iter::once(identity).chain(st.kernel_identities(file)).collect();
         let held = codax_os::process::holders(&wanted).map_err(|e| os_error("look through", &"/proc", &e))?;
         Ok(held.iter().any(|h| match h.what {
             codax_os::process::Hold::Mapped { off, len, .. } => {

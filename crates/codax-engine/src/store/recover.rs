@@ -127,6 +127,7 @@ impl Store {
             next_handle: 0,
             lingering: BTreeSet::new(),
             mounts: Vec::new(),
+            closed_devices: BTreeSet::new(),
             acting: None,
         };
         claim_frames(&mut state)?;
