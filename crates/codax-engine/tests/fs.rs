@@ -400,6 +400,74 @@ fn what_programs_write_to_the_object_is_taken_in() {
     clean(&store);
 }
 
+/// Numbers that are the same in each run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+#[test]
+fn a_file_in_two_objects_is_changed_at_random_while_parts_of_it_move() {
+    const ROUNDS: u32 = 40;
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    let session = admin(&store);
+    let opened = make(&session, "/f", 6 * MIB, "sim0");
+    let id = opened.file;
+    session.close(opened.handle);
+    let part = |i: u64| (i % 4 * 2 * MIB, 2 * MIB);
+    session.move_file(&path("/f"), "dram", Some(part(1)), &mut |_| true).expect("moved");
+    let h = open(&fs, id).handle;
+    let mut random = Random(5);
+    for round in 0..ROUNDS {
+        let moved = std::thread::scope(|scope| {
+            let mover = scope.spawn(|| {
+                let session = admin(&store);
+                for i in 0..4 {
+                    for (to, i) in [("dram", i), ("sim0", i + 1)] {
+                        match session.move_file(&path("/f"), to, Some(part(i)), &mut |_| true) {
+                            Ok(_) => {}
+                            Err(e) if e.kind == ErrorKind::Invalid => {}
+                            Err(e) => return Err(e),
+                        }
+                    }
+                }
+                Ok(())
+            });
+            for _ in 0..10 {
+                change(&fs, h, id, &mut random);
+            }
+            mover.join().expect("no panic")
+        });
+        moved.expect("moved");
+        assert_eq!(store.check(false).expect("check"), [], "in round {round}");
+    }
+    fs.release(h);
+}
+
+/// Writes, cuts, lengthens or punches somewhere.
+fn change(fs: &Fs, h: FsHandle, id: FileId, random: &mut Random) {
+    let len = fs.attr(id).expect("attr").len;
+    let punch = Allocate { keep_size: true, punch: true, zero: false };
+    match random.below(4) {
+        0 => {
+            let len = MIB + random.below(7 * MIB);
+            fs.set(id, &Set { len: Some(len), ..Set::default() }, WHO).map(drop).expect("length");
+        }
+        1 => fs.allocate(h, random.below(len), 1 + random.below(9000), punch).expect("punched"),
+        _ => {
+            let bytes = vec![7; 1 + random.below(200_000) as usize];
+            let off = random.below(len.min(7 * MIB));
+            assert_eq!(fs.write(h, off, &bytes, false), Ok(bytes.len()));
+        }
+    }
+}
+
 /// The kernel has one object for all handles of a file, that of the first open: what is written later goes there, whatever came between.
 #[test]
 fn a_file_open_for_reading_keeps_its_object() {

@@ -11,6 +11,7 @@ mod pace;
 pub(crate) use pace::Pace;
 
 use crate::backing::Backing;
+use crate::store::files::{all_in, keep_only};
 use crate::store::state::{Job, State};
 use crate::store::{Guard, Inner};
 use codax_core::change::{Change, Chunk, PoolState};
@@ -90,11 +91,11 @@ impl Prepared {
         chunks.iter().flat_map(|c| c.extents(self.to)).collect()
     }
 
-    /// Makes holes of what the medium has given in the file's holes, with pages beside them that were copied: it may take whole huge pages.
+    /// Takes back what the medium has given beside the pages that were copied, in the file's holes and where it lies in other pools: it may take whole
+    /// huge pages.
     pub fn keep_holes(&self, target: &dyn Backing, object: BorrowedFd<'_>) -> Result<()> {
-        let pages = PageRange::new(0, PageCount::for_bytes(self.inode.len).0);
-        let holes = extent::gaps(&self.inode.extents, pages);
-        holes.into_iter().try_for_each(|hole| target.release(object, hole))
+        let owned = all_in(self.to, &self.inode.extents, &self.new_extents(&self.chunks));
+        self.chunks.iter().try_for_each(|c| keep_only(target, object, &owned, c.pages, self.inode.len))
     }
 
     pub fn sources(&self) -> BTreeSet<PoolId> {

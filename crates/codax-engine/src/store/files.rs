@@ -11,7 +11,9 @@ use codax_core::name::StorePath;
 use codax_core::namespace::{Inode, Kind, Want};
 use codax_core::placement::Placement;
 use codax_core::request::{Handle, Layout, Open};
-use codax_core::{Error, ErrorKind, FileId, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result};
+use codax_core::{
+    Error, ErrorKind, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result,
+};
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -258,6 +260,28 @@ fn make_len(backing: &dyn Backing, object: BorrowedFd<'_>, len: u64) -> Result<(
     if stat.len == len { Ok(()) } else { backing.resize(object, len) }
 }
 
+/// What is in `pool` once the pages of `new` are where that says.
+pub(crate) fn all_in(pool: PoolId, old: &[Extent], new: &[Extent]) -> Vec<Extent> {
+    let all = extent::insert(old, new);
+    all.into_iter().filter(|e| e.pool == pool).collect()
+}
+
+/// Takes back what the medium has given beside `pages`, which is none of `owned`: it may give a whole huge page where a part was asked for, and the rest
+/// of that is a hole, or lies in another pool.
+pub(crate) fn keep_only(
+    backing: &dyn Backing,
+    object: BorrowedFd<'_>,
+    owned: &[Extent],
+    pages: PageRange,
+    len: u64,
+) -> Result<()> {
+    let start = pages.start.0 / HUGE_PAGES * HUGE_PAGES;
+    // There are no huge pages across the end.
+    let end = pages.end().next_multiple_of(HUGE_PAGES).min(PageCount::for_bytes(len).0).max(start);
+    let beside = extent::gaps(owned, PageRange::new(start, end - start));
+    beside.into_iter().try_for_each(|gap| backing.release(object, gap))
+}
+
 /// Cuts a file's object to `len` bytes, or removes it where the file keeps nothing in its pool.
 fn cut_object(backing: &dyn Backing, file: FileId, len: u64, kept: bool) -> Result<()> {
     backing.unlock(file);
@@ -272,7 +296,11 @@ impl Inner {
     pub fn back(&self, file: FileId, extents: &[Extent], len: u64, others: &[PoolId]) -> Result<()> {
         let pools: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
         for &pool in pools.union(&others.iter().copied().collect()) {
-            let backing = self.lock().pool(pool).backing.clone();
+            let (backing, huge, owned) = {
+                let st = self.lock();
+                let old = st.ns.get(file).map_or(&[][..], |inode| &inode.extents);
+                (st.pool(pool).backing.clone(), st.pool(pool).huge, all_in(pool, old, extents))
+            };
             let object = if others.contains(&pool) {
                 let object = backing.open(file, true)?;
                 make_len(&*backing, object.as_fd(), len)?;
@@ -282,6 +310,9 @@ impl Inner {
             };
             for run in extent::pool_runs(extents).into_iter().filter(|r| r.pool == pool) {
                 backing.allocate(object.as_fd(), run.pages)?;
+                if huge {
+                    keep_only(&*backing, object.as_fd(), &owned, run.pages, len)?;
+                }
             }
             backing.lock(file, object.as_fd(), PageCount::for_bytes(len))?;
         }

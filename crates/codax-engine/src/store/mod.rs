@@ -5,7 +5,7 @@
 //! next start.
 
 mod admin;
-mod files;
+pub(crate) mod files;
 mod lifecycle;
 mod recover;
 pub(crate) use admin::pages_in;
