@@ -6,6 +6,7 @@ use codax_core::change::PoolState;
 use codax_core::request::Open;
 use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, Result};
 use codax_engine::backing::{Backing, ObjectInfo, Shm};
+use codax_engine::fs::{How, New, NewKind, Who};
 use codax_engine::{DrainOptions, Opened, Session, Store};
 use codax_os::copy::SourceMap;
 use std::collections::BTreeMap;
@@ -449,4 +450,37 @@ fn a_call_of_the_medium_that_fails_costs_no_acknowledged_byte() {
 #[test]
 fn a_store_whose_medium_dies_comes_back_whole() {
     all_runs(true);
+}
+
+/// The last handle of a file without a name is closed while the medium fails: that nobody has the object can't be found out then.
+#[test]
+fn what_could_not_be_settled_is_tried_again() {
+    for fails in 1.. {
+        let rig = Rig::new();
+        let fault = Fault::new(fails, false);
+        let given = fault.clone();
+        let store = rig
+            .open_with(&move |_, shm| Arc::new(FailingBacking { shm, fault: given.clone() }))
+            .expect("the store opens");
+        let fs = store.fs(true);
+        let new = New { mode: 0o644, who: Who::default(), kind: NewKind::File };
+        let (attr, open) = fs.create(codax_core::ROOT, b"f", &new, true, true).expect("created");
+        let How::Passthrough(object) = open.how else { panic!("served by the daemon") };
+        codax_os::object::write_all_at(&object, &[1; 5000], 0).expect("written");
+        fs.unlink(codax_core::ROOT, b"f").expect("unlinked");
+        drop(object);
+        fault.set(true);
+        fs.release(open.handle);
+        fault.set(false);
+        assert_eq!(store.check(false).expect("check"), [], "{:?}", fault.hit());
+        assert_eq!(fs.attr(attr.id).map_err(|e| e.kind), Err(ErrorKind::NotFound), "{:?}", fault.hit());
+        let pools = store.info().pools;
+        assert_eq!(pools.iter().map(|p| p.used + p.held).sum::<u64>(), 0, "{:?}", fault.hit());
+        let left = std::fs::read_dir(rig.layout().pool("dram")).expect("there").count();
+        assert_eq!(left, 0, "{:?}", fault.hit());
+        if fault.hit().is_none() {
+            assert!(fails > 2);
+            break;
+        }
+    }
 }

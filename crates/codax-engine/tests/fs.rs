@@ -578,6 +578,44 @@ fn what_was_written_before_a_kill_is_there_after_it() {
     assert_eq!(used(&store), 0);
 }
 
+/// A kill comes between the journal, where a hole was punched or an end cut off, and the object.
+#[test]
+fn memory_that_a_kill_left_in_holes_goes_also_in_a_full_pool() {
+    let rig = Rig::new();
+    let (id, far);
+    {
+        let store = rig.open();
+        let fs = store.fs(false);
+        fs.set_xattr(ROOT, b"user.codax.on", b"sim0", false, false).expect("set");
+        id = put_file(&fs, "f", &[1; 4096]);
+        let len = 1 << 30;
+        fs.set(id, &Set { len: Some(len), ..Set::default() }, WHO).expect("longer");
+        far = put_file(&fs, "behind", &[3; 8192]);
+        put_file(&fs, "full", &vec![2; 24 * MIB as usize]);
+        std::mem::forget(fs);
+        std::mem::forget(store);
+    }
+    let object = |id: FileId| {
+        let name = rig.layout().pool("sim0").join(codax_engine::backing::object_name(id));
+        std::fs::OpenOptions::new().write(true).open(name).expect("there")
+    };
+    codax_os::object::write_all_at(object(id), &[9; 5000], 100 * MIB).expect("room");
+    codax_os::object::allocate(object(far), 4 * MIB, 4096).expect("room");
+    let store = rig.open();
+    let fs = store.fs(false);
+    let h = open(&fs, id).handle;
+    let mut buf = [1; 10];
+    assert_eq!(fs.read(h, 100 * MIB, &mut buf), Ok(10));
+    assert_eq!(buf, [0; 10]);
+    clean(&store);
+    // What it becomes when there is memory again is zeros, too.
+    assert_eq!(fs.write(h, 100 * MIB + 4090, b"x", false), Ok(1));
+    assert_eq!(fs.read(h, 100 * MIB, &mut buf), Ok(10));
+    assert_eq!(buf, [0; 10]);
+    fs.release(h);
+    clean(&store);
+}
+
 #[test]
 fn a_file_without_a_name_goes_with_its_last_handle() {
     let rig = Rig::new();

@@ -17,7 +17,9 @@ mod serve;
 mod space;
 mod xattr;
 
+pub(crate) use absorb::find_memory;
 pub(crate) use serve::{Mount, MountHandle, MountUse};
+pub(crate) use space::pools_of;
 
 use crate::store::{Guard, Inner, Store};
 use codax_core::namespace::Kind;

@@ -481,22 +481,29 @@ impl Inner {
     pub fn give_back(&self, st: &mut State, file: FileId, extents: Vec<Extent>) {
         let pools: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
         for pool in pools {
-            let mut here: Vec<Extent> = extents.iter().filter(|e| e.pool == pool).copied().collect();
-            if let Some(held) = st.pool_mut(pool).held.remove(&file) {
-                here.extend(held);
-            }
-            match self.release_object(st, file, pool, &here) {
-                Ok(true) => st.free(&here),
-                Ok(false) => self.hold(st, file, pool, here),
-                Err(e) => {
-                    tracing::warn!("give back frames: {e}");
-                    self.hold(st, file, pool, here);
-                }
+            let here = extents.iter().filter(|e| e.pool == pool).copied().collect();
+            self.give_back_in(st, file, pool, here);
+        }
+    }
+
+    /// [`Inner::give_back`] of an object that has no frames any more.
+    pub fn give_back_object(&self, st: &mut State, file: FileId, pool: PoolId) {
+        self.give_back_in(st, file, pool, Vec::new());
+    }
+
+    fn give_back_in(&self, st: &mut State, file: FileId, pool: PoolId, mut here: Vec<Extent>) {
+        here.extend(st.pool_mut(pool).held.remove(&file).unwrap_or_default());
+        match self.release_object(st, file, pool, &here) {
+            Ok(true) => st.free(&here),
+            Ok(false) => self.hold(st, file, pool, here),
+            Err(e) => {
+                tracing::warn!("give back frames: {e}");
+                self.hold(st, file, pool, here);
             }
         }
     }
 
-    fn hold(&self, st: &mut State, file: FileId, pool: PoolId, extents: Vec<Extent>) {
+    pub fn hold(&self, st: &mut State, file: FileId, pool: PoolId, extents: Vec<Extent>) {
         for e in &extents {
             let run = FrameRun { frame: e.frame, count: e.count };
             st.pool_mut(pool).table.assign(run, file, e.page, FrameState::Held);
@@ -507,6 +514,12 @@ impl Inner {
     /// Whether the object's memory at `extents` could be taken back: the whole object once its file has nothing in the pool any more, which a write
     /// lease proves nobody holds; else a hole, where no process maps that part.
     fn release_object(&self, st: &State, file: FileId, pool: PoolId, extents: &[Extent]) -> Result<bool> {
+        let pages: Vec<PageRange> = extents.iter().map(Extent::pages).collect();
+        self.release_pages(st, file, pool, &pages)
+    }
+
+    /// [`Inner::release_object`] of memory for which there need not be frames.
+    pub fn release_pages(&self, st: &State, file: FileId, pool: PoolId, pages: &[PageRange]) -> Result<bool> {
         let backing = &st.pool(pool).backing;
         let still = st.ns.get(file).is_some_and(|i| i.extents.iter().any(|e| e.pool == pool));
         if !still {
@@ -522,11 +535,11 @@ impl Inner {
         let object = backing.open(file, true)?;
         let stat =
             codax_os::object::stat(object.as_fd()).map_err(|e| os_error("stat object of", &file, &e))?;
-        if self.mapped_by_strangers(st, file, (stat.dev, stat.ino), extents)? {
+        if self.mapped_by_strangers(st, file, (stat.dev, stat.ino), pages)? {
             return Ok(false);
         }
-        for e in extents {
-            backing.release(object.as_fd(), e.pages())?;
+        for run in pages {
+            backing.release(object.as_fd(), *run)?;
         }
         Ok(true)
     }
@@ -537,14 +550,14 @@ impl Inner {
         st: &State,
         file: FileId,
         identity: (u64, u64),
-        extents: &[Extent],
+        pages: &[PageRange],
     ) -> Result<bool> {
         let wanted = std::iter::once(identity).chain(st.kernel_identities(file)).collect();
         let held = codax_os::process::holders(&wanted).map_err(|e| os_error("look through", &"/proc", &e))?;
         Ok(held.iter().any(|h| match h.what {
             codax_os::process::Hold::Mapped { off, len, .. } => {
                 let mapped = PageRange::of_bytes(off, len);
-                extents.iter().any(|e| e.pages().intersect(mapped).is_some())
+                pages.iter().any(|run| run.intersect(mapped).is_some())
             }
             codax_os::process::Hold::Descriptor => false,
         }))
@@ -579,8 +592,7 @@ impl Inner {
 
     /// Whether nobody holds any object of the file.
     fn unheld(&self, st: &State, file: FileId) -> bool {
-        let pools: BTreeSet<PoolId> =
-            st.ns.get(file).map(|i| i.extents.iter().map(|e| e.pool).collect()).unwrap_or_default();
+        let pools = st.ns.get(file).map(crate::fs::pools_of).unwrap_or_default();
         pools.into_iter().all(|pool| !matches!(st.pool(pool).backing.sole_holder(file), Ok(None)))
     }
 }
