@@ -4,7 +4,7 @@ mod store_support;
 
 use codax_core::change::PoolState;
 use codax_core::request::Open;
-use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, Result};
+use codax_core::{Error, ErrorKind, FileId, PageRange, Result};
 use codax_engine::backing::{Backing, ObjectInfo, Shm};
 use codax_engine::fs::{How, New, NewKind, Who};
 use codax_engine::{DrainOptions, Opened, Session, Store};
@@ -125,7 +125,7 @@ impl Backing for FailingBacking {
         self.fault.call("sole_holder").and_then(|()| self.shm.sole_holder(file))
     }
 
-    fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: PageCount) -> Result<()> {
+    fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: &[PageRange]) -> Result<()> {
         self.fault.call("lock").and_then(|()| self.shm.lock(file, object, pages))
     }
 

@@ -400,6 +400,44 @@ fn what_programs_write_to_the_object_is_taken_in() {
     clean(&store);
 }
 
+/// The library has no holes: while programs cut a file and make it longer, it maps what is whole, or is told that it can't.
+#[test]
+fn a_file_that_programs_make_holes_in_is_mapped_whole_or_not_at_all() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    let id = put_file(&fs, "f", &[1; 5000]);
+    let (h, object) = object_of(open(&fs, id));
+    let session = admin(&store);
+    let opened =
+        session.open(&codax_core::request::Open { create: false, ..open_of("/f", 0) }).expect("opens");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut len = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                len = (len + 300_000) % (8 * MIB);
+                codax_os::object::set_len(&object, len).expect("room");
+            }
+        });
+        for _ in 0..200 {
+            match session.raw(opened.handle, true) {
+                Ok((layout, _)) => {
+                    let covered: u64 = layout.runs.iter().map(|run| run.pages.count.0).sum();
+                    assert_eq!(covered, layout.len.div_ceil(4096));
+                    session.raw_done(id);
+                }
+                Err(e) => assert_eq!(e.kind, ErrorKind::Busy, "{e}"),
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    drop(object);
+    fs.release(h);
+    session.close(opened.handle);
+    clean(&store);
+}
+
 /// Numbers that are the same in each run.
 struct Random(u64);
 

@@ -6,7 +6,7 @@
 
 use crate::backing::os_error;
 use crate::store::state::{Live, State};
-use crate::store::{Inner, resident};
+use crate::store::{Inner, pages_in, resident};
 use codax_core::change::Change;
 use codax_core::extent::{self, Extent};
 use codax_core::namespace::{Inode, LEN_MAX};
@@ -47,7 +47,7 @@ impl Inner {
             Ok(Some(object)) => {
                 self.absorb_object(st, file, pool, object.as_fd(), true)?;
                 match st.ns.get(file).filter(|inode| !inode.extents.is_empty()) {
-                    Some(inode) => backing.lock(file, object.as_fd(), PageCount::for_bytes(inode.len))?,
+                    Some(inode) => backing.lock(file, object.as_fd(), &pages_in(inode, pool))?,
                     None => backing.remove(file)?,
                 }
             }

@@ -18,6 +18,9 @@ use std::os::fd::AsFd;
 /// Inodes that a mount says there may be: as many as one likes, as far as there is memory for the journal.
 const FILES_MAX: u64 = 1 << 32;
 
+/// How often holes are filled that programs make meanwhile.
+const FILLS_MAX: u32 = 8;
+
 /// Zeros that are written at once, in bytes.
 const ZEROS: usize = 64 << 10;
 
@@ -330,21 +333,34 @@ impl Inner {
         }
     }
 
-    /// A file without holes, as the library maps it: they are filled. To be called when the file is idle.
+    /// A file without holes, as the library maps it: they are filled. To be called when the file is idle. `Busy` where programs make new ones all the
+    /// time.
     pub fn whole<'a>(&'a self, mut st: Guard<'a>, file: FileId) -> Result<Guard<'a>> {
-        self.refresh(&mut st, file);
-        let Some(inode) = st.ns.get(file).filter(|i| i.kind == Kind::File && !i.is_whole()).cloned() else {
-            return Ok(st);
-        };
-        let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(inode.len) };
-        if inode.ahead.is_none() {
-            let (st, result) = self.fill(st, &inode, pages, inode.len, None, |_, _| Ok(()));
-            return result.map(|()| st);
+        for _ in 0..FILLS_MAX {
+            self.refresh(&mut st, file);
+            let Some(inode) = st.ns.get(file).filter(|i| i.kind == Kind::File && !i.is_whole()).cloned()
+            else {
+                return Ok(st);
+            };
+            let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(inode.len) };
+            if inode.ahead.is_none() {
+                let (after, result) = self.fill(st, &inode, pages, inode.len, None, |_, _| Ok(()));
+                result?;
+                st = self.wait_idle(after, file)?;
+                continue;
+            }
+            // What programs write or cut off meanwhile is in the object, and not in what was looked at.
+            let mode = Allocate { keep_size: true, ..Allocate::default() };
+            self.allocate_ahead(&mut st, &inode, (0, pages.bytes()), inode.len, mode)?;
+            self.absorb(&mut st, file)?;
         }
-        let mode = Allocate { keep_size: true, ..Allocate::default() };
-        self.allocate_ahead(&mut st, &inode, (0, pages.bytes()), inode.len, mode)?;
-        self.absorb(&mut st, file)?;
-        Ok(st)
+        let path = st.path(file);
+        match st.ns.get(file).is_none_or(Inode::is_whole) {
+            true => Ok(st),
+            false => {
+                Err(Error::busy(format!("{path}: a program makes holes in it all the time: try again later")))
+            }
+        }
     }
 
     /// Makes a hole of a range of bytes. What it covers of a page in part is zeroed.

@@ -98,6 +98,12 @@ impl Prepared {
         self.chunks.iter().try_for_each(|c| keep_only(target, object, &owned, c.pages, self.inode.len))
     }
 
+    /// The pages that are in the target pool once so many chunks are.
+    pub fn in_target(&self, done: usize) -> Vec<PageRange> {
+        let owned = all_in(self.to, &self.inode.extents, &self.new_extents(&self.chunks[..done]));
+        extent::pool_runs(&owned).into_iter().map(|run| run.pages).collect()
+    }
+
     pub fn sources(&self) -> BTreeSet<PoolId> {
         self.chunks.iter().map(|c| c.from).collect()
     }

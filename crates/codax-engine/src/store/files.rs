@@ -283,11 +283,14 @@ pub(crate) fn keep_only(
 }
 
 /// Cuts a file's object to `len` bytes, or removes it where the file keeps nothing in its pool.
-fn cut_object(backing: &dyn Backing, file: FileId, len: u64, kept: bool) -> Result<()> {
+fn cut_object(backing: &dyn Backing, file: FileId, len: u64, kept: Option<&[PageRange]>) -> Result<()> {
     backing.unlock(file);
     let object = backing.open(file, true)?;
     backing.resize(object.as_fd(), len)?;
-    if kept { backing.lock(file, object.as_fd(), PageCount::for_bytes(len)) } else { backing.remove(file) }
+    match kept {
+        Some(pages) => backing.lock(file, object.as_fd(), pages),
+        None => backing.remove(file),
+    }
 }
 
 impl Inner {
@@ -314,7 +317,8 @@ impl Inner {
                     keep_only(&*backing, object.as_fd(), &owned, run.pages, len)?;
                 }
             }
-            backing.lock(file, object.as_fd(), PageCount::for_bytes(len))?;
+            let owned: Vec<PageRange> = extent::pool_runs(&owned).into_iter().map(|run| run.pages).collect();
+            backing.lock(file, object.as_fd(), &owned)?;
         }
         Ok(())
     }
@@ -428,13 +432,13 @@ impl Inner {
         now.len = len;
         now.mtime_ns = self.env.wall_ns();
         now.ctime_ns = now.mtime_ns;
-        let kept: BTreeSet<PoolId> = now.extents.iter().map(|e| e.pool).collect();
         self.commit(st, &[Change::Put(Box::new(now))])?;
         let pools: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
         for pool in pools {
             let here: Vec<Extent> = cut.iter().filter(|e| e.pool == pool).copied().collect();
             // What the kernel serves to somebody is never another object from one moment to the next.
-            let kept = kept.contains(&pool) || st.served_by_kernel(inode.id);
+            let left = st.ns.get(inode.id).map(|now| crate::store::pages_in(now, pool)).unwrap_or_default();
+            let kept = (!left.is_empty() || st.served_by_kernel(inode.id)).then_some(&left[..]);
             match cut_object(&*st.pool(pool).backing, inode.id, len, kept) {
                 Ok(()) => st.free(&here),
                 Err(e) => {
