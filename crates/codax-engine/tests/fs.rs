@@ -741,6 +741,12 @@ fn attributes_of_users_and_placement() {
     assert_eq!(kind(fs.set_xattr(id, b"user.b", b"1", false, true)), ErrorKind::NoData);
     assert_eq!(kind(fs.set_xattr(id, b"user.b", &[0; 65_536], false, false)), ErrorKind::NoSpace);
     assert_eq!(kind(fs.set_xattr(id, b"user.b", &[0; 65_537], false, false)), ErrorKind::TooBig);
+    // Names without values end, too, while they can still be listed.
+    let long = |i: usize| format!("user.{i:0>250}").into_bytes();
+    let many = (0..).find(|i| fs.set_xattr(id, &long(*i), b"", false, false).is_err()).expect("an end");
+    assert_eq!(kind(fs.set_xattr(id, &long(many), b"", false, false)), ErrorKind::NoSpace);
+    assert!(many == fs.xattrs(id).expect("listed").len() - 1 && many == 255, "{many}");
+    (0..many).for_each(|i| fs.remove_xattr(id, &long(i)).expect("removed"));
     drop(fs);
     drop(store);
     let store = rig.open();
@@ -855,7 +861,20 @@ fn a_pool_that_programs_fill_is_full_and_a_drain_waits_for_who_has_files_open() 
     let drain = || session.drain("sim0", codax_engine::DrainOptions::default(), &mut |_| true);
     let refused = drain().expect_err("held");
     assert_eq!(refused.kind, ErrorKind::Busy);
-    assert!(refused.message.contains("/f is held: process 1 "), "{refused}");
+    assert!(refused.message.contains("/f is held: who opened it as process 1 "), "{refused}");
+    // That process may be another by now: nobody is killed for having its number.
+    // It ends with its input, whatever happens here.
+    let input = std::process::Stdio::piped();
+    let mut bystander = std::process::Command::new("cat").stdin(input).spawn().expect("starts");
+    let (other, second) =
+        object_of(fs.open(id, true, true, false, Who { pid: bystander.id(), ..WHO }).expect("opens"));
+    drop(second);
+    let evict = codax_engine::DrainOptions { evict: true, ..codax_engine::DrainOptions::default() };
+    assert_eq!(kind(session.drain("sim0", evict, &mut |_| true)), ErrorKind::Busy);
+    let alive = bystander.try_wait().expect("ours").is_none();
+    bystander.kill().and_then(|()| bystander.wait()).expect("ended");
+    assert!(alive, "it holds nothing");
+    fs.release(other);
     // Its handle is closed, and something (here a descriptor) is left of it.
     fs.release(h);
     codax_os::object::write_all_at(&object, b"late", 0).expect("written");

@@ -396,7 +396,8 @@ impl State {
         used.is_some_and(|used| used.lingering || used.by_kernel() > 0)
     }
 
-    /// Who opened a file that the kernel serves, or that somebody maps since it did.
+    /// Who opened a file that the kernel serves, or that somebody maps since it did: for people, where `/proc` shows nobody. It may have ended since, and
+    /// its number be another's, so it is in the words only: nobody is to be killed for it.
     pub fn openers(&self, file: FileId) -> Vec<Holder> {
         if !self.served_by_kernel(file) {
             return Vec::new();
@@ -406,8 +407,8 @@ impl State {
         let mut holders: Vec<Holder> = pids
             .into_iter()
             .map(|pid| Holder {
-                pid: Some(pid),
-                command: codax_os::process::command(pid),
+                pid: None,
+                command: format!("who opened it as process {pid}"),
                 why: why.to_owned(),
             })
             .collect();
