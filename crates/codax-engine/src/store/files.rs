@@ -203,7 +203,8 @@ impl Session {
         let inode = st.ns.get(open.file).ok_or_else(|| Error::not_found(format!("#{}", open.file)))?.clone();
         inner.check_pins(&st, &inode, len)?;
         if inode.ahead.is_some() {
-            inner.resize_ahead(&mut st, open.file, len)?;
+            let (st, resized) = inner.resize_ahead(st, open.file, len);
+            resized?;
             return inner.whole(st, open.file).map(drop);
         }
         if len > inode.len && !inode.is_whole() {
