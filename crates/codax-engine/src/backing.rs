@@ -1,7 +1,7 @@
 //! What holds the bytes of a pool: one object for each file, reached through one narrow trait.
 
 use codax_core::{Error, ErrorKind, FileId, HUGE_PAGES, HUGE_SIZE, PAGE_SIZE, PageCount, PageRange, Result};
-use codax_os::copy::SourceMap;
+use codax_os::copy::{LockedMap, SourceMap};
 use codax_os::object::{self, ObjectDir};
 use std::collections::HashMap;
 use std::io;
@@ -51,8 +51,8 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn copy(&self, from: &SourceMap, at: u64, len: u64, to: BorrowedFd<'_>) -> Result<u64>;
     /// Opens the object with a write lease: proof that no other open description of it and no mapping is left anywhere. `None` if there is one.
     fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>>;
-    /// Keeps the object's pages from being swapped, where the pool itself doesn't.
-    fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: PageCount) -> Result<()>;
+    /// Keeps these pages of the object, and no others, from being swapped, where the pool itself doesn't. They have memory.
+    fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: &[PageRange]) -> Result<()>;
     /// Undoes [`Backing::lock`]: a locked object is mapped, and so it has a holder.
     fn unlock(&self, file: FileId);
 }
@@ -63,7 +63,7 @@ pub struct Shm {
     dir: ObjectDir,
     path: PathBuf,
     /// Mappings that keep objects locked in memory; `None` where the tmpfs itself is not swapped.
-    locked: Option<Mutex<HashMap<FileId, SourceMap>>>,
+    locked: Option<Mutex<HashMap<FileId, Vec<LockedMap>>>>,
 }
 
 impl Shm {
@@ -176,15 +176,21 @@ impl Backing for Shm {
         self.dir.open_leased(&object_name(file)).map_err(|e| self.error("lease", file, &e))
     }
 
-    fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: PageCount) -> Result<()> {
+    fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: &[PageRange]) -> Result<()> {
         let Some(locked) = &self.locked else { return Ok(()) };
-        if pages.0 == 0 {
-            return Ok(());
-        }
-        let map = SourceMap::new(object, pages.bytes())
-            .and_then(|map| map.lock_memory().map(|()| map))
+        let maps = pages
+            .iter()
+            .filter(|run| !run.is_empty())
+            .map(|run| LockedMap::new(object, run.offset(), run.bytes()))
+            .collect::<io::Result<Vec<LockedMap>>>()
             .map_err(|e| self.error("lock in memory", file, &e))?;
-        locked.lock().unwrap_or_else(PoisonError::into_inner).insert(file, map);
+        let mut locked = locked.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was locked before goes only now, so that nothing is without in between.
+        if maps.is_empty() {
+            locked.remove(&file)
+        } else {
+            locked.insert(file, maps)
+        };
         Ok(())
     }
 
@@ -192,5 +198,29 @@ impl Backing for Shm {
         if let Some(locked) = &self.locked {
             locked.lock().unwrap_or_else(PoisonError::into_inner).remove(&file);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn locking_fills_no_holes() {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("a directory in /dev/shm");
+        let shm = Shm::new(dir.path(), true).expect("there");
+        let object = shm.create(FileId(7), 64 * PAGE_SIZE).expect("made");
+        let pages = [PageRange::new(2, 1), PageRange::new(40, 3)];
+        pages.iter().for_each(|run| shm.allocate(object.as_fd(), *run).expect("room"));
+        shm.lock(FileId(7), object.as_fd(), &pages).expect("locked");
+        let allocated = || shm.list().expect("listed")[0].1.allocated;
+        assert_eq!(allocated(), PageCount(4));
+        // Locked anew it is all that is locked.
+        shm.lock(FileId(7), object.as_fd(), &[]).expect("unlocked");
+        drop(object);
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("there");
+        assert!(!maps.contains(&dir.path().display().to_string()));
+        assert_eq!(allocated(), PageCount(4));
     }
 }

@@ -225,7 +225,7 @@ impl Inner {
         }
         let held: Vec<PageRange> =
             st.pool(pool).held.get(&file).into_iter().flatten().map(Extent::pages).collect();
-        let stale: Vec<PageRange> = stale_ranges(st, pool, file, fd.as_fd(), pages)?
+        let stale: Vec<PageRange> = stale_ranges(st, pool, file, fd.as_fd())?
             .into_iter()
             .filter(|s| !held.iter().any(|h| h.intersect(*s).is_some()))
             .collect();

@@ -4,13 +4,15 @@ mod store_support;
 
 use codax_core::change::PoolState;
 use codax_core::request::Open;
-use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, Result};
+use codax_core::{Error, ErrorKind, FileId, PageRange, Result};
 use codax_engine::backing::{Backing, ObjectInfo, Shm};
+use codax_engine::fs::{Allocate, How, New, NewKind, Who};
 use codax_engine::{DrainOptions, Opened, Session, Store};
 use codax_os::copy::SourceMap;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use store_support::*;
@@ -26,6 +28,8 @@ struct Fault {
     on: AtomicBool,
     /// The call that failed first.
     hit: Mutex<Option<&'static str>>,
+    /// Where a call that allocates says that it has begun, and waits until it may go on.
+    gate: Mutex<Option<(Sender<()>, Receiver<()>)>>,
 }
 
 impl Fault {
@@ -36,6 +40,7 @@ impl Fault {
             dead,
             on: AtomicBool::new(false),
             hit: Mutex::new(None),
+            gate: Mutex::new(None),
         })
     }
 
@@ -93,6 +98,11 @@ impl Backing for FailingBacking {
     }
 
     fn allocate(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        if let Some((begun, may_go)) = self.fault.gate.lock().expect("no panic under it").take() {
+            begun.send(()).expect("somebody waits for it");
+            let gone_on = may_go.recv_timeout(Duration::from_secs(20));
+            gone_on.map_err(|_| Error::internal("others were kept waiting"))?;
+        }
         self.fault.call("allocate").and_then(|()| self.shm.allocate(object, pages))
     }
 
@@ -124,7 +134,7 @@ impl Backing for FailingBacking {
         self.fault.call("sole_holder").and_then(|()| self.shm.sole_holder(file))
     }
 
-    fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: PageCount) -> Result<()> {
+    fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: &[PageRange]) -> Result<()> {
         self.fault.call("lock").and_then(|()| self.shm.lock(file, object, pages))
     }
 
@@ -449,4 +459,64 @@ fn a_call_of_the_medium_that_fails_costs_no_acknowledged_byte() {
 #[test]
 fn a_store_whose_medium_dies_comes_back_whole() {
     all_runs(true);
+}
+
+/// Giving a file gigabytes takes its time: that is the file's own business.
+#[test]
+fn others_go_on_while_a_file_gets_memory() {
+    let rig = Rig::new();
+    let fault = Fault::new(u64::MAX, false);
+    let given = fault.clone();
+    let store = rig
+        .open_with(&move |_, shm| Arc::new(FailingBacking { shm, fault: given.clone() }))
+        .expect("the store opens");
+    let fs = store.fs(true);
+    let new = New { mode: 0o644, who: Who::default(), kind: NewKind::File };
+    let (attr, open) = fs.create(codax_core::ROOT, b"f", &new, true, true).expect("created");
+    assert!(matches!(open.how, How::Passthrough(_)));
+    let ((begun, has_begun), (go, may_go)) = (mpsc::channel(), mpsc::channel());
+    *fault.gate.lock().expect("no panic under it") = Some((begun, may_go));
+    std::thread::scope(|scope| {
+        let allocated = scope.spawn(|| fs.allocate(open.handle, 0, 3 * MIB, Allocate::default()));
+        has_begun.recv().expect("it begins");
+        assert_eq!(fs.attr(attr.id).map(|a| a.len), Ok(0));
+        fs.create(codax_core::ROOT, b"other", &new, true, true).map(drop).expect("created");
+        go.send(()).expect("it waits");
+        assert_eq!(allocated.join().expect("no panic"), Ok(()));
+    });
+    assert_eq!(fs.attr(attr.id).map(|a| (a.len, a.backed)), Ok((3 * MIB, 3 * MIB)));
+    assert_eq!(store.check(false).expect("check"), []);
+}
+
+/// The last handle of a file without a name is closed while the medium fails: that nobody has the object can't be found out then.
+#[test]
+fn what_could_not_be_settled_is_tried_again() {
+    for fails in 1.. {
+        let rig = Rig::new();
+        let fault = Fault::new(fails, false);
+        let given = fault.clone();
+        let store = rig
+            .open_with(&move |_, shm| Arc::new(FailingBacking { shm, fault: given.clone() }))
+            .expect("the store opens");
+        let fs = store.fs(true);
+        let new = New { mode: 0o644, who: Who::default(), kind: NewKind::File };
+        let (attr, open) = fs.create(codax_core::ROOT, b"f", &new, true, true).expect("created");
+        let How::Passthrough(object) = open.how else { panic!("served by the daemon") };
+        codax_os::object::write_all_at(&object, &[1; 5000], 0).expect("written");
+        fs.unlink(codax_core::ROOT, b"f").expect("unlinked");
+        drop(object);
+        fault.set(true);
+        fs.release(open.handle);
+        fault.set(false);
+        assert_eq!(store.check(false).expect("check"), [], "{:?}", fault.hit());
+        assert_eq!(fs.attr(attr.id).map_err(|e| e.kind), Err(ErrorKind::NotFound), "{:?}", fault.hit());
+        let pools = store.info().pools;
+        assert_eq!(pools.iter().map(|p| p.used + p.held).sum::<u64>(), 0, "{:?}", fault.hit());
+        let left = std::fs::read_dir(rig.layout().pool("dram")).expect("there").count();
+        assert_eq!(left, 0, "{:?}", fault.hit());
+        if fault.hit().is_none() {
+            assert!(fails > 2);
+            break;
+        }
+    }
 }

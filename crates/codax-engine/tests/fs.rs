@@ -400,6 +400,174 @@ fn what_programs_write_to_the_object_is_taken_in() {
     clean(&store);
 }
 
+/// The library has no holes: while programs cut a file and make it longer, it maps what is whole, or is told that it can't.
+#[test]
+fn a_file_that_programs_make_holes_in_is_mapped_whole_or_not_at_all() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    let id = put_file(&fs, "f", &[1; 5000]);
+    let (h, object) = object_of(open(&fs, id));
+    let session = admin(&store);
+    let opened =
+        session.open(&codax_core::request::Open { create: false, ..open_of("/f", 0) }).expect("opens");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut len = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                len = (len + 300_000) % (8 * MIB);
+                codax_os::object::set_len(&object, len).expect("room");
+            }
+        });
+        for _ in 0..200 {
+            match session.raw(opened.handle, true) {
+                Ok((layout, _)) => {
+                    let covered: u64 = layout.runs.iter().map(|run| run.pages.count.0).sum();
+                    assert_eq!(covered, layout.len.div_ceil(4096));
+                    session.raw_done(id);
+                }
+                Err(e) => assert_eq!(e.kind, ErrorKind::Busy, "{e}"),
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    drop(object);
+    fs.release(h);
+    session.close(opened.handle);
+    clean(&store);
+}
+
+/// Numbers that are the same in each run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+#[test]
+fn a_file_in_two_objects_is_changed_at_random_while_parts_of_it_move() {
+    const ROUNDS: u32 = 40;
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    let session = admin(&store);
+    let opened = make(&session, "/f", 6 * MIB, "sim0");
+    let id = opened.file;
+    session.close(opened.handle);
+    let part = |i: u64| (i % 4 * 2 * MIB, 2 * MIB);
+    session.move_file(&path("/f"), "dram", Some(part(1)), &mut |_| true).expect("moved");
+    let h = open(&fs, id).handle;
+    let mut random = Random(5);
+    for round in 0..ROUNDS {
+        let moved = std::thread::scope(|scope| {
+            let mover = scope.spawn(|| {
+                let session = admin(&store);
+                for i in 0..4 {
+                    for (to, i) in [("dram", i), ("sim0", i + 1)] {
+                        match session.move_file(&path("/f"), to, Some(part(i)), &mut |_| true) {
+                            Ok(_) => {}
+                            Err(e) if e.kind == ErrorKind::Invalid => {}
+                            Err(e) => return Err(e),
+                        }
+                    }
+                }
+                Ok(())
+            });
+            for _ in 0..10 {
+                change(&fs, h, id, &mut random);
+            }
+            mover.join().expect("no panic")
+        });
+        moved.expect("moved");
+        assert_eq!(store.check(false).expect("check"), [], "in round {round}");
+    }
+    fs.release(h);
+}
+
+/// Writes, cuts, lengthens or punches somewhere.
+fn change(fs: &Fs, h: FsHandle, id: FileId, random: &mut Random) {
+    let len = fs.attr(id).expect("attr").len;
+    let punch = Allocate { keep_size: true, punch: true, zero: false };
+    match random.below(4) {
+        0 => {
+            let len = MIB + random.below(7 * MIB);
+            fs.set(id, &Set { len: Some(len), ..Set::default() }, WHO).map(drop).expect("length");
+        }
+        1 => fs.allocate(h, random.below(len), 1 + random.below(9000), punch).expect("punched"),
+        _ => {
+            let bytes = vec![7; 1 + random.below(200_000) as usize];
+            let off = random.below(len.min(7 * MIB));
+            assert_eq!(fs.write(h, off, &bytes, false), Ok(bytes.len()));
+        }
+    }
+}
+
+/// The kernel has one object for all handles of a file, that of the first open: what is written later goes there, whatever came between.
+#[test]
+fn a_file_open_for_reading_keeps_its_object() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    let id = put_file(&fs, "f", &[1; 5000]);
+    let read_only = || object_of(fs.open(id, true, false, false, WHO).expect("opens"));
+    let (reader, served) = read_only();
+    // Cut to nothing, and written again through the object that was registered first.
+    let (writer, _) = object_of(fs.open(id, false, true, true, WHO).expect("opens"));
+    codax_os::object::write_all_at(&served, b"x", 0).expect("written");
+    drop(served);
+    fs.release(writer);
+    fs.release(reader);
+    assert_eq!(read_all(&fs, id), b"x");
+    clean(&store);
+    // Made longer by the library, it stays in the object that it has, wherever new files go.
+    let (reader, served) = read_only();
+    fs.set_xattr(id, b"user.codax.on", b"sim0", false, false).expect("set");
+    let session = admin(&store);
+    let opened =
+        session.open(&codax_core::request::Open { create: false, ..open_of("/f", 0) }).expect("opens");
+    session.set_len(opened.handle, 3 * MIB).expect("longer");
+    assert_eq!(
+        (codax_os::object::stat(&served).expect("stat").len, pool_of(&session, "/f")),
+        (3 * MIB, vec![0])
+    );
+    // What is left of it once it is closed (a mapping; here a descriptor) counts, though nobody could write.
+    fs.release(reader);
+    assert!(fs.served(id).expect("served").why.contains("open so"));
+    assert_eq!(kind(session.move_file(&path("/f"), "sim0", None, &mut |_| true)), ErrorKind::Busy);
+    drop(served);
+    session.move_file(&path("/f"), "sim0", None, &mut |_| true).expect("moved");
+    session.close(opened.handle);
+    clean(&store);
+}
+
+/// A mount whose connection dies leaves mappings behind: they count until they are gone.
+#[test]
+fn a_mount_that_ends_leaves_what_is_mapped_through_it_in_use() {
+    let rig = Rig::new();
+    let store = rig.open();
+    for known in [false, true] {
+        let fs = store.fs(true);
+        let id = put_file(&fs, "f", &[1; 5000]);
+        if known {
+            fs.mounted_as(0xfeed);
+        }
+        let (_, object) = object_of(open(&fs, id));
+        fs.close();
+        let session = admin(&store);
+        assert_eq!(kind(session.move_file(&path("/f"), "sim0", None, &mut |_| true)), ErrorKind::Busy);
+        codax_os::object::write_all_at(&object, b"late", 0).expect("written");
+        drop(object);
+        session.move_file(&path("/f"), "sim0", None, &mut |_| true).expect("moved");
+        assert_eq!(read_all(&store.fs(false), id)[..5], *b"late\x01");
+        store.fs(false).unlink(ROOT, b"f").expect("unlinked");
+    }
+    clean(&store);
+}
+
 #[test]
 fn what_was_written_before_a_kill_is_there_after_it() {
     let rig = Rig::new();
@@ -446,6 +614,44 @@ fn what_was_written_before_a_kill_is_there_after_it() {
         fs.unlink(ROOT, name.as_bytes()).expect("unlinked");
     }
     assert_eq!(used(&store), 0);
+}
+
+/// A kill comes between the journal, where a hole was punched or an end cut off, and the object.
+#[test]
+fn memory_that_a_kill_left_in_holes_goes_also_in_a_full_pool() {
+    let rig = Rig::new();
+    let (id, far);
+    {
+        let store = rig.open();
+        let fs = store.fs(false);
+        fs.set_xattr(ROOT, b"user.codax.on", b"sim0", false, false).expect("set");
+        id = put_file(&fs, "f", &[1; 4096]);
+        let len = 1 << 30;
+        fs.set(id, &Set { len: Some(len), ..Set::default() }, WHO).expect("longer");
+        far = put_file(&fs, "behind", &[3; 8192]);
+        put_file(&fs, "full", &vec![2; 24 * MIB as usize]);
+        std::mem::forget(fs);
+        std::mem::forget(store);
+    }
+    let object = |id: FileId| {
+        let name = rig.layout().pool("sim0").join(codax_engine::backing::object_name(id));
+        std::fs::OpenOptions::new().write(true).open(name).expect("there")
+    };
+    codax_os::object::write_all_at(object(id), &[9; 5000], 100 * MIB).expect("room");
+    codax_os::object::allocate(object(far), 4 * MIB, 4096).expect("room");
+    let store = rig.open();
+    let fs = store.fs(false);
+    let h = open(&fs, id).handle;
+    let mut buf = [1; 10];
+    assert_eq!(fs.read(h, 100 * MIB, &mut buf), Ok(10));
+    assert_eq!(buf, [0; 10]);
+    clean(&store);
+    // What it becomes when there is memory again is zeros, too.
+    assert_eq!(fs.write(h, 100 * MIB + 4090, b"x", false), Ok(1));
+    assert_eq!(fs.read(h, 100 * MIB, &mut buf), Ok(10));
+    assert_eq!(buf, [0; 10]);
+    fs.release(h);
+    clean(&store);
 }
 
 #[test]
@@ -535,6 +741,12 @@ fn attributes_of_users_and_placement() {
     assert_eq!(kind(fs.set_xattr(id, b"user.b", b"1", false, true)), ErrorKind::NoData);
     assert_eq!(kind(fs.set_xattr(id, b"user.b", &[0; 65_536], false, false)), ErrorKind::NoSpace);
     assert_eq!(kind(fs.set_xattr(id, b"user.b", &[0; 65_537], false, false)), ErrorKind::TooBig);
+    // Names without values end, too, while they can still be listed.
+    let long = |i: usize| format!("user.{i:0>250}").into_bytes();
+    let many = (0..).find(|i| fs.set_xattr(id, &long(*i), b"", false, false).is_err()).expect("an end");
+    assert_eq!(kind(fs.set_xattr(id, &long(many), b"", false, false)), ErrorKind::NoSpace);
+    assert!(many == fs.xattrs(id).expect("listed").len() - 1 && many == 255, "{many}");
+    (0..many).for_each(|i| fs.remove_xattr(id, &long(i)).expect("removed"));
     drop(fs);
     drop(store);
     let store = rig.open();
@@ -649,7 +861,20 @@ fn a_pool_that_programs_fill_is_full_and_a_drain_waits_for_who_has_files_open() 
     let drain = || session.drain("sim0", codax_engine::DrainOptions::default(), &mut |_| true);
     let refused = drain().expect_err("held");
     assert_eq!(refused.kind, ErrorKind::Busy);
-    assert!(refused.message.contains("/f is held: process 1 "), "{refused}");
+    assert!(refused.message.contains("/f is held: who opened it as process 1 "), "{refused}");
+    // That process may be another by now: nobody is killed for having its number.
+    // It ends with its input, whatever happens here.
+    let input = std::process::Stdio::piped();
+    let mut bystander = std::process::Command::new("cat").stdin(input).spawn().expect("starts");
+    let (other, second) =
+        object_of(fs.open(id, true, true, false, Who { pid: bystander.id(), ..WHO }).expect("opens"));
+    drop(second);
+    let evict = codax_engine::DrainOptions { evict: true, ..codax_engine::DrainOptions::default() };
+    assert_eq!(kind(session.drain("sim0", evict, &mut |_| true)), ErrorKind::Busy);
+    let alive = bystander.try_wait().expect("ours").is_none();
+    bystander.kill().and_then(|()| bystander.wait()).expect("ended");
+    assert!(alive, "it holds nothing");
+    fs.release(other);
     // Its handle is closed, and something (here a descriptor) is left of it.
     fs.release(h);
     codax_os::object::write_all_at(&object, b"late", 0).expect("written");

@@ -49,13 +49,21 @@ impl SourceMap {
         }
         Ok(at - off)
     }
+}
 
-    /// Locks the object's memory, so that it is neither swapped out nor demoted, as long as this mapping lives. It
-    /// fills holes. `OutOfMemory` beyond RLIMIT_MEMLOCK.
-    pub fn lock_memory(&self) -> io::Result<()> {
-        let at = std::ptr::with_exposed_provenance_mut(self.area.base());
+/// A part of an object that is kept in memory: neither swapped out nor demoted, as long as this lives.
+#[derive(Debug)]
+pub struct LockedMap {
+    _area: Area,
+}
+
+impl LockedMap {
+    /// Locks `len` bytes at `off`, both whole pages. It fills holes. `OutOfMemory` beyond RLIMIT_MEMLOCK.
+    pub fn new(fd: impl AsFd, off: u64, len: u64) -> io::Result<Self> {
+        let area = Area::object(fd, off, to_usize(len), false)?;
+        let at = std::ptr::with_exposed_provenance_mut(area.base());
         // SAFETY: locks pages of our own mapping; it changes no byte and no address.
-        unsafe { rustix::mm::mlock(at, self.area.len())? };
-        Ok(())
+        unsafe { rustix::mm::mlock(at, area.len())? };
+        Ok(Self { _area: area })
     }
 }

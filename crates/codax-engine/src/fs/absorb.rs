@@ -6,7 +6,7 @@
 
 use crate::backing::os_error;
 use crate::store::state::{Live, State};
-use crate::store::{Inner, resident};
+use crate::store::{Inner, pages_in, resident};
 use codax_core::change::Change;
 use codax_core::extent::{self, Extent};
 use codax_core::namespace::{Inode, LEN_MAX};
@@ -17,8 +17,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 impl Inner {
     /// Brings an inode up to date whose object may be ahead of it, and ends that if nobody has the object any more. Whether it is over is returned; a
-    /// file that nobody could change so is over at once.
+    /// file that nobody could change so is over at once. Where that can't be found out, somebody may use it still, and it is tried again.
     pub fn settle(&self, st: &mut State, file: FileId) -> Result<bool> {
+        self.try_settle(st, file).inspect_err(|_| linger(st, file))
+    }
+
+    fn try_settle(&self, st: &mut State, file: FileId) -> Result<bool> {
         let Some(pool) = st.ns.get(file).and_then(|inode| inode.ahead) else {
             self.stop_lingering(st, file);
             return Ok(true);
@@ -36,15 +40,14 @@ impl Inner {
             }
             Err(e) => return Err(e),
             Ok(None) => {
-                st.lingering.insert(file);
-                st.live.entry(file).or_default().mount.get_or_insert_default().lingering = true;
+                linger(st, file);
                 self.absorb(st, file)?;
                 return Ok(false);
             }
             Ok(Some(object)) => {
                 self.absorb_object(st, file, pool, object.as_fd(), true)?;
                 match st.ns.get(file).filter(|inode| !inode.extents.is_empty()) {
-                    Some(inode) => backing.lock(file, object.as_fd(), PageCount::for_bytes(inode.len))?,
+                    Some(inode) => backing.lock(file, object.as_fd(), &pages_in(inode, pool))?,
                     None => backing.remove(file)?,
                 }
             }
@@ -92,7 +95,7 @@ impl Inner {
 
     /// [`Inner::settle`] for who only looks: a failure is left to those who come after.
     pub fn refresh(&self, st: &mut State, file: FileId) {
-        if st.ns.get(file).is_none_or(|inode| inode.ahead.is_none()) {
+        if st.ns.get(file).is_none_or(|inode| inode.ahead.is_none()) && !st.lingering.contains(&file) {
             return;
         }
         match self.settle(st, file) {
@@ -182,6 +185,12 @@ impl Inner {
     }
 }
 
+/// Somebody may map the file that the kernel served.
+fn linger(st: &mut State, file: FileId) {
+    st.lingering.insert(file);
+    st.live.entry(file).or_default().mount.get_or_insert_default().lingering = true;
+}
+
 /// Pages of an object that have memory and no frame yet.
 fn new_memory(
     inode: &Inode,
@@ -208,7 +217,7 @@ fn new_memory(
 }
 
 /// The parts of `pages` that have memory, by halving what has some and not all.
-fn find_memory(
+pub(crate) fn find_memory(
     object: BorrowedFd<'_>,
     pages: PageRange,
     file: FileId,

@@ -17,7 +17,9 @@ mod serve;
 mod space;
 mod xattr;
 
+pub(crate) use absorb::find_memory;
 pub(crate) use serve::{Mount, MountHandle, MountUse};
+pub(crate) use space::pools_of;
 
 use crate::store::{Guard, Inner, Store};
 use codax_core::namespace::Kind;
@@ -226,12 +228,7 @@ impl Store {
 
     /// Tells the device number of a mount of an earlier daemon's: who still uses that is looked for there, too.
     pub fn was_mounted_as(&self, dev: u64) {
-        let mut st = self.inner.lock();
-        st.next_handle += 1;
-        let mount = Mount::new(st.next_handle, false);
-        mount.set_device(dev);
-        mount.close();
-        st.mounts.push(Arc::new(mount));
+        self.inner.lock().closed_devices.insert(dev);
     }
 }
 

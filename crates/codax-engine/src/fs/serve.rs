@@ -5,7 +5,7 @@
 //! a write lease on the object shows that nobody has it any more, since a mapping outlives its handle.
 
 use super::{Attr, Changed, Fs, FsHandle, FsOpen, How, Mounted, New, NewKind, Served, Set, Who, gone};
-use crate::backing::os_error;
+use crate::backing::{Backing, os_error};
 use crate::store::Inner;
 use crate::store::state::State;
 use codax_core::change::{Change, PoolState};
@@ -162,7 +162,7 @@ impl Fs {
             _ => return Err(Error::invalid(format!("inode {id} is no regular file"))),
         }
         let how = match self.object_for_kernel(&mut st, id) {
-            Some(pool) => How::Passthrough(self.hand_out(&mut st, id, pool, write)?),
+            Some(pool) => How::Passthrough(self.hand_out(&mut st, id, pool)?),
             None => How::Daemon,
         };
         Ok(self.add_handle(&mut st, id, how, (read, write), who))
@@ -224,31 +224,24 @@ impl Fs {
         (!st.pool(pool).held.contains_key(&file)).then_some(pool)
     }
 
-    /// The object from which the kernel will serve the file, made if there is none. What may change it is journalled first.
-    fn hand_out(&self, st: &mut State, file: FileId, pool: PoolId, write: bool) -> Result<OwnedFd> {
+    /// The object from which the kernel will serve the file, made if there is none.
+    ///
+    /// That it is ahead is journalled first, also for who only reads: a mapping for reading outlives its handle, and whoever changes the file asks by that
+    /// whether the kernel has been given its object, and may neither take it away nor put another in its place.
+    fn hand_out(&self, st: &mut State, file: FileId, pool: PoolId) -> Result<OwnedFd> {
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
         let backing = st.pool(pool).backing.clone();
         if inode.ahead.is_some() {
             return backing.open(file, true);
         }
-        // Even reading fills holes, through a mapping.
-        let may_change = write || !inode.is_whole();
         let new = Inode { ahead: Some(pool), ..inode.clone() };
         let object = if inode.extents.is_empty() {
-            match backing.create(file, inode.len) {
-                Err(e) if e.kind == ErrorKind::Exists => {
-                    backing.remove(file)?;
-                    backing.create(file, inode.len)?
-                }
-                other => other?,
-            }
+            make_anew(&*backing, file, inode.len, &st.path(file))?
         } else {
             backing.open(file, true)?
         };
-        if may_change || inode.extents.is_empty() {
-            object::set_mtime(&object, new.mtime_ns).map_err(|e| os_error("date object of", &file, &e))?;
-            self.inner().commit(st, &[Change::Put(Box::new(new))])?;
-        }
+        object::set_mtime(&object, new.mtime_ns).map_err(|e| os_error("date object of", &file, &e))?;
+        self.inner().commit(st, &[Change::Put(Box::new(new))])?;
         Ok(object)
     }
 
@@ -290,16 +283,47 @@ impl Fs {
     }
 }
 
+/// Makes the object of a file without pages. One that was left over goes, if nobody has it.
+fn make_anew(backing: &dyn Backing, file: FileId, len: u64, path: &str) -> Result<OwnedFd> {
+    match backing.create(file, len) {
+        Err(e) if e.kind == ErrorKind::Exists => {}
+        other => return other,
+    }
+    let Some(_lease) = backing.sole_holder(file)? else {
+        return Err(Error::busy(format!("{path}: memory it gave up is still held: try again later")));
+    };
+    backing.remove(file)?;
+    backing.create(file, len)
+}
+
 impl Mounted {
     /// Releases what the mount has open; nothing is noted for it any more.
     pub fn close(&self) {
         self.mount.close();
         let mut st = self.inner.lock();
+        let before = st.mounts.len();
         st.mounts.retain(|m| m.id != self.mount.id);
+        if st.mounts.len() == before {
+            return;
+        }
         let mine: Vec<FsHandle> =
             st.handles.iter().filter(|(_, h)| h.mount == self.mount.id).map(|(handle, _)| *handle).collect();
+        let files: BTreeSet<FileId> = mine.iter().filter_map(|h| st.handles.get(h)).map(|h| h.file).collect();
         for handle in mine {
             self.inner.release_handle(&mut st, handle);
+        }
+        // Its connection may have died while programs map files through it: they show under its device still.
+        match self.mount.device.load(Ordering::Relaxed) {
+            0 => {
+                for file in files {
+                    if let Some(used) = st.live.get_mut(&file).and_then(|live| live.mount.as_mut()) {
+                        used.inherited |= used.lingering;
+                    }
+                }
+            }
+            device => {
+                st.closed_devices.insert(device);
+            }
         }
     }
 }
@@ -372,7 +396,8 @@ impl State {
         used.is_some_and(|used| used.lingering || used.by_kernel() > 0)
     }
 
-    /// Who opened a file that the kernel serves, or that somebody maps since it did.
+    /// Who opened a file that the kernel serves, or that somebody maps since it did: for people, where `/proc` shows nobody. It may have ended since, and
+    /// its number be another's, so it is in the words only: nobody is to be killed for it.
     pub fn openers(&self, file: FileId) -> Vec<Holder> {
         if !self.served_by_kernel(file) {
             return Vec::new();
@@ -382,8 +407,8 @@ impl State {
         let mut holders: Vec<Holder> = pids
             .into_iter()
             .map(|pid| Holder {
-                pid: Some(pid),
-                command: codax_os::process::command(pid),
+                pid: None,
+                command: format!("who opened it as process {pid}"),
                 why: why.to_owned(),
             })
             .collect();
@@ -399,9 +424,17 @@ impl State {
         self.mounts.iter().all(|m| m.device.load(Ordering::Relaxed) != 0)
     }
 
-    /// How a file's inode shows in `/proc` where it is open or mapped through a mount: device and inode number.
+    /// How a file's inode shows in `/proc` where it is open or mapped through a mount, one that is closed included: device and inode number.
     pub fn mount_identities(&self, file: FileId) -> impl Iterator<Item = (u64, u64)> + '_ {
         let devices = self.mounts.iter().map(|m| m.device.load(Ordering::Relaxed));
-        devices.filter(|dev| *dev != 0).map(move |dev| (dev, file.0))
+        let devices = devices.filter(|dev| *dev != 0).chain(self.closed_devices.iter().copied());
+        devices.map(move |dev| (dev, file.0))
+    }
+
+    /// Those of [`Self::mount_identities`] whose mappings may be of the file's object: on mounts without privilege they never are.
+    pub fn kernel_identities(&self, file: FileId) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let own =
+            |dev: u64| self.mounts.iter().any(|m| !m.privileged && m.device.load(Ordering::Relaxed) == dev);
+        self.mount_identities(file).filter(move |(dev, _)| !own(*dev))
     }
 }

@@ -1,7 +1,7 @@
 //! Lengths and holes.
 
 use super::{Allocate, Fs, FsHandle, StatFs, gone};
-use crate::backing::os_error;
+use crate::backing::{Backing, os_error};
 use crate::store::state::State;
 use crate::store::{Guard, Inner};
 use codax_core::change::Change;
@@ -13,10 +13,13 @@ use codax_core::{
 };
 use codax_os::object;
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// Inodes that a mount says there may be: as many as one likes, as far as there is memory for the journal.
 const FILES_MAX: u64 = 1 << 32;
+
+/// How often holes are filled that programs make meanwhile.
+const FILLS_MAX: u32 = 8;
 
 /// Zeros that are written at once, in bytes.
 const ZEROS: usize = 64 << 10;
@@ -38,7 +41,7 @@ impl Fs {
             used.wrote_ns = None;
         }
         if inode.ahead.is_some() {
-            inner.resize_ahead(&mut st, id, len)
+            inner.resize_ahead(st, id, len).1
         } else if len > inode.len {
             inner.extend(&mut st, &inode, len)
         } else {
@@ -56,11 +59,13 @@ impl Fs {
         let inner = self.inner();
         let st = self.lock();
         let file = self.handle(&st, handle, true)?.file;
-        let mut st = inner.wait_idle(st, file)?;
+        let st = inner.wait_idle(st, file)?;
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?.clone();
         let new_len = if mode.keep_size { inode.len } else { inode.len.max(end) };
         if inode.ahead.is_some() {
-            inner.allocate_ahead(&mut st, &inode, (off, end), new_len, mode)?;
+            let (mut st, allocated) = inner.allocate_ahead(st, file, (off, end), new_len, mode);
+            allocated?;
+            let inode = st.ns.get(file).ok_or_else(|| gone(file))?.clone();
             inner.set_times(&mut st, &inode)?;
             return inner.absorb(&mut st, file);
         }
@@ -146,26 +151,45 @@ impl Inner {
         self.commit(st, &[Change::Put(Box::new(new))])
     }
 
-    /// Sets the length of an object that is ahead of its inode, and takes that in.
-    pub fn resize_ahead(&self, st: &mut State, file: FileId, len: u64) -> Result<()> {
-        let Some((inode, pool)) = st.ns.get(file).and_then(|i| Some((i.clone(), i.ahead?))) else {
-            return Err(gone(file));
-        };
-        let backing = st.pool(pool).backing.clone();
-        let object = backing.open(file, true)?;
-        let stat = object::stat(&object).map_err(|e| os_error("stat object of", &file, &e))?;
-        backing.resize(object.as_fd(), len)?;
-        let tail = stat.len..end_of_page(stat.len).min(len);
-        if !tail.is_empty() {
+    /// Sets the length of an object that is ahead of its inode, and takes that in. To be called when the file is idle.
+    pub fn resize_ahead<'a>(&'a self, st: Guard<'a>, file: FileId, len: u64) -> (Guard<'a>, Result<()>) {
+        let (mut st, resized) = self.with_ahead(st, file, "change of length", |backing, object| {
+            let stat = object::stat(object).map_err(|e| os_error("stat object of", &file, &e))?;
+            backing.resize(object, len)?;
+            let tail = stat.len..end_of_page(stat.len).min(len);
             let page = PageRange::of_bytes(tail.start, 1);
-            if crate::store::resident(object.as_fd(), page, file)?.0 > 0 {
+            if !tail.is_empty() && crate::store::resident(object, page, file)?.0 > 0 {
                 let zeros = vec![0; usize::try_from(tail.end - tail.start).unwrap_or(0)];
-                backing.write(object.as_fd(), &zeros, tail.start)?;
+                backing.write(object, &zeros, tail.start)?;
             }
-        }
-        drop(object);
-        self.set_times(st, &inode)?;
-        self.absorb(st, file)
+            Ok(())
+        });
+        let taken = resized.and_then(|()| {
+            let inode = st.ns.get(file).cloned().ok_or_else(|| gone(file))?;
+            self.set_times(&mut st, &inode)?;
+            self.absorb(&mut st, file)
+        });
+        (st, taken)
+    }
+
+    /// Works on the object that is ahead of a file, without the state's lock: what takes or gives back much memory takes its time. The file is busy
+    /// meanwhile.
+    fn with_ahead<'a>(
+        &'a self,
+        mut st: Guard<'a>,
+        file: FileId,
+        what: &'static str,
+        work: impl FnOnce(&dyn Backing, BorrowedFd<'_>) -> Result<()>,
+    ) -> (Guard<'a>, Result<()>) {
+        let Some(pool) = st.ns.get(file).and_then(|inode| inode.ahead) else { return (st, Err(gone(file))) };
+        let backing = st.pool(pool).backing.clone();
+        let acting = st.acting;
+        self.make_busy(&mut st, file, what);
+        drop(st);
+        let worked = backing.open(file, true).and_then(|object| work(&*backing, object.as_fd()));
+        let mut st = self.lock_for(acting);
+        self.end_busy(&mut st, file);
+        (st, worked)
     }
 
     /// Somebody changed the contents of a file that is ahead: its times, and its object's, are now.
@@ -176,49 +200,63 @@ impl Inner {
         self.commit(st, &[Change::Put(Box::new(new))])
     }
 
-    fn allocate_ahead(
-        &self,
-        st: &mut State,
-        inode: &Inode,
+    /// What fallocate(2) does, to an object that is ahead; its inode follows with what absorbs it.
+    fn allocate_ahead<'a>(
+        &'a self,
+        mut st: Guard<'a>,
+        file: FileId,
         (off, end): (u64, u64),
         len: u64,
         mode: Allocate,
-    ) -> Result<()> {
-        let Some(pool) = inode.ahead else { return Ok(()) };
-        let backing = st.pool(pool).backing.clone();
-        let object = backing.open(inode.id, true)?;
-        let stat = object::stat(&object).map_err(|e| os_error("stat object of", &inode.id, &e))?;
-        let mapped = st.live.get(&inode.id).is_some_and(|l| !l.mappers.is_empty() || !l.raw.is_empty());
-        let punched = |off, end: u64| {
-            object::punch(&object, off, end.saturating_sub(off))
-                .map_err(|e| os_error("give back in object of", &inode.id, &e))
+    ) -> (Guard<'a>, Result<()>) {
+        let pages = PageRange::of_bytes(off, end - off);
+        let kept = if mode.punch { Ok(Vec::new()) } else { self.reserve_ahead(&mut st, file, pages) };
+        let kept = match kept {
+            Ok(kept) => kept,
+            Err(e) => return (st, Err(e)),
         };
-        if mode.punch || mode.zero {
-            if mapped {
+        let mapped = st.live.get(&file).is_some_and(|l| !l.mappers.is_empty() || !l.raw.is_empty());
+        let (mut st, allocated) = self.with_ahead(st, file, "filling of holes", |backing, object| {
+            let stat = object::stat(object).map_err(|e| os_error("stat object of", &file, &e))?;
+            if (mode.punch || mode.zero) && mapped {
+                let end = end.min(stat.len);
                 let mut at = off;
-                while at < end.min(stat.len) {
-                    let n = usize::try_from(end.min(stat.len) - at).unwrap_or(ZEROS).min(ZEROS);
-                    backing.write(object.as_fd(), &vec![0; n], at)?;
+                while at < end {
+                    let n = usize::try_from(end - at).unwrap_or(ZEROS).min(ZEROS);
+                    backing.write(object, &[0; ZEROS][..n], at)?;
                     at += n as u64;
                 }
-            } else {
-                punched(off, end)?;
+            } else if mode.punch || mode.zero {
+                object::punch(object, off, end - off)
+                    .map_err(|e| os_error("give back in object of", &file, &e))?;
+            }
+            if mode.punch {
+                return Ok(());
+            }
+            backing.allocate(object, pages)?;
+            if len > stat.len { backing.resize(object, len) } else { Ok(()) }
+        });
+        // They are for what is absorbed now.
+        st.free(&kept);
+        (st, allocated)
+    }
+
+    /// Keeps frames for the pages that the object of a file that is ahead has yet to be given: the medium may have more room than the pool.
+    fn reserve_ahead(&self, st: &mut State, file: FileId, pages: PageRange) -> Result<Vec<Extent>> {
+        self.absorb(st, file)?;
+        let Some(inode) = st.ns.get(file) else { return Err(gone(file)) };
+        let Some(pool) = inode.ahead else { return Ok(Vec::new()) };
+        let mut kept = Vec::new();
+        for gap in extent::gaps(&inode.extents, pages) {
+            match st.reserve(pool, file, gap, None) {
+                Ok(extents) => kept.extend(extents),
+                Err(e) => {
+                    st.free(&kept);
+                    return Err(e);
+                }
             }
         }
-        if !mode.punch {
-            // Not more than there are frames for: the medium may have more room than the pool.
-            let pages = PageRange::of_bytes(off, end - off);
-            let missing: u64 = extent::gaps(&inode.extents, pages).iter().map(|g| g.count.0).sum();
-            if missing > st.pool(pool).alloc.free().0 {
-                let name = st.pool_name(pool);
-                return Err(Error::no_space(format!("pool {name} is full")));
-            }
-            backing.allocate(object.as_fd(), pages)?;
-            if len > stat.len {
-                backing.resize(object.as_fd(), len)?;
-            }
-        }
-        Ok(())
+        Ok(kept)
     }
 
     /// Gives frames and memory to the holes in `pages` and makes the file `len` long, no shorter than it is. `work` is given the new extents when the
@@ -330,21 +368,36 @@ impl Inner {
         }
     }
 
-    /// A file without holes, as the library maps it: they are filled. To be called when the file is idle.
+    /// A file without holes, as the library maps it: they are filled. To be called when the file is idle. `Busy` where programs make new ones all the
+    /// time.
     pub fn whole<'a>(&'a self, mut st: Guard<'a>, file: FileId) -> Result<Guard<'a>> {
-        self.refresh(&mut st, file);
-        let Some(inode) = st.ns.get(file).filter(|i| i.kind == Kind::File && !i.is_whole()).cloned() else {
-            return Ok(st);
-        };
-        let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(inode.len) };
-        if inode.ahead.is_none() {
-            let (st, result) = self.fill(st, &inode, pages, inode.len, None, |_, _| Ok(()));
-            return result.map(|()| st);
+        for _ in 0..FILLS_MAX {
+            self.refresh(&mut st, file);
+            let Some(inode) = st.ns.get(file).filter(|i| i.kind == Kind::File && !i.is_whole()).cloned()
+            else {
+                return Ok(st);
+            };
+            let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(inode.len) };
+            if inode.ahead.is_none() {
+                let (after, result) = self.fill(st, &inode, pages, inode.len, None, |_, _| Ok(()));
+                result?;
+                st = self.wait_idle(after, file)?;
+                continue;
+            }
+            // What programs write or cut off meanwhile is in the object, and not in what was looked at.
+            let mode = Allocate { keep_size: true, ..Allocate::default() };
+            let (after, allocated) = self.allocate_ahead(st, file, (0, pages.bytes()), inode.len, mode);
+            allocated?;
+            st = after;
+            self.absorb(&mut st, file)?;
         }
-        let mode = Allocate { keep_size: true, ..Allocate::default() };
-        self.allocate_ahead(&mut st, &inode, (0, pages.bytes()), inode.len, mode)?;
-        self.absorb(&mut st, file)?;
-        Ok(st)
+        let path = st.path(file);
+        match st.ns.get(file).is_none_or(Inode::is_whole) {
+            true => Ok(st),
+            false => {
+                Err(Error::busy(format!("{path}: a program makes holes in it all the time: try again later")))
+            }
+        }
     }
 
     /// Makes a hole of a range of bytes. What it covers of a page in part is zeroed.
@@ -413,7 +466,7 @@ fn zero_extents<'a>(
     inode: &Inode,
     off: u64,
     end: u64,
-    backing: impl Fn(PoolId) -> &'a dyn crate::backing::Backing,
+    backing: impl Fn(PoolId) -> &'a dyn Backing,
 ) -> Result<()> {
     if off >= end {
         return Ok(());

@@ -24,6 +24,9 @@ const EXTENTS: &[u8] = b"user.codax.extents";
 /// Longest value, as on Linux; all values of an inode together are no longer.
 const VALUE_MAX: usize = 64 << 10;
 
+/// Longest list of names, each with the zero that ends it, as on Linux: a longer one nobody could ask for.
+const NAMES_MAX: usize = 64 << 10;
+
 impl Fs {
     /// The value of an attribute; `NoData` if there is none.
     pub fn xattr(&self, id: FileId, name: &[u8]) -> Result<Vec<u8>> {
@@ -92,7 +95,10 @@ impl Fs {
         } else {
             let extra = new.extra.get_or_insert_default();
             extra.xattrs.insert(name.to_vec(), value.to_vec());
-            if extra.xattrs.values().map(Vec::len).sum::<usize>() > VALUE_MAX {
+            let values: usize = extra.xattrs.values().map(Vec::len).sum();
+            let names: usize = extra.xattrs.keys().map(|name| name.len() + 1).sum();
+            // The placement's is listed, too.
+            if values > VALUE_MAX || names + PREFER.len().max(INTERLEAVE.len()) + 1 > NAMES_MAX {
                 return Err(Error::no_space(format!(
                     "{}: its attributes are too long together",
                     st.path(id)

@@ -4,11 +4,11 @@
 
 use crate::backing::Backing;
 use crate::mover::{Order, Prepared, Stuck, relocated};
-use crate::store::Inner;
 use crate::store::state::State;
+use crate::store::{Inner, pages_in};
 use codax_core::change::{Change, Chunk};
 use codax_core::extent::Extent;
-use codax_core::{Error, ErrorKind, FileId, HUGE_SIZE, PageCount, PoolId, Result};
+use codax_core::{Error, ErrorKind, FileId, HUGE_SIZE, PoolId, Result};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -107,7 +107,7 @@ impl Inner {
         let lengthened = if short && written < len { target.resize(to.as_fd(), len) } else { Ok(()) };
         let whole = lengthened
             .and_then(|()| prepared.keep_holes(target, to.as_fd()))
-            .and_then(|()| target.lock(file, to.as_fd(), PageCount::for_bytes(len)));
+            .and_then(|()| target.lock(file, to.as_fd(), &prepared.in_target(*done)));
         // An object that isn't as it has to be is not taken, whatever has been copied to it.
         whole.inspect_err(|_| *done = 0).map_err(Stuck::Failed)
     }
@@ -163,7 +163,7 @@ impl Inner {
             return Ok(());
         };
         let backing = &st.pool(pool).backing;
-        backing.lock(file, backing.open(file, true)?.as_fd(), PageCount::for_bytes(inode.len))
+        backing.lock(file, backing.open(file, true)?.as_fd(), &pages_in(inode, pool))
     }
 
     /// Gives back the frames of copies that were not committed, and their memory; where that fails they are held.

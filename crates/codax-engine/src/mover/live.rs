@@ -15,7 +15,7 @@ use codax_core::frame::FrameState;
 use codax_core::live::{MoverAck, MoverMsg};
 use codax_core::plan::Holder;
 use codax_core::segment::{Action, Segment};
-use codax_core::{Error, FileId, MoveId, PageCount, PoolId, Result, SessionId};
+use codax_core::{Error, FileId, MoveId, PoolId, Result, SessionId};
 use codax_os::copy::SourceMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -373,12 +373,11 @@ impl Inner {
         let (file, to, id) = (d.record.file, d.prepared.to, d.record.id);
         // Our own mappings and descriptors would count as holders.
         drop(d.sources);
-        let pages = PageCount::for_bytes(d.prepared.inode.len);
         // What fails here fails the move, and nothing of what follows may be left out for it.
         let kept = match target_in_use {
             false => Ok(()),
             true => (d.prepared.keep_holes(&*d.target, d.object.as_fd()))
-                .and_then(|()| d.target.lock(file, d.object.as_fd(), pages)),
+                .and_then(|()| d.target.lock(file, d.object.as_fd(), &d.prepared.in_target(committed))),
         };
         drop(d.object);
 

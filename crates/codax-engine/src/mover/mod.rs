@@ -11,6 +11,7 @@ mod pace;
 pub(crate) use pace::Pace;
 
 use crate::backing::Backing;
+use crate::store::files::{all_in, keep_only};
 use crate::store::state::{Job, MOVE, State};
 use crate::store::{Guard, Inner};
 use codax_core::change::{Change, Chunk, PoolState};
@@ -90,11 +91,17 @@ impl Prepared {
         chunks.iter().flat_map(|c| c.extents(self.to)).collect()
     }
 
-    /// Makes holes of what the medium has given in the file's holes, with pages beside them that were copied: it may take whole huge pages.
+    /// Takes back what the medium has given beside the pages that were copied, in the file's holes and where it lies in other pools: it may take whole
+    /// huge pages.
     pub fn keep_holes(&self, target: &dyn Backing, object: BorrowedFd<'_>) -> Result<()> {
-        let pages = PageRange::new(0, PageCount::for_bytes(self.inode.len).0);
-        let holes = extent::gaps(&self.inode.extents, pages);
-        holes.into_iter().try_for_each(|hole| target.release(object, hole))
+        let owned = all_in(self.to, &self.inode.extents, &self.new_extents(&self.chunks));
+        self.chunks.iter().try_for_each(|c| keep_only(target, object, &owned, c.pages, self.inode.len))
+    }
+
+    /// The pages that are in the target pool once so many chunks are.
+    pub fn in_target(&self, done: usize) -> Vec<PageRange> {
+        let owned = all_in(self.to, &self.inode.extents, &self.new_extents(&self.chunks[..done]));
+        extent::pool_runs(&owned).into_iter().map(|run| run.pages).collect()
     }
 
     pub fn sources(&self) -> BTreeSet<PoolId> {
@@ -303,13 +310,23 @@ impl Inner {
                 .map_err(|e| crate::backing::os_error("stat object of", &file, &e))?;
             identities.insert((stat.dev, stat.ino));
         }
+        // A mapping through a mount doesn't switch, whoever has it.
+        let by_mount: HashSet<(u64, u64)> = self.lock().kernel_identities(file).collect();
+        let through = |h: &Held| by_mount.contains(&(h.dev, h.ino));
+        identities.extend(&by_mount);
         let held = codax_os::process::holders(&identities)
             .map_err(|e| crate::backing::os_error("look through", &"/proc", &e))?;
         let strange: Vec<_> = {
             let st = self.lock();
-            held.into_iter().filter(|h| !st.uses(h.pid, file)).collect()
+            let strange = |h: &Held| match through(h) {
+                true => matches!(h.what, codax_os::process::Hold::Mapped { .. }),
+                false => !st.uses(h.pid, file),
+            };
+            held.into_iter().filter(strange).collect()
         };
-        let mut strange: Vec<_> = confirmed(strange, &identities)?.iter().map(stranger).collect();
+        let strange = confirmed(strange, &identities)?;
+        let mut strange: Vec<_> =
+            strange.iter().map(|h| if through(h) { mount_holder(h) } else { stranger(h) }).collect();
         strange.dedup();
         Ok(strange)
     }

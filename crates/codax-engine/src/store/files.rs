@@ -11,7 +11,9 @@ use codax_core::name::StorePath;
 use codax_core::namespace::{Inode, Kind, Want};
 use codax_core::placement::Placement;
 use codax_core::request::{Handle, Layout, Open};
-use codax_core::{Error, ErrorKind, FileId, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result};
+use codax_core::{
+    Error, ErrorKind, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result,
+};
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -201,7 +203,8 @@ impl Session {
         let inode = st.ns.get(open.file).ok_or_else(|| Error::not_found(format!("#{}", open.file)))?.clone();
         inner.check_pins(&st, &inode, len)?;
         if inode.ahead.is_some() {
-            inner.resize_ahead(&mut st, open.file, len)?;
+            let (st, resized) = inner.resize_ahead(st, open.file, len);
+            resized?;
             return inner.whole(st, open.file).map(drop);
         }
         if len > inode.len && !inode.is_whole() {
@@ -258,12 +261,37 @@ fn make_len(backing: &dyn Backing, object: BorrowedFd<'_>, len: u64) -> Result<(
     if stat.len == len { Ok(()) } else { backing.resize(object, len) }
 }
 
+/// What is in `pool` once the pages of `new` are where that says.
+pub(crate) fn all_in(pool: PoolId, old: &[Extent], new: &[Extent]) -> Vec<Extent> {
+    let all = extent::insert(old, new);
+    all.into_iter().filter(|e| e.pool == pool).collect()
+}
+
+/// Takes back what the medium has given beside `pages`, which is none of `owned`: it may give a whole huge page where a part was asked for, and the rest
+/// of that is a hole, or lies in another pool.
+pub(crate) fn keep_only(
+    backing: &dyn Backing,
+    object: BorrowedFd<'_>,
+    owned: &[Extent],
+    pages: PageRange,
+    len: u64,
+) -> Result<()> {
+    let start = pages.start.0 / HUGE_PAGES * HUGE_PAGES;
+    // There are no huge pages across the end.
+    let end = pages.end().next_multiple_of(HUGE_PAGES).min(PageCount::for_bytes(len).0).max(start);
+    let beside = extent::gaps(owned, PageRange::new(start, end - start));
+    beside.into_iter().try_for_each(|gap| backing.release(object, gap))
+}
+
 /// Cuts a file's object to `len` bytes, or removes it where the file keeps nothing in its pool.
-fn cut_object(backing: &dyn Backing, file: FileId, len: u64, kept: bool) -> Result<()> {
+fn cut_object(backing: &dyn Backing, file: FileId, len: u64, kept: Option<&[PageRange]>) -> Result<()> {
     backing.unlock(file);
     let object = backing.open(file, true)?;
     backing.resize(object.as_fd(), len)?;
-    if kept { backing.lock(file, object.as_fd(), PageCount::for_bytes(len)) } else { backing.remove(file) }
+    match kept {
+        Some(pages) => backing.lock(file, object.as_fd(), pages),
+        None => backing.remove(file),
+    }
 }
 
 impl Inner {
@@ -272,7 +300,11 @@ impl Inner {
     pub fn back(&self, file: FileId, extents: &[Extent], len: u64, others: &[PoolId]) -> Result<()> {
         let pools: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
         for &pool in pools.union(&others.iter().copied().collect()) {
-            let backing = self.lock().pool(pool).backing.clone();
+            let (backing, huge, owned) = {
+                let st = self.lock();
+                let old = st.ns.get(file).map_or(&[][..], |inode| &inode.extents);
+                (st.pool(pool).backing.clone(), st.pool(pool).huge, all_in(pool, old, extents))
+            };
             let object = if others.contains(&pool) {
                 let object = backing.open(file, true)?;
                 make_len(&*backing, object.as_fd(), len)?;
@@ -282,8 +314,12 @@ impl Inner {
             };
             for run in extent::pool_runs(extents).into_iter().filter(|r| r.pool == pool) {
                 backing.allocate(object.as_fd(), run.pages)?;
+                if huge {
+                    keep_only(&*backing, object.as_fd(), &owned, run.pages, len)?;
+                }
             }
-            backing.lock(file, object.as_fd(), PageCount::for_bytes(len))?;
+            let owned: Vec<PageRange> = extent::pool_runs(&owned).into_iter().map(|run| run.pages).collect();
+            backing.lock(file, object.as_fd(), &owned)?;
         }
         Ok(())
     }
@@ -397,12 +433,14 @@ impl Inner {
         now.len = len;
         now.mtime_ns = self.env.wall_ns();
         now.ctime_ns = now.mtime_ns;
-        let kept: BTreeSet<PoolId> = now.extents.iter().map(|e| e.pool).collect();
         self.commit(st, &[Change::Put(Box::new(now))])?;
         let pools: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
         for pool in pools {
             let here: Vec<Extent> = cut.iter().filter(|e| e.pool == pool).copied().collect();
-            match cut_object(&*st.pool(pool).backing, inode.id, len, kept.contains(&pool)) {
+            // What the kernel serves to somebody is never another object from one moment to the next.
+            let left = st.ns.get(inode.id).map(|now| crate::store::pages_in(now, pool)).unwrap_or_default();
+            let kept = (!left.is_empty() || st.served_by_kernel(inode.id)).then_some(&left[..]);
+            match cut_object(&*st.pool(pool).backing, inode.id, len, kept) {
                 Ok(()) => st.free(&here),
                 Err(e) => {
                     // The file is shorter all the same, as the journal says: its frames are free once their memory is.
@@ -448,22 +486,29 @@ impl Inner {
     pub fn give_back(&self, st: &mut State, file: FileId, extents: Vec<Extent>) {
         let pools: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
         for pool in pools {
-            let mut here: Vec<Extent> = extents.iter().filter(|e| e.pool == pool).copied().collect();
-            if let Some(held) = st.pool_mut(pool).held.remove(&file) {
-                here.extend(held);
-            }
-            match self.release_object(st, file, pool, &here) {
-                Ok(true) => st.free(&here),
-                Ok(false) => self.hold(st, file, pool, here),
-                Err(e) => {
-                    tracing::warn!("give back frames: {e}");
-                    self.hold(st, file, pool, here);
-                }
+            let here = extents.iter().filter(|e| e.pool == pool).copied().collect();
+            self.give_back_in(st, file, pool, here);
+        }
+    }
+
+    /// [`Inner::give_back`] of an object that has no frames any more.
+    pub fn give_back_object(&self, st: &mut State, file: FileId, pool: PoolId) {
+        self.give_back_in(st, file, pool, Vec::new());
+    }
+
+    fn give_back_in(&self, st: &mut State, file: FileId, pool: PoolId, mut here: Vec<Extent>) {
+        here.extend(st.pool_mut(pool).held.remove(&file).unwrap_or_default());
+        match self.release_object(st, file, pool, &here) {
+            Ok(true) => st.free(&here),
+            Ok(false) => self.hold(st, file, pool, here),
+            Err(e) => {
+                tracing::warn!("give back frames: {e}");
+                self.hold(st, file, pool, here);
             }
         }
     }
 
-    fn hold(&self, st: &mut State, file: FileId, pool: PoolId, extents: Vec<Extent>) {
+    pub fn hold(&self, st: &mut State, file: FileId, pool: PoolId, extents: Vec<Extent>) {
         for e in &extents {
             let run = FrameRun { frame: e.frame, count: e.count };
             st.pool_mut(pool).table.assign(run, file, e.page, FrameState::Held);
@@ -474,6 +519,12 @@ impl Inner {
     /// Whether the object's memory at `extents` could be taken back: the whole object once its file has nothing in the pool any more, which a write
     /// lease proves nobody holds; else a hole, where no process maps that part.
     fn release_object(&self, st: &State, file: FileId, pool: PoolId, extents: &[Extent]) -> Result<bool> {
+        let pages: Vec<PageRange> = extents.iter().map(Extent::pages).collect();
+        self.release_pages(st, file, pool, &pages)
+    }
+
+    /// [`Inner::release_object`] of memory for which there need not be frames.
+    pub fn release_pages(&self, st: &State, file: FileId, pool: PoolId, pages: &[PageRange]) -> Result<bool> {
         let backing = &st.pool(pool).backing;
         let still = st.ns.get(file).is_some_and(|i| i.extents.iter().any(|e| e.pool == pool));
         if !still {
@@ -489,29 +540,29 @@ impl Inner {
         let object = backing.open(file, true)?;
         let stat =
             codax_os::object::stat(object.as_fd()).map_err(|e| os_error("stat object of", &file, &e))?;
-        if self.mapped_by_strangers(st, file, (stat.dev, stat.ino), extents)? {
+        if self.mapped_by_strangers(st, file, (stat.dev, stat.ino), pages)? {
             return Ok(false);
         }
-        for e in extents {
-            backing.release(object.as_fd(), e.pages())?;
+        for run in pages {
+            backing.release(object.as_fd(), *run)?;
         }
         Ok(true)
     }
 
-    /// Whether a process maps these parts of an object. The mappers of the file have all switched, or this would not be asked.
+    /// Whether a process maps these parts of an object, itself or through a mount. The mappers of the file have all switched, or this would not be asked.
     fn mapped_by_strangers(
         &self,
-        _st: &State,
-        _file: FileId,
+        st: &State,
+        file: FileId,
         identity: (u64, u64),
-        extents: &[Extent],
+        pages: &[PageRange],
     ) -> Result<bool> {
-        let wanted = std::iter::once(identity).collect();
+        let wanted = std::iter::once(identity).chain(st.kernel_identities(file)).collect();
         let held = codax_os::process::holders(&wanted).map_err(|e| os_error("look through", &"/proc", &e))?;
         Ok(held.iter().any(|h| match h.what {
             codax_os::process::Hold::Mapped { off, len, .. } => {
                 let mapped = PageRange::of_bytes(off, len);
-                extents.iter().any(|e| e.pages().intersect(mapped).is_some())
+                pages.iter().any(|run| run.intersect(mapped).is_some())
             }
             codax_os::process::Hold::Descriptor => false,
         }))
@@ -547,8 +598,7 @@ impl Inner {
 
     /// Whether nobody holds any object of the file.
     fn unheld(&self, st: &State, file: FileId) -> bool {
-        let pools: BTreeSet<PoolId> =
-            st.ns.get(file).map(|i| i.extents.iter().map(|e| e.pool).collect()).unwrap_or_default();
+        let pools = st.ns.get(file).map(crate::fs::pools_of).unwrap_or_default();
         pools.into_iter().all(|pool| !matches!(st.pool(pool).backing.sole_holder(file), Ok(None)))
     }
 }

@@ -5,7 +5,7 @@
 //! next start.
 
 mod admin;
-mod files;
+pub(crate) mod files;
 mod lifecycle;
 mod recover;
 pub(crate) use admin::pages_in;
@@ -226,13 +226,17 @@ impl Inner {
         }
         st.live.remove(&file);
         let gone = |i: &&Inode| i.nlink == 0 && i.kind != Kind::Dir;
-        let orphan = st.ns.get(file).filter(gone).map(|i| i.extents.clone());
-        let Some(extents) = orphan else { return };
+        let orphan = st.ns.get(file).filter(gone).map(|i| (i.extents.clone(), i.ahead));
+        let Some((extents, ahead)) = orphan else { return };
         if let Err(e) = self.commit(st, &[Change::Drop(file)]) {
             // It stays an orphan; the next start drops it.
             tracing::error!("drop #{file}: {e}");
             return;
         }
         self.give_back(st, file, extents);
+        if let Some(pool) = ahead {
+            // Its object may have no pages that are known.
+            self.give_back_object(st, file, pool);
+        }
     }
 }

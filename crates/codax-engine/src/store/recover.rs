@@ -3,18 +3,20 @@
 use crate::backing::{Backing, ObjectInfo, Shm};
 use crate::env::Env;
 use crate::events::Events;
+use crate::fs::find_memory;
 use crate::journal::{CommitWords, Journal};
 use crate::names::NamesFile;
 use crate::options::StoreOptions;
+use crate::store::files::all_in;
 use crate::store::lifecycle::{Layout, prepare_dir, prepare_meta, prepare_pool, reconcile};
 use crate::store::state::{Pool, State};
 use crate::store::{Inner, Store};
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
 use codax_core::change::{Change, MoveRecord, PoolRecord};
-use codax_core::extent::{Extent, FrameRun};
+use codax_core::extent::{self, Extent, FrameRun};
 use codax_core::frame::FrameState;
-use codax_core::namespace::{Inode, Namespace};
+use codax_core::namespace::{Inode, LEN_MAX, Namespace};
 use codax_core::{Error, ErrorKind, FileId, MoveId, PageCount, PageRange, PoolId, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -127,6 +129,7 @@ impl Store {
             next_handle: 0,
             lingering: BTreeSet::new(),
             mounts: Vec::new(),
+            closed_devices: BTreeSet::new(),
             acting: None,
         };
         claim_frames(&mut state)?;
@@ -307,14 +310,8 @@ impl Inner {
         if expected == 0 {
             // Left over from a create, a move or a removal that did not get to its end.
             let backing = st.pool(pool).backing.clone();
-            let pages = PageCount::for_bytes(object.len);
-            let stale = stale_ranges(st, pool, file, backing.open(file, false)?.as_fd(), pages)?;
-            let frames = self.hold_stale(st, pool, file, &stale);
-            if !frames.is_empty() {
-                self.give_back(st, file, frames);
-            } else if backing.sole_holder(file)?.is_some() {
-                backing.remove(file)?;
-            }
+            let stale = stale_ranges(st, pool, file, backing.open(file, false)?.as_fd())?;
+            self.sweep_stale(st, pool, file, &stale);
             return Ok(());
         }
         if object.len == len && object.allocated.0 == expected {
@@ -339,12 +336,26 @@ impl Inner {
             ));
             return Ok(());
         }
-        let stale = stale_ranges(st, pool, file, fd.as_fd(), PageCount::for_bytes(len))?;
+        let stale = stale_ranges(st, pool, file, fd.as_fd())?;
+        // Our own descriptor would count as a holder's.
+        drop(fd);
         if !stale.is_empty() {
-            let frames = self.hold_stale(st, pool, file, &stale);
-            self.give_back(st, file, frames);
+            self.sweep_stale(st, pool, file, &stale);
         }
         Ok(())
+    }
+
+    /// Takes back memory that no file claims, for which it needs no frames; where somebody has it, it is held.
+    fn sweep_stale(&self, st: &mut State, pool: PoolId, file: FileId, stale: &[PageRange]) {
+        match self.release_pages(st, file, pool, stale) {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(e) => tracing::warn!("give back what was left over of #{file}: {e}"),
+        }
+        let frames = self.hold_stale(st, pool, file, stale);
+        if !frames.is_empty() {
+            self.hold(st, file, pool, frames);
+        }
     }
 
     /// Takes free frames to stand for memory that an object has and no file claims, so that nobody is promised memory that isn't there.
@@ -361,28 +372,18 @@ impl Inner {
     }
 }
 
-/// Parts of an object, `pages` long, that have memory and belong to no extent.
+/// Parts of an object that have memory and belong to no extent, also behind its end.
 pub(crate) fn stale_ranges(
     st: &State,
     pool: PoolId,
     file: FileId,
     fd: BorrowedFd<'_>,
-    pages: PageCount,
 ) -> Result<Vec<PageRange>> {
-    let claimed = st.ns.get(file).map(|i| crate::store::pages_in(i, pool)).unwrap_or_default();
-    let mut gaps = Vec::new();
-    let mut at = 0;
-    for c in claimed.iter().chain([&PageRange::new(pages.0, 0)]) {
-        if c.start.0 > at {
-            gaps.push(PageRange::new(at, c.start.0 - at));
-        }
-        at = at.max(c.end());
-    }
+    let claimed = st.ns.get(file).map(|i| all_in(pool, &i.extents, &[])).unwrap_or_default();
+    let all = PageRange::new(0, PageCount::for_bytes(LEN_MAX).0);
     let mut stale = Vec::new();
-    for gap in gaps {
-        if resident(fd, gap, file)? > PageCount(0) {
-            stale.push(gap);
-        }
+    for gap in extent::gaps(&claimed, all) {
+        find_memory(fd, gap, file, &mut stale)?;
     }
     Ok(stale)
 }

@@ -50,6 +50,8 @@ pub(crate) struct State {
     /// Files whose last handle is closed while somebody may still map them.
     pub lingering: BTreeSet<FileId>,
     pub mounts: Vec<Arc<Mount>>,
+    /// Device numbers of mounts that are over, an earlier daemon's too: programs may map files through them still.
+    pub closed_devices: BTreeSet<u64>,
     /// The mount on whose behalf the lock is held: it knows what it changes.
     pub acting: Option<u64>,
 }

@@ -108,6 +108,38 @@ fn what_the_library_changes_the_next_call_sees() {
     rig.sound();
 }
 
+/// A mapping that only reads, and one whose mount is gone, are left behind by a move that the library's mappers follow: so there is none.
+#[test]
+fn what_is_mapped_through_a_mount_stays_where_the_library_maps_it_too() {
+    let Some(Mounted { rig, dir }) = mounted("what_is_mapped_through_a_mount_stays", Plan::new()) else {
+        return;
+    };
+    rig.put("/f", &pattern(MIB, 3), &["--on", "sim0"]).ok();
+    let fd = File::open(dir.join("f")).expect("there");
+    let theirs = Region::reserve(1 << 20).expect("room");
+    theirs.place(0, 1 << 20, &fd, 0, false).expect("a mapping through the mount");
+    drop(fd);
+    let store = Store::connect(rig.dir()).expect("a daemon");
+    let file = codax::OpenOptions::new().read(true).write(true).open(&store, "/f").expect("there");
+    let ours = file.map(.., Access::ReadWrite).expect("mapped");
+    let me = std::process::id().to_string();
+    rig.run(&["move", "/f", "--to", "dram"]).fails(5, &["/f", &me]);
+    ours.memory().store_u64(64, 7);
+    assert_eq!(theirs.memory().load_u64(64), 7);
+    // Its connection is cut.
+    assert!(
+        std::process::Command::new("umount").args(["-f", "-l"]).arg(&dir).status().expect("runs").success()
+    );
+    rig.run(&["move", "/f", "--to", "dram"]).fails(5, &["/f"]);
+    ours.memory().store_u64(64, 8);
+    assert_eq!(theirs.memory().load_u64(64), 8);
+    drop(theirs);
+    rig.ok(&["move", "/f", "--to", "dram"]);
+    assert_eq!(ours.memory().load_u64(64), 8);
+    drop((ours, file));
+    rig.sound();
+}
+
 #[test]
 fn a_program_that_maps_and_closes_holds_a_drain_until_it_ends() {
     let Some(Mounted { rig, dir }) = mounted("a_program_that_maps_and_closes_holds_a_drain", Plan::new())
