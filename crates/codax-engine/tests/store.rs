@@ -274,6 +274,48 @@ fn devices_keep_their_size() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_the_store_as_it_was() {
+    let rig = Rig::new();
+    let store = rig.open();
+    make(&admin(&store), "/a", MIB, "sim0");
+    store.close(false).expect("closed");
+    drop(store);
+    let owned = |pool: &str| {
+        let table = codax_engine::table::TableReader::open(&rig.layout().frame_table(pool)).expect("a table");
+        (0..table.frames())
+            .filter(|f| table.get(codax_core::Frame(*f)).expect("whole").owner.is_some())
+            .count()
+    };
+    assert_eq!(owned("sim0"), 256);
+
+    // One that there is room for, and one whose table alone takes 4 TiB.
+    for devices in [&[("sim1", 16 * MIB), ("big", 1 << 50)][..], &[("big", 1 << 50), ("sim1", 16 * MIB)]] {
+        let mut options = rig.options();
+        options.devices.extend(devices.iter().map(|&(name, bytes)| codax_engine::DeviceSpec {
+            name: name.into(),
+            bytes,
+            link: codax_core::change::LinkModel::default(),
+        }));
+        let refused = codax_engine::Store::open(options, TestEnv::new()).expect_err("no room for its table");
+        assert_eq!(refused.kind, ErrorKind::NoSpace, "{refused}");
+        for name in ["sim1", "big"] {
+            assert!(!rig.layout().pool(name).exists(), "{name} is left");
+        }
+        let left: Vec<_> = std::fs::read_dir(rig.layout().frames())
+            .expect("listed")
+            .map(|e| e.expect("an entry").file_name())
+            .collect();
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert_eq!(owned("sim0"), 256);
+    }
+
+    let store = rig.open();
+    assert_eq!(store.info().pools.len(), 2);
+    assert_intact(&admin(&store), "/a", MIB);
+    assert_eq!(store.check(false).expect("check"), []);
+}
+
+#[test]
 fn scattered_pages_move_drain_and_come_home() {
     let rig = Rig::new();
     {

@@ -7,6 +7,7 @@
 mod admin;
 mod files;
 mod lifecycle;
+mod new_pools;
 mod recover;
 pub(crate) use admin::pages_in;
 pub use lifecycle::{Layout, prepare_dir, purge_dir, purge_idle};

@@ -7,6 +7,7 @@ use crate::journal::{CommitWords, Journal};
 use crate::names::NamesFile;
 use crate::options::StoreOptions;
 use crate::store::lifecycle::{Layout, prepare_dir, prepare_meta, prepare_pool, reconcile};
+use crate::store::new_pools::NewPools;
 use crate::store::state::{Pool, State};
 use crate::store::{Inner, Store};
 use crate::table::FrameTable;
@@ -89,28 +90,29 @@ impl Store {
             Journal::open(&layout.meta(), env.clone(), &mut |change| replayed.take(change))
                 .map_err(damaged)?;
 
+        // What a start does to a store, in this order: first everything that can be refused; then what the journal needs to be told in any
+        // case; and new pools last, when they are made. So a start that fails leaves the store as it was.
+        let known: Vec<PoolRecord> = replayed.pools.values().cloned().collect();
+        let changed: Vec<Change> = reconcile(&known, &options)?.into_iter().map(Change::Pool).collect();
+        changed.iter().try_for_each(|change| replayed.take(change.clone()))?;
+        let mut new_pools = NewPools::new(&layout, &known);
+        let mut pools = open_pools(&layout, &replayed, &options, make, &mut new_pools)?;
+
         if replayed.ns.count() == 0 {
             let format = Namespace::format(codax_os::process::uid(), codax_os::process::gid(), env.wall_ns());
             journal.append(&format)?;
             format.into_iter().try_for_each(|change| replayed.take(change))?;
         }
-        let known: Vec<PoolRecord> = replayed.pools.values().cloned().collect();
-        for record in reconcile(&known, &options)? {
-            let change = Change::Pool(record);
-            journal.append(std::slice::from_ref(&change))?;
-            replayed.take(change)?;
-        }
         let quarantine = replayed.moves.values().map(|m| m.slot).collect();
         settle_moves(&journal, &mut replayed, &mut notes)?;
-
-        let pools = open_pools(&layout, &replayed, &options, make)?;
+        claim_frames(&replayed.ns, &mut pools)?;
         let names = replayed.ns.inodes().filter_map(|i| {
             let (parent, name) = replayed.ns.parent_of(i.id)?;
             Some((i.id, parent, name.as_bytes()))
         });
         let names = NamesFile::rewrite(&layout.names(), names)?;
         let events = Events::open(&layout.meta())?;
-        let mut state = State {
+        let state = State {
             ids_below: replayed.ids_below,
             ns: replayed.ns,
             pools,
@@ -129,7 +131,6 @@ impl Store {
             mounts: Vec::new(),
             acting: None,
         };
-        claim_frames(&mut state)?;
         let epoch = env.random();
         let inner = Arc::new_cyclic(|me| Inner {
             env,
@@ -145,6 +146,10 @@ impl Store {
             me: me.clone(),
         });
         inner.sweep(&mut notes)?;
+        inner.lock().pools.iter_mut().try_for_each(|pool| pool.table.publish())?;
+        // All of them or none.
+        inner.journal.append(&changed)?;
+        new_pools.keep();
         let inodes = inner.lock().ns.count();
         inner.event("start", "store", &format!("{inodes} inodes; {} notes of recovery", notes.len()), 0);
         for note in &notes {
@@ -192,6 +197,7 @@ fn open_pools(
     replayed: &Replayed,
     options: &StoreOptions,
     make: &MakeBacking,
+    new: &mut NewPools<'_>,
 ) -> Result<Vec<Pool>> {
     let all_bytes = replayed.pools.values().map(|p| PageCount(p.frames).bytes()).sum();
     let mut pools = Vec::with_capacity(replayed.pools.len());
@@ -199,11 +205,12 @@ fn open_pools(
         if usize::from(record.id.0) != at {
             return Err(Error::corrupt(format!("the journal names pool {} and not pool {at}", record.id)));
         }
+        new.begin(record)?;
         let medium = prepare_pool(layout, record, all_bytes, options.huge)?;
         let shm = Shm::new(&layout.pool(&record.name), medium.lock_memory)?;
         pools.push(Pool {
             alloc: FrameAllocator::new(record.frames),
-            table: FrameTable::create(&layout.frame_table(&record.name), &record.name, record.frames)?,
+            table: FrameTable::prepare(&layout.frame_table(&record.name), &record.name, record.frames)?,
             backing: make(record, shm),
             huge: medium.huge,
             swappable: medium.swappable,
@@ -216,11 +223,11 @@ fn open_pools(
 }
 
 /// Gives each file the frames the journal says it has.
-fn claim_frames(st: &mut State) -> Result<()> {
-    for inode in st.ns.inodes() {
+fn claim_frames(ns: &Namespace, pools: &mut [Pool]) -> Result<()> {
+    for inode in ns.inodes() {
         for e in &inode.extents {
             let run = FrameRun { frame: e.frame, count: e.count };
-            let pool = st.pools.get_mut(usize::from(e.pool.0));
+            let pool = pools.get_mut(usize::from(e.pool.0));
             let claimed = pool.is_some_and(|pool| {
                 let ok = pool.alloc.claim(run);
                 if ok {
