@@ -98,6 +98,12 @@ impl FrameTable {
         Ok(())
     }
 
+    /// Where it is, or will be.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What is wrong with the file itself, if something is: who owns it may have cut it, written to it or put another in its place.
     pub fn fault(&self) -> Result<Option<String>> {
         let what = self.path.display().to_string();

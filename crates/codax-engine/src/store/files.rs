@@ -111,6 +111,7 @@ impl Session {
         let extents = st.place(&placement, file, pages, None).inspect_err(|e| {
             inner.event("refuse", &open.path.to_string(), &e.message, open.len);
         })?;
+        st.making.insert(file);
         drop(st);
         inner.env.reached("create:reserved");
 
@@ -120,6 +121,7 @@ impl Session {
         if opened.is_err() {
             inner.unmake(&mut st, file, &extents);
         }
+        st.making.remove(&file);
         opened
     }
 
@@ -267,6 +269,11 @@ fn cut_object(backing: &dyn Backing, file: FileId, len: u64, kept: bool) -> Resu
 }
 
 impl Inner {
+    /// [`State::open_object`] for those who don't hold the lock.
+    pub fn open_object(&self, pool: PoolId, file: FileId, write: bool) -> Result<OwnedFd> {
+        self.lock().open_object(pool, file, write)
+    }
+
     /// Makes or grows the objects that are to hold `extents`, and gives them memory. `others` are further pools in which the file has an object:
     /// all objects of a file are as long as the file.
     pub fn back(&self, file: FileId, extents: &[Extent], len: u64, others: &[PoolId]) -> Result<()> {
@@ -274,7 +281,7 @@ impl Inner {
         for &pool in pools.union(&others.iter().copied().collect()) {
             let backing = self.lock().pool(pool).backing.clone();
             let object = if others.contains(&pool) {
-                let object = backing.open(file, true)?;
+                let object = self.open_object(pool, file, true)?;
                 make_len(&*backing, object.as_fd(), len)?;
                 object
             } else {
@@ -358,7 +365,7 @@ impl Inner {
             return Ok(());
         };
         let backing = self.lock().pool(last.pool).backing.clone();
-        let object = backing.open(inode.id, true)?;
+        let object = self.open_object(last.pool, inode.id, true)?;
         let zeros = vec![0u8; usize::try_from(to - from).unwrap_or(0)];
         backing.write(object.as_fd(), &zeros, from)
     }
@@ -425,8 +432,7 @@ impl Inner {
                 pools.push(run.pool);
             }
         }
-        let fds =
-            pools.iter().map(|&p| st.pool(p).backing.open(file, write)).collect::<Result<Vec<OwnedFd>>>()?;
+        let fds = pools.iter().map(|&p| st.open_object(p, file, write)).collect::<Result<Vec<OwnedFd>>>()?;
         Ok((Layout { len: inode.len, runs }, fds))
     }
 
@@ -486,7 +492,7 @@ impl Inner {
             backing.remove(file)?;
             return Ok(true);
         }
-        let object = backing.open(file, true)?;
+        let object = st.open_object(pool, file, true)?;
         let stat =
             codax_os::object::stat(object.as_fd()).map_err(|e| os_error("stat object of", &file, &e))?;
         if self.mapped_by_strangers(st, file, (stat.dev, stat.ino), extents)? {
