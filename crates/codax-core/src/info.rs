@@ -140,7 +140,7 @@ pub struct StoreInfo {
     pub journal_bytes: u64,
     /// Its pools, in the order of their ids.
     pub pools: Vec<PoolInfo>,
-    /// What was mended or lost when it started, a line each; empty after a clean start.
+    /// What was mended or lost when it started, a line each; empty after a clean start. What `check` found well since is left out.
     pub recovery: Vec<String>,
     /// Where it is mounted.
     pub mounts: Vec<MountInfo>,

@@ -34,6 +34,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn device(&self) -> Result<u64>;
     /// All objects.
     fn list(&self) -> Result<Vec<(FileId, ObjectInfo)>>;
+    /// What else is where the objects are, by names for people: nothing of the store's.
+    fn strays(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
     /// Gives memory to these pages: zero, and never to be missing later. `NoSpace` if there isn't any.
     fn allocate(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()>;
     /// Gives memory to pages that will be written in whole, and sees to it that the medium has cleared what it has to clear: so that the write itself
@@ -84,6 +88,12 @@ pub fn object_name(file: FileId) -> String {
     format!("{:016x}", file.0)
 }
 
+/// The file whose object has this name, if it is an object's.
+fn object_of(name: &str) -> Option<FileId> {
+    let file = FileId(u64::from_str_radix(name, 16).ok()?);
+    (object_name(file) == name).then_some(file)
+}
+
 /// An error of the system as one of the store's.
 pub(crate) fn os_error(what: &str, subject: &dyn std::fmt::Display, e: &io::Error) -> Error {
     let kind = match e.kind() {
@@ -118,20 +128,30 @@ impl Backing for Shm {
         let listed = self.dir.list().map_err(|e| os_error("list", &self.path.display(), &e))?;
         let mut objects = Vec::with_capacity(listed.len());
         for (name, stat) in listed {
-            let id = u64::from_str_radix(&name, 16).map_err(|_| {
-                Error::corrupt(format!(
-                    "{}/{name} is not an object of this store: move it away",
-                    self.path.display()
-                ))
-            })?;
+            let Some(file) = object_of(&name) else { continue };
             let info = ObjectInfo {
                 len: stat.len,
                 allocated: PageCount(stat.allocated_bytes / PAGE_SIZE),
                 identity: (stat.dev, stat.ino),
             };
-            objects.push((FileId(id), info));
+            objects.push((file, info));
         }
         Ok(objects)
+    }
+
+    fn strays(&self) -> Result<Vec<String>> {
+        let failed = |e: io::Error| os_error("list", &self.path.display(), &e);
+        let mut strays = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            // What is gone again by now is no stray.
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            if !is_file || entry.file_name().to_str().and_then(object_of).is_none() {
+                strays.push(entry.path().display().to_string());
+            }
+        }
+        strays.sort_unstable();
+        Ok(strays)
     }
 
     fn allocate(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {

@@ -1,16 +1,17 @@
-//! `check`: whether frame table, journal and objects say the same, and mending what they don't.
+//! `check`: whether frame table, names file, journal and objects say the same, and mending what they don't.
 
 use crate::backing::ObjectInfo;
-use crate::store::state::State;
+use crate::store::state::{State, Trouble};
 use crate::store::{Inner, Store, pages_in, resident, stale_ranges};
 use crate::table::shown_page;
 use codax_core::change::Change;
 use codax_core::extent::{Extent, FrameRun};
-use codax_core::frame::FrameState;
+use codax_core::frame::{FrameRecord, FrameState};
 use codax_core::info::{Finding, Severity};
+use codax_core::name::Name;
 use codax_core::namespace::Kind;
 use codax_core::{Error, ErrorKind, FileId, Frame, PageCount, PageNo, PageRange, PoolId, Result};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
 
 /// Findings listed at most; a store that differs in more places differs everywhere.
@@ -22,29 +23,36 @@ impl Store {
     /// Files that are on the move are looked at when they have come to rest, which a check waits for.
     pub fn check(&self, repair: bool) -> Result<Vec<Finding>> {
         let inner = &self.inner;
-        let mut findings = Findings { list: Vec::new(), repair };
+        let mut findings = Findings { list: Vec::new(), repair, troubles: BTreeSet::new() };
         inner.check_journal(&mut findings)?;
         let mut st = inner.lock();
         inner.retry_held(&mut st);
         // What programs wrote to objects by themselves is no difference.
         let ahead: Vec<FileId> = st.ns.inodes().filter(|i| i.ahead.is_some()).map(|i| i.id).collect();
         ahead.into_iter().for_each(|file| inner.refresh(&mut st, file));
+        inner.check_names(&st, &mut findings);
+        check_table_files(&mut st, &mut findings)?;
         check_table(&mut st, &mut findings);
         for at in 0..st.pools.len() {
             let pool = st.pools[at].record.id;
+            for path in st.pools[at].backing.strays()? {
+                findings.trouble(Severity::Mendable, stray(&path), false, Trouble::Stray(path));
+            }
             let mut objects: HashMap<FileId, ObjectInfo> = st.pools[at].backing.list()?.into_iter().collect();
             let files: Vec<FileId> = st.files_on(pool).map(|i| i.id).collect();
             for file in files {
                 let object = objects.remove(&file);
-                if !st.is_busy(file) {
-                    inner.check_object(&mut st, pool, file, object, &mut findings)?;
+                match st.is_busy(file) {
+                    // Nothing is known of it.
+                    true => drop(findings.troubles.insert(Trouble::Object(file, pool))),
+                    false => inner.check_object(&mut st, pool, file, object, &mut findings)?,
                 }
             }
             for (file, object) in objects {
                 if st.is_busy(file)
                     || st.pools[at].held.contains_key(&file)
                     || st.ns.get(file).is_some_and(|inode| inode.ahead == Some(pool))
-                    || st.ns.get(file).is_none() && object.allocated.0 == 0
+                    || st.making.contains(&file)
                 {
                     continue;
                 }
@@ -61,6 +69,7 @@ impl Store {
                 findings.add(Severity::Mendable, what, mended);
             }
         }
+        st.recovery.retain(|note| note.of.as_ref().is_none_or(|of| findings.troubles.contains(of)));
         drop(st);
         for finding in findings.list.iter().filter(|f| f.repaired) {
             inner.event("repair", "store", &finding.what, 0);
@@ -69,9 +78,16 @@ impl Store {
     }
 }
 
+/// What is said of something that lies among the objects.
+pub(crate) fn stray(path: &str) -> String {
+    format!("{path} is nothing of this store's: move it away")
+}
+
 struct Findings {
     list: Vec<Finding>,
     repair: bool,
+    /// What is still wrong of what a start may have noted.
+    troubles: BTreeSet<Trouble>,
 }
 
 impl Findings {
@@ -80,6 +96,31 @@ impl Findings {
             self.list.push(Finding { severity, what, repaired });
         }
     }
+
+    /// [`Findings::add`] of what a start notes, too.
+    fn trouble(&mut self, severity: Severity, what: String, repaired: bool, of: Trouble) {
+        self.add(severity, what, repaired);
+        if !repaired {
+            self.troubles.insert(of);
+        }
+    }
+}
+
+/// The tables as files, which anybody who is their owner may cut or write to; `repair` makes one anew from what is in memory.
+fn check_table_files(st: &mut State, findings: &mut Findings) -> Result<()> {
+    for at in 0..st.pools.len() {
+        let table = &st.pools[at].table;
+        let Some(fault) = table.fault()? else { continue };
+        let what =
+            format!("{}: its frame table {} {fault}", st.pools[at].record.name, table.path().display());
+        if findings.repair {
+            let mut new = st.new_table(st.pools[at].record.id)?;
+            new.publish()?;
+            st.pools[at].table = new;
+        }
+        findings.add(Severity::Mendable, what, findings.repair);
+    }
+    Ok(())
 }
 
 /// Every frame's record against the one that the journal's extents give.
@@ -113,10 +154,15 @@ fn check_table(st: &mut State, findings: &mut Findings) {
                 continue;
             }
             let pool = &st.pools[at];
-            let wrong = (0..count.0).find(|i| {
-                let record = pool.table.get(Frame(frame.0 + i));
+            let mut wrong = None;
+            pool.table.for_each(FrameRun { frame: *frame, count: *count }, |at, record| {
+                let i = at.0 - frame.0;
                 let page = shown_page(PageNo(page.0 + i));
-                record.owner != Some(*file) || record.page != page || record.state == FrameState::Free
+                let right = record
+                    .is_ok_and(|r| r.owner == Some(*file) && r.page == page && r.state != FrameState::Free);
+                if !right {
+                    wrong.get_or_insert(i);
+                }
             });
             if let Some(i) = wrong {
                 let what = format!(
@@ -135,21 +181,30 @@ fn check_table(st: &mut State, findings: &mut Findings) {
         }
     }
     for pool in &st.pools {
-        for frame in 0..pool.record.frames {
-            let record = pool.table.get(Frame(frame));
-            if (record.state == FrameState::Free) != pool.alloc.is_free(Frame(frame)) {
-                let what = format!(
-                    "{}: the frame table says {:?} of frame {frame}, the allocator otherwise",
-                    pool.record.name, record.state
-                );
-                if findings.repair && pool.alloc.is_free(Frame(frame)) {
-                    pool.table.free(FrameRun { frame: Frame(frame), count: PageCount(1) });
-                    findings.add(Severity::Mendable, what, true);
-                } else {
-                    findings.add(Severity::Mendable, what, false);
-                }
+        let all = FrameRun { frame: Frame(0), count: PageCount(pool.record.frames) };
+        pool.table.for_each(all, |frame, record| {
+            let free = pool.alloc.is_free(frame);
+            let right = match &record {
+                Ok(record) if free => *record == FrameRecord::default(),
+                Ok(record) => record.state != FrameState::Free,
+                Err(_) => false,
+            };
+            if right {
+                return;
             }
-        }
+            let name = &pool.record.name;
+            let what = match record {
+                Ok(_) if free => {
+                    format!("{name}: the frame table has more to say of frame {frame} than that it is free")
+                }
+                Ok(_) => format!("{name}: the frame table says that frame {frame} is free, and it is not"),
+                Err(e) => format!("{name}: frame {frame}: {e}"),
+            };
+            if findings.repair && free {
+                pool.table.free(FrameRun { frame, count: PageCount(1) });
+            }
+            findings.add(Severity::Mendable, what, findings.repair && free);
+        });
     }
 }
 
@@ -179,7 +234,7 @@ impl Inner {
                 let fd = backing.create(file, len)?;
                 here.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok()
             };
-            findings.add(Severity::Lost, what, mended);
+            findings.trouble(Severity::Lost, what, mended, Trouble::Object(file, pool));
             return Ok(());
         };
         let held: u64 = st.pool(pool).held.get(&file).into_iter().flatten().map(|e: &Extent| e.count.0).sum();
@@ -201,7 +256,7 @@ impl Inner {
             let mended = findings.repair
                 && backing.resize(fd.as_fd(), len).is_ok()
                 && here.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok();
-            findings.add(Severity::Lost, what, mended);
+            findings.trouble(Severity::Lost, what, mended, Trouble::Object(file, pool));
             return Ok(());
         }
         if object.len > len {
@@ -210,7 +265,7 @@ impl Inner {
                 object.len
             );
             let mended = findings.repair && backing.resize(fd.as_fd(), len).is_ok();
-            findings.add(Severity::Mendable, what, mended);
+            findings.trouble(Severity::Mendable, what, mended, Trouble::Object(file, pool));
         }
         let mut bytes = 0;
         for range in &here {
@@ -221,7 +276,7 @@ impl Inner {
                 format!("{path}: its object in {name} has holes: {bytes} bytes read as zero and may be lost");
             let mended =
                 findings.repair && here.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok();
-            findings.add(Severity::Lost, what, mended);
+            findings.trouble(Severity::Lost, what, mended, Trouble::Object(file, pool));
         }
         let held: Vec<PageRange> =
             st.pool(pool).held.get(&file).into_iter().flatten().map(Extent::pages).collect();
@@ -235,9 +290,29 @@ impl Inner {
                 format!("{path}: its object in {name} has {bytes} bytes of memory that belong to no extent");
             let mended =
                 findings.repair && stale.iter().try_for_each(|r| backing.release(fd.as_fd(), *r)).is_ok();
-            findings.add(Severity::Mendable, what, mended);
+            findings.trouble(Severity::Mendable, what, mended, Trouble::Object(file, pool));
         }
         Ok(())
+    }
+
+    /// The names file against the namespace. Of several names of a file any will do.
+    fn check_names(&self, st: &State, findings: &mut Findings) {
+        let fault = match self.names.read() {
+            Err(e) => Some(e.to_string()),
+            Ok(found) => {
+                let wrong = st.ns.inodes().filter(|i| st.ns.parent_of(i.id).is_some()).find(|i| {
+                    let there =
+                        found.get(&i.id).and_then(|(dir, name)| st.ns.lookup(*dir, &Name::new(name).ok()?));
+                    there != Some(i.id)
+                });
+                let wrong =
+                    wrong.map(|i| i.id).or_else(|| found.keys().copied().find(|id| st.ns.get(*id).is_none()));
+                wrong.map(|id| format!("it has another name for {} than the journal, or none", st.path(id)))
+            }
+        };
+        let Some(fault) = fault else { return };
+        let mended = findings.repair && self.names.restore(crate::store::names_of(&st.ns)).is_ok();
+        findings.add(Severity::Mendable, format!("names file: {fault}"), mended);
     }
 
     /// Reads all of the journal that a restart would read; `repair` writes it anew from what is in memory.

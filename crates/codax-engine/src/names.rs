@@ -36,6 +36,8 @@ pub type Names = HashMap<FileId, (FileId, Vec<u8>)>;
 #[derive(Debug)]
 pub struct NamesFile {
     path: PathBuf,
+    /// Taken, before `end`, by those who write the file anew.
+    rewriting: Mutex<()>,
     end: Mutex<End>,
 }
 
@@ -57,7 +59,21 @@ impl NamesFile {
             Ok((file, len))
         });
         let (file, len) = made.map_err(|error| failed("write", path, &error))?;
-        Ok(Self { path: path.to_owned(), end: Mutex::new(End { file, len, fresh: len, record: Vec::new() }) })
+        let end = End { file, len, fresh: len, record: Vec::new() };
+        Ok(Self { path: path.to_owned(), rewriting: Mutex::default(), end: Mutex::new(end) })
+    }
+
+    /// Writes the file anew, as [`NamesFile::rewrite`] does, in place of one that somebody has damaged. Nobody may change names meanwhile.
+    pub fn restore<'a>(&self, names: impl Iterator<Item = (FileId, FileId, &'a [u8])>) -> Result<()> {
+        let _alone = self.rewriting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Self { end, .. } = Self::rewrite(&self.path, names)?;
+        *self.end() = end.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(())
+    }
+
+    /// Reads the file as others see it.
+    pub fn read(&self) -> Result<Names> {
+        read(&self.path)
     }
 
     /// `id` is `name` in `parent` now.
@@ -79,6 +95,7 @@ impl NamesFile {
 
     /// Writes the file anew if more than half of it may be garbage. For a background thread: nobody waits but for the last step.
     pub fn maintain(&self) -> Result<()> {
+        let _alone = self.rewriting.lock().unwrap_or_else(PoisonError::into_inner);
         let len = {
             let end = self.end();
             if end.len < 2 * end.fresh + GARBAGE_KEPT {

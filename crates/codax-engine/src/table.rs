@@ -14,16 +14,22 @@
 //!
 //! It is derived from the journal: made anew at each start, under another name first, so that no reader ever sees an unfinished one. A
 //! reader that has the one before mapped sees it stand still.
+//!
+//! The store reads and writes it through a descriptor and never maps it: it is a file of the owner's, who may cut it, and what lies
+//! beyond its end then reads as free frames, where a load from a mapping would end the daemon. `check` finds it, by [`FrameTable::fault`].
 
 use crate::journal::storage::failed;
 use crate::journal::wrong_version;
 use codax_core::extent::FrameRun;
 use codax_core::frame::{FrameFlags, FrameRecord, FrameState, PAGE_MAX, RECORD_BYTES};
 use codax_core::name::NAME_MAX;
-use codax_core::{Error, FileId, Frame, PageNo, Result};
+use codax_core::{Error, FileId, Frame, PageCount, PageNo, Result};
 use codax_os::words::SharedWords;
 use std::collections::HashMap;
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -38,25 +44,86 @@ const NAME_WORDS: usize = 32;
 const _: () =
     assert!(HEADER * 8 == 4096 && RECORD == 2 && NAME_MAX <= NAME_WORDS * 8 && NAME + NAME_WORDS <= HEADER);
 
+/// Records read or written in one call at most.
+const AT_ONCE: usize = 4096;
+
 /// A pool's frame table, for the store that keeps it.
 #[derive(Debug)]
 pub struct FrameTable {
-    words: SharedWords,
+    file: File,
+    path: PathBuf,
+    pool: String,
     frames: u64,
-    /// Pins beyond the 255 that a record can hold, by frame. Its lock is the writers': changing a record takes a load and a store.
+    /// Whether it is in its place, for others to see.
+    published: bool,
+    /// Pins beyond the 255 that a record can hold, by frame. Its lock is the writers': changing a record takes a read and a write.
     beyond: Mutex<HashMap<u64, u32>>,
 }
 
 impl FrameTable {
-    /// Makes the table of `pool` anew, with `frames` frames, all of them free. Its memory is taken at once: a store in it never fails.
+    /// Makes the table of `pool` anew, with `frames` frames, all of them free, and puts it in its place.
     pub fn create(path: &Path, pool: &str, frames: u64) -> Result<Self> {
+        let mut table = Self::prepare(path, pool, frames)?;
+        table.publish()?;
+        Ok(table)
+    }
+
+    /// Makes a table that is not in its place before [`FrameTable::publish`], and leaves nothing if that never comes. Its memory is
+    /// taken at once: a write to it needs none.
+    pub fn prepare(path: &Path, pool: &str, frames: u64) -> Result<Self> {
         if pool.len() > NAME_MAX {
             return Err(Error::invalid(format!("the pool's name {pool:?} has more than {NAME_MAX} bytes")));
         }
-        let words = make(path, pool, frames);
-        let words =
-            words.map_err(|error| failed("make the frame table", &path.display().to_string(), &error))?;
-        Ok(Self { words, frames, beyond: Mutex::default() })
+        let file = make(path, pool, frames);
+        let file =
+            file.map_err(|error| failed("make the frame table", &path.display().to_string(), &error))?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            pool: pool.to_owned(),
+            frames,
+            published: false,
+            beyond: Mutex::default(),
+        })
+    }
+
+    /// Puts the table in the place of the one before.
+    pub fn publish(&mut self) -> Result<()> {
+        if !self.published {
+            std::fs::rename(beside(&self.path), &self.path).map_err(|error| {
+                failed("publish the frame table", &self.path.display().to_string(), &error)
+            })?;
+            self.published = true;
+        }
+        Ok(())
+    }
+
+    /// Where it is, or will be.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is wrong with the file itself, if something is: who owns it may have cut it, written to it or put another in its place.
+    pub fn fault(&self) -> Result<Option<String>> {
+        let what = self.path.display().to_string();
+        let look = |error: &io::Error| failed("look at the frame table", &what, error);
+        let ours = self.file.metadata().map_err(|e| look(&e))?;
+        match std::fs::symlink_metadata(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Some("is missing".into())),
+            Err(e) => return Err(look(&e)),
+            Ok(there) if (there.dev(), there.ino()) != (ours.dev(), ours.ino()) => {
+                return Ok(Some("is another file than the store's".into()));
+            }
+            Ok(_) => {}
+        }
+        let whole = offset(self.frames);
+        if ours.len() != whole {
+            return Ok(Some(format!("has {} bytes, not {whole}", ours.len())));
+        }
+        let mut header = vec![0; HEADER * 8];
+        self.file.read_exact_at(&mut header, 0).map_err(|e| look(&e))?;
+        Ok((header != self::header(&self.pool, self.frames)).then(|| "has a damaged header".into()))
     }
 
     /// The frames of `run` hold (or will hold) the pages of `file` from `first` on. Flags, pins and counts start from zero.
@@ -65,38 +132,38 @@ impl FrameTable {
     /// As every method here does, when the frames are not the table's: the allocator hands out no others.
     pub fn assign(&self, run: FrameRun, file: FileId, first: PageNo, state: FrameState) {
         let mut beyond = self.lock();
-        for at in self.numbers(run) {
-            beyond.remove(&at);
+        forget(&mut beyond, self.numbers(run));
+        self.write(run, |at| {
             let page = shown_page(PageNo(first.0 + (at - run.frame.0)));
-            self.put(at, FrameRecord { owner: Some(file), page, state, ..FrameRecord::default() });
-        }
+            FrameRecord { owner: Some(file), page, state, ..FrameRecord::default() }
+        });
+    }
+
+    /// The frames of `run` are taken by somebody that the journal doesn't know yet.
+    pub fn reserve(&self, run: FrameRun) {
+        let mut beyond = self.lock();
+        forget(&mut beyond, self.numbers(run));
+        self.write(run, |_| FrameRecord { state: FrameState::Reserved, ..FrameRecord::default() });
     }
 
     /// The frames of `run` are nobody's.
     pub fn free(&self, run: FrameRun) {
         let mut beyond = self.lock();
-        for at in self.numbers(run) {
-            beyond.remove(&at);
-            self.put(at, FrameRecord::default());
-        }
+        forget(&mut beyond, self.numbers(run));
+        self.write(run, |_| FrameRecord::default());
     }
 
     /// Sets or clears `flags`.
     pub fn set_flags(&self, run: FrameRun, flags: FrameFlags, on: bool) {
         let _writers = self.lock();
-        for at in self.numbers(run) {
-            let mut record = self.at(at);
-            record.flags.set(flags, on);
-            self.put(at, record);
-        }
+        self.change(run, |_, record| record.flags.set(flags, on));
     }
 
     /// Changes the number of pins by `by`, and with it the flag `PINNED`.
     pub fn pins(&self, run: FrameRun, by: impl Into<i32>) {
         let by = by.into();
         let mut beyond = self.lock();
-        for at in self.numbers(run) {
-            let mut record = self.at(at);
+        self.change(run, |at, record| {
             let pins = u32::from(record.pins) + beyond.get(&at).copied().unwrap_or(0);
             let pins = pins.saturating_add_signed(by);
             record.pins = u8::try_from(pins).unwrap_or(u8::MAX);
@@ -105,38 +172,126 @@ impl FrameTable {
                 0 => drop(beyond.remove(&at)),
                 more => drop(beyond.insert(at, more)),
             }
-            self.put(at, record);
-        }
+        });
     }
 
     /// The record of a frame.
     #[must_use]
     pub fn get(&self, frame: Frame) -> FrameRecord {
-        assert!(frame.0 < self.frames, "frame {frame} of {}", self.frames);
-        self.at(frame.0)
+        let mut record = FrameRecord::default();
+        self.for_each(FrameRun { frame, count: PageCount(1) }, |_, found| record = found.unwrap_or_default());
+        record
+    }
+
+    /// Shows `look` the record of each frame of `run`: an error for one that can't be true.
+    pub fn for_each(&self, run: FrameRun, mut look: impl FnMut(Frame, Result<FrameRecord>)) {
+        for part in self.parts(run) {
+            let bytes = self.read(&part);
+            for (at, record) in part.zip(bytes.as_chunks::<RECORD_BYTES>().0) {
+                look(Frame(at), decode(record));
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
         self.beyond.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn numbers(&self, run: FrameRun) -> std::ops::Range<u64> {
+    fn numbers(&self, run: FrameRun) -> Range<u64> {
         let end = run.frame.0 + run.count.0;
         assert!(end <= self.frames, "frames {}..{end} of {}", run.frame, self.frames);
         run.frame.0..end
     }
 
-    fn at(&self, frame: u64) -> FrameRecord {
-        // Nobody else writes here, and what was encoded decodes.
-        load(&self.words, frame).unwrap_or_default()
+    /// The frames of `run`, as many at a time as are read or written in one call.
+    fn parts(&self, run: FrameRun) -> impl Iterator<Item = Range<u64>> + use<> {
+        let all = self.numbers(run);
+        let end = all.end;
+        all.step_by(AT_ONCE).map(move |from| from..end.min(from + AT_ONCE as u64))
     }
 
-    fn put(&self, frame: u64, record: FrameRecord) {
-        let at = record_at(frame);
-        for (i, word) in record.encode().into_iter().enumerate() {
-            self.words.store(at + i, word);
+    /// The bytes of these records; zeros where the file has none.
+    fn read(&self, frames: &Range<u64>) -> Vec<u8> {
+        let mut bytes = vec![0; bytes_of(frames)];
+        let mut done = 0;
+        while done < bytes.len() {
+            match self.file.read_at(&mut bytes[done..], offset(frames.start) + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    tracing::warn!("read the frame table {}: {e}", self.path.display());
+                    break;
+                }
+            }
+        }
+        bytes
+    }
+
+    /// A table that can't be written is out of step, which `check` finds: nothing depends on it.
+    fn put(&self, first: u64, bytes: &[u8]) {
+        if let Err(e) = self.file.write_all_at(bytes, offset(first)) {
+            tracing::warn!("write the frame table {}: {e}", self.path.display());
         }
     }
+
+    fn write(&self, run: FrameRun, record: impl Fn(u64) -> FrameRecord) {
+        for part in self.parts(run) {
+            let mut bytes = Vec::with_capacity(bytes_of(&part));
+            part.clone().for_each(|at| bytes.extend(encode(&record(at))));
+            self.put(part.start, &bytes);
+        }
+    }
+
+    fn change(&self, run: FrameRun, mut change: impl FnMut(u64, &mut FrameRecord)) {
+        for part in self.parts(run) {
+            let before = self.read(&part);
+            let mut bytes = before.clone();
+            for (at, bytes) in part.clone().zip(bytes.as_chunks_mut::<RECORD_BYTES>().0) {
+                let mut record = decode(bytes).unwrap_or_default();
+                change(at, &mut record);
+                *bytes = encode(&record);
+            }
+            if bytes != before {
+                self.put(part.start, &bytes);
+            }
+        }
+    }
+}
+
+impl Drop for FrameTable {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = std::fs::remove_file(beside(&self.path));
+        }
+    }
+}
+
+/// Pins of frames that get another owner are nobody's.
+fn forget(beyond: &mut HashMap<u64, u32>, frames: Range<u64>) {
+    if !beyond.is_empty() {
+        beyond.retain(|at, _| !frames.contains(at));
+    }
+}
+
+fn encode(record: &FrameRecord) -> [u8; RECORD_BYTES] {
+    let [a, b] = record.encode().map(u64::to_le_bytes);
+    std::array::from_fn(|i| if i < 8 { a[i] } else { b[i - 8] })
+}
+
+fn decode(bytes: &[u8; RECORD_BYTES]) -> Result<FrameRecord> {
+    let word = |from: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[from + i]));
+    FrameRecord::decode([word(0), word(8)])
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "parts are small")]
+fn bytes_of(frames: &Range<u64>) -> usize {
+    (frames.end - frames.start) as usize * RECORD_BYTES
+}
+
+/// Where a frame's record begins in the file, in bytes.
+const fn offset(frame: u64) -> u64 {
+    HEADER as u64 * 8 + frame * RECORD_BYTES as u64
 }
 
 /// What a record says of a page: files with holes may be longer than its field counts, and their pages beyond all show the last.
@@ -156,11 +311,22 @@ impl TableReader {
     /// Opens a table.
     pub fn open(path: &Path) -> Result<Self> {
         let what = path.display().to_string();
-        let words = SharedWords::open_ro(path).map_err(|error| match error.kind() {
+        let open = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => Error::not_found(format!("there is no frame table {what}")),
             _ => failed("open the frame table", &what, &error),
-        })?;
-        let damaged = |how: String| Error::corrupt(format!("{what} is not a whole frame table: {how}"));
+        };
+        let damaged = |how: String| {
+            Error::corrupt(format!(
+                "{what} is not a whole frame table: {how}; codax check --repair makes it anew"
+            ))
+        };
+        let file = File::open(path).map_err(open)?;
+        let len = file.metadata().map_err(open)?.len();
+        // What is empty can't be mapped.
+        if len < offset(0) {
+            return Err(damaged(format!("it was cut to {len} bytes")));
+        }
+        let words = SharedWords::from_fd_ro(file).map_err(open)?;
         if words.len() < HEADER || words.load(0) != MAGIC {
             return Err(damaged("its header is missing".into()));
         }
@@ -226,27 +392,38 @@ fn pool_name(words: &SharedWords) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Makes a table of free frames and puts it in the place of the one before.
-fn make(path: &Path, pool: &str, frames: u64) -> io::Result<SharedWords> {
+/// Makes a table of free frames beside the one before.
+fn make(path: &Path, pool: &str, frames: u64) -> io::Result<File> {
     let new = beside(path);
     match std::fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let count =
-        usize::try_from(frames).ok().and_then(|frames| frames.checked_mul(RECORD)?.checked_add(HEADER));
-    let count = count.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "too many frames"))?;
-    let words = SharedWords::create(&new, count, 0o644)?;
-    words.store(0, MAGIC);
-    words.store(1, u64::from(TABLE_VERSION) | (RECORD_BYTES as u64) << 32);
-    words.store(2, frames);
-    words.store(3, pool.len() as u64);
-    for (i, bytes) in pool.as_bytes().chunks(8).enumerate() {
-        let word = std::array::from_fn(|i| bytes.get(i).copied().unwrap_or(0));
-        words.store(NAME + i, u64::from_le_bytes(word));
+    let bytes = frames.checked_mul(RECORD_BYTES as u64).and_then(|bytes| bytes.checked_add(offset(0)));
+    let bytes = bytes.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "too many frames"))?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&new)?;
+    let filled = || {
+        // Whatever the umask says: everybody may read it.
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.set_len(bytes)?;
+        codax_os::object::allocate(&file, 0, bytes)?;
+        file.write_all_at(&header(pool, frames), 0)
+    };
+    if let Err(error) = filled() {
+        let _ = std::fs::remove_file(&new);
+        return Err(error);
     }
-    std::fs::rename(&new, path)?;
-    Ok(words)
+    Ok(file)
+}
+
+/// The bytes before the records.
+fn header(pool: &str, frames: u64) -> Vec<u8> {
+    let version = u64::from(TABLE_VERSION) | (RECORD_BYTES as u64) << 32;
+    let words = [MAGIC, version, frames, pool.len() as u64];
+    let mut bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+    bytes.extend(pool.as_bytes());
+    bytes.resize(HEADER * 8, 0);
+    bytes
 }
 
 /// The name under which the successor of file `path` is made.
@@ -255,6 +432,12 @@ pub(crate) fn beside(path: &Path) -> PathBuf {
     name.push(path.file_name().unwrap_or_default());
     name.push(".new");
     path.with_file_name(name)
+}
+
+/// Whether a file of this name is one that [`beside`] named.
+pub(crate) fn is_unfinished(name: &std::ffi::OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(b".") && name.ends_with(b".new")
 }
 
 #[cfg(test)]
@@ -322,6 +505,47 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_nobody_publishes_leaves_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let before = FrameTable::create(&path, "dram", 4).unwrap();
+        before.assign(run(0, 1), FileId(7), PageNo(0), FrameState::Used);
+        drop(FrameTable::prepare(&path, "dram", 4).unwrap());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(TableReader::open(&path).unwrap().get(Frame(0)).unwrap().owner, Some(FileId(7)));
+        assert_eq!(before.fault().unwrap(), None);
+    }
+
+    #[test]
+    fn a_table_that_somebody_cuts_or_writes_to_is_survived_and_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let table = FrameTable::create(&path, "dram", 10_000).unwrap();
+        let found = || table.fault().unwrap().unwrap_or_default();
+        let whole = std::fs::read(&path).unwrap();
+        for at in [0, 8, 16, 24, 32, 4095] {
+            let file = OpenOptions::new().write(true).open(&path).unwrap();
+            file.write_all_at(&[0xff], at).unwrap();
+            assert!(found().contains("header"), "byte {at}");
+            file.write_all_at(&whole[..4096], 0).unwrap();
+            assert_eq!(table.fault().unwrap(), None);
+        }
+        std::fs::write(&path, b"").unwrap();
+        assert!(found().contains("has 0 bytes"), "{}", found());
+        assert_eq!(table.get(Frame(9999)), FrameRecord::default());
+        table.assign(run(0, 10_000), FileId(7), PageNo(0), FrameState::Used);
+        table.pins(run(5000, 1), 1);
+        table.set_flags(run(0, 10_000), FrameFlags::MOVING, true);
+        table.free(run(9999, 1));
+        assert!(found().contains("header"));
+        assert_eq!(table.get(Frame(9998)).page, PageNo(9998));
+        std::fs::remove_file(&path).unwrap();
+        assert!(found().contains("missing"));
+        std::fs::write(&path, &whole).unwrap();
+        assert!(found().contains("another file"));
+    }
+
+    #[test]
     fn what_is_no_table_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t");
@@ -330,7 +554,8 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for cut in [0, 8, 4096, whole.len() - 16] {
             std::fs::write(&path, &whole[..cut]).unwrap();
-            assert!(TableReader::open(&path).is_err(), "cut at {cut}");
+            let error = TableReader::open(&path).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Corrupt, "cut at {cut}: {error}");
         }
         let mut newer = whole.clone();
         newer[8] = 2;

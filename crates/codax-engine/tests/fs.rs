@@ -147,6 +147,16 @@ fn hard_links_are_one_file_until_the_last_goes_over_restarts() {
     fs.link(id, ROOT, b"c").expect("linked");
     fs.rename((ROOT, b"c"), (dir, b"b"), RenameFlags::default()).expect("renamed");
     assert_eq!((names(&fs, ROOT), names(&fs, dir)), (vec!["c".into(), "d".into()], vec!["b".into()]));
+    // One of its names goes to another file: the other counts.
+    let (x, z) = (put_file(&fs, "x", b"x"), put_file(&fs, "z", b"z"));
+    fs.link(x, dir, b"y").expect("linked");
+    fs.rename((ROOT, b"z"), (dir, b"y"), RenameFlags::default()).expect("renamed");
+    let names_file = codax_engine::names::read(&rig.layout().names()).expect("names");
+    let named = |id| codax_engine::names::path_of(&names_file, id).expect("named");
+    assert_eq!((named(x), named(z)), (b"/x".to_vec(), b"/d/y".to_vec()));
+    assert_eq!(store.check(false).expect("check"), []);
+    fs.unlink(ROOT, b"x").expect("unlinked");
+    fs.unlink(dir, b"y").expect("unlinked");
     fs.unlink(dir, b"b").expect("unlinked");
     let names_file = codax_engine::names::read(&rig.layout().names()).expect("names");
     assert_eq!(codax_engine::names::path_of(&names_file, id), Some(b"/c".to_vec()));

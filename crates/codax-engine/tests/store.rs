@@ -274,6 +274,180 @@ fn devices_keep_their_size() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_the_store_as_it_was() {
+    let rig = Rig::new();
+    let store = rig.open();
+    make(&admin(&store), "/a", MIB, "sim0");
+    store.close(false).expect("closed");
+    drop(store);
+    let owned = |pool: &str| {
+        let table = codax_engine::table::TableReader::open(&rig.layout().frame_table(pool)).expect("a table");
+        (0..table.frames())
+            .filter(|f| table.get(codax_core::Frame(*f)).expect("whole").owner.is_some())
+            .count()
+    };
+    assert_eq!(owned("sim0"), 256);
+
+    // One that there is room for, and one whose table alone takes 4 TiB.
+    for devices in [&[("sim1", 16 * MIB), ("big", 1 << 50)][..], &[("big", 1 << 50), ("sim1", 16 * MIB)]] {
+        let mut options = rig.options();
+        options.devices.extend(devices.iter().map(|&(name, bytes)| codax_engine::DeviceSpec {
+            name: name.into(),
+            bytes,
+            link: codax_core::change::LinkModel::default(),
+        }));
+        let refused = codax_engine::Store::open(options, TestEnv::new()).expect_err("no room for its table");
+        assert_eq!(refused.kind, ErrorKind::NoSpace, "{refused}");
+        for name in ["sim1", "big"] {
+            assert!(!rig.layout().pool(name).exists(), "{name} is left");
+        }
+        let left: Vec<_> = std::fs::read_dir(rig.layout().frames())
+            .expect("listed")
+            .map(|e| e.expect("an entry").file_name())
+            .collect();
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert_eq!(owned("sim0"), 256);
+    }
+
+    let store = rig.open();
+    assert_eq!(store.info().pools.len(), 2);
+    assert_intact(&admin(&store), "/a", MIB);
+    assert_eq!(store.check(false).expect("check"), []);
+}
+
+/// `check` says this, `check --repair` mends it, and then there is nothing more to say.
+fn found_and_mended(store: &codax_engine::Store, says: &str) {
+    let found = store.check(false).expect("check");
+    assert!(found.iter().any(|f| f.what.contains(says) && !f.repaired), "{says}: {found:?}");
+    let found = store.check(true).expect("check");
+    assert!(found.iter().any(|f| f.what.contains(says) && f.repaired), "{says}: {found:?}");
+    assert_eq!(store.check(false).expect("check"), [], "after {says}");
+}
+
+#[test]
+fn a_frame_table_that_was_cut_or_damaged_is_made_anew() {
+    use codax_core::frame::{FrameFlags, FrameState};
+    use codax_engine::table::TableReader;
+    let rig = Rig::new();
+    let store = rig.open();
+    let s = admin(&store);
+    let opened = make(&s, "/a", MIB, "sim0");
+    s.pin(opened.handle, codax_core::PageRange::new(0, 2)).expect("pinned");
+    let at = rig.layout().frame_table("sim0");
+    let whole = std::fs::read(&at).expect("read");
+    let mut header = whole.clone();
+    header[..8].fill(0xff);
+    let mut garbage = whole.clone();
+    garbage[4096 + 300 * 16..].fill(0xff);
+    let damages = [("header", header), ("has 0 bytes", Vec::new()), ("unknown state", garbage)];
+    for (says, bytes) in damages {
+        std::fs::write(&at, &bytes).expect("written");
+        if says != "unknown state" {
+            assert_eq!(TableReader::open(&at).expect_err("damaged").kind, ErrorKind::Corrupt);
+        }
+        // Whoever uses it goes on.
+        s.close(make(&s, "/b", MIB, "sim0").handle);
+        s.remove(&path("/b"), false).expect("removed");
+        std::fs::write(&at, &bytes).expect("written");
+        found_and_mended(&store, says);
+        assert!(std::fs::read(&at).expect("read") == whole, "{says}: not what it was");
+    }
+    std::fs::remove_file(&at).expect("removed");
+    found_and_mended(&store, "is missing");
+    // The new one is the one in use.
+    make(&s, "/b", MIB, "sim0");
+    let table = TableReader::open(&at).expect("a table");
+    let record = table.get(codax_core::Frame(256)).expect("whole");
+    assert_eq!(record.state, FrameState::Used);
+    let pinned = table.get(codax_core::Frame(1)).expect("whole");
+    assert_eq!((pinned.pins, pinned.flags), (1, FrameFlags::PINNED));
+}
+
+#[test]
+fn a_names_file_that_was_cut_is_written_anew() {
+    use codax_engine::names;
+    let rig = Rig::new();
+    let store = rig.open();
+    let s = admin(&store);
+    s.mkdir(&path("/d"), 0o755, None).expect("mkdir");
+    let file = make(&s, "/d/a", 4096, "dram").file;
+    s.rename(&path("/d/a"), &path("/d/b"), false).expect("renamed");
+    let gone = make(&s, "/gone", 4096, "dram");
+    s.remove(&path("/gone"), false).expect("removed");
+    assert_eq!(store.check(false).expect("an orphan is no difference"), []);
+    s.close(gone.handle);
+    assert_eq!(store.check(false).expect("check"), []);
+    let at = rig.layout().names();
+    let whole = std::fs::read(&at).expect("read");
+    for bytes in [&b""[..], &whole[..16], b"something else"] {
+        std::fs::write(&at, bytes).expect("written");
+        found_and_mended(&store, "names file");
+        let found = names::read(&at).expect("whole");
+        assert_eq!(names::path_of(&found, file).expect("named"), b"/d/b");
+    }
+    make(&s, "/later", 1, "dram");
+    assert_eq!(store.check(false).expect("what comes later goes to the new one"), []);
+}
+
+#[test]
+fn what_strangers_put_among_the_objects_is_said_and_left() {
+    let rig = Rig::new();
+    let store = rig.open();
+    make(&admin(&store), "/a", MIB, "sim0");
+    drop(store);
+    let pool = rig.layout().pool("sim0");
+    std::fs::write(pool.join("zzz"), b"mine").expect("written");
+    std::fs::create_dir(pool.join("0000000000000abc")).expect("made");
+    let store = rig.open();
+    let notes = store.info().recovery;
+    assert!(notes.len() == 2 && notes[1].contains("sim0/zzz"), "{notes:?}");
+    for repair in [false, true] {
+        let found = store.check(repair).expect("check");
+        assert!(found.len() == 2 && found[1].what.contains("move it away"), "{found:?}");
+        assert!(found.iter().all(|f| !f.repaired));
+    }
+    assert_eq!(store.info().recovery, notes);
+    std::fs::remove_file(pool.join("zzz")).expect("there still");
+    std::fs::remove_dir(pool.join("0000000000000abc")).expect("there still");
+    assert_eq!(store.check(false).expect("check"), []);
+    assert_eq!(store.info().recovery, Vec::<String>::new());
+
+    // An object of a file that never was, without memory.
+    std::fs::write(pool.join("00000000000fffff"), b"").expect("written");
+    found_and_mended(&store, "doesn't know of");
+    assert!(!pool.join("00000000000fffff").exists());
+}
+
+#[test]
+fn a_file_without_its_object_is_damaged_and_the_note_goes_with_the_repair() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let object = {
+        let s = admin(&store);
+        let file = make(&s, "/a", MIB, "sim0").file;
+        make(&s, "/b", MIB, "sim0");
+        rig.layout().pool("sim0").join(codax_engine::backing::object_name(file))
+    };
+    drop(store);
+    std::fs::remove_file(&object).expect("there");
+    let store = rig.open();
+    let s = admin(&store);
+    assert_eq!(store.info().recovery.len(), 1);
+    let opened = s.open(&Open { create: false, ..open_of("/a", 0) }).expect("opens");
+    let damaged = s.raw(opened.handle, false).expect_err("no object");
+    assert_eq!(damaged.kind, ErrorKind::Corrupt);
+    assert!(damaged.message.contains("/a: its object in sim0 is missing"), "{damaged}");
+    assert_eq!(s.set_len(opened.handle, 2 * MIB).expect_err("no object").kind, ErrorKind::Corrupt);
+    assert_intact(&s, "/b", MIB);
+    assert_eq!(store.check(false).expect("check").len(), 1);
+    assert_eq!(store.info().recovery.len(), 1, "it is lost still");
+    assert!(store.check(true).expect("check").iter().all(|f| f.repaired));
+    assert_eq!(store.info().recovery, Vec::<String>::new());
+    assert_eq!(store.check(false).expect("check"), []);
+    assert_eq!(read(&s, "/a"), vec![0; 1 << 20]);
+}
+
+#[test]
 fn scattered_pages_move_drain_and_come_home() {
     let rig = Rig::new();
     {

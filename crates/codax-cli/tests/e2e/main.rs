@@ -10,6 +10,7 @@ mod rig;
 mod bad_input;
 mod commands;
 mod crash;
+mod damage;
 mod drain;
 mod holders;
 mod live;

@@ -264,7 +264,7 @@ impl Store {
             sessions: st.sessions.len() as u64,
             journal_bytes: inner.journal.bytes(),
             pools: files.iter().enumerate().map(|(at, &n)| st.pool_info(at, n)).collect(),
-            recovery: st.recovery.iter().take(64).cloned().collect(),
+            recovery: st.recovery.iter().take(64).map(|note| note.what.clone()).collect(),
             mounts: Vec::new(),
         }
     }

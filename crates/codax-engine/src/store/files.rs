@@ -113,6 +113,7 @@ impl Session {
         let extents = st.place(&placement, file, pages, None).inspect_err(|e| {
             inner.event("refuse", &open.path.to_string(), &e.message, open.len);
         })?;
+        st.making.insert(file);
         drop(st);
         inner.env.reached("create:reserved");
 
@@ -122,6 +123,7 @@ impl Session {
         if opened.is_err() {
             inner.unmake(&mut st, file, &extents);
         }
+        st.making.remove(&file);
         opened
     }
 
@@ -295,6 +297,11 @@ fn cut_object(backing: &dyn Backing, file: FileId, len: u64, kept: Option<&[Page
 }
 
 impl Inner {
+    /// [`State::open_object`] for those who don't hold the lock.
+    pub fn open_object(&self, pool: PoolId, file: FileId, write: bool) -> Result<OwnedFd> {
+        self.lock().open_object(pool, file, write)
+    }
+
     /// Makes or grows the objects that are to hold `extents`, and gives them memory. `others` are further pools in which the file has an object:
     /// all objects of a file are as long as the file.
     pub fn back(&self, file: FileId, extents: &[Extent], len: u64, others: &[PoolId]) -> Result<()> {
@@ -306,7 +313,7 @@ impl Inner {
                 (st.pool(pool).backing.clone(), st.pool(pool).huge, all_in(pool, old, extents))
             };
             let object = if others.contains(&pool) {
-                let object = backing.open(file, true)?;
+                let object = self.open_object(pool, file, true)?;
                 make_len(&*backing, object.as_fd(), len)?;
                 object
             } else {
@@ -394,7 +401,7 @@ impl Inner {
             return Ok(());
         };
         let backing = self.lock().pool(last.pool).backing.clone();
-        let object = backing.open(inode.id, true)?;
+        let object = self.open_object(last.pool, inode.id, true)?;
         let zeros = vec![0u8; usize::try_from(to - from).unwrap_or(0)];
         backing.write(object.as_fd(), &zeros, from)
     }
@@ -463,8 +470,7 @@ impl Inner {
                 pools.push(run.pool);
             }
         }
-        let fds =
-            pools.iter().map(|&p| st.pool(p).backing.open(file, write)).collect::<Result<Vec<OwnedFd>>>()?;
+        let fds = pools.iter().map(|&p| st.open_object(p, file, write)).collect::<Result<Vec<OwnedFd>>>()?;
         Ok((Layout { len: inode.len, runs }, fds))
     }
 
@@ -537,7 +543,7 @@ impl Inner {
             backing.remove(file)?;
             return Ok(true);
         }
-        let object = backing.open(file, true)?;
+        let object = st.open_object(pool, file, true)?;
         let stat =
             codax_os::object::stat(object.as_fd()).map_err(|e| os_error("stat object of", &file, &e))?;
         if self.mapped_by_strangers(st, file, (stat.dev, stat.ino), pages)? {

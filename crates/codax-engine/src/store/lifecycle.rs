@@ -129,7 +129,20 @@ fn own_tmpfs(path: &Path, bytes: u64, huge: HugeMode) -> Result<Option<TmpfsKind
 pub(crate) fn prepare_meta(layout: &Layout) -> Result<()> {
     own_tmpfs(&layout.meta(), META_BYTES, HugeMode::Never)?;
     make_dir(&layout.dir.join("pools"), 0o700)?;
-    make_dir(&layout.frames(), 0o755)
+    make_dir(&layout.frames(), 0o755)?;
+    drop_unfinished(&layout.frames())
+}
+
+/// Tables that a start made and was killed before it put them in their place: nobody would ever use them, and they take memory.
+fn drop_unfinished(frames: &Path) -> Result<()> {
+    let failed = |e: std::io::Error| os_error("clear", &frames.display(), &e);
+    for entry in fs::read_dir(frames).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if crate::table::is_unfinished(&entry.file_name()) {
+            fs::remove_file(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// The directory of a pool's objects.

@@ -7,11 +7,12 @@
 mod admin;
 pub(crate) mod files;
 mod lifecycle;
+mod new_pools;
 mod recover;
 pub(crate) use admin::pages_in;
 pub use lifecycle::{Layout, prepare_dir, purge_dir, purge_idle};
 pub use recover::MakeBacking;
-pub(crate) use recover::{resident, stale_ranges};
+pub(crate) use recover::{names_of, resident, stale_ranges};
 pub(crate) mod session;
 pub(crate) mod state;
 
@@ -107,8 +108,11 @@ impl Inner {
         self.journal.append(changes)?;
         self.env.reached("committed");
         for change in changes {
-            let unlinked = match change {
-                Change::Unlink { dir, name } => Name::new(name).ok().and_then(|n| st.ns.lookup(*dir, &n)),
+            // Who had the name before: gone with it, or replaced by another.
+            let before = match change {
+                Change::Unlink { dir, name } | Change::Link { dir, name, .. } => {
+                    Name::new(name).ok().and_then(|n| st.ns.lookup(*dir, &n))
+                }
                 _ => None,
             };
             if let Err(e) = st.ns.apply(change) {
@@ -120,13 +124,13 @@ impl Inner {
             let named = match change {
                 Change::Link { dir, name, child } => self.names.set(*child, *dir, name),
                 Change::Drop(id) => self.names.remove(*id),
-                // Another of its names counts now.
-                Change::Unlink { .. } => match unlinked.and_then(|id| Some((id, st.ns.parent_of(id)?))) {
-                    Some((id, (dir, name))) => self.names.set(id, dir, name.as_bytes()),
-                    None => Ok(()),
-                },
                 _ => Ok(()),
             };
+            // Another of its names counts now.
+            let named = named.and_then(|()| match before.and_then(|id| Some((id, st.ns.parent_of(id)?))) {
+                Some((id, (dir, name))) => self.names.set(id, dir, name.as_bytes()),
+                None => Ok(()),
+            });
             if let Err(e) = named {
                 tracing::warn!("names file: {e}");
             }

@@ -9,7 +9,8 @@ use crate::names::NamesFile;
 use crate::options::StoreOptions;
 use crate::store::files::all_in;
 use crate::store::lifecycle::{Layout, prepare_dir, prepare_meta, prepare_pool, reconcile};
-use crate::store::state::{Pool, State};
+use crate::store::new_pools::NewPools;
+use crate::store::state::{Note, Pool, State, Trouble};
 use crate::store::{Inner, Store};
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
@@ -87,32 +88,30 @@ impl Store {
             )),
             _ => e,
         };
-        let (journal, mut notes) =
-            Journal::open(&layout.meta(), env.clone(), &mut |change| replayed.take(change))
-                .map_err(damaged)?;
+        let (journal, said) = Journal::open(&layout.meta(), env.clone(), &mut |change| replayed.take(change))
+            .map_err(damaged)?;
+
+        let mut notes: Vec<Note> = said.into_iter().map(Note::from).collect();
+
+        // What a start does to a store, in this order: first everything that can be refused; then what the journal needs to be told in any
+        // case; and new pools last, when they are made. So a start that fails leaves the store as it was.
+        let known: Vec<PoolRecord> = replayed.pools.values().cloned().collect();
+        let changed: Vec<Change> = reconcile(&known, &options)?.into_iter().map(Change::Pool).collect();
+        changed.iter().try_for_each(|change| replayed.take(change.clone()))?;
+        let mut new_pools = NewPools::new(&layout, &known);
+        let mut pools = open_pools(&layout, &replayed, &options, make, &mut new_pools)?;
 
         if replayed.ns.count() == 0 {
             let format = Namespace::format(codax_os::process::uid(), codax_os::process::gid(), env.wall_ns());
             journal.append(&format)?;
             format.into_iter().try_for_each(|change| replayed.take(change))?;
         }
-        let known: Vec<PoolRecord> = replayed.pools.values().cloned().collect();
-        for record in reconcile(&known, &options)? {
-            let change = Change::Pool(record);
-            journal.append(std::slice::from_ref(&change))?;
-            replayed.take(change)?;
-        }
         let quarantine = replayed.moves.values().map(|m| m.slot).collect();
         settle_moves(&journal, &mut replayed, &mut notes)?;
-
-        let pools = open_pools(&layout, &replayed, &options, make)?;
-        let names = replayed.ns.inodes().filter_map(|i| {
-            let (parent, name) = replayed.ns.parent_of(i.id)?;
-            Some((i.id, parent, name.as_bytes()))
-        });
-        let names = NamesFile::rewrite(&layout.names(), names)?;
+        claim_frames(&replayed.ns, &mut pools)?;
+        let names = NamesFile::rewrite(&layout.names(), names_of(&replayed.ns))?;
         let events = Events::open(&layout.meta())?;
-        let mut state = State {
+        let state = State {
             ids_below: replayed.ids_below,
             ns: replayed.ns,
             pools,
@@ -123,6 +122,7 @@ impl Store {
             next_move: u32::try_from(1 + env.random() % 0xff_fffe).unwrap_or(1),
             quarantine,
             recovery: Vec::new(),
+            making: BTreeSet::new(),
             lost_orphans: BTreeSet::new(),
             closing: false,
             handles: HashMap::new(),
@@ -132,7 +132,6 @@ impl Store {
             closed_devices: BTreeSet::new(),
             acting: None,
         };
-        claim_frames(&mut state)?;
         let epoch = env.random();
         let inner = Arc::new_cyclic(|me| Inner {
             env,
@@ -148,10 +147,14 @@ impl Store {
             me: me.clone(),
         });
         inner.sweep(&mut notes)?;
+        inner.lock().pools.iter_mut().try_for_each(|pool| pool.table.publish())?;
+        // All of them or none.
+        inner.journal.append(&changed)?;
+        new_pools.keep();
         let inodes = inner.lock().ns.count();
         inner.event("start", "store", &format!("{inodes} inodes; {} notes of recovery", notes.len()), 0);
         for note in &notes {
-            inner.event("recover", "store", note, 0);
+            inner.event("recover", "store", &note.what, 0);
         }
         inner.lock().recovery = notes;
         let store = Self { inner };
@@ -162,7 +165,7 @@ impl Store {
 }
 
 /// Brings segments that a crash interrupted to their end: what their commit word counts is the truth.
-fn settle_moves(journal: &Journal, replayed: &mut Replayed, notes: &mut Vec<String>) -> Result<()> {
+fn settle_moves(journal: &Journal, replayed: &mut Replayed, notes: &mut Vec<Note>) -> Result<()> {
     let words: &CommitWords = journal.words();
     let moves: Vec<MoveRecord> = replayed.moves.values().cloned().collect();
     for record in moves {
@@ -177,11 +180,15 @@ fn settle_moves(journal: &Journal, replayed: &mut Replayed, notes: &mut Vec<Stri
         let mut changes = Vec::new();
         if let Some(inode) = replayed.ns.get(record.file) {
             changes.push(Change::Put(Box::new(with_committed(inode, &record, committed))));
-            notes.push(format!(
+            let what = format!(
                 "a move of {} was interrupted: {committed} of {} chunks are in their new place, the rest stayed",
-                replayed.ns.path_of(record.file).map_or_else(|| format!("#{}", record.file), |p| p.to_string()),
+                replayed
+                    .ns
+                    .path_of(record.file)
+                    .map_or_else(|| format!("#{}", record.file), |p| p.to_string()),
                 record.chunks.len()
-            ));
+            );
+            notes.push(what.into());
         }
         changes.push(Change::MoveEnd(record.id));
         journal.append(&changes)?;
@@ -195,6 +202,7 @@ fn open_pools(
     replayed: &Replayed,
     options: &StoreOptions,
     make: &MakeBacking,
+    new: &mut NewPools<'_>,
 ) -> Result<Vec<Pool>> {
     let all_bytes = replayed.pools.values().map(|p| PageCount(p.frames).bytes()).sum();
     let mut pools = Vec::with_capacity(replayed.pools.len());
@@ -202,11 +210,12 @@ fn open_pools(
         if usize::from(record.id.0) != at {
             return Err(Error::corrupt(format!("the journal names pool {} and not pool {at}", record.id)));
         }
+        new.begin(record)?;
         let medium = prepare_pool(layout, record, all_bytes, options.huge)?;
         let shm = Shm::new(&layout.pool(&record.name), medium.lock_memory)?;
         pools.push(Pool {
             alloc: FrameAllocator::new(record.frames),
-            table: FrameTable::create(&layout.frame_table(&record.name), &record.name, record.frames)?,
+            table: FrameTable::prepare(&layout.frame_table(&record.name), &record.name, record.frames)?,
             backing: make(record, shm),
             huge: medium.huge,
             swappable: medium.swappable,
@@ -218,12 +227,20 @@ fn open_pools(
     Ok(pools)
 }
 
+/// Everything that has a name, as the names file has it: id, directory, name.
+pub(crate) fn names_of(ns: &Namespace) -> impl Iterator<Item = (FileId, FileId, &[u8])> {
+    ns.inodes().filter_map(|i| {
+        let (parent, name) = ns.parent_of(i.id)?;
+        Some((i.id, parent, name.as_bytes()))
+    })
+}
+
 /// Gives each file the frames the journal says it has.
-fn claim_frames(st: &mut State) -> Result<()> {
-    for inode in st.ns.inodes() {
+fn claim_frames(ns: &Namespace, pools: &mut [Pool]) -> Result<()> {
+    for inode in ns.inodes() {
         for e in &inode.extents {
             let run = FrameRun { frame: e.frame, count: e.count };
-            let pool = st.pools.get_mut(usize::from(e.pool.0));
+            let pool = pools.get_mut(usize::from(e.pool.0));
             let claimed = pool.is_some_and(|pool| {
                 let ok = pool.alloc.claim(run);
                 if ok {
@@ -247,11 +264,15 @@ fn claim_frames(st: &mut State) -> Result<()> {
 
 impl Inner {
     /// Brings the objects in line with the journal: what no file claims goes, unless somebody holds it; what is missing is said.
-    fn sweep(&self, notes: &mut Vec<String>) -> Result<()> {
+    fn sweep(&self, notes: &mut Vec<Note>) -> Result<()> {
         let mut st = self.lock();
         for at in 0..st.pools.len() {
             let pool = st.pools[at].record.id;
             let objects = st.pools[at].backing.list()?;
+            for stray in st.pools[at].backing.strays()? {
+                let what = crate::check::stray(&stray);
+                notes.push(Note { what, of: Some(Trouble::Stray(stray)) });
+            }
             let mut seen = BTreeSet::new();
             for (file, object) in objects {
                 seen.insert(file);
@@ -260,11 +281,11 @@ impl Inner {
             let missing: Vec<FileId> =
                 st.files_on(pool).map(|i| i.id).filter(|f| !seen.contains(f)).collect();
             for file in missing {
-                notes.push(format!(
-                    "{}: its object in {} is missing, its bytes there are lost",
-                    st.path(file),
-                    st.pool_name(pool)
-                ));
+                let (path, name) = (st.path(file), st.pool_name(pool));
+                notes.push(Note {
+                    what: format!("{path}: its object in {name} is missing, its bytes there are lost"),
+                    of: Some(Trouble::Object(file, pool)),
+                });
             }
         }
         // An object that isn't there says nothing.
@@ -294,12 +315,16 @@ impl Inner {
         pool: PoolId,
         file: FileId,
         object: ObjectInfo,
-        notes: &mut Vec<String>,
+        notes: &mut Vec<Note>,
     ) -> Result<()> {
         if st.ns.get(file).is_some_and(|inode| inode.ahead == Some(pool)) {
             // Programs may have it open still, and write to it.
             if let Err(e) = self.settle(st, file) {
-                notes.push(format!("{}: what programs wrote to it is not all in frames: {e}", st.path(file)));
+                let path = st.path(file);
+                notes.push(Note {
+                    what: format!("{path}: what programs wrote to it is not all in frames: {e}"),
+                    of: Some(Trouble::Object(file, pool)),
+                });
             }
             return Ok(());
         }
@@ -328,12 +353,13 @@ impl Inner {
                 behind.into_iter().filter_map(|run| run.intersect(PageRange::new(pages, u64::MAX - pages)));
             behind.try_for_each(|run| backing.allocate(fd.as_fd(), run))?;
         } else if object.len < len {
-            notes.push(format!(
+            let what = format!(
                 "{}: its object in {} was cut to {} bytes by who may write it: codax check says what is lost",
                 st.path(file),
                 st.pool_name(pool),
                 object.len
-            ));
+            );
+            notes.push(Note { what, of: Some(Trouble::Object(file, pool)) });
             return Ok(());
         }
         let stale = stale_ranges(st, pool, file, fd.as_fd())?;

@@ -13,9 +13,10 @@ use codax_core::namespace::{Inode, Namespace};
 use codax_core::placement::{Placement, Room};
 use codax_core::request::{PinId, PlacementSpec};
 use codax_core::{
-    DRAM, Error, FileId, Frame, MoveId, PageCount, PageNo, PageRange, PoolId, Result, SessionId,
+    DRAM, Error, ErrorKind, FileId, Frame, MoveId, PageCount, PageNo, PageRange, PoolId, Result, SessionId,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,7 +41,9 @@ pub(crate) struct State {
     /// Files without names from before the start: clients that map them may come back.
     pub lost_orphans: BTreeSet<FileId>,
     /// What was mended or lost at start.
-    pub recovery: Vec<String>,
+    pub recovery: Vec<Note>,
+    /// Files that are being made: they have frames and may have objects, and the journal doesn't know them yet.
+    pub making: BTreeSet<FileId>,
     /// The store is being closed: no new work.
     pub closing: bool,
     /// What mounts have open.
@@ -54,6 +57,28 @@ pub(crate) struct State {
     pub closed_devices: BTreeSet<u64>,
     /// The mount on whose behalf the lock is held: it knows what it changes.
     pub acting: Option<u64>,
+}
+
+/// A line of what a start found.
+#[derive(Debug, Clone)]
+pub(crate) struct Note {
+    pub what: String,
+    pub of: Option<Trouble>,
+}
+
+impl From<String> for Note {
+    fn from(what: String) -> Self {
+        Self { what, of: None }
+    }
+}
+
+/// What is wrong until somebody mends it; a [`Note`] of it goes when `check` finds it well.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Trouble {
+    /// The file's object in the pool.
+    Object(FileId, PoolId),
+    /// Something in the pool's directory that isn't the store's.
+    Stray(String),
 }
 
 /// A segment as the sessions reach it.
@@ -220,6 +245,18 @@ impl State {
         self.live.get(&file).and_then(|l| l.busy.as_ref()).is_some_and(|busy| busy.what == MOVE)
     }
 
+    /// Opens the object of a file that has pages in `pool`. That there is none is damage, and not a name that isn't there.
+    pub fn open_object(&self, pool: PoolId, file: FileId, write: bool) -> Result<OwnedFd> {
+        self.pool(pool).backing.open(file, write).map_err(|e| match e.kind {
+            ErrorKind::NotFound => Error::corrupt(format!(
+                "{}: its object in {} is missing: codax check says what is lost",
+                self.path(file),
+                self.pool_name(pool)
+            )),
+            _ => e,
+        })
+    }
+
     /// A path for people: of the file, or its number if it has no name.
     pub fn path(&self, file: FileId) -> String {
         self.ns.path_of(file).map_or_else(|| format!("#{file}"), |p| p.to_string())
@@ -298,6 +335,37 @@ impl State {
             pool.table.free(run);
             pool.alloc.release(run);
         }
+    }
+
+    /// A pool's frame table made anew from extents, pins and the allocator; not in its place yet.
+    pub fn new_table(&self, id: PoolId) -> Result<FrameTable> {
+        let pool = self.pool(id);
+        let table = FrameTable::prepare(pool.table.path(), &pool.record.name, pool.record.frames)?;
+        let run = |e: &Extent| FrameRun { frame: e.frame, count: e.count };
+        // What is taken and nobody's in the journal is a file's in the making, or the target of a move.
+        let mut from = 0;
+        for frame in 0..=pool.record.frames {
+            if frame == pool.record.frames || pool.alloc.is_free(Frame(frame)) {
+                table.reserve(FrameRun { frame: Frame(from), count: PageCount(frame - from) });
+                from = frame + 1;
+            }
+        }
+        for inode in self.ns.inodes() {
+            for e in inode.extents.iter().filter(|e| e.pool == id) {
+                table.assign(run(e), inode.id, e.page, FrameState::Used);
+            }
+        }
+        for (file, extents) in &pool.held {
+            extents.iter().for_each(|e| table.assign(run(e), *file, e.page, FrameState::Held));
+        }
+        for (file, live) in &self.live {
+            let Some(inode) = self.ns.get(*file) else { continue };
+            for pages in live.pins.values() {
+                let pinned = extent::slice(&inode.extents, *pages);
+                pinned.iter().filter(|e| e.pool == id).for_each(|e| table.pins(run(e), 1));
+            }
+        }
+        Ok(table)
     }
 
     /// Sets a flag on the frames that hold these pages of a file.

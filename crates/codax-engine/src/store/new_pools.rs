@@ -1,0 +1,68 @@
+//! What a start makes for pools that the journal doesn't know yet, and takes back if the start fails.
+
+use crate::backing::os_error;
+use crate::store::lifecycle::Layout;
+use codax_core::change::PoolRecord;
+use codax_core::{PageCount, Result};
+use codax_os::mounts;
+use std::collections::BTreeSet;
+
+/// Takes back, when it is dropped, what was made for new pools; unless they are [kept](NewPools::keep).
+#[derive(Debug)]
+pub(crate) struct NewPools<'a> {
+    layout: &'a Layout,
+    known: BTreeSet<String>,
+    begun: Vec<Begun>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    name: String,
+    had_dir: bool,
+    had_mount: bool,
+}
+
+impl<'a> NewPools<'a> {
+    /// For a start of the store in `layout`, whose journal knows the pools `known`.
+    pub fn new(layout: &'a Layout, known: &[PoolRecord]) -> Self {
+        let known = known.iter().map(|pool| pool.name.clone()).collect();
+        Self { layout, known, begun: Vec::new() }
+    }
+
+    /// The pool is about to be made, if it is new.
+    pub fn begin(&mut self, pool: &PoolRecord) -> Result<()> {
+        if self.known.contains(&pool.name) {
+            return Ok(());
+        }
+        let dir = self.layout.pool(&pool.name);
+        let had_mount = mounts::is_mount_point(&dir).unwrap_or(false);
+        if had_mount {
+            // A start that was killed may have mounted it for another size.
+            mounts::resize_tmpfs(&dir, PageCount(pool.frames).bytes())
+                .map_err(|e| os_error("resize the tmpfs on", &dir.display(), &e))?;
+        }
+        self.begun.push(Begun { name: pool.name.clone(), had_dir: dir.exists(), had_mount });
+        Ok(())
+    }
+
+    /// They are in the journal now.
+    pub fn keep(mut self) {
+        self.begun.clear();
+    }
+}
+
+impl Drop for NewPools<'_> {
+    fn drop(&mut self) {
+        for pool in self.begun.drain(..).rev() {
+            let dir = self.layout.pool(&pool.name);
+            if !pool.had_mount && mounts::is_mount_point(&dir).unwrap_or(false) {
+                let _ = mounts::umount(&dir);
+            }
+            if !pool.had_dir {
+                // Only an empty directory goes: what somebody has put there is theirs.
+                let _ = std::fs::remove_dir(&dir);
+            }
+            let _ = std::fs::remove_file(self.layout.frame_table(&pool.name));
+        }
+    }
+}
