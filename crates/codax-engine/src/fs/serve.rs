@@ -232,13 +232,13 @@ impl Fs {
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
         let backing = st.pool(pool).backing.clone();
         if inode.ahead.is_some() {
-            return backing.open(file, true);
+            return st.open_object(pool, file, true);
         }
         let new = Inode { ahead: Some(pool), ..inode.clone() };
         let object = if inode.extents.is_empty() {
             make_anew(&*backing, file, inode.len, &st.path(file))?
         } else {
-            backing.open(file, true)?
+            st.open_object(pool, file, true)?
         };
         object::set_mtime(&object, new.mtime_ns).map_err(|e| os_error("date object of", &file, &e))?;
         self.inner().commit(st, &[Change::Put(Box::new(new))])?;

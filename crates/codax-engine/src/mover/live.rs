@@ -93,7 +93,7 @@ impl Inner {
                 let unused: Vec<Extent> = chunks.iter().flat_map(|c| c.extents(to)).collect();
                 self.discard_copies(&mut st, order.file, to, target_exists, &unused);
                 self.end_busy(&mut st, order.file);
-                return (0, Some(Stuck::Failed(e)));
+                return (0, Some(e.into()));
             }
         };
         let ended = self.drive(&mut drive, Some(order));

@@ -19,7 +19,9 @@ use codax_core::extent::{self, Extent, FrameRun, PoolRun};
 use codax_core::frame::FrameFlags;
 use codax_core::namespace::Inode;
 use codax_core::plan::Holder;
-use codax_core::{Error, FileId, HUGE_PAGES, PageCount, PageNo, PageRange, PoolId, Result, SessionId};
+use codax_core::{
+    Error, ErrorKind, FileId, HUGE_PAGES, PageCount, PageNo, PageRange, PoolId, Result, SessionId,
+};
 use codax_os::process::Held;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -66,8 +68,15 @@ pub(crate) enum Stuck {
 }
 
 impl From<Error> for Stuck {
+    /// What isn't there in the middle of a move is an object of the file: that is damage, and not a name that can't be found.
     fn from(e: Error) -> Self {
-        Self::Failed(e)
+        Self::Failed(match e.kind {
+            ErrorKind::NotFound => Error::corrupt(format!(
+                "its object is missing (codax check says what is lost): {}",
+                e.message
+            )),
+            _ => e,
+        })
     }
 }
 
