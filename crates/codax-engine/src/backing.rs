@@ -61,6 +61,24 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn unlock(&self, file: FileId);
 }
 
+/// Zeros that are written at once, in bytes.
+const ZEROS: usize = 64 << 10;
+
+/// Writes zeros over bytes of an object, from `at` to `end`.
+pub(crate) fn write_zeros(
+    backing: &dyn Backing,
+    object: BorrowedFd<'_>,
+    mut at: u64,
+    end: u64,
+) -> Result<()> {
+    while at < end {
+        let n = usize::try_from(end - at).unwrap_or(ZEROS).min(ZEROS);
+        backing.write(object, &[0; ZEROS][..n], at)?;
+        at += n as u64;
+    }
+    Ok(())
+}
+
 /// Objects as files of a tmpfs directory.
 #[derive(Debug)]
 pub struct Shm {

@@ -70,7 +70,7 @@ impl Session {
             let pages = blocks(inode, range, path)?;
             let refused = |e: &Error| inner.event("refuse", &path.to_string(), &format!("move: {e}"), 0);
             takes(&st, pool, inode, pages).inspect_err(refused)?;
-            (file, pages, pace_of(&st, pool, inode, None), pool)
+            (file, pages, pace(&st, inode.extents.iter().map(|e| e.pool).chain([pool]), None), pool)
         };
         let job = Arc::new(Job::new("move"));
         job.update(|j| (j.total, j.files_total) = (pages.bytes(), 1));
@@ -466,10 +466,7 @@ impl Inner {
         let pace = {
             let st = self.lock();
             let targets = round.moves.iter().flat_map(|m| m.to.iter().map(|r| r.pool));
-            let pools: BTreeSet<PoolId> = targets.chain([pool]).collect();
-            let links =
-                pools.into_iter().map(|p| st.pool(p).record.link.mbps.map(|m| u64::from(m) * 1_000_000));
-            Pace::new(links.chain([options.limit]))
+            pace(&st, targets.chain([pool]), options.limit)
         };
         let workers =
             std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 4).min(round.moves.len());
@@ -548,22 +545,16 @@ impl Inner {
 
     fn bring_home(&self, pool: PoolId, job: &Job) -> Result<JobReport> {
         let name = self.lock().pool_name(pool);
-        let (orders, total) = {
+        let (orders, pace) = {
             let st = self.lock();
-            let orders: Vec<(FileId, Vec<PoolRun>)> = st
-                .ns
-                .inodes()
-                .filter(|i| i.away.iter().any(|r| r.pool == pool))
-                .map(|i| (i.id, i.away.iter().filter(|r| r.pool == pool).copied().collect()))
-                .collect();
-            let total = orders.iter().flat_map(|(_, runs)| runs).map(|r| r.pages.bytes()).sum();
-            (orders, total)
+            let away = || st.ns.inodes().filter(|i| i.away.iter().any(|r| r.pool == pool));
+            let orders: Vec<(FileId, Vec<PoolRun>)> =
+                away().map(|i| (i.id, i.away.iter().filter(|r| r.pool == pool).copied().collect())).collect();
+            let from = away().flat_map(|i| i.extents.iter().map(|e| e.pool));
+            (orders, pace(&st, from.chain([pool]), None))
         };
+        let total = orders.iter().flat_map(|(_, runs)| runs).map(|r| r.pages.bytes()).sum();
         job.update(|j| (j.total, j.files_total) = (total, orders.len() as u64));
-        let pace = {
-            let st = self.lock();
-            Pace::new(st.pools.iter().map(|p| p.record.link.mbps.map(|m| u64::from(m) * 1_000_000)))
-        };
         let mut report = JobReport::default();
         for (file, to) in orders {
             let order = Order { file, to, home: None, verify: true, job, pace: &pace };
@@ -641,8 +632,9 @@ fn takes(st: &State, pool: PoolId, inode: &Inode, pages: PageRange) -> Result<()
     }
 }
 
-fn pace_of(st: &State, to: PoolId, inode: &Inode, limit: Option<u64>) -> Pace {
-    let pools: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).chain([to]).collect();
+/// The rate that the links of these pools allow, and the operator.
+fn pace(st: &State, pools: impl Iterator<Item = PoolId>, limit: Option<u64>) -> Pace {
+    let pools: BTreeSet<PoolId> = pools.collect();
     let links = pools.into_iter().map(|p| st.pool(p).record.link.mbps.map(|m| u64::from(m) * 1_000_000));
     Pace::new(links.chain([limit]))
 }

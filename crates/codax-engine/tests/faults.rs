@@ -461,6 +461,35 @@ fn a_store_whose_medium_dies_comes_back_whole() {
     all_runs(true);
 }
 
+/// What was copied before a call failed may stay there, or go back: the file is whole, and so are its objects.
+#[test]
+fn a_move_that_fails_between_two_chunks_leaves_a_whole_file() {
+    const LEN: u64 = MIB + 9000;
+    let mut partly = 0;
+    for fails in 1.. {
+        let rig = Rig::new();
+        let fault = Fault::new(fails, false);
+        let given = fault.clone();
+        let mut options = rig.options();
+        options.chunk_bytes = Some(256 << 10);
+        let make =
+            move |_: &_, shm| Arc::new(FailingBacking { shm, fault: given.clone() }) as Arc<dyn Backing>;
+        let store = Store::open_with(options, TestEnv::new(), &make).expect("the store opens");
+        let session = admin(&store);
+        session.close(store_support::make(&session, "/f", LEN, "dram").handle);
+        fault.set(true);
+        let moved = session.move_file(&path("/f"), "sim0", None, &mut |_| true);
+        fault.set(false);
+        let Some(what) = fault.hit() else {
+            assert!(moved.is_ok() && partly > 0, "{moved:?}, {partly}");
+            return;
+        };
+        partly += usize::from(pool_of(&session, "/f").len() > 1);
+        assert_intact(&session, "/f", LEN);
+        assert_eq!(store.check(false).expect("check"), [], "call {fails}, {what}");
+    }
+}
+
 /// Giving a file gigabytes takes its time: that is the file's own business.
 #[test]
 fn others_go_on_while_a_file_gets_memory() {

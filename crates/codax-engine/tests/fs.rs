@@ -41,7 +41,7 @@ fn put_file(fs: &Fs, name: &str, bytes: &[u8]) -> FileId {
 }
 
 fn open(fs: &Fs, id: FileId) -> FsOpen {
-    fs.open(id, true, true, false, WHO).expect("opens")
+    fs.open(id, true, true, WHO).expect("opens")
 }
 
 fn object_of(open: FsOpen) -> (FsHandle, OwnedFd) {
@@ -211,7 +211,7 @@ fn holes_are_zeros_take_frames_when_written_and_a_full_pool_is_no_space() {
     let page = if store.info().pools[1].huge { 2 * MIB } else { 4096 };
     let (id, open) = create(&fs, ROOT, "sparse");
     let h = open.handle;
-    fs.set(id, &Set { len: Some(1 << 40), ..Set::default() }, WHO).expect("longer");
+    fs.set(id, &Set { len: Some(1 << 40), ..Set::default() }).expect("longer");
     assert_eq!(fs.attr(id).map(|a| (a.len, a.backed)), Ok((1 << 40, 0)));
     assert_eq!(fs.write(h, (1 << 30) + 5, b"middle", false), Ok(6));
     assert_eq!(fs.attr(id).map(|a| (a.len, a.backed)), Ok((1 << 40, page)));
@@ -248,7 +248,7 @@ fn holes_are_zeros_take_frames_when_written_and_a_full_pool_is_no_space() {
     fs.allocate(h, 0, 1 << 40, Allocate { keep_size: true, punch: true, zero: false }).expect("punched");
     assert_eq!(fs.attr(id).map(|a| (a.len, a.backed)), Ok((1 << 40, 0)));
     assert_eq!(used(&store), 0);
-    fs.set(id, &Set { len: Some(5000), ..Set::default() }, WHO).expect("shorter");
+    fs.set(id, &Set { len: Some(5000), ..Set::default() }).expect("shorter");
     assert_eq!(fs.write(h, 4990, b"0123456789", false), Ok(10));
     assert!(session.raw(opened.handle, true).is_ok());
     session.raw_done(id);
@@ -373,7 +373,7 @@ fn what_programs_write_to_the_object_is_taken_in() {
     assert_eq!(admin(&store).stat(&path("/f")).map(|i| (i.len, i.backed)), Ok((100_010, 4 * 4096)));
     clean(&store);
     // A length set by the mount, and by the library, is the object's at once.
-    fs.set(id, &Set { len: Some(5000), ..Set::default() }, WHO).expect("cut");
+    fs.set(id, &Set { len: Some(5000), ..Set::default() }).expect("cut");
     assert_eq!(codax_os::object::stat(&object).expect("stat").len, 5000);
     assert_eq!(fs.attr(id).map(seen), Ok((5000, 8192)));
     let session = admin(&store);
@@ -398,7 +398,7 @@ fn what_programs_write_to_the_object_is_taken_in() {
     // Times are the object's, or what was set.
     let (h, object) = object_of(open(&fs, id));
     let before = fs.attr(id).expect("attr");
-    fs.set(id, &Set { mtime: Some(Stamp::At(5)), atime: Some(Stamp::At(-7)), ..Set::default() }, WHO)
+    fs.set(id, &Set { mtime: Some(Stamp::At(5)), atime: Some(Stamp::At(-7)), ..Set::default() })
         .expect("set");
     let after = fs.attr(id).expect("attr");
     assert_eq!((after.mtime_ns, after.atime_ns, after.ctime_ns > before.ctime_ns), (5, -7, true));
@@ -505,7 +505,7 @@ fn change(fs: &Fs, h: FsHandle, id: FileId, random: &mut Random) {
     match random.below(4) {
         0 => {
             let len = MIB + random.below(7 * MIB);
-            fs.set(id, &Set { len: Some(len), ..Set::default() }, WHO).map(drop).expect("length");
+            fs.set(id, &Set { len: Some(len), ..Set::default() }).map(drop).expect("length");
         }
         1 => fs.allocate(h, random.below(len), 1 + random.below(9000), punch).expect("punched"),
         _ => {
@@ -523,10 +523,11 @@ fn a_file_open_for_reading_keeps_its_object() {
     let store = rig.open();
     let fs = store.fs(true);
     let id = put_file(&fs, "f", &[1; 5000]);
-    let read_only = || object_of(fs.open(id, true, false, false, WHO).expect("opens"));
+    let read_only = || object_of(fs.open(id, true, false, WHO).expect("opens"));
     let (reader, served) = read_only();
     // Cut to nothing, and written again through the object that was registered first.
-    let (writer, _) = object_of(fs.open(id, false, true, true, WHO).expect("opens"));
+    let (writer, _) = object_of(fs.open(id, false, true, WHO).expect("opens"));
+    fs.set(id, &Set { len: Some(0), ..Set::default() }).expect("cut");
     codax_os::object::write_all_at(&served, b"x", 0).expect("written");
     drop(served);
     fs.release(writer);
@@ -637,7 +638,7 @@ fn memory_that_a_kill_left_in_holes_goes_also_in_a_full_pool() {
         fs.set_xattr(ROOT, b"user.codax.on", b"sim0", false, false).expect("set");
         id = put_file(&fs, "f", &[1; 4096]);
         let len = 1 << 30;
-        fs.set(id, &Set { len: Some(len), ..Set::default() }, WHO).expect("longer");
+        fs.set(id, &Set { len: Some(len), ..Set::default() }).expect("longer");
         far = put_file(&fs, "behind", &[3; 8192]);
         put_file(&fs, "full", &vec![2; 24 * MIB as usize]);
         std::mem::forget(fs);
@@ -701,14 +702,14 @@ fn groups_are_inherited_and_set_id_bits_go_where_they_must() {
     let store = rig.open();
     let fs = store.fs(false);
     let dir = mkdir(&fs, ROOT, "d");
-    fs.set(dir, &Set { mode: Some(0o2775), gid: Some(50), ..Set::default() }, WHO).expect("set");
+    fs.set(dir, &Set { mode: Some(0o2775), gid: Some(50), ..Set::default() }).expect("set");
     let sub = fs.make(dir, b"sub", &new(NewKind::Dir)).expect("made");
     assert_eq!((sub.mode, sub.uid, sub.gid), (0o2755, 1000, 50));
     let file = fs.make(dir, b"f", &new(NewKind::File)).expect("made");
     assert_eq!((file.mode, file.gid), (0o755, 50));
-    let mode = |mode| fs.set(file.id, &Set { mode: Some(mode), ..Set::default() }, WHO).map(|a| a.mode);
+    let mode = |mode| fs.set(file.id, &Set { mode: Some(mode), ..Set::default() }).map(|a| a.mode);
     assert_eq!(mode(0o6755), Ok(0o6755));
-    let owned = fs.set(file.id, &Set { uid: Some(7), ..Set::default() }, WHO).expect("chown");
+    let owned = fs.set(file.id, &Set { uid: Some(7), ..Set::default() }).expect("chown");
     assert_eq!((owned.mode, owned.uid, owned.gid), (0o755, 7, 50));
     // Without the right to run as the group, setgid means something else and stays.
     assert_eq!(mode(0o6745), Ok(0o6745));
@@ -718,7 +719,7 @@ fn groups_are_inherited_and_set_id_bits_go_where_they_must() {
     assert_eq!(fs.write(h, 0, b"x", true), Ok(1));
     assert_eq!(fs.attr(file.id).map(|a| a.mode), Ok(0o2745));
     assert_eq!(mode(0o6755), Ok(0o6755));
-    let cut = fs.set(file.id, &Set { len: Some(0), kill_suid: true, ..Set::default() }, WHO).expect("cut");
+    let cut = fs.set(file.id, &Set { len: Some(0), kill_suid: true, ..Set::default() }).expect("cut");
     assert_eq!((cut.mode, cut.len), (0o755, 0));
     fs.release(h);
 }
@@ -781,7 +782,7 @@ fn a_mount_hears_what_others_change_and_not_what_it_does() {
     let made = fs.lookup(ROOT, b"d").expect("there").id;
     assert_eq!(fs.take_change(), Some(Changed::Inode(made)));
     assert_eq!(fs.take_change(), Some(Changed::Entry(ROOT, b"d".to_vec())));
-    other.set(id, &Set { mode: Some(0), ..Set::default() }, WHO).expect("set");
+    other.set(id, &Set { mode: Some(0), ..Set::default() }).expect("set");
     assert_eq!(fs.take_change(), Some(Changed::Inode(id)));
     fs.close();
     assert_eq!(fs.take_change(), None);
@@ -865,7 +866,7 @@ fn a_pool_that_programs_fill_is_full_and_a_drain_waits_for_who_has_files_open() 
         assert_eq!(fs.statfs(id).map(|s| s.free), Ok(0));
         let more = session.open(&codax_core::request::Open { placement: on("sim0"), ..open_of("/more", 1) });
         assert_eq!(kind(more), ErrorKind::NoSpace);
-        fs.set(id, &Set { len: Some(0), ..Set::default() }, WHO).expect("cut");
+        fs.set(id, &Set { len: Some(0), ..Set::default() }).expect("cut");
     }
     clean(&store);
     let drain = || session.drain("sim0", codax_engine::DrainOptions::default(), &mut |_| true);
@@ -877,7 +878,7 @@ fn a_pool_that_programs_fill_is_full_and_a_drain_waits_for_who_has_files_open() 
     let input = std::process::Stdio::piped();
     let mut bystander = std::process::Command::new("cat").stdin(input).spawn().expect("starts");
     let (other, second) =
-        object_of(fs.open(id, true, true, false, Who { pid: bystander.id(), ..WHO }).expect("opens"));
+        object_of(fs.open(id, true, true, Who { pid: bystander.id(), ..WHO }).expect("opens"));
     drop(second);
     let evict = codax_engine::DrainOptions { evict: true, ..codax_engine::DrainOptions::default() };
     assert_eq!(kind(session.drain("sim0", evict, &mut |_| true)), ErrorKind::Busy);

@@ -15,6 +15,7 @@ use codax_core::extent::{self, Extent, PoolRun};
 use codax_core::namespace::Inode;
 use codax_core::{Error, ErrorKind, FileId, PAGE_SIZE, PageRange, PoolId, Result};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -26,44 +27,41 @@ const COPY_MAX: u64 = 64 << 20;
 
 /// Where some bytes of a file are: taken under the lock, used without it while the file is kept from moving.
 struct Where {
-    file: FileId,
     /// Length of the file; of one that is ahead, more than it could be.
     len: u64,
     runs: Vec<PoolRun>,
-    backings: BTreeMap<PoolId, Arc<dyn Backing>>,
+    objects: BTreeMap<PoolId, (Arc<dyn Backing>, OwnedFd)>,
 }
 
 impl Where {
-    /// The bytes from `off` on, `len` of them.
-    fn new(st: &State, inode: &Inode, off: u64, len: u64) -> Self {
+    /// The bytes from `off` on, `len` of them, to be read or written.
+    fn new(st: &State, inode: &Inode, off: u64, len: u64, write: bool) -> Result<Self> {
         let pages = PageRange::of_bytes(off, len);
         let (runs, file_len) = match inode.ahead {
             // The object says what there is.
             Some(pool) => (vec![PoolRun { pages, pool }], u64::MAX),
             None => (extent::pool_runs(&extent::slice(&inode.extents, pages)), inode.len),
         };
-        let backings = runs.iter().map(|run| (run.pool, st.pool(run.pool).backing.clone())).collect();
-        Self { file: inode.id, len: file_len, runs, backings }
-    }
-
-    fn open(&self, write: bool) -> Result<BTreeMap<PoolId, OwnedFd>> {
-        self.backings.iter().map(|(&pool, backing)| Ok((pool, backing.open(self.file, write)?))).collect()
+        let mut objects = BTreeMap::new();
+        for pool in runs.iter().map(|run| run.pool) {
+            if let Entry::Vacant(entry) = objects.entry(pool) {
+                entry.insert((st.pool(pool).backing.clone(), st.open_object(pool, inode.id, write)?));
+            }
+        }
+        Ok(Self { len: file_len, runs, objects })
     }
 
     /// Reads as much as there is; holes are zeros.
     fn read(&self, off: u64, buf: &mut [u8]) -> Result<usize> {
         let wanted = usize::try_from(self.len.saturating_sub(off)).unwrap_or(usize::MAX).min(buf.len());
         let buf = &mut buf[..wanted];
-        let objects = self.open(false)?;
         let ahead = self.len == u64::MAX;
         if !ahead {
             buf.fill(0);
         }
         let mut got = 0;
         for (run, from, to) in self.parts(off, buf.len()) {
-            let (Some(object), Some(backing)) = (objects.get(&run.pool), self.backings.get(&run.pool)) else {
-                continue;
-            };
+            let (backing, object) = &self.objects[&run.pool];
             let part = &mut buf[from..to];
             got = from + backing.read(object.as_fd(), part, off + from as u64)?;
         }
@@ -72,11 +70,8 @@ impl Where {
 
     /// Writes bytes for which there is memory already.
     fn write(&self, off: u64, data: &[u8]) -> Result<()> {
-        let objects = self.open(true)?;
         for (run, from, to) in self.parts(off, data.len()) {
-            let (Some(object), Some(backing)) = (objects.get(&run.pool), self.backings.get(&run.pool)) else {
-                continue;
-            };
+            let (backing, object) = &self.objects[&run.pool];
             backing.write(object.as_fd(), &data[from..to], off + from as u64)?;
         }
         Ok(())
@@ -105,7 +100,7 @@ impl Fs {
         if off > codax_core::namespace::LEN_MAX {
             return Ok(0);
         }
-        let place = Where::new(&st, inode, off, buf.len() as u64);
+        let place = Where::new(&st, inode, off, buf.len() as u64, false)?;
         begin_io(&mut st, open.file);
         drop(st);
         let read = place.read(off, buf);
@@ -149,7 +144,7 @@ impl Fs {
         }
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
         if inode.ahead.is_some() || end <= inode.len && extent::gaps(&inode.extents, pages).is_empty() {
-            let place = Where::new(&st, inode, off, len);
+            let place = Where::new(&st, inode, off, len, true)?;
             begin_io(&mut st, file);
             drop(st);
             let written = place.write(off, data);
@@ -280,7 +275,7 @@ impl Inner {
     fn write_filled(&self, inode: &Inode, filled: &[Extent], off: u64, data: &[u8]) -> Result<()> {
         let extents = extent::insert(&inode.extents, filled);
         let now = Inode { extents, ..inode.clone() };
-        let place = Where::new(&self.lock(), &now, off, data.len() as u64);
+        let place = Where::new(&self.lock(), &now, off, data.len() as u64, true)?;
         place.write(off, data)
     }
 }

@@ -1,6 +1,6 @@
 //! Names and attributes.
 
-use super::{Attr, Entries, Fs, New, NewKind, RenameFlags, Set, Stamp, Who, gone};
+use super::{Attr, Entries, Fs, New, NewKind, RenameFlags, Set, Stamp, gone};
 use crate::store::state::State;
 use codax_core::change::Change;
 use codax_core::name::Name;
@@ -31,7 +31,7 @@ impl Fs {
     }
 
     /// Sets attributes.
-    pub fn set(&self, id: FileId, set: &Set, _who: Who) -> Result<Attr> {
+    pub fn set(&self, id: FileId, set: &Set) -> Result<Attr> {
         if let Some(len) = set.len {
             self.set_len(id, len)?;
         }

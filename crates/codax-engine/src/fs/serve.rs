@@ -4,7 +4,7 @@
 //! writes the same object that the kernel does. A file that the kernel serves lies in one object, and is not moved; it is in use so until
 //! a write lease on the object shows that nobody has it any more, since a mapping outlives its handle.
 
-use super::{Attr, Changed, Fs, FsHandle, FsOpen, How, Mounted, New, NewKind, Served, Set, Who, gone};
+use super::{Attr, Changed, Fs, FsHandle, FsOpen, How, Mounted, New, NewKind, Served, Who, gone};
 use crate::backing::{Backing, os_error};
 use crate::store::Inner;
 use crate::store::state::State;
@@ -149,11 +149,8 @@ impl MountUse {
 }
 
 impl Fs {
-    /// Opens a file; with `truncate` it is cut to nothing first, and setuid and setgid go unless root asks.
-    pub fn open(&self, id: FileId, read: bool, write: bool, truncate: bool, who: Who) -> Result<FsOpen> {
-        if truncate {
-            self.set(id, &Set { len: Some(0), kill_suid: who.uid != 0, ..Set::default() }, who)?;
-        }
+    /// Opens a file. Cutting it to nothing is a request of its own, which the kernel makes once it has found that nobody executes it.
+    pub fn open(&self, id: FileId, read: bool, write: bool, who: Who) -> Result<FsOpen> {
         let mut st = self.inner().wait_still(self.lock(), id)?;
         let inode = st.ns.get(id).ok_or_else(|| gone(id))?;
         match inode.kind {

@@ -1,7 +1,7 @@
 //! Lengths and holes.
 
 use super::{Allocate, Fs, FsHandle, StatFs, gone};
-use crate::backing::{Backing, os_error};
+use crate::backing::{Backing, os_error, write_zeros};
 use crate::store::state::State;
 use crate::store::{Guard, Inner};
 use codax_core::change::Change;
@@ -13,16 +13,14 @@ use codax_core::{
 };
 use codax_os::object;
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// Inodes that a mount says there may be: as many as one likes, as far as there is memory for the journal.
 const FILES_MAX: u64 = 1 << 32;
 
 /// How often holes are filled that programs make meanwhile.
 const FILLS_MAX: u32 = 8;
-
-/// Zeros that are written at once, in bytes.
-const ZEROS: usize = 64 << 10;
 
 impl Fs {
     /// Sets a file's length; what is added is a hole.
@@ -142,7 +140,7 @@ impl Inner {
     fn extend(&self, st: &mut State, inode: &Inode, len: u64) -> Result<()> {
         for pool in pools_of(inode) {
             let backing = &st.pool(pool).backing;
-            let object = backing.open(inode.id, true)?;
+            let object = st.open_object(pool, inode.id, true)?;
             backing.resize(object.as_fd(), len)?;
         }
         self.zero_in(st, inode, inode.len, end_of_page(inode.len).min(len))?;
@@ -156,11 +154,11 @@ impl Inner {
         let (mut st, resized) = self.with_ahead(st, file, "change of length", |backing, object| {
             let stat = object::stat(object).map_err(|e| os_error("stat object of", &file, &e))?;
             backing.resize(object, len)?;
-            let tail = stat.len..end_of_page(stat.len).min(len);
-            let page = PageRange::of_bytes(tail.start, 1);
-            if !tail.is_empty() && crate::store::resident(object, page, file)?.0 > 0 {
-                let zeros = vec![0; usize::try_from(tail.end - tail.start).unwrap_or(0)];
-                backing.write(object, &zeros, tail.start)?;
+            let end = end_of_page(stat.len).min(len);
+            let page = PageRange::of_bytes(stat.len, 1);
+            // What is a hole is zeros already, and stays one.
+            if stat.len < end && crate::store::resident(object, page, file)?.0 > 0 {
+                write_zeros(backing, object, stat.len, end)?;
             }
             Ok(())
         });
@@ -183,10 +181,11 @@ impl Inner {
     ) -> (Guard<'a>, Result<()>) {
         let Some(pool) = st.ns.get(file).and_then(|inode| inode.ahead) else { return (st, Err(gone(file))) };
         let backing = st.pool(pool).backing.clone();
+        let opened = st.open_object(pool, file, true);
         let acting = st.acting;
         self.make_busy(&mut st, file, what);
         drop(st);
-        let worked = backing.open(file, true).and_then(|object| work(&*backing, object.as_fd()));
+        let worked = opened.and_then(|object| work(&*backing, object.as_fd()));
         let mut st = self.lock_for(acting);
         self.end_busy(&mut st, file);
         (st, worked)
@@ -219,13 +218,7 @@ impl Inner {
         let (mut st, allocated) = self.with_ahead(st, file, "filling of holes", |backing, object| {
             let stat = object::stat(object).map_err(|e| os_error("stat object of", &file, &e))?;
             if (mode.punch || mode.zero) && mapped {
-                let end = end.min(stat.len);
-                let mut at = off;
-                while at < end {
-                    let n = usize::try_from(end - at).unwrap_or(ZEROS).min(ZEROS);
-                    backing.write(object, &[0; ZEROS][..n], at)?;
-                    at += n as u64;
-                }
+                write_zeros(backing, object, off, end.min(stat.len))?;
             } else if mode.punch || mode.zero {
                 object::punch(object, off, end - off)
                     .map_err(|e| os_error("give back in object of", &file, &e))?;
@@ -446,41 +439,40 @@ impl Inner {
         self.give_back(st, file, whole);
     }
 
+    /// What lies behind the end in the last page becomes part of the file, now `len` bytes long: it must read as zeros, also if somebody stored there
+    /// through a mapping.
+    pub fn clear_tail(&self, inode: &Inode, len: u64) -> Result<()> {
+        self.zero(inode, inode.len, end_of_page(inode.len).min(len))
+    }
+
     /// Writes zeros over what a range of bytes has in memory, of a file that is not ahead.
     fn zero(&self, inode: &Inode, off: u64, end: u64) -> Result<()> {
-        if off >= end {
-            return Ok(());
-        }
-        let st = self.lock();
-        let pools: Vec<_> = st.pools.iter().map(|p| p.backing.clone()).collect();
-        drop(st);
-        zero_extents(inode, off, end, |pool| &*pools[usize::from(pool.0)])
+        zero_extents(inode, off, end, |pool| {
+            let st = self.lock();
+            Ok((st.pool(pool).backing.clone(), st.open_object(pool, inode.id, true)?))
+        })
     }
 
     fn zero_in(&self, st: &State, inode: &Inode, off: u64, end: u64) -> Result<()> {
-        zero_extents(inode, off, end, |pool| &*st.pool(pool).backing)
+        zero_extents(inode, off, end, |pool| {
+            Ok((st.pool(pool).backing.clone(), st.open_object(pool, inode.id, true)?))
+        })
     }
 }
 
-fn zero_extents<'a>(
+fn zero_extents(
     inode: &Inode,
     off: u64,
     end: u64,
-    backing: impl Fn(PoolId) -> &'a dyn Backing,
+    open: impl Fn(PoolId) -> Result<(Arc<dyn Backing>, OwnedFd)>,
 ) -> Result<()> {
     if off >= end {
         return Ok(());
     }
     for e in extent::slice(&inode.extents, PageRange::of_bytes(off, end - off)) {
-        let backing = backing(e.pool);
-        let object = backing.open(inode.id, true)?;
-        let mut at = e.page.offset().max(off);
+        let (backing, object) = open(e.pool)?;
         let stop = (e.page.offset() + e.count.bytes()).min(end);
-        while at < stop {
-            let n = usize::try_from(stop - at).unwrap_or(ZEROS).min(ZEROS);
-            backing.write(object.as_fd(), &[0; ZEROS][..n], at)?;
-            at += n as u64;
-        }
+        write_zeros(&*backing, object.as_fd(), e.page.offset().max(off), stop)?;
     }
     Ok(())
 }

@@ -73,8 +73,8 @@ impl Inner {
 
     /// Leases the objects of a segment and copies chunk after chunk.
     fn copy_idle(&self, backings: &Backings, idle: &mut Idle<'_>) -> std::result::Result<(), Stuck> {
-        let Idle { order, prepared, done, leased, .. } = idle;
-        let (order, file, len) = (*order, order.file, prepared.inode.len);
+        let Idle { order, prepared, leased, .. } = &mut *idle;
+        let (file, len) = (order.file, prepared.inode.len);
         for pool in prepared.sources() {
             match backings[usize::from(pool.0)].sole_holder(file)? {
                 Some(object) => leased.insert(pool, object),
@@ -91,6 +91,27 @@ impl Inner {
             target.open(file, true)?
         };
         self.env.reached("move:copy");
+        let copied = self.copy_chunks(backings, idle, (target, to.as_fd()));
+        // What was copied counts, also if not all was: the object has to be as the file wants it in any case.
+        let Idle { prepared, done, .. } = idle;
+        let written = prepared.chunks[..*done].last().map_or(0, |chunk| bytes_of(chunk, len).1);
+        let lengthened = if short && written < len { target.resize(to.as_fd(), len) } else { Ok(()) };
+        let whole = lengthened
+            .and_then(|()| prepared.keep_holes(target, to.as_fd()))
+            .and_then(|()| target.lock(file, to.as_fd(), &prepared.in_target(*done)));
+        // One that isn't is not taken.
+        let whole = whole.inspect_err(|_| *done = 0).map_err(Stuck::Failed);
+        copied.and(whole)
+    }
+
+    /// Copies chunk after chunk from the leased objects, and counts those that are done.
+    fn copy_chunks(
+        &self,
+        backings: &Backings,
+        idle: &mut Idle<'_>,
+        to: (&dyn Backing, BorrowedFd<'_>),
+    ) -> std::result::Result<(), Stuck> {
+        let Idle { order, prepared, done, leased, .. } = idle;
         for chunk in &prepared.chunks {
             if order.job.cancelled() || (*done > 0 && prepared.preempt.load(Ordering::Relaxed)) {
                 break;
@@ -99,17 +120,11 @@ impl Inner {
             let from = leased.get(&chunk.from);
             let from = from.ok_or_else(|| Error::internal("a chunk of a pool without a lease"))?;
             let source = &*backings[usize::from(chunk.from.0)];
-            copy_checked((source, from.as_fd()), (target, to.as_fd()), bytes_of(chunk, len), order)?;
+            copy_checked((source, from.as_fd()), to, bytes_of(chunk, prepared.inode.len), order)?;
             *done += 1;
             order.job.update(|j| j.done += chunk.pages.bytes());
         }
-        let written = prepared.chunks[..*done].last().map_or(0, |chunk| bytes_of(chunk, len).1);
-        let lengthened = if short && written < len { target.resize(to.as_fd(), len) } else { Ok(()) };
-        let whole = lengthened
-            .and_then(|()| prepared.keep_holes(target, to.as_fd()))
-            .and_then(|()| target.lock(file, to.as_fd(), &prepared.in_target(*done)));
-        // An object that isn't as it has to be is not taken, whatever has been copied to it.
-        whole.inspect_err(|_| *done = 0).map_err(Stuck::Failed)
+        Ok(())
     }
 
     /// Journals where everything that was copied is now. All of it in one record, or nothing.

@@ -391,21 +391,6 @@ impl Inner {
         (st, result)
     }
 
-    /// What lies behind the end in the last page becomes part of the file, now `len` bytes long: it must read as zeros, also if somebody stored there
-    /// through a mapping.
-    pub fn clear_tail(&self, inode: &Inode, len: u64) -> Result<()> {
-        let from = inode.len;
-        let to = PageCount::for_bytes(from).bytes().min(len);
-        let tail = PageRange::of_bytes(from, to.saturating_sub(from));
-        let Some(last) = extent::slice(&inode.extents, tail).first().copied().filter(|_| from < to) else {
-            return Ok(());
-        };
-        let backing = self.lock().pool(last.pool).backing.clone();
-        let object = self.open_object(last.pool, inode.id, true)?;
-        let zeros = vec![0u8; usize::try_from(to - from).unwrap_or(0)];
-        backing.write(object.as_fd(), &zeros, from)
-    }
-
     pub fn ungrow(&self, st: &State, inode: &Inode, extents: &[Extent]) {
         let old: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
         let new: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();

@@ -15,8 +15,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Flags of open(2).
-const O_TRUNC: i32 = 0o1000;
+/// A flag of open(2).
 const O_APPEND: i32 = 0o2000;
 
 /// Flags of fallocate(2).
@@ -55,7 +54,7 @@ impl Adapter {
                 flags: FopenFlags::FOPEN_DIRECT_IO,
                 backing: None,
             }),
-            None => answered(self.fs().open(id, read, write, flags.0 & O_TRUNC != 0, who(request)))
+            None => answered(self.fs().open(id, read, write, who(request)))
                 .and_then(|open| self.opened(id, open, |object| reply.open_backing(object))),
         };
         match opened {

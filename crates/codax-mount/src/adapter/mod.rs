@@ -44,10 +44,9 @@ const BACKGROUND: u16 = 64;
 /// Numbers of files are never used again, so all are of the first generation.
 const GENERATION: Generation = Generation(0);
 
-/// What the kernel is asked to do, where it can.
-const WANTED: [InitFlags; 7] = [
-    // Truncation comes with the open, not after it.
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
+/// What the kernel is asked to do, where it can. Not `FUSE_ATOMIC_O_TRUNC`: with it an open with `O_RDONLY | O_TRUNC` would cut a program that runs before the
+/// kernel refuses it (ETXTBSY).
+const WANTED: [InitFlags; 6] = [
     // Names are looked up and directories read in parallel.
     InitFlags::FUSE_PARALLEL_DIROPS,
     // Attributes come with a directory's entries, if the reader seems to want them.
@@ -251,8 +250,7 @@ impl Filesystem for Adapter {
     ) {
         let times = names::Times { atime, mtime, ctime };
         let set = names::settings(request, mode, (uid, gid), size, times);
-        let done =
-            writable_file(inode).and_then(|id| answered(self.fs().set(id, &set, convert::who(request))));
+        let done = writable_file(inode).and_then(|id| answered(self.fs().set(id, &set)));
         reply!(reply, done, attr => reply.attr(&VALID, &convert::attr(&attr)));
     }
 

@@ -24,6 +24,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("reads_and_writes", reads_and_writes),
     ("far_offsets", far_offsets),
     ("truncation", truncation),
+    ("running_program", running_program),
     ("renames", renames),
     ("unlink_while_open", unlink_while_open),
     ("hard_links", hard_links),
@@ -204,6 +205,26 @@ fn truncation(dir: &Path, log: &mut Log) {
     log.note("the next write", errno(file.write_at(b"y", 2)));
     read(log);
     log.note("of a directory", errno(OpenOptions::new().write(true).open(dir).and_then(|d| d.set_len(0))));
+}
+
+/// A program that runs is not written to, and not cut either by who opens it to read.
+fn running_program(dir: &Path, log: &mut Log) {
+    let path = dir.join("sleep");
+    fs::copy("/bin/sleep", &path).expect("room");
+    let mut program = std::process::Command::new(&path).arg("1000").spawn().expect("it can be executed");
+    let before = fs::metadata(&path).expect("there").len();
+    let (write, truncate) = (OFlags::WRONLY, OFlags::RDONLY | OFlags::TRUNC);
+    for (what, flags) in
+        [("to write", write), ("to read, cut", truncate), ("to write, cut", write | OFlags::TRUNC)]
+    {
+        log.note(what, open(&path, flags).map(drop));
+        log.note("as long as before", fs::metadata(&path).expect("there").len() == before);
+    }
+    log.note("it runs", program.try_wait().expect("ours").is_none());
+    program.kill().expect("ours");
+    program.wait().expect("ours");
+    log.note("when it has ended", open(&path, truncate).map(drop));
+    log.note("length", fs::metadata(&path).expect("there").len());
 }
 
 fn renames(dir: &Path, log: &mut Log) {
