@@ -155,6 +155,48 @@ pub struct MountInfo {
     pub passthrough: bool,
 }
 
+/// Who serves the bytes of a file on a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServedBy {
+    /// The kernel, from the file's object: a mapping is the device memory itself.
+    Kernel,
+    /// The daemon, and nothing is cached: shared mappings are refused.
+    Daemon,
+    /// The daemon, through the page cache: a mapping is a copy.
+    Cache,
+}
+
+impl ServedBy {
+    /// The name, as JSON and `user.codax.served` have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Daemon => "daemon",
+            Self::Cache => "cache",
+        }
+    }
+}
+
+/// How a file is served on a mount, or would be if it were opened now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// By whom.
+    pub by: ServedBy,
+    /// Why, for people.
+    pub why: String,
+}
+
+/// How a file is served on one of the store's mounts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServedOn {
+    /// The directory that it is mounted on; `None` for any that root would mount it on.
+    pub dir: Option<Vec<u8>>,
+    /// How.
+    pub served: Served,
+}
+
 /// What a difference found by `check` means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

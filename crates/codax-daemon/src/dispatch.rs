@@ -7,7 +7,6 @@ use crate::session::STACK_BYTES;
 use codax_core::info::JobInfo;
 use codax_core::request::Layout;
 use codax_core::{Error, Result};
-use codax_engine::fs::Served;
 use codax_engine::{DrainOptions, Session};
 use codax_wire::{Attach, Channel, PACKET_MAX, Reply, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -183,11 +182,7 @@ impl<'a> Client<'a> {
                 let placement = placement.as_ref().map(Option::as_ref);
                 done(session.set_attr(path, *mode, *uid, *gid, placement)?)
             }
-            Request::Served(path) => {
-                let id = session.stat(path)?.id;
-                let Served { passthrough, why } = self.shared.store.fs(true).served(id)?;
-                Reply::Served { passthrough, why }
-            }
+            Request::Served(path) => Reply::Served(self.shared.mounts.served(session.stat(path)?.id)?),
             Request::Usage(path) => {
                 let (files, dirs, len, backed) = session.usage(path)?;
                 Reply::Usage { files, dirs, len, backed }

@@ -1,11 +1,11 @@
 //! Where the store is mounted: made at the start and by request, ended with the daemon, found again after a crash.
 
-use codax_core::info::MountInfo;
-use codax_core::{Error, Result};
+use codax_core::info::{MountInfo, ServedOn};
+use codax_core::{Error, FileId, Result};
 use codax_engine::Store;
 use codax_mount::Mount;
 use codax_mount::record::{self, Entry};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tracing::{error, warn};
@@ -93,6 +93,20 @@ impl Mounts {
                 passthrough: facts.passthrough,
             })
             .collect()
+    }
+
+    /// How a file is served on each of them; how it would be on a mount by root if there is none.
+    pub fn served(&self, file: FileId) -> Result<Vec<ServedOn>> {
+        let made = self.lock().clone();
+        let on = |mount: &Arc<Mount>| -> Option<Result<ServedOn>> {
+            let dir = Some(mount.facts().dir.into_os_string().into_vec());
+            Some(mount.served(file)?.map(|served| ServedOn { dir, served }))
+        };
+        let served = made.iter().filter_map(on).collect::<Result<Vec<_>>>()?;
+        if !served.is_empty() {
+            return Ok(served);
+        }
+        Ok(vec![ServedOn { dir: None, served: self.store.fs(true).served(file)? }])
     }
 
     /// Tells the kernel of everything that was changed behind its back so far.

@@ -5,6 +5,7 @@
 
 mod store_support;
 
+use codax_core::info::ServedBy;
 use codax_core::namespace::Kind;
 use codax_core::{ErrorKind, FileId, ROOT};
 use codax_engine::Store;
@@ -335,7 +336,7 @@ fn a_file_over_several_pools_is_read_and_written_by_the_daemon() {
     fs.set_xattr(ROOT, b"user.codax.interleave", b"dram,sim0", false, false).expect("set");
     let (id, open_file) = create(&fs, ROOT, "f");
     assert!(matches!(open_file.how, How::Daemon));
-    assert!(!fs.served(id).expect("served").passthrough);
+    assert_eq!(fs.served(id).expect("served").by, ServedBy::Daemon);
     let h = open_file.handle;
     let bytes: Vec<u8> = (0..7 * MIB).map(|i| byte_at("f", i)).collect();
     for (i, part) in bytes.chunks(1 << 20).enumerate() {
@@ -355,7 +356,7 @@ fn a_file_over_several_pools_is_read_and_written_by_the_daemon() {
     assert_eq!(read_all(&fs, copy)[10..], bytes);
     fs.release(h);
     // In one object now, so the kernel can serve it.
-    assert!(fs.served(id).expect("served").passthrough);
+    assert_eq!(fs.served(id).expect("served").by, ServedBy::Kernel);
     clean(&store);
 }
 

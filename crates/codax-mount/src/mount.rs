@@ -3,7 +3,8 @@
 use crate::adapter::{REQUEST_BYTES, Serving};
 use crate::handles::lock;
 use crate::{SUBTYPE, point};
-use codax_core::{Error, ErrorKind, Result};
+use codax_core::info::Served;
+use codax_core::{Error, ErrorKind, FileId, Result};
 use codax_engine::Store;
 use codax_os::{fuse, mounts};
 use std::io;
@@ -90,6 +91,12 @@ impl Mount {
     #[must_use]
     pub fn facts(&self) -> MountFacts {
         MountFacts { dir: self.dir.clone(), passthrough: self.told.serving.passthrough(), dev: self.dev }
+    }
+
+    /// How a file is served on it; `None` as long as it isn't known what the kernel can do.
+    #[must_use]
+    pub fn served(&self, file: FileId) -> Option<Result<Served>> {
+        self.told.serving.fs().map(|fs| fs.served(file))
     }
 
     /// Whether somebody has unmounted it.

@@ -103,6 +103,19 @@ pub(crate) fn point_and_type(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     Some((point, kind))
 }
 
+/// The value of an extended attribute, up to a page of it; `None` where there is none of that name.
+pub fn attribute(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let mut value = vec![0; 4096];
+    match rustix::fs::getxattr(path, name, &mut value[..]) {
+        Ok(len) => {
+            value.truncate(len);
+            Ok(Some(value))
+        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Bytes that a filesystem still has room for.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;

@@ -1,4 +1,4 @@
-use codax_core::info::{Event, FileInfo, Finding, JobInfo, JobReport, StoreInfo};
+use codax_core::info::{Event, FileInfo, Finding, JobInfo, JobReport, ServedOn, StoreInfo};
 use codax_core::name::StorePath;
 use codax_core::request::{Handle, Layout, Mapped, Open, PinId, PlacementSpec};
 use codax_core::{Error, FileId, PageRange};
@@ -184,7 +184,7 @@ pub enum Request {
         /// The directory.
         dir: Option<Vec<u8>>,
     },
-    /// How a file would be served on a mount. Answered by [`Reply::Served`].
+    /// How a file is served on the mounts. Answered by [`Reply::Served`].
     Served(StorePath),
     /// Ends the daemon; with `purge` the store is deleted with everything it mounted. Store's owner only. Answered by [`Reply::Done`] once
     /// the store is closed (the process ends right after).
@@ -279,10 +279,5 @@ pub enum Reply {
     /// To `Umount`.
     Dirs(Vec<Vec<u8>>),
     /// To `Served`.
-    Served {
-        /// Whether the kernel serves it from its object, on a mount that may have it so.
-        passthrough: bool,
-        /// Why, or why not.
-        why: String,
-    },
+    Served(Vec<ServedOn>),
 }

@@ -72,6 +72,14 @@ pub struct PathsArgs {
     pub paths: Vec<OsString>,
 }
 
+/// `codax doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Files and directories in a mount: by whom they are served, and why
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
 /// `codax ls`.
 #[derive(Debug, Args)]
 pub struct LsArgs {

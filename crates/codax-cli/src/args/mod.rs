@@ -88,8 +88,8 @@ pub enum Command {
     Status,
     /// What the store did and refused, and why
     Events(EventsArgs),
-    /// What this machine can do for a store, and what follows
-    Doctor,
+    /// What this machine can do for a store, and what follows; or how mounts serve files
+    Doctor(DoctorArgs),
     /// Devices: list, show, drain, online
     #[command(subcommand)]
     Device(DeviceCommand),
@@ -144,7 +144,7 @@ impl Command {
             Self::Reload => "reload",
             Self::Status => "status",
             Self::Events(_) => "events",
-            Self::Doctor => "doctor",
+            Self::Doctor(_) => "doctor",
             Self::Device(device) => device.name(),
             Self::Put(_) => "put",
             Self::Get(_) => "get",

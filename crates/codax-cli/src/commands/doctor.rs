@@ -1,6 +1,9 @@
 //! `codax doctor`: what this machine can do for a store, what follows, and what mends it. Asks the kernel, not a daemon.
 
+mod served;
+
 use super::Context;
+use crate::args::DoctorArgs;
 use crate::output::text::printable;
 use anyhow::Result;
 use codax_core::Error;
@@ -16,7 +19,11 @@ const KERNEL_MIN: (u32, u32) = (6, 4);
 const MAP_COUNT_ENOUGH: u64 = 65_530;
 
 /// `codax doctor`.
-pub fn run(context: &Context) -> Result<()> {
+pub fn run(context: &Context, args: &DoctorArgs) -> Result<()> {
+    if !args.files.is_empty() {
+        let rows = args.files.iter().map(|file| served::look(file)).collect::<Result<Vec<_>>>()?;
+        return context.print(&rows, || rows.iter().map(text).collect());
+    }
     let facts = probe::facts();
     let rows = diagnose(&facts, &place(&context.dir));
     context.print(&rows, || rows.iter().map(text).collect())?;

@@ -70,7 +70,7 @@ pub fn stat_all(context: &Context, args: &PathsArgs) -> Result<()> {
         let info = stat(&store, path)?;
         let mut row = FileRow::new(path, &info, &names);
         if info.kind == Kind::File {
-            row.mounted = Some(mounted(&store, path)?);
+            row.mounted = mounted(&store, path)?;
         }
         rows.push((path, row));
     }
@@ -79,13 +79,10 @@ pub fn stat_all(context: &Context, args: &PathsArgs) -> Result<()> {
     })
 }
 
-/// How a mount serves a file.
-fn mounted(store: &Store, path: &StorePath) -> Result<MountedRow> {
+/// How mounts serve a file.
+fn mounted(store: &Store, path: &StorePath) -> Result<Vec<MountedRow>> {
     match store.call(Request::Served(path.clone()))? {
-        Reply::Served { passthrough, why } => {
-            let by = if passthrough { "kernel" } else { "daemon" };
-            Ok(MountedRow { by, why })
-        }
+        Reply::Served(on) => Ok(on.into_iter().map(MountedRow::from).collect()),
         other => Err(unexpected(&other).into()),
     }
 }
@@ -127,9 +124,12 @@ fn stat_text(path: &StorePath, row: &FileRow) -> String {
 }
 
 fn served_text(row: &FileRow) -> String {
-    let mounted =
-        row.mounted.as_ref().map(|mounted| format!("\non a mount by the {}: {}", mounted.by, mounted.why));
-    "by mapping, through the client library".to_owned() + &mounted.unwrap_or_default()
+    let mut text = "by mapping, through the client library".to_owned();
+    for MountedRow { dir, by, why } in &row.mounted {
+        let dir = dir.as_deref().map_or("a mount by root".to_owned(), text::printable);
+        text += &format!("\non {dir} {}: {why}", text::served_by(*by));
+    }
+    text
 }
 
 fn processes(pids: &[u32]) -> String {

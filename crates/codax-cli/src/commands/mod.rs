@@ -50,7 +50,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Reload => down::reload(context),
         Command::Status => status::status(context),
         Command::Events(args) => events::run(context, &args),
-        Command::Doctor => doctor::run(context),
+        Command::Doctor(args) => doctor::run(context, &args),
         Command::Device(command) => device::run(context, &command),
         Command::Put(args) => transfer::put(context, &args),
         Command::Get(args) => transfer::get(context, &args),

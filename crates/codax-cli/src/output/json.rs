@@ -2,7 +2,7 @@
 
 use super::text::hex;
 use codax_core::extent::{Extent, PoolRun};
-use codax_core::info::FileInfo;
+use codax_core::info::{FileInfo, ServedBy, ServedOn};
 use codax_core::name::StorePath;
 use codax_core::namespace::Kind;
 use codax_core::placement::Placement;
@@ -171,8 +171,8 @@ pub struct FileRow {
     pub away: Vec<RunRow>,
     /// How programs reach its bytes: "mapping" is the client library's; null for a directory.
     pub served: Option<&'static str>,
-    /// How a mount would serve it if it were opened now; null for a directory, and in listings.
-    pub mounted: Option<MountedRow>,
+    /// How the mounts serve it, or would if it were opened now; empty for a directory, and in listings.
+    pub mounted: Vec<MountedRow>,
     /// Processes that map it.
     pub mapped_by: Vec<u32>,
     /// Pinned ranges.
@@ -206,7 +206,7 @@ impl FileRow {
             runs: info.runs.iter().map(|run| RunRow::new(run, names)).collect(),
             away: info.away.iter().map(|run| RunRow::new(run, names)).collect(),
             served: (info.kind == Kind::File).then_some("mapping"),
-            mounted: None,
+            mounted: Vec::new(),
             mapped_by: info.mapped_by.clone(),
             pins: info.pins,
         }
@@ -216,10 +216,19 @@ impl FileRow {
 /// How a mount serves a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MountedRow {
-    /// "kernel" (from its object: a mapping is the memory itself) or "daemon".
-    pub by: &'static str,
+    /// The directory of the mount; null for any by root.
+    pub dir: Option<String>,
+    /// "kernel" (from its object: a mapping is the memory itself), "daemon" (nothing is cached) or "cache" (the daemon, through the page cache).
+    pub by: ServedBy,
     /// Why.
     pub why: String,
+}
+
+impl From<ServedOn> for MountedRow {
+    fn from(ServedOn { dir, served }: ServedOn) -> Self {
+        let dir = dir.map(|dir| String::from_utf8_lossy(&dir).into_owned());
+        Self { dir, by: served.by, why: served.why }
+    }
 }
 
 /// What a drain would do.

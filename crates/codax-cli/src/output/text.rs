@@ -1,6 +1,7 @@
 //! Small forms for people: names, sizes, times, modes.
 
 use super::json::PlacementRow;
+use codax_core::info::ServedBy;
 use codax_core::namespace::Kind;
 use codax_core::units::{format_duration, format_rate};
 use std::fmt::Write;
@@ -97,6 +98,15 @@ pub fn placement(row: &PlacementRow) -> String {
 /// "1 file", "2 files".
 pub fn count(n: u64, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// What it means by whom a mount serves a file.
+pub fn served_by(by: ServedBy) -> &'static str {
+    match by {
+        ServedBy::Kernel => "by the kernel (a mapping is the device memory itself)",
+        ServedBy::Daemon => "by the daemon, without a cache (shared mappings are refused)",
+        ServedBy::Cache => "by the daemon, through the page cache (a mapping is a copy)",
+    }
 }
 
 #[cfg(test)]

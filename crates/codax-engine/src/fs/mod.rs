@@ -169,15 +169,6 @@ pub enum How {
     Daemon,
 }
 
-/// How a file would be served on a privileged mount if it were opened now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Served {
-    /// Whether by the kernel, from its object. On a mount without privilege it is the daemon, always.
-    pub passthrough: bool,
-    /// Why, for people.
-    pub why: String,
-}
-
 /// What statfs(2) says: of the pools that a placement uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StatFs {

@@ -4,11 +4,12 @@
 //! writes the same object that the kernel does. A file that the kernel serves lies in one object, and is not moved; it is in use so until
 //! a write lease on the object shows that nobody has it any more, since a mapping outlives its handle.
 
-use super::{Attr, Changed, Fs, FsHandle, FsOpen, How, Mounted, New, NewKind, Served, Who, gone};
+use super::{Attr, Changed, Fs, FsHandle, FsOpen, How, Mounted, New, NewKind, Who, gone};
 use crate::backing::{Backing, os_error};
 use crate::store::Inner;
 use crate::store::state::State;
 use codax_core::change::{Change, PoolState};
+use codax_core::info::{Served, ServedBy};
 use codax_core::name::Name;
 use codax_core::namespace::{Inode, Kind};
 use codax_core::placement::Placement;
@@ -204,12 +205,15 @@ impl Fs {
         Ok((st.attr(id)?, open))
     }
 
+    /// If this mount has the file open, whether the kernel serves it.
+    fn opened_so(&self, st: &State, file: FileId) -> Option<bool> {
+        let used = st.live.get(&file).and_then(|live| live.mount.as_ref());
+        used.and_then(|used| used.of(self.mounted.mount.id)).map(|opens| opens.by_kernel)
+    }
+
     /// The pool in which the object is from which the kernel is to serve a file on this mount, if it is.
     fn object_for_kernel(&self, st: &mut State, file: FileId) -> Option<PoolId> {
-        let mount = &self.mounted.mount;
-        let used = st.live.get(&file).and_then(|l| l.mount.as_ref());
-        let before = used.and_then(|used| used.of(mount.id)).map(|opens| opens.by_kernel);
-        if !mount.privileged || before == Some(false) {
+        if !self.mounted.mount.privileged || self.opened_so(st, file) == Some(false) {
             return None;
         }
         let inode = st.ns.get(file)?;
@@ -264,19 +268,33 @@ impl Fs {
         self.inner().release_handle(&mut self.lock(), handle);
     }
 
-    /// How the file would be served on a privileged mount.
+    /// How the file is served on this mount, or would be if it were opened now; of a directory, how a new file in it would be.
     pub fn served(&self, id: FileId) -> Result<Served> {
         let st = self.lock();
         let inode = st.ns.get(id).ok_or_else(|| gone(id))?;
-        let used = st.live.get(&id).and_then(|l| l.mount.as_ref());
-        let open = used.map(|used| used.by_kernel() > 0 || used.lingering);
-        let (passthrough, why) = match (inode.kind, open, st.sole_pool(inode)) {
-            (Kind::File, Some(true), _) => (true, "programs have it open so".to_owned()),
-            (Kind::File, _, Ok(pool)) => (true, format!("all of it is one object in {}", st.pool_name(pool))),
-            (Kind::File, _, Err(why)) => (false, why.to_owned()),
-            _ => (false, "only regular files have bytes".to_owned()),
+        let so = || "programs have it open so".to_owned();
+        let (by, why) = match inode.kind {
+            Kind::File | Kind::Dir if !self.mounted.mount.privileged => {
+                (ServedBy::Cache, "the mount is without privilege or passthrough".to_owned())
+            }
+            Kind::File if self.opened_so(&st, id) == Some(false) => (ServedBy::Daemon, so()),
+            Kind::File if st.served_by_kernel(id) => (ServedBy::Kernel, so()),
+            Kind::File => match st.sole_pool(inode) {
+                Ok(pool) => (ServedBy::Kernel, format!("all of it is one object in {}", st.pool_name(pool))),
+                Err(why) => (ServedBy::Daemon, why.to_owned()),
+            },
+            Kind::Dir => match st.pool_of_empty(&st.ns.placement(id)) {
+                Some(pool) => {
+                    (ServedBy::Kernel, format!("a new file here is one object in {}", st.pool_name(pool)))
+                }
+                None => (
+                    ServedBy::Daemon,
+                    "the placement here names no single pool that takes new pages".to_owned(),
+                ),
+            },
+            _ => return Err(Error::invalid(format!("{}: it has no bytes", st.path(id)))),
         };
-        Ok(Served { passthrough, why })
+        Ok(Served { by, why })
     }
 }
 

@@ -20,6 +20,8 @@ const PREFER: &[u8] = b"user.codax.prefer";
 const INTERLEAVE: &[u8] = b"user.codax.interleave";
 /// Where a file's bytes are: a line for each extent. Read-only, and not listed, so that who copies attributes doesn't try to set it.
 const EXTENTS: &[u8] = b"user.codax.extents";
+/// By whom a file's bytes are served on this mount, and why. Read-only, and not listed.
+const SERVED: &[u8] = b"user.codax.served";
 
 /// Longest value, as on Linux; all values of an inode together are no longer.
 const VALUE_MAX: usize = 64 << 10;
@@ -30,6 +32,10 @@ const NAMES_MAX: usize = 64 << 10;
 impl Fs {
     /// The value of an attribute; `NoData` if there is none.
     pub fn xattr(&self, id: FileId, name: &[u8]) -> Result<Vec<u8>> {
+        if name == SERVED {
+            let served = self.served(id).map_err(|_| no_such(name))?;
+            return Ok(format!("{}: {}", served.by.name(), served.why).into_bytes());
+        }
         let mut st = self.lock();
         if name == EXTENTS {
             self.inner().refresh(&mut st, id);
@@ -114,8 +120,8 @@ impl Fs {
         self.xattr(id, name)?;
         let mut st = self.lock();
         let mut new = st.ns.get(id).ok_or_else(|| gone(id))?.clone();
-        if name == EXTENTS {
-            return Err(Error::invalid("user.codax.extents is read-only"));
+        if name == EXTENTS || name == SERVED {
+            return Err(Error::invalid(format!("{} is read-only", name.escape_ascii())));
         } else if name.starts_with(OWN) {
             new.placement = None;
         } else if let Some(extra) = &mut new.extra {

@@ -6,6 +6,7 @@ use crate::raw::can_map;
 use crate::rig::{MIB, Plan, pattern, until};
 use codax::{Access, Store};
 use codax_os::area::Region;
+use serde_json::json;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -214,8 +215,18 @@ fn a_file_in_several_objects_is_served_by_the_daemon_and_never_stale() {
     rig.put("/f", &pattern(8 * MIB, 7), &["--on", "sim0"]).ok();
     rig.ok(&["move", "/f", "--to", "dram", "--range", "2MiB:2MiB"]);
     assert_eq!(rig.pools_of("/f"), ["dram", "sim0"]);
-    let said = rig.ok(&["stat", "/f"]);
-    assert!(said.text().contains("by the daemon"), "{said}");
+    let path = dir.join("f").into_os_string().into_string().expect("text");
+    let told_by = |by: &str, why: &str| {
+        let stat = rig.row(&["stat", "/f"]);
+        assert_eq!(stat["mounted"].as_array().map(Vec::len), Some(1), "{stat}");
+        let mounted = &stat["mounted"][0];
+        assert_eq!((&mounted["dir"], &mounted["by"]), (&json!(dir.to_str()), &json!(by)), "{stat}");
+        assert_eq!(mounted["why"], why);
+        let doctor = rig.row(&["doctor", &path]);
+        let level = if by == "kernel" { "ok" } else { "limited" };
+        assert_eq!((&doctor["level"], &doctor["value"]), (&json!(level), &json!(format!("{path}: {why}"))));
+    };
+    told_by("daemon", "it is spread over several objects");
     let file = read_write(&dir.join("f"));
     let refused = can_map(&file, 8 << 20, true).expect_err("shared mappings would be stale");
     assert_eq!(refused.raw_os_error(), Some(libc::ENODEV));
@@ -234,10 +245,17 @@ fn a_file_in_several_objects_is_served_by_the_daemon_and_never_stale() {
     let mut text = [0; 17];
     file.read_exact_at(&mut text, (2 << 20) - 9).expect("there");
     assert_eq!(&text, b"across the border");
-    drop((ours, open, file));
+    drop((ours, open));
+    // In one object again, it is served as it was opened until it is closed.
     rig.ok(&["move", "/f", "--to", "dram"]);
-    let said = rig.ok(&["stat", "/f"]);
-    assert!(said.text().contains("by the kernel"), "{said}");
+    told_by("daemon", "programs have it open so");
+    drop(file);
+    until("the handle is released", || {
+        (rig.row(&["stat", "/f"])["mounted"][0]["by"] == "kernel").then_some(())
+    });
+    told_by("kernel", "all of it is one object in dram");
+    let elsewhere = rig.run(&["doctor", rig.dir().to_str().expect("text")]);
+    assert!((elsewhere.code, elsewhere.err.contains("mount of a store")) == (2, true), "{elsewhere}");
     rig.sound();
 }
 
