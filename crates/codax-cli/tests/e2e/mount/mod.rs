@@ -5,6 +5,7 @@ mod points;
 mod posix;
 mod programs;
 mod scenarios;
+mod systemd;
 
 pub use coherence::map_path;
 
