@@ -24,6 +24,7 @@ pub mod object;
 pub mod probe;
 pub mod process;
 pub mod sock;
+pub mod topology;
 pub mod uffd;
 mod util;
 pub mod words;
