@@ -90,7 +90,7 @@ pub enum Command {
     Events(EventsArgs),
     /// What this machine can do for a store, and what follows
     Doctor,
-    /// Devices: list, show, drain, online
+    /// Devices: discover, list, show, drain, online
     #[command(subcommand)]
     Device(DeviceCommand),
     /// Put a file (or - for standard input) into the store

@@ -65,6 +65,8 @@ pub struct EventsArgs {
 /// `codax device`.
 #[derive(Debug, Subcommand)]
 pub enum DeviceCommand {
+    /// What of this machine's memory codax could use, and the lines for codax.toml; needs no daemon
+    Discover,
     /// All devices, with what they announce
     List,
     /// One device
@@ -79,6 +81,7 @@ impl DeviceCommand {
     /// See [`super::Command::name`].
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::Discover => "device discover",
             Self::List => "device list",
             Self::Show(_) => "device show",
             Self::Drain(_) => "device drain",

@@ -4,6 +4,7 @@ mod check;
 mod chmod;
 mod completions;
 mod device;
+mod discover;
 mod doctor;
 mod down;
 mod events;
