@@ -135,6 +135,30 @@ pub struct PagesArgs {
     pub each: bool,
 }
 
+/// `codax probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// The pools (default: all that are online)
+    #[arg(value_name = "POOL")]
+    pub pools: Vec<String>,
+
+    /// Measure each pool for about so long, and all pairs of CPUs together for as long
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    pub time: String,
+
+    /// Measure in so many bytes of each pool (default: twice the last-level cache, from 64 to 512 MiB, and no more than half of what is free)
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<String>,
+
+    /// Directory of the store in which the file to measure in is made; it has no name while it is measured
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    pub dir: OsString,
+
+    /// Pair all CPUs; of more than 16, some that stand for the rest are taken otherwise
+    #[arg(long)]
+    pub all_cpus: bool,
+}
+
 /// `codax check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
