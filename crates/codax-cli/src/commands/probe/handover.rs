@@ -21,8 +21,8 @@ const PAIR: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mil
 /// How long an answer may take: far more than a busy scheduler needs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Round trips of one sample.
-const ROUNDS: u32 = 100;
+/// Round trips of one sample, at most: where two CPUs take turns on one of the machine below, each takes milliseconds.
+const ROUNDS_MAX: u32 = 128;
 
 /// The line's last value.
 const STOP: u64 = u64::MAX;
@@ -151,12 +151,19 @@ fn ask(line: &Line, time: Duration) -> io::Result<Summary> {
     round()?;
     let begun = Instant::now();
     let mut samples = Vec::new();
+    let mut rounds = 1;
     while samples.is_empty() || begun.elapsed() < time {
         let sample = Instant::now();
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             round()?;
         }
-        samples.push(sample.elapsed().as_nanos() as f64 / f64::from(2 * ROUNDS));
+        let taken = sample.elapsed();
+        if rounds < ROUNDS_MAX && taken < time / 20 {
+            // Too short for the clock: it counts for warming up.
+            rounds *= 2;
+        } else {
+            samples.push(taken.as_nanos() as f64 / f64::from(2 * rounds));
+        }
     }
     Ok(Summary::of(samples))
 }
