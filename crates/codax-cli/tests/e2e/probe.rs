@@ -73,7 +73,9 @@ fn each_pool_is_measured_beside_what_it_announces() {
     let said = rig.ok(&["probe", "sim0", TIME, "--size", "4MiB"]);
     let line = said.text().lines().find(|line| line.contains("latency")).expect("a line").to_owned();
     assert!(line.starts_with("sim0") && line.ends_with("300 ns"), "{said}");
-    assert!(!said.text().contains("dram") && said.text().contains("sim0: 4 MiB at random"), "{said}");
+    // On a busy machine the time may not suffice for all of it, which is said.
+    let sizes = ["sim0: 4 MiB at random", "did not suffice for the 4 MiB"];
+    assert!(!said.text().contains("dram") && sizes.iter().any(|size| said.text().contains(size)), "{said}");
     nothing_is_left(&rig);
 }
 

@@ -62,7 +62,7 @@ pub fn measure(store: &Store, pool: &PoolInfo, dir: &StorePath, terms: &Terms) -
         bytes: measured.chain_bytes,
         node,
         announced: Announced::of(pool, node),
-        notes: notes(measured.chain_bytes, cache, terms.size.is_some() || size >= wanted(cache)),
+        notes: notes(measured.chain_bytes, size, terms.size.unwrap_or_else(|| wanted(cache)), cache),
         measured,
     })
 }
@@ -127,9 +127,12 @@ fn make(store: &Store, pool: &str, dir: &StorePath, size: u64) -> Result<(File, 
     Ok(made)
 }
 
-fn notes(bytes: u64, cache: Option<u64>, whole: bool) -> Vec<String> {
+fn notes(bytes: u64, had: u64, wanted: u64, cache: Option<u64>) -> Vec<String> {
     let mut notes = Vec::new();
-    if !whole {
+    if bytes < had {
+        notes.push(format!("the time did not suffice for the {} that were to be had", format_size(had)));
+    }
+    if had < wanted {
         notes.push("less than usual, since no more is free".to_owned());
     }
     if let Some(cache) = cache.filter(|cache| bytes < cache.saturating_mul(2)) {
@@ -187,8 +190,11 @@ mod tests {
 
     #[test]
     fn figures_that_may_be_the_caches_say_so() {
-        assert_eq!(notes(64 << 20, Some(32 << 20), true), Vec::<String>::new());
-        assert_eq!(notes(64 << 20, None, true), Vec::<String>::new());
-        assert_eq!(notes(64 << 20, Some(33 << 20), false).len(), 2);
+        let much = 64 << 20;
+        assert_eq!(notes(much, much, much, Some(32 << 20)), Vec::<String>::new());
+        assert_eq!(notes(much, much, much, None), Vec::<String>::new());
+        assert!(notes(much, much, much, Some(33 << 20))[0].contains("33 MiB"));
+        assert!(notes(much / 2, much, much, None)[0].contains("the time"));
+        assert!(notes(much / 2, much / 2, much, None)[0].contains("no more is free"));
     }
 }
