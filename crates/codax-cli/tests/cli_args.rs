@@ -61,6 +61,13 @@ fn words_that_make_no_sense_are_usage_errors() {
         &["chown", "no-such-user-here", "/a"],
         &["pages", "a/b"],
         &["pages", ".."],
+        &["probe", "--time", "5"],
+        &["probe", "--time", "1ms"],
+        &["probe", "--time", "2m"],
+        &["probe", "--size", "5000000"],
+        &["probe", "--size", "4KiB"],
+        &["probe", "--dir", "/a//b"],
+        &["device", "discover", "cxl0"],
         &["completions", "nonsense"],
         &["--store=", "status"],
     ] {
@@ -93,6 +100,8 @@ fn without_a_daemon_every_question_says_how_to_start_one() {
         &["move", "/a", "--to", "sim0", "--range", "1MiB:2MiB"],
         &["events", "--follow"],
         &["check"],
+        &["probe"],
+        &["probe", "sim0", "--json"],
         &["reload"],
         &["down", "--purge"],
     ] {
@@ -169,7 +178,7 @@ fn every_command_has_a_manual_page() {
     let json: Value = serde_json::from_slice(&output.stdout).expect("one object");
     let rows = json["rows"].as_array().expect("rows");
     assert!(rows.iter().all(|row| Path::new(row["path"].as_str().expect("text")).is_file()));
-    for page in ["codax.1", "codax-put.1", "codax-device.1", "codax-device-drain.1"] {
+    for page in ["codax.1", "codax-put.1", "codax-probe.1", "codax-device.1", "codax-device-discover.1"] {
         assert!(pages.join(page).is_file(), "{page}");
     }
 }

@@ -13,6 +13,7 @@ compile_error!("codax runs on 64-bit little-endian Linux");
 
 pub mod area;
 pub mod copy;
+pub mod cpu;
 pub mod event;
 mod fork;
 pub mod fuse;
@@ -24,6 +25,7 @@ pub mod object;
 pub mod probe;
 pub mod process;
 pub mod sock;
+pub mod topology;
 pub mod uffd;
 mod util;
 pub mod words;

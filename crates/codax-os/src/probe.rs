@@ -80,6 +80,12 @@ pub fn facts() -> Facts {
     }
 }
 
+/// Memory that could be had now, in bytes.
+#[must_use]
+pub fn memory_available() -> Option<u64> {
+    field_kib(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")
+}
+
 fn userfaultfd() -> UserfaultfdFacts {
     let made = crate::uffd::Uffd::new(None);
     UserfaultfdFacts {

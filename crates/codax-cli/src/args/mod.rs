@@ -90,7 +90,7 @@ pub enum Command {
     Events(EventsArgs),
     /// What this machine can do for a store, and what follows; or how mounts serve files
     Doctor(DoctorArgs),
-    /// Devices: list, show, drain, online
+    /// Devices: discover, list, show, drain, online
     #[command(subcommand)]
     Device(DeviceCommand),
     /// Put a file (or - for standard input) into the store
@@ -123,6 +123,8 @@ pub enum Command {
     Move(MoveArgs),
     /// What lies in every frame of a pool, read from the frame table itself; needs no daemon
     Pages(PagesArgs),
+    /// Measure latency and bandwidth of pools, and what the CPUs tell each other costs, beside what is announced
+    Probe(ProbeArgs),
     /// Compare frame table, journal and objects; exit code 9 if they differ
     Check(CheckArgs),
     /// Show the main job with real files and processes, on a store of its own that goes at the end
@@ -161,6 +163,7 @@ impl Command {
             Self::Placement(_) => "placement",
             Self::Move(_) => "move",
             Self::Pages(_) => "pages",
+            Self::Probe(_) => "probe",
             Self::Check(_) => "check",
             Self::Demo(_) => "demo",
             Self::Completions(_) => "completions",

@@ -65,6 +65,8 @@ pub struct EventsArgs {
 /// `codax device`.
 #[derive(Debug, Subcommand)]
 pub enum DeviceCommand {
+    /// What of this machine's memory codax could use, and the lines for codax.toml; needs no daemon
+    Discover,
     /// All devices, with what they announce
     List,
     /// One device
@@ -79,6 +81,7 @@ impl DeviceCommand {
     /// See [`super::Command::name`].
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::Discover => "device discover",
             Self::List => "device list",
             Self::Show(_) => "device show",
             Self::Drain(_) => "device drain",
@@ -130,6 +133,30 @@ pub struct PagesArgs {
     /// One row for every frame, not for every run of them
     #[arg(long)]
     pub each: bool,
+}
+
+/// `codax probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// The pools (default: all that are online)
+    #[arg(value_name = "POOL")]
+    pub pools: Vec<String>,
+
+    /// Measure each pool for about so long, and all pairs of CPUs together for as long
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    pub time: String,
+
+    /// Measure in so many bytes of each pool (default: twice the last-level cache, from 64 to 512 MiB, and no more than half of what is free)
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<String>,
+
+    /// Directory of the store in which the file to measure in is made; it has no name while it is measured
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    pub dir: OsString,
+
+    /// Pair all CPUs; of more than 16, some that stand for the rest are taken otherwise
+    #[arg(long)]
+    pub all_cpus: bool,
 }
 
 /// `codax check`.

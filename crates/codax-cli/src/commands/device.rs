@@ -1,4 +1,4 @@
-//! `codax device`: list, show, drain, online.
+//! `codax device`: list, show, drain, online; `discover` has a place of its own.
 
 use super::{Context, info, pool_names, unexpected};
 use crate::args::{DeviceCommand, DrainArgs};
@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 /// Does one of the commands.
 pub fn run(context: &Context, command: &DeviceCommand) -> Result<()> {
     match command {
+        DeviceCommand::Discover => super::discover::run(context),
         DeviceCommand::List => list(context),
         DeviceCommand::Show(device) => show(context, &device.name),
         DeviceCommand::Drain(args) => drain(context, args),
@@ -69,7 +70,8 @@ fn or_dash(value: Option<u32>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-fn gbps(mbps: Option<u32>) -> String {
+/// A bandwidth in GB/s.
+pub fn gbps(mbps: Option<u32>) -> String {
     mbps.map_or_else(|| "-".to_owned(), |mbps| (f64::from(mbps) / 1000.0).to_string())
 }
 

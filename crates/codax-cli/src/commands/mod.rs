@@ -4,6 +4,7 @@ mod check;
 mod chmod;
 mod completions;
 mod device;
+mod discover;
 mod doctor;
 mod down;
 mod events;
@@ -12,6 +13,7 @@ mod man;
 mod mount;
 mod mv;
 mod pages;
+mod probe;
 mod status;
 mod transfer;
 mod tree;
@@ -67,6 +69,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Placement(args) => mv::placement(context, &args),
         Command::Move(args) => mv::relocate(context, &args),
         Command::Pages(args) => pages::run(context, &args),
+        Command::Probe(args) => probe::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Demo(args) => crate::demo::run(&args, context.json),
         Command::Completions(args) => completions::run(context, &args),

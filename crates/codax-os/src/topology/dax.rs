@@ -1,0 +1,75 @@
+//! DAX devices: memory that the kernel keeps apart, to be mapped as a device or to be given out as a node's.
+#![forbid(unsafe_code)]
+
+use super::cxl::Region;
+use super::reader::{Reader, plain_number};
+use std::path::Path;
+
+/// A DAX device, `daxX.Y`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dax {
+    /// Its name.
+    pub name: String,
+    /// How it is used.
+    pub mode: Mode,
+    /// Its size in bytes.
+    pub bytes: Option<u64>,
+    /// What mappings must be aligned to, in bytes.
+    pub align: Option<u64>,
+    /// The node that its memory is or would be.
+    pub target_node: Option<u32>,
+    /// Whether it is a part of an NVDIMM, whose contents outlive the power.
+    pub persistent: bool,
+    /// The CXL region that it lies in, as `region0`.
+    pub region: Option<String>,
+}
+
+/// How a DAX device is used: which driver has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It is mapped as `/dev/daxX.Y`.
+    Devdax,
+    /// Its memory is a node's.
+    SystemRam,
+    /// No driver has it.
+    Unbound,
+    /// A driver of this name has it.
+    Other(String),
+}
+
+pub(super) fn read(sys: &Reader<'_>, regions: &[Region]) -> Vec<Dax> {
+    let number = |rest: &str| {
+        let (region, device) = rest.split_once('.')?;
+        Some((plain_number(region)?, plain_number(device)?))
+    };
+    // A region has its devices below it; NVDIMMs have regions of the same names elsewhere.
+    let place = |region: &Region| Some((region.name.clone(), sys.real(&super::cxl::place(&region.name))?));
+    let regions: Vec<_> = regions.iter().filter_map(place).collect();
+    let devices = sys.entries("bus/dax/devices", "dax", number).into_iter();
+    devices
+        .map(|((region, device), dir)| Dax {
+            name: format!("dax{region}.{device}"),
+            mode: match sys.link(&format!("{dir}/driver")).as_deref() {
+                Some("device_dax") => Mode::Devdax,
+                Some("kmem") => Mode::SystemRam,
+                Some(other) => Mode::Other(other.to_owned()),
+                None => Mode::Unbound,
+            },
+            bytes: sys.number(&format!("{dir}/size")),
+            align: sys.number(&format!("{dir}/align")),
+            target_node: sys.node(&format!("{dir}/target_node")),
+            persistent: sys.real(&dir).is_some_and(|path| lies_on(&path, "ndbus")),
+            region: sys.real(&dir).and_then(|dir| {
+                let around = regions.iter().find(|(_, region)| dir.starts_with(region));
+                around.map(|(name, _)| name.clone())
+            }),
+        })
+        .collect()
+}
+
+/// Whether a device hangs on a bus of this name and some number.
+fn lies_on(path: &Path, bus: &str) -> bool {
+    let names = path.components().filter_map(|part| part.as_os_str().to_str());
+    let mut numbers = names.filter_map(|name| name.strip_prefix(bus));
+    numbers.any(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+}

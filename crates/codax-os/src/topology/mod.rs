@@ -1,0 +1,72 @@
+//! What memory and devices the kernel knows of, as sysfs lists them. Reads, and changes nothing.
+//!
+//! Everything is below a root that the caller names, [`SYSFS`] on a running machine. A file that isn't there is a value that isn't known; one
+//! that makes no sense is left out and named in [`Topology::garbled`]. Shapes are those of the kernel's `Documentation/ABI`:
+//! `stable/sysfs-devices-node`, `testing/sysfs-bus-dax`, `testing/sysfs-bus-cxl`, `testing/sysfs-devices-system-cpu`,
+//! `testing/sysfs-kernel-mm-memory-tiers`.
+#![forbid(unsafe_code)]
+
+mod cpu;
+mod cxl;
+mod dax;
+mod fsdax;
+mod node;
+mod reader;
+
+pub use cpu::Cpu;
+pub use cxl::{Memdev, Region};
+pub use dax::{Dax, Mode};
+pub use fsdax::Fsdax;
+pub use node::{Access, Blocks, HugePool, Node};
+pub use reader::Garbled;
+
+use reader::Reader;
+use std::path::Path;
+
+/// Where sysfs is mounted.
+pub const SYSFS: &str = "/sys";
+
+/// Where this process's mounts are listed.
+pub const MOUNTINFO: &str = "/proc/self/mountinfo";
+
+/// What there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// NUMA nodes that are online.
+    pub nodes: Vec<Node>,
+    /// DAX devices.
+    pub dax: Vec<Dax>,
+    /// CXL memory devices.
+    pub memdevs: Vec<Memdev>,
+    /// CXL regions.
+    pub regions: Vec<Region>,
+    /// Filesystems mounted with `dax`.
+    pub fsdax: Vec<Fsdax>,
+    /// Values that made no sense and were left out.
+    pub garbled: Vec<Garbled>,
+}
+
+impl Topology {
+    /// Reads it all: the sysfs below `root`, and the mounts that the file `mountinfo` lists.
+    #[must_use]
+    pub fn read(root: &Path, mountinfo: &Path) -> Self {
+        let sys = Reader::new(root);
+        let mounts = std::fs::read(mountinfo).unwrap_or_default();
+        let (nodes, memdevs, regions) = (node::read(&sys), cxl::memdevs(&sys), cxl::regions(&sys));
+        let dax = dax::read(&sys, &regions);
+        let fsdax = fsdax::read(&sys, &mounts);
+        Self { nodes, dax, memdevs, regions, fsdax, garbled: sys.into_garbled() }
+    }
+}
+
+/// The nodes alone, with what the firmware tells of them ([`Node::link`]).
+#[must_use]
+pub fn nodes(root: &Path) -> Vec<Node> {
+    node::read(&Reader::new(root))
+}
+
+/// The CPUs.
+#[must_use]
+pub fn cpus(root: &Path) -> Vec<Cpu> {
+    cpu::read(&Reader::new(root))
+}
