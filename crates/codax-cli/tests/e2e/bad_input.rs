@@ -92,7 +92,8 @@ fn bad_words_get_their_code_and_one_line() {
 #[test]
 fn bad_stores_and_devices_do_not_start() {
     let rig = Plan::new().place();
-    let not_tmpfs = env!("CARGO_TARGET_TMPDIR");
+    let not_tmpfs = crate::setting::scratch();
+    let not_tmpfs = not_tmpfs.to_str().expect("text");
     let plain = rig.beside("file");
     std::fs::write(&plain, "").expect("ours");
     let open = rig.beside("open");
@@ -168,7 +169,7 @@ fn another_size_for_a_device_is_refused_and_the_same_is_accepted() {
 
 #[test]
 fn a_put_that_does_not_fit_leaves_nothing() {
-    let rig = Plan::new().dram("4MiB").devices(&["sim0=emulated:2MiB"]).up();
+    let rig = Plan::new().dram("4MiB").device("2MiB").up();
     let big = pattern(3 * MIB, 4);
     let file = rig.beside("big");
     std::fs::write(&file, &big).expect("room");
@@ -274,7 +275,7 @@ fn a_client_that_cuts_or_grows_an_object_harms_nobody_else() {
 
 #[test]
 fn a_move_without_room_is_refused_in_whole() {
-    let rig = Plan::new().devices(&["tiny=emulated:1MiB"]).up();
+    let rig = Plan::new().device_named("tiny", "1MiB").up();
     rig.put("/f", &pattern(3 * MIB, 1), &[]).ok();
     let missing = (2 * MIB).to_string();
     rig.run(&["move", "/f", "--to", "tiny"]).fails(4, &["tiny", &missing]);

@@ -3,7 +3,8 @@
 //! A client says `@ready`, then answers each line of its standard input with one line; at the end of input it ends.
 
 use crate::holders;
-use crate::rig::{PATIENCE, Rig, Running, kernel_faults, run_limited};
+use crate::rig::{Rig, Running, kernel_faults, run_limited};
+use crate::setting::patience;
 use codax::{Access, File, Mapping, OpenOptions, Pin, Store};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -68,7 +69,7 @@ impl Client {
     /// The next line it says.
     #[track_caller]
     pub fn line(&self) -> String {
-        match self.lines.recv_timeout(PATIENCE) {
+        match self.lines.recv_timeout(patience()) {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) => panic!("{}: said nothing for too long", self.role),
             Err(RecvTimeoutError::Disconnected) => panic!("{}: is gone", self.role),

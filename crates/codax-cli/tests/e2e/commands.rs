@@ -319,7 +319,7 @@ fn many_small_files_take_a_page_each() {
 
 #[test]
 fn frames_are_zeroed_before_another_owner_sees_them() {
-    let rig = Plan::new().devices(&["sim0=emulated:4MiB"]).up();
+    let rig = Plan::new().device("4MiB").up();
     let zeros = vec![0; 4 << 20];
     let store = Store::connect(rig.dir()).expect("a daemon");
     for round in 0..3 {
@@ -437,7 +437,7 @@ fn a_service_manager_hears_when_the_store_is_served() {
     let rig = Plan::new().place();
     let path = rig.beside("notify");
     let socket = UnixDatagram::bind(&path).expect("a socket");
-    socket.set_read_timeout(Some(crate::rig::PATIENCE)).expect("a limit");
+    socket.set_read_timeout(Some(crate::setting::patience())).expect("a limit");
     let mut command = rig.command(&["up", "--dram", "8MiB"]);
     command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null());
     let mut daemon = Running { child: command.spawn().expect("the program starts") };

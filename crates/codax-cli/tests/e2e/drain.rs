@@ -1,7 +1,8 @@
 //! Drains: planned, refused with the reason, waited for, cancelled, resumed; and the way home.
 
 use crate::client::Client;
-use crate::rig::{MIB, PATIENCE, Plan, Rig, Running, Said, pattern, until};
+use crate::rig::{MIB, Plan, Rig, Running, Said, pattern, until};
+use crate::setting::{patience, seconds};
 use rustix::process::Signal;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -89,7 +90,7 @@ fn no_room_is_said_with_bytes_and_files_before_anything_moves() {
     let rig = with_files(Plan::new().dram("2MiB"), &["/a", "/b", "/c", "/d", "/e"]);
     let missing = (3 * MIB).to_string();
     rig.run(&["device", "drain", "sim0"]).fails(4, &[&missing, "/"]);
-    rig.run(&["device", "drain", "sim0", "--wait", "10s"]).fails(4, &[&missing]);
+    rig.run(&["device", "drain", "sim0", "--wait", &seconds(10)]).fails(4, &[&missing]);
     let plan = rig.row(&["device", "drain", "sim0", "--dry-run"])["plan"]["obstacles"].to_string();
     assert!(plan.contains(&missing), "{plan}");
     assert_eq!((rig.state("sim0"), rig.pool("dram", "used")), ("online".to_owned(), 0));
@@ -139,7 +140,7 @@ fn a_wait_that_expires_leaves_the_device_online_and_says_who() {
 fn a_wait_ends_when_the_holder_lets_go() {
     let rig = with_files(Plan::new(), &["/a", "/b"]);
     let mut client = pinned(&rig, "/b");
-    let mut drain = drain_beside(&rig, &["--wait", "60s"]);
+    let mut drain = drain_beside(&rig, &["--wait", &seconds(60)]);
     let waiting = await_waiting(&rig);
     assert!(waiting.contains("/b") && waiting.contains(&client.pid().to_string()), "{waiting}");
     let status = rig.ok(&["status"]);
@@ -159,7 +160,7 @@ fn a_wait_ends_when_the_holder_lets_go() {
 fn cancelled_by(cancel: impl FnOnce(&Rig, &mut Running)) {
     let rig = with_files(Plan::new(), &["/a", "/b"]);
     let client = pinned(&rig, "/b");
-    let mut drain = drain_beside(&rig, &["--wait", "60s"]);
+    let mut drain = drain_beside(&rig, &["--wait", &seconds(60)]);
     await_waiting(&rig);
     cancel(&rig, &mut drain);
     until("the device online", || (rig.state("sim0") == "online").then_some(()));
@@ -168,7 +169,7 @@ fn cancelled_by(cancel: impl FnOnce(&Rig, &mut Running)) {
     rig.ok(&["device", "online", "sim0"]);
     assert_eq!(rig.pools_of("/a"), ["sim0"]);
     drop(client);
-    rig.ok(&["device", "drain", "sim0", "--wait", "10s"]);
+    rig.ok(&["device", "drain", "sim0", "--wait", &seconds(10)]);
     assert_intact(&rig, &["/a", "/b"]);
 }
 
@@ -198,7 +199,7 @@ fn online_cancels_a_drain() {
 fn a_drain_that_the_daemon_s_end_interrupts_says_that_it_goes_on() {
     let rig = with_files(Plan::new(), &["/a", "/b"]);
     let client = pinned(&rig, "/b");
-    let mut drain = drain_beside(&rig, &["--wait", "60s"]);
+    let mut drain = drain_beside(&rig, &["--wait", &seconds(60)]);
     await_waiting(&rig);
     rig.ok(&["down"]);
     assert_eq!(drain.end().code(), Some(8));
@@ -256,6 +257,6 @@ fn a_limit_slows_a_drain_down() {
     // 2 MiB at 10 MB/s are 200 ms.
     let said: Said = rig.ok(&["device", "drain", "sim0", "--limit", "0.01", "--json"]);
     let nanos = said.rows()[0]["nanos"].as_u64().expect("a number");
-    assert!((100_000_000..u64::try_from(PATIENCE.as_nanos()).expect("small")).contains(&nanos), "{nanos}");
+    assert!((100_000_000..u64::try_from(patience().as_nanos()).expect("small")).contains(&nanos), "{nanos}");
     assert_intact(&rig, &["/a", "/b"]);
 }

@@ -2,12 +2,14 @@
 
 use crate::client::{Client, counted};
 use crate::rig::{MIB, Plan, Rig, Running, pattern, skipped, state_of, until};
+use crate::setting::seconds;
 use codax_core::name::StorePath;
 use codax_core::request::Open;
 use codax_wire::{Channel, Hello, MAGIC, Reply, Request, SOCKET, VERSION};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// A client that speaks the protocol itself.
 pub fn greeted(rig: &Rig) -> Channel {
@@ -81,7 +83,7 @@ fn a_fork_has_no_handles_and_the_parents_mapping_moves_on() {
 
 #[test]
 fn a_client_that_dies_is_gone_although_its_fork_lives() {
-    let rig = Plan::new().config("ack_timeout = \"500ms\"\n").up();
+    let rig = Plan::new().patient(Duration::from_millis(500)).up();
     rig.put("/f", &vec![0; 1 << 20], &["--on", "sim0"]).ok();
     let mut client = Client::start(&rig, "fork", &["/f"]);
     client.tell("fork");
@@ -90,7 +92,7 @@ fn a_client_that_dies_is_gone_although_its_fork_lives() {
     let child: u32 = child.parse().expect("a process id");
     client.process.kill();
     let fork = codax_os::process::pidfd(child).expect("it lives");
-    let drained = rig.run(&["device", "drain", "sim0", "--wait", "10s"]);
+    let drained = rig.run(&["device", "drain", "sim0", "--wait", &seconds(10)]);
     codax_os::process::kill(&fork).expect("ours");
     drained.ok();
 }
@@ -158,7 +160,7 @@ fn a_mapped_file_whose_old_object_is_held_keeps_its_device_from_being_empty() {
     let held_back = rig.pool("sim0", "held") + rig.pool("sim0", "used");
     assert_eq!(held_back, 2 * MIB, "frames that somebody can still write to belong to nobody else");
     drop((here, there));
-    rig.ok(&["device", "drain", "sim0", "--wait", "10s"]);
+    rig.ok(&["device", "drain", "sim0", "--wait", &seconds(10)]);
     assert_eq!(rig.pool("sim0", "held"), 0);
     let rounds = counter.number("stop");
     crate::client::check_counted(&rig.get("/f"), 7, &[rounds]);
@@ -193,8 +195,7 @@ fn pinned_memory_is_not_moved_until_it_is_unpinned() {
 #[test]
 fn a_direct_read_into_pinned_memory_arrives() {
     let rig = Plan::new().up();
-    let source =
-        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("direct-{}", std::process::id()));
+    let source = crate::setting::scratch().join(format!("direct-{}", std::process::id()));
     std::fs::write(&source, pattern(2 * MIB, 9)).expect("room");
     rig.put("/f", &vec![0; 2 << 20], &["--on", "sim0"]).ok();
     let mut client = Client::spawn(&rig, "direct", &["/f", source.to_str().expect("text")]);

@@ -6,6 +6,7 @@
 mod client;
 mod raw;
 mod rig;
+mod setting;
 
 mod bad_input;
 mod commands;

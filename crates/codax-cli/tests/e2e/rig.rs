@@ -2,6 +2,7 @@
 //!
 //! Whatever happens to the test, dropping the [`Rig`] ends what it started (by process id), unmounts and removes.
 
+use crate::setting::{self, patience, slowed_text};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -17,9 +18,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// How long anything may take before the test fails. Far more than it needs, also on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An ordinary user.
 pub const NOBODY: u32 = 65534;
@@ -107,7 +105,7 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited too long for {what}");
+        assert!(begun.elapsed() < patience(), "waited too long for {what}");
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
@@ -180,25 +178,33 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// `dram` and `sim0` of 64 MiB each.
+    /// `dram` and the device `sim0`, of 64 MiB each.
     pub fn new() -> Self {
-        Self {
-            dram: "64MiB".into(),
-            devices: vec!["sim0=emulated:64MiB".into()],
-            // On a busy machine a client that is well may take its time; tests of those that aren't say how long.
-            config: "ack_timeout = \"10s\"\n".into(),
-            uid: None,
-        }
+        let plan = Self { dram: String::new(), devices: Vec::new(), config: String::new(), uid: None };
+        // On a busy machine a client that is well may take its time; tests of those that aren't say how long.
+        plan.dram("64MiB").device("64MiB").patient(Duration::from_secs(10))
     }
 
+    /// So much of the host's own memory.
     pub fn dram(mut self, size: &str) -> Self {
-        self.dram = size.into();
+        self.dram = setting::dram(size);
         self
     }
 
-    pub fn devices(mut self, devices: &[&str]) -> Self {
-        self.devices = devices.iter().map(|&d| d.to_owned()).collect();
+    /// The device `sim0` with so much memory.
+    pub fn device(self, size: &str) -> Self {
+        self.device_named("sim0", size)
+    }
+
+    /// The only device, under this name.
+    pub fn device_named(mut self, name: &str, size: &str) -> Self {
+        self.devices = vec![setting::device(name, size)];
         self
+    }
+
+    /// How long clients may take to answer, in place of a configuration.
+    pub fn patient(self, limit: Duration) -> Self {
+        self.config(&format!("ack_timeout = \"{}\"\n", slowed_text(limit)))
     }
 
     /// Text of `codax.toml`.
@@ -247,7 +253,7 @@ impl Rig {
             std::os::unix::fs::chown(&root, Some(uid), Some(uid)).expect("root may");
         }
         fs::write(root.join("codax.toml"), &plan.config).expect("ours");
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_codax"));
+        let program = setting::program();
         let mut rig = Self { root, plan, program, daemon: Mutex::new(None) };
         rig.program = rig.reachable(&rig.program);
         rig
@@ -540,7 +546,7 @@ pub fn run_limited(command: &mut Command, words: String, input: &[u8]) -> Said {
             let _ = stdin.write_all(input);
         });
         scope.spawn(move || {
-            if over.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            if over.recv_timeout(patience()) == Err(RecvTimeoutError::Timeout) {
                 // Our child, not waited for yet: the number is still its own.
                 let _ = codax_os::process::pidfd(pid).and_then(codax_os::process::kill);
             }

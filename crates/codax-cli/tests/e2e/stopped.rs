@@ -3,7 +3,9 @@
 
 use crate::client::{Client, check_counted, counted};
 use crate::rig::{MIB, Plan, Rig, Running, Said, until};
+use crate::setting::seconds;
 use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
 
 const LEN: u64 = 5 * MIB;
 const SEED: u64 = 21;
@@ -23,7 +25,7 @@ fn drain_stopped_at(rig: &Rig, victim: &Client, more: &[&str]) -> Said {
 }
 
 fn rig_that_stops_at(point: &str) -> Rig {
-    let rig = Plan::new().config("ack_timeout = \"700ms\"\n").place();
+    let rig = Plan::new().patient(Duration::from_millis(700)).place();
     rig.try_up(&format!("{point}=stop")).expect("it starts");
     rig.put("/f", &counted(LEN, SEED), &["--on", "sim0"]).ok();
     rig
@@ -48,7 +50,7 @@ fn stopped_at(point: &str) {
     victim.process.go_on();
     let before = victim.number("rounds");
     until("more rounds", || (victim.number("rounds") > before + 3).then_some(()));
-    rig.ok(&["device", "drain", "sim0", "--wait", "20s"]);
+    rig.ok(&["device", "drain", "sim0", "--wait", &seconds(20)]);
     assert_eq!((rig.pools_of("/f"), rig.pool("sim0", "used")), (vec!["dram".to_owned()], 0), "{point}");
     let rounds = [victim.number("stop"), other.number("stop")];
     check_counted(&rig.get("/f"), SEED, &rounds);
@@ -94,7 +96,7 @@ fn the_only_mapping_stopped_before_its_switch() {
     victim.process.go_on();
     victim.ask("set 0 7");
     assert_eq!(victim.number("get 0"), 7);
-    rig.ok(&["device", "drain", "sim0", "--wait", "20s"]);
+    rig.ok(&["device", "drain", "sim0", "--wait", &seconds(20)]);
     assert_eq!(victim.number("get 0"), 7);
     assert_eq!(rig.get("/f")[..8], 7_u64.to_le_bytes());
     victim.end();

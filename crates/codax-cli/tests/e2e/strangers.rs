@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 fn socket(rig: &Rig) -> OwnedFd {
     let fd = codax_os::sock::connect(&rig.dir().join(SOCKET)).expect("a daemon");
-    codax_os::sock::set_recv_timeout(&fd, Some(crate::rig::PATIENCE)).expect("a limit");
+    codax_os::sock::set_recv_timeout(&fd, Some(crate::setting::patience())).expect("a limit");
     fd
 }
 
@@ -306,7 +306,7 @@ fn a_store_with_a_full_pool_still_has_room_for_its_journal() {
             "the journal has a mount of its own only with root",
         );
     }
-    let rig = Plan::new().dram("1MiB").devices(&["sim0=emulated:1MiB"]).up();
+    let rig = Plan::new().dram("1MiB").device("1MiB").up();
     rig.put("/full", &pattern(MIB, 1), &[]).ok();
     rig.put("/more", b"x", &[]).fails(4, &["/more"]);
     for i in 0..50 {

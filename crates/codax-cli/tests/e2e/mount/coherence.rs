@@ -4,6 +4,7 @@ use super::{Mounted, mounted};
 use crate::client::Client;
 use crate::raw::can_map;
 use crate::rig::{MIB, Plan, pattern, until};
+use crate::setting::seconds;
 use codax::{Access, Store};
 use codax_os::area::Region;
 use serde_json::json;
@@ -158,7 +159,7 @@ fn a_program_that_maps_and_closes_holds_a_drain_until_it_ends() {
     rig.run(&["device", "drain", "sim0"]).fails(5, &["/held", &pid]);
     let mut drain = crate::rig::Running {
         child: rig
-            .command(&["device", "drain", "sim0", "--wait", "60s"])
+            .command(&["device", "drain", "sim0", "--wait", &seconds(60)])
             .spawn()
             .expect("the program starts"),
     };
@@ -291,8 +292,7 @@ fn placement_is_an_extended_attribute() {
 
 #[test]
 fn a_full_pool_says_so_and_room_is_shown() {
-    let Some(Mounted { rig, dir }) =
-        mounted("a_full_pool_says_so", Plan::new().dram("8MiB").devices(&["sim0=emulated:4MiB"]))
+    let Some(Mounted { rig, dir }) = mounted("a_full_pool_says_so", Plan::new().dram("8MiB").device("4MiB"))
     else {
         return;
     };

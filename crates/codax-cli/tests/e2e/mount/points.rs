@@ -145,7 +145,7 @@ fn mount_8_and_fstab_work_through_the_helper() {
     let rig = Plan::new().place();
     let dir = made(&rig, "mnt");
     let helper = rig.beside("mount.fuse.codax");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_codax"), &helper).expect("ours");
+    std::os::unix::fs::symlink(crate::setting::program(), &helper).expect("ours");
     let call = |options: &str| {
         let mut command = Command::new(&helper);
         command.arg(rig.dir()).arg(&dir).args(["-o", options, "-t", "fuse.codax"]);

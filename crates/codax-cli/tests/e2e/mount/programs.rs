@@ -45,7 +45,7 @@ fn moved(rig: &Rig, path: &str, pool: &str) -> bool {
 fn python(test: &str) -> Option<PathBuf> {
     static PYTHON: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let made = PYTHON.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
+        let dir = crate::setting::scratch().join("python");
         let python = dir.join("bin/python");
         let has = |python: &Path| {
             let imports = ["-c", "import lmdb, numpy, pyarrow"];

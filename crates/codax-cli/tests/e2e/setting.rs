@@ -1,0 +1,72 @@
+//! What a run is told by environment variables, where it is not `cargo test` on the machine that built it: in a guest, on another
+//! device, on a slow machine.
+//!
+//! | variable | |
+//! | --- | --- |
+//! | `CODAX_TEST_PROGRAM` | the program to test, in place of the one built with the tests |
+//! | `CODAX_TEST_SCRATCH` | a directory on a disk |
+//! | `CODAX_TEST_SLOW` | how many times slower than usual everything is: a whole number that limits are multiplied with |
+//! | `CODAX_TEST_DEVICE` | what the device `sim0` is, as behind `--device sim0=`; `{size}` stands for the size that a test wants |
+//! | `CODAX_TEST_DRAM` | what `dram` is, as behind `--dram`, in the same way |
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// How long anything may take on a usual machine before the test fails. Far more than it needs, also when the machine is busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What `{size}` stands for in a device's description.
+const SIZE: &str = "{size}";
+
+fn told(name: &str) -> Option<String> {
+    let text = std::env::var_os(name)?;
+    Some(text.into_string().unwrap_or_else(|text| panic!("{name} is not text: {}", text.display())))
+}
+
+/// The program.
+pub fn program() -> PathBuf {
+    told("CODAX_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_codax").into(), PathBuf::from)
+}
+
+/// A directory that is not on tmpfs, where the tests may leave nothing.
+pub fn scratch() -> PathBuf {
+    told("CODAX_TEST_SCRATCH").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from)
+}
+
+/// A limit of a usual machine, as it is here.
+pub fn slowed(limit: Duration) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    let factor = FACTOR.get_or_init(|| {
+        let told =
+            told("CODAX_TEST_SLOW").map(|text| text.parse().expect("CODAX_TEST_SLOW is a whole number"));
+        told.unwrap_or(1).max(1)
+    });
+    limit * *factor
+}
+
+/// The same, as commands and the configuration take it.
+pub fn slowed_text(limit: Duration) -> String {
+    format!("{}ms", slowed(limit).as_millis())
+}
+
+/// A limit of so many seconds, in the same way.
+pub fn seconds(number: u64) -> String {
+    slowed_text(Duration::from_secs(number))
+}
+
+/// How long anything may take before the test fails.
+pub fn patience() -> Duration {
+    slowed(PATIENCE)
+}
+
+/// The device of a store whose test wants an emulated one of this size under this name.
+pub fn device(name: &str, size: &str) -> String {
+    let what = told("CODAX_TEST_DEVICE").unwrap_or_else(|| format!("emulated:{SIZE}"));
+    format!("{name}={}", what.replace(SIZE, size))
+}
+
+/// The host's own memory in a store whose test wants this much.
+pub fn dram(size: &str) -> String {
+    told("CODAX_TEST_DRAM").unwrap_or_else(|| SIZE.to_owned()).replace(SIZE, size)
+}
