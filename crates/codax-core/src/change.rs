@@ -73,6 +73,40 @@ pub enum BackingKind {
     Shm,
     /// tmpfs with a capacity and a link model, in place of a device.
     Emulated,
+    /// tmpfs whose pages lie on a NUMA node: a device's memory that Linux counts as its own.
+    Numa,
+}
+
+/// The memory of a pool that is a NUMA node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeMemory {
+    /// The node.
+    pub node: u32,
+    /// In which pages files lie there.
+    pub page: PageKind,
+}
+
+/// In which pages a pool's files lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PageKind {
+    /// 4 KiB.
+    #[serde(rename = "4K")]
+    Small,
+    /// Transparent huge pages where files fill them, else 4 KiB.
+    #[default]
+    #[serde(rename = "thp")]
+    Transparent,
+}
+
+impl PageKind {
+    /// The word for it, as it is configured.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Small => "4K",
+            Self::Transparent => "thp",
+        }
+    }
 }
 
 /// A pool, as the journal keeps it.
@@ -84,6 +118,8 @@ pub struct PoolRecord {
     pub name: String,
     /// What holds its bytes.
     pub backing: BackingKind,
+    /// The node's memory that it is, if it is one's.
+    pub numa: Option<NodeMemory>,
     /// Capacity in frames.
     pub frames: u64,
     /// Link model, as announced.

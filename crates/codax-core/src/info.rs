@@ -1,6 +1,6 @@
 //! What a store says of itself: the answers to questions, as they go over the wire and into JSON.
 
-use crate::change::{BackingKind, LinkModel, PoolState};
+use crate::change::{BackingKind, LinkModel, NodeMemory, PoolState};
 use crate::extent::{Extent, PoolRun};
 use crate::namespace::Kind;
 use crate::placement::Placement;
@@ -17,6 +17,8 @@ pub struct PoolInfo {
     pub name: String,
     /// What holds its bytes.
     pub backing: BackingKind,
+    /// The NUMA node whose memory it is, and its pages.
+    pub numa: Option<NodeMemory>,
     /// Where it is in its life.
     pub state: PoolState,
     /// Capacity in bytes.

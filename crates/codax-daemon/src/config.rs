@@ -1,9 +1,11 @@
 //! What a daemon is started with: the command line over the configuration file over the defaults.
 
-use crate::device::{DeviceEntry, check_distinct, parse_device};
+use crate::device::{Device, DeviceEntry, check_distinct, parse_device};
+use crate::nodes;
 use crate::quantity::{Size, Span, pool_bytes};
 use codax_core::{Error, ErrorKind, HUGE_SIZE, Result};
-use codax_engine::{DeviceSpec, HugeMode, StoreOptions};
+use codax_engine::{HugeMode, StoreOptions};
+use codax_os::topology;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,7 +39,7 @@ pub struct Config {
     /// Capacity of `dram` in bytes, if it was said.
     pub dram: Option<u64>,
     /// The devices.
-    pub devices: Vec<DeviceSpec>,
+    pub devices: Vec<Device>,
     /// Where tmpfs gives huge pages.
     pub huge: HugeMode,
     /// How long a client may take to answer a step of a move.
@@ -121,19 +123,21 @@ impl Config {
         config.overridden(source)
     }
 
-    /// What the engine is opened with.
-    #[must_use]
-    pub fn store_options(&self) -> StoreOptions {
-        StoreOptions {
+    /// What the engine is opened with, on this machine. `Invalid` names a device that it hasn't.
+    pub fn store_options(&self) -> Result<StoreOptions> {
+        let machine = topology::nodes(Path::new(topology::SYSFS));
+        let devices = nodes::resolve(&self.devices, &machine)?;
+        Ok(StoreOptions {
             dram_bytes: self.dram,
             dram_default: default_dram(),
-            devices: self.devices.clone(),
+            dram_nodes: nodes::of_dram(&devices, &machine),
+            devices,
             huge: self.huge,
             ack_timeout: self.ack_timeout,
             chunk_bytes: self.chunk,
             resume_wait: self.resume_wait,
             ..StoreOptions::new(self.store.clone())
-        }
+        })
     }
 
     /// Reads everything again, from where it came from.
@@ -312,7 +316,7 @@ mod tests {
         let config = load(text, &typed).unwrap();
         assert_eq!((config.dram, config.store.as_path()), (Some(2 << 20), Path::new("/store")));
         let devices: Vec<_> = config.devices.iter().map(|d| (d.name.as_str(), d.bytes)).collect();
-        assert_eq!(devices, [("b", 1 << 20), ("a", 8192), ("c", 4096)]);
+        assert_eq!(devices, [("b", Some(1 << 20)), ("a", Some(8192)), ("c", Some(4096))]);
         assert_eq!(config.devices[0].link.mbps, Some(8000));
     }
 
@@ -377,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_default_for_dram_is_whole_huge_pages_of_a_part_of_the_memory() {
-        let options = load("", &line()).unwrap().store_options();
+        let options = load("", &line()).unwrap().store_options().unwrap();
         assert!(options.dram_default > 0 && options.dram_default.is_multiple_of(HUGE_SIZE));
         assert_eq!(options.dram_bytes, None);
     }

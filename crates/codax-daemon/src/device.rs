@@ -1,30 +1,42 @@
 //! Devices as they are written: on the command line (`sim0=emulated:1GiB,read_ns=300,gbps=8`) and in the configuration.
 
 use crate::quantity::{Rate, Size, pool_bytes};
-use codax_core::change::LinkModel;
+use codax_core::change::{LinkModel, NodeMemory, PageKind};
 use codax_core::{DRAM_NAME, Error, Result};
-use codax_engine::DeviceSpec;
 use serde::Deserialize;
 
 /// Longest name of a device, in bytes.
 pub const DEVICE_NAME_MAX: usize = 32;
 
 /// The backings there are.
-const BACKINGS: &str = "emulated";
+const BACKINGS: &str = "emulated and numa";
+
+/// How a device is written on the command line.
+const USAGE: &str = "NAME=emulated:SIZE or NAME=numa:NODE[,page=4K|thp][,reserve=SIZE|all][,cpus=yes], \
+                     and [,read_ns=N][,write_ns=N][,gbps=N]";
 
 /// `[[device]]` in the configuration: memory that is served beside `dram`.
 ///
-/// Latencies and bandwidth are what the pool announces to programs that ask. Loads and stores are not slowed; only moves to and
-/// from the pool keep below `gbps`.
+/// Latencies and bandwidth are what the pool announces to programs that ask: those of the firmware (HMAT) for a NUMA node if they are not
+/// given. Loads and stores are not slowed; only moves to and from the pool keep below `gbps`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DeviceEntry {
     /// Its name: up to 32 letters, digits, `-`, `_` and `.` (not first). Not `dram`.
     name: String,
-    /// What holds its bytes. There is one so far: "emulated", which takes the host's memory in place of a device's.
+    /// What holds its bytes: "emulated", the host's memory in place of a device's; "numa", the memory of a NUMA node.
     backing: String,
-    /// Its capacity, a multiple of 4096 bytes. A store that has the device already accepts no other.
-    size: Size,
+    /// Capacity of an emulated device, a multiple of 4096 bytes. A store that has the device already accepts no other.
+    size: Option<Size>,
+    /// The NUMA node whose memory it is.
+    node: Option<u32>,
+    /// In which pages files lie on the node: "4K", or "thp", transparent huge pages where files fill them. Default: "thp".
+    page: Option<String>,
+    /// How much of the node is the pool's: a size, or "all" of what is free when the store is made, but for a little that the kernel wants. Default: "all".
+    reserve: Option<Reserve>,
+    /// Whether the node may have CPUs: it is the host's own memory then, and everything else lands on it. Default: no.
+    #[serde(default)]
+    cpus: bool,
     /// Announced latency of a read in nanoseconds.
     read_ns: Option<u32>,
     /// Announced latency of a write in nanoseconds.
@@ -33,68 +45,199 @@ pub(crate) struct DeviceEntry {
     gbps: Option<Rate>,
 }
 
+/// How much of a node is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+enum Reserve {
+    Size(Size),
+    #[serde(deserialize_with = "all")]
+    All,
+}
+
+fn all<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<(), D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "all" => Ok(()),
+        other => Err(serde::de::Error::custom(format!("`{other}` is neither a size nor \"all\""))),
+    }
+}
+
+/// What is asked for a device on a NUMA node; whether it can be had, the machine has to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeWish {
+    /// The node and its pages.
+    pub memory: NodeMemory,
+    /// Whether it may have CPUs.
+    pub cpus: bool,
+}
+
+/// A device as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its capacity in bytes; `None` for all there is.
+    pub bytes: Option<u64>,
+    /// The NUMA node; `None` if it is emulated.
+    pub node: Option<NodeWish>,
+    /// What its link announces.
+    pub link: LinkModel,
+}
+
 impl DeviceEntry {
-    pub(crate) fn check(self) -> Result<DeviceSpec> {
+    pub(crate) fn check(self) -> Result<Device> {
         check_name(&self.name)?;
         let name = &self.name;
-        if self.backing != BACKINGS {
-            return Err(unknown_backing(name, &self.backing));
-        }
-        let bytes = pool_bytes(self.size).map_err(|e| about(name, &e))?;
+        let refused = |key: &str| {
+            Err(Error::invalid(format!(
+                "device {name}: `{key}` is nothing that an {} device has",
+                self.backing
+            )))
+        };
+        let (size, node) = match self.backing.as_str() {
+            "emulated" => {
+                let wrong = [
+                    ("node", self.node.is_some()),
+                    ("page", self.page.is_some()),
+                    ("reserve", self.reserve.is_some()),
+                    ("cpus", self.cpus),
+                ];
+                if let Some((key, _)) = wrong.into_iter().find(|(_, given)| *given) {
+                    return refused(key);
+                }
+                let missing = || Error::invalid(format!("device {name}: `size` is missing"));
+                (Some(self.size.ok_or_else(missing)?), None)
+            }
+            "numa" => {
+                if self.size.is_some() {
+                    return Err(Error::invalid(format!(
+                        "device {name}: `size` is an emulated device's: a node has `reserve`"
+                    )));
+                }
+                let missing =
+                    || Error::invalid(format!("device {name}: `node` is missing: the number of a NUMA node"));
+                let node = self.node.ok_or_else(missing)?;
+                let page = self.page.as_deref().map_or(Ok(PageKind::default()), page_kind);
+                let memory = NodeMemory { node, page: page.map_err(|e| about(name, &e))? };
+                let size = self.reserve.and_then(|reserve| match reserve {
+                    Reserve::Size(size) => Some(size),
+                    Reserve::All => None,
+                });
+                (size, Some(NodeWish { memory, cpus: self.cpus }))
+            }
+            _ => return Err(unknown_backing(name, &self.backing)),
+        };
+        let bytes = size.map(pool_bytes).transpose().map_err(|e| about(name, &e))?;
         let link =
             LinkModel { read_ns: self.read_ns, write_ns: self.write_ns, mbps: self.gbps.map(|gbps| gbps.0) };
-        Ok(DeviceSpec { name: self.name, bytes, link })
+        Ok(Device { name: self.name, bytes, node, link })
     }
 }
 
-/// Reads `NAME=emulated:SIZE[,read_ns=N,write_ns=N,gbps=N]`. `Invalid` names what is wrong, in one line.
-pub fn parse_device(text: &str) -> Result<DeviceSpec> {
-    let usage = "NAME=emulated:SIZE[,read_ns=N,write_ns=N,gbps=N]";
+/// Reads a device of the command line. `Invalid` names what is wrong, in one line.
+pub fn parse_device(text: &str) -> Result<Device> {
     let (name, rest) = text
         .split_once('=')
-        .ok_or_else(|| Error::invalid(format!("device `{text}`: write it as {usage}")))?;
+        .ok_or_else(|| Error::invalid(format!("device `{text}`: write it as {USAGE}")))?;
     check_name(name)?;
     let mut items = rest.split(',');
-    let (backing, size) = items
+    let (backing, first) = items
         .next()
         .and_then(|first| first.split_once(':'))
-        .ok_or_else(|| Error::invalid(format!("device {name}: `{rest}`: write it as {usage}")))?;
-    if backing != BACKINGS {
-        return Err(unknown_backing(name, backing));
+        .ok_or_else(|| Error::invalid(format!("device {name}: `{rest}`: write it as {USAGE}")))?;
+    let mut device = Device { name: name.to_owned(), bytes: None, node: None, link: LinkModel::default() };
+    match backing {
+        "emulated" => {
+            device.bytes = Some(Size::parse(first).and_then(pool_bytes).map_err(|e| about(name, &e))?);
+        }
+        "numa" => {
+            let node = first.parse().map_err(|_| {
+                Error::invalid(format!("device {name}: `{first}` is not the number of a NUMA node"))
+            })?;
+            let memory = NodeMemory { node, page: PageKind::default() };
+            device.node = Some(NodeWish { memory, cpus: false });
+        }
+        _ => return Err(unknown_backing(name, backing)),
     }
-    let bytes = Size::parse(size).and_then(pool_bytes).map_err(|e| about(name, &e))?;
-    let mut link = LinkModel::default();
+    let mut seen = Vec::new();
     for item in items {
-        link_item(&mut link, item).map_err(|e| about(name, &e))?;
+        let (key, value) = item.split_once('=').unwrap_or((item, ""));
+        if seen.contains(&key) {
+            return Err(Error::invalid(format!("device {name}: {key} is given twice")));
+        }
+        seen.push(key);
+        let taken = match &mut device.node {
+            Some(wish) => node_item(wish, &mut device.bytes, key, value),
+            None => Ok(false),
+        };
+        taken
+            .and_then(|taken| {
+                if taken { Ok(()) } else { link_item(&mut device.link, key, value, device.node.is_some()) }
+            })
+            .map_err(|e| about(name, &e))?;
     }
-    Ok(DeviceSpec { name: name.to_owned(), bytes, link })
+    Ok(device)
 }
 
-fn link_item(link: &mut LinkModel, item: &str) -> Result<()> {
-    let (key, value) = item.split_once('=').unwrap_or((item, ""));
+fn page_kind(word: &str) -> Result<PageKind> {
+    match word {
+        "4K" => Ok(PageKind::Small),
+        "thp" => Ok(PageKind::Transparent),
+        "2M" | "1G" => Err(Error::not_supported(format!(
+            "page={word}: pools of hugetlb pages are not served yet; there are 4K and thp (transparent huge pages)"
+        ))),
+        _ => Err(Error::invalid(format!(
+            "page: `{}` is not a kind of page; there are 4K and thp",
+            word.escape_debug()
+        ))),
+    }
+}
+
+/// Takes what only a device on a NUMA node has; whether it was that.
+fn node_item(wish: &mut NodeWish, bytes: &mut Option<u64>, key: &str, value: &str) -> Result<bool> {
+    match (key, value) {
+        ("page", _) => wish.memory.page = page_kind(value)?,
+        ("reserve", "all") => {}
+        ("reserve", _) => {
+            *bytes = Some(
+                Size::parse(value)
+                    .and_then(pool_bytes)
+                    .map_err(|e| Error::new(e.kind, format!("reserve: {e}")))?,
+            );
+        }
+        ("cpus", "yes") => wish.cpus = true,
+        ("cpus", "no") => wish.cpus = false,
+        ("cpus", _) => {
+            return Err(Error::invalid(format!("cpus: `{}` is neither yes nor no", value.escape_debug())));
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn link_item(link: &mut LinkModel, key: &str, value: &str, node: bool) -> Result<()> {
     let nanos = |value: &str| {
         value.parse::<u32>().map_err(|_| {
             Error::invalid(format!("{key}: `{value}` is not a number of nanoseconds from 0 to {}", u32::MAX))
         })
     };
-    let (place, value) = match key {
-        "read_ns" => (&mut link.read_ns, nanos(value)?),
-        "write_ns" => (&mut link.write_ns, nanos(value)?),
-        "gbps" => (&mut link.mbps, Rate::parse(value).map_err(|e| Error::invalid(format!("gbps: {e}")))?.0),
+    match key {
+        "read_ns" => link.read_ns = Some(nanos(value)?),
+        "write_ns" => link.write_ns = Some(nanos(value)?),
+        "gbps" => {
+            link.mbps = Some(Rate::parse(value).map_err(|e| Error::invalid(format!("gbps: {e}")))?.0);
+        }
         _ => {
+            let more = if node { "page, reserve, cpus, " } else { "" };
             return Err(Error::invalid(format!(
-                "`{key}` is not known: there are read_ns, write_ns and gbps"
+                "`{key}` is not known: there are {more}read_ns, write_ns and gbps"
             )));
         }
-    };
-    if place.replace(value).is_some() {
-        return Err(Error::invalid(format!("{key} is given twice")));
     }
     Ok(())
 }
 
 /// Refuses a name that occurs twice in one list.
-pub(crate) fn check_distinct(devices: &[DeviceSpec]) -> Result<()> {
+pub(crate) fn check_distinct(devices: &[Device]) -> Result<()> {
     let mut names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -120,7 +263,7 @@ fn check_name(name: &str) -> Result<()> {
 
 fn unknown_backing(name: &str, backing: &str) -> Error {
     Error::invalid(format!(
-        "device {name}: there is no backing `{}`; there is: {BACKINGS}",
+        "device {name}: there is no backing `{}`; there are {BACKINGS}",
         backing.escape_debug()
     ))
 }
@@ -136,11 +279,22 @@ mod tests {
     #[test]
     fn a_device_is_read_whole() {
         let device = parse_device("sim0=emulated:1GiB,read_ns=300,write_ns=150,gbps=12.5").unwrap();
-        assert_eq!((device.name.as_str(), device.bytes), ("sim0", 1 << 30));
+        assert_eq!((device.name.as_str(), device.bytes), ("sim0", Some(1 << 30)));
         let link = LinkModel { read_ns: Some(300), write_ns: Some(150), mbps: Some(12_500) };
         assert_eq!(device.link, link);
         let plain = parse_device("a.b-c_9=emulated:4096").unwrap();
-        assert_eq!((plain.bytes, plain.link), (4096, LinkModel::default()));
+        assert_eq!((plain.bytes, plain.link), (Some(4096), LinkModel::default()));
+    }
+
+    #[test]
+    fn a_device_on_a_node_is_read_whole() {
+        let device = parse_device("cxl0=numa:2,page=4K,reserve=1GiB,cpus=yes,gbps=20").unwrap();
+        let memory = NodeMemory { node: 2, page: PageKind::Small };
+        assert_eq!((device.bytes, device.node), (Some(1 << 30), Some(NodeWish { memory, cpus: true })));
+        assert_eq!(device.link.mbps, Some(20_000));
+        let plain = parse_device("cxl0=numa:1,reserve=all").unwrap();
+        let memory = NodeMemory { node: 1, page: PageKind::Transparent };
+        assert_eq!((plain.bytes, plain.node), (None, Some(NodeWish { memory, cpus: false })));
     }
 
     #[test]
@@ -157,7 +311,7 @@ mod tests {
             ("dram=emulated:1GiB", "host's own memory"),
             (&long, "longer than 32"),
             ("sim0=1GiB", "write it as NAME="),
-            ("sim0=devdax:1GiB", "no backing `devdax`; there is: emulated"),
+            ("sim0=devdax:1GiB", "no backing `devdax`; there are emulated and numa"),
             ("sim0=emulated:", "sim0"),
             ("sim0=emulated:0", "size 0"),
             ("sim0=emulated:-1GiB", "negative"),
@@ -172,9 +326,24 @@ mod tests {
             ("sim0=emulated:1GiB,read_ns=5000000000", "read_ns"),
             ("sim0=emulated:1GiB,gbps=0", "gbps"),
             ("sim0=emulated:1GiB,gbps=1,gbps=2", "gbps is given twice"),
+            ("sim0=emulated:1GiB,page=4K", "`page` is not known"),
+            ("cxl0=numa:", "`` is not the number"),
+            ("cxl0=numa:-1", "`-1` is not the number"),
+            ("cxl0=numa:one", "`one` is not the number"),
+            ("cxl0=numa:1,page=8K", "there are 4K and thp"),
+            ("cxl0=numa:1,page=2M", "not served yet"),
+            ("cxl0=numa:1,reserve=some", "reserve"),
+            ("cxl0=numa:1,reserve=5000", "not a multiple"),
+            ("cxl0=numa:1,cpus=perhaps", "neither yes nor no"),
+            ("cxl0=numa:1,size=1GiB", "there are page, reserve, cpus, read_ns"),
         ] {
             let error = parse_device(bad).unwrap_err();
-            assert_eq!(error.kind, codax_core::ErrorKind::Invalid);
+            let wanted = if bad.contains("2M") {
+                codax_core::ErrorKind::NotSupported
+            } else {
+                codax_core::ErrorKind::Invalid
+            };
+            assert_eq!(error.kind, wanted);
             assert!(error.message.contains(says) && !error.message.contains('\n'), "{bad:?}: {error}");
         }
     }
@@ -184,7 +353,7 @@ mod tests {
         fn no_text_is_a_panic_or_two_lines(text in ".{0,40}", tail in "[a-z_=,.0-9-]{0,20}") {
             for text in [text, format!("sim0=emulated:1MiB,{tail}")] {
                 match parse_device(&text) {
-                    Ok(device) => proptest::prop_assert!(device.bytes > 0 && device.bytes % 4096 == 0),
+                    Ok(device) => proptest::prop_assert!(device.bytes.is_some_and(|bytes| bytes > 0 && bytes % 4096 == 0)),
                     Err(e) => proptest::prop_assert!(!e.message.contains('\n'), "{}", e),
                 }
             }
@@ -196,7 +365,7 @@ mod tests {
             let gbps = format!("{}.{:03}", mbps / 1000, mbps % 1000);
             let device = parse_device(&format!("{name}=emulated:{},gbps={gbps},read_ns={read}", frames * 4096)).unwrap();
             let link = LinkModel { read_ns: Some(read), write_ns: None, mbps: Some(mbps) };
-            proptest::prop_assert_eq!(device, DeviceSpec { name, bytes: frames * 4096, link });
+            proptest::prop_assert_eq!(device, Device { name, bytes: Some(frames * 4096), node: None, link });
         }
     }
 

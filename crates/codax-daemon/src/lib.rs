@@ -22,6 +22,7 @@ mod env;
 mod fit;
 mod logging;
 mod mounts;
+mod nodes;
 mod place;
 mod quantity;
 mod registry;

@@ -77,7 +77,7 @@ pub(crate) fn run(
     raise_descriptor_limit();
     let env = Arc::new(RealEnv::new()?);
     let place = Place::take(&config.store)?;
-    let store = Store::open(config.store_options(), env)?;
+    let store = Store::open(config.store_options()?, env)?;
     let listener = Arc::new(place.listen(config.socket_mode)?);
     let (commands, wanted) = channel();
     let meta = codax_engine::store::Layout { dir: config.store.clone() }.meta();
@@ -163,7 +163,7 @@ impl Daemon {
 
     fn take_config(&mut self) -> Result<Vec<String>> {
         let new = self.config.reload()?;
-        let mut lines = self.shared.store.reload(&new.store_options())?;
+        let mut lines = self.shared.store.reload(&new.store_options()?)?;
         if new.log != self.config.log {
             self.log.set(&new.log)?;
             lines.push(format!("log is {} now", new.log));

@@ -2,6 +2,7 @@
 
 use codax_core::{Error, ErrorKind, FileId, HUGE_PAGES, HUGE_SIZE, PAGE_SIZE, PageCount, PageRange, Result};
 use codax_os::copy::{LockedMap, SourceMap};
+use codax_os::numa::Located;
 use codax_os::object::{self, ObjectDir};
 use std::collections::HashMap;
 use std::io;
@@ -43,6 +44,15 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// Gives memory to pages that will be written in whole, and sees to it that the medium has cleared what it has to clear: so that the write itself
     /// is fast, when somebody waits for it. A failure is not an error: the write tells.
     fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange);
+    /// Sees to it that these pages, which have memory, lie where the pool is; the medium may have given them elsewhere. `NoSpace` where they can't
+    /// be brought there: the pool's own memory is taken.
+    fn confirm(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {
+        Ok(())
+    }
+    /// How many of these pages, which have memory, lie elsewhere than where the pool is.
+    fn astray(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<PageCount> {
+        Ok(PageCount(0))
+    }
     /// Takes the memory of these pages back.
     fn release(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()>;
     /// Sets the object's length in bytes.
@@ -86,13 +96,40 @@ pub struct Shm {
     path: PathBuf,
     /// Mappings that keep objects locked in memory; `None` where the tmpfs itself is not swapped.
     locked: Option<Mutex<HashMap<FileId, Vec<LockedMap>>>>,
+    /// The NUMA nodes on which pages are to lie; none: any.
+    nodes: Vec<u32>,
 }
 
 impl Shm {
-    /// The objects in `path`; with `lock_memory` they are locked in memory (for a tmpfs that may be swapped).
-    pub fn new(path: &Path, lock_memory: bool) -> Result<Self> {
+    /// The objects in `path`; with `lock_memory` they are locked in memory (for a tmpfs that may be swapped). Their pages are to lie on `nodes`, which
+    /// the tmpfs prefers; any if there are none.
+    pub fn new(path: &Path, lock_memory: bool, nodes: Vec<u32>) -> Result<Self> {
         let dir = ObjectDir::open(path).map_err(|e| os_error("open", &path.display(), &e))?;
-        Ok(Self { dir, path: path.to_owned(), locked: lock_memory.then(Mutex::default) })
+        Ok(Self { dir, path: path.to_owned(), locked: lock_memory.then(Mutex::default), nodes })
+    }
+
+    /// The numbers of pages that lie on other nodes.
+    fn strays_in(&self, located: &Located) -> Result<Vec<usize>> {
+        let nodes =
+            located.nodes().map_err(|e| os_error("ask where pages lie of", &self.path.display(), &e))?;
+        // A page that the kernel doesn't find has been given back, or is being moved by somebody else: it is not known to be at its place.
+        let astray = |node: &Option<u32>| node.is_none_or(|node| !self.nodes.contains(&node));
+        Ok(nodes.iter().enumerate().filter(|(_, node)| astray(node)).map(|(page, _)| page).collect())
+    }
+
+    /// The pages, mapped, as far as they are before the object's end: the rest nobody can map, nor ask for.
+    fn located(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<Option<Located>> {
+        if self.nodes.is_empty() {
+            return Ok(None);
+        }
+        let failed = |what: &str, e: &io::Error| os_error(what, &self.path.display(), e);
+        let len = object::stat(object).map_err(|e| failed("look at an object in", &e))?.len;
+        let whole = PageRange::new(0, PageCount::for_bytes(len).0);
+        let pages = pages.intersect(whole).filter(|pages| !pages.is_empty());
+        pages
+            .map(|pages| Located::new(object, pages.offset(), pages.bytes()))
+            .transpose()
+            .map_err(|e| failed("map an object of", &e))
     }
 
     fn error(&self, what: &str, file: FileId, e: &io::Error) -> Error {
@@ -173,8 +210,53 @@ impl Backing for Shm {
     }
 
     fn allocate(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        // What is there already stays if the rest can't be had.
+        let (end, mut holes) = (pages.end(), Vec::new());
+        if !self.nodes.is_empty() {
+            let failed = |e: io::Error| os_error("look at an object in", &self.path.display(), &e);
+            let data = object::data_ranges(object).map_err(failed)?;
+            let mut at = pages.start.0;
+            for (start, len) in data {
+                let start = (start / PAGE_SIZE).clamp(at, end);
+                holes.push(PageRange::new(at, start - at));
+                at = (start + len.div_ceil(PAGE_SIZE)).clamp(start, end);
+            }
+            holes.push(PageRange::new(at, end - at));
+        }
         object::allocate(object, pages.offset(), pages.bytes())
-            .map_err(|e| os_error("allocate in", &self.path.display(), &e))
+            .map_err(|e| os_error("allocate in", &self.path.display(), &e))?;
+        self.confirm(object, pages).inspect_err(|_| {
+            for hole in holes.into_iter().filter(|hole| !hole.is_empty()) {
+                let _ = self.release(object, hole);
+            }
+        })
+    }
+
+    fn confirm(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        let Some(located) = self.located(object, pages)? else { return Ok(()) };
+        let mut strays = self.strays_in(&located)?;
+        for &node in &self.nodes {
+            if strays.is_empty() {
+                break;
+            }
+            located.bring(&strays, node).map_err(|e| os_error("move pages in", &self.path.display(), &e))?;
+            strays = self.strays_in(&located)?;
+        }
+        if strays.is_empty() {
+            return Ok(());
+        }
+        let nodes = self.nodes.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        Err(Error::no_space(format!(
+            "NUMA node {nodes} is full: it has no room for {} bytes that its pool has frames for, since others use its memory (codax device \
+             discover shows how much is free)",
+            PageCount(strays.len() as u64).bytes()
+        )))
+    }
+
+    fn astray(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<PageCount> {
+        let strays =
+            self.located(object, pages)?.map_or(Ok(Vec::new()), |located| self.strays_in(&located))?;
+        Ok(PageCount(strays.len() as u64))
     }
 
     fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange) {
@@ -247,7 +329,7 @@ mod tests {
     #[test]
     fn locking_fills_no_holes() {
         let dir = tempfile::tempdir_in("/dev/shm").expect("a directory in /dev/shm");
-        let shm = Shm::new(dir.path(), true).expect("there");
+        let shm = Shm::new(dir.path(), true, Vec::new()).expect("there");
         let object = shm.create(FileId(7), 64 * PAGE_SIZE).expect("made");
         let pages = [PageRange::new(2, 1), PageRange::new(40, 3)];
         pages.iter().for_each(|run| shm.allocate(object.as_fd(), *run).expect("room"));

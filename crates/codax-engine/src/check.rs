@@ -1,6 +1,6 @@
 //! `check`: whether frame table, names file, journal and objects say the same, and mending what they don't.
 
-use crate::backing::ObjectInfo;
+use crate::backing::{Backing, ObjectInfo};
 use crate::store::state::{State, Trouble};
 use crate::store::{Inner, Store, pages_in, resident, stale_ranges};
 use crate::table::shown_page;
@@ -12,7 +12,7 @@ use codax_core::name::Name;
 use codax_core::namespace::Kind;
 use codax_core::{Error, ErrorKind, FileId, Frame, PageCount, PageNo, PageRange, PoolId, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// Findings listed at most; a store that differs in more places differs everywhere.
 const FINDINGS_MAX: usize = 500;
@@ -208,6 +208,27 @@ fn check_table(st: &mut State, findings: &mut Findings) {
     }
 }
 
+/// Whether pages lie where their pool is, as the kernel says: what moves pages behind the store's back doesn't tell it.
+fn check_place(
+    backing: &dyn Backing,
+    object: BorrowedFd<'_>,
+    here: &[PageRange],
+    (path, pool): (&str, &str),
+    findings: &mut Findings,
+) -> Result<()> {
+    let mut astray = 0;
+    for run in here {
+        astray += backing.astray(object, *run)?.bytes();
+    }
+    if astray == 0 {
+        return Ok(());
+    }
+    let what = format!("{path}: {astray} bytes of it in {pool} lie on other NUMA nodes");
+    let mended = findings.repair && here.iter().try_for_each(|run| backing.confirm(object, *run)).is_ok();
+    findings.add(Severity::Mendable, what, mended);
+    Ok(())
+}
+
 impl Inner {
     fn check_object(
         &self,
@@ -238,10 +259,10 @@ impl Inner {
             return Ok(());
         };
         let held: u64 = st.pool(pool).held.get(&file).into_iter().flatten().map(|e: &Extent| e.count.0).sum();
-        if object.len == len && object.allocated.0 == expected + held {
-            return Ok(());
-        }
         let fd = backing.open(file, true)?;
+        if object.len == len && object.allocated.0 == expected + held {
+            return check_place(&*backing, fd.as_fd(), &here, (&path, &name), findings);
+        }
         if object.len < len {
             let left = PageCount::for_bytes(object.len);
             let lost: u64 = here

@@ -1,6 +1,6 @@
 //! What a store is opened with.
 
-use codax_core::change::LinkModel;
+use codax_core::change::{BackingKind, LinkModel, NodeMemory};
 use codax_core::{HUGE_SIZE, PAGE_SIZE};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,10 +37,27 @@ impl HugeMode {
 pub struct DeviceSpec {
     /// Its name, and its pool's.
     pub name: String,
-    /// Capacity in bytes.
-    pub bytes: u64,
+    /// Capacity in bytes; `None` takes the store's, or [`DeviceSpec::default_bytes`] for a new one.
+    pub bytes: Option<u64>,
+    /// Capacity of a device that is new and given none.
+    pub default_bytes: u64,
+    /// The NUMA node whose memory it is; `None` for an emulated device.
+    pub numa: Option<NodeMemory>,
     /// What its link announces.
     pub link: LinkModel,
+}
+
+impl DeviceSpec {
+    /// An emulated device.
+    #[must_use]
+    pub fn emulated(name: impl Into<String>, bytes: u64, link: LinkModel) -> Self {
+        Self { name: name.into(), bytes: Some(bytes), default_bytes: bytes, numa: None, link }
+    }
+
+    /// What holds its bytes.
+    pub(crate) fn backing(&self) -> BackingKind {
+        if self.numa.is_some() { BackingKind::Numa } else { BackingKind::Emulated }
+    }
 }
 
 /// What a store is opened with.
@@ -52,6 +69,8 @@ pub struct StoreOptions {
     pub dram_bytes: Option<u64>,
     /// Capacity of `dram` in a new store that is given none.
     pub dram_default: u64,
+    /// The NUMA nodes of `dram`: the host's own memory. None: wherever the kernel gives it.
+    pub dram_nodes: Vec<u32>,
     /// Devices; those the store knows already may be left out.
     pub devices: Vec<DeviceSpec>,
     /// Huge pages.
@@ -73,6 +92,7 @@ impl StoreOptions {
             dir,
             dram_bytes: None,
             dram_default: 1 << 30,
+            dram_nodes: Vec::new(),
             devices: Vec::new(),
             huge: HugeMode::default(),
             ack_timeout: Duration::from_secs(2),

@@ -261,7 +261,7 @@ fn devices_keep_their_size() {
     let rig = Rig::new();
     rig.open().close(false).expect("closed");
     let mut options = rig.options();
-    options.devices[0].bytes = 16 * MIB;
+    options.devices[0].bytes = Some(16 * MIB);
     let e = codax_engine::Store::open(options, TestEnv::new()).expect_err("another size");
     assert_eq!(e.kind, ErrorKind::DeviceState);
     assert!(e.message.contains("sim0"), "{e}");
@@ -291,10 +291,8 @@ fn a_start_that_fails_leaves_the_store_as_it_was() {
     // One that there is room for, and one whose table alone takes 4 TiB.
     for devices in [&[("sim1", 16 * MIB), ("big", 1 << 50)][..], &[("big", 1 << 50), ("sim1", 16 * MIB)]] {
         let mut options = rig.options();
-        options.devices.extend(devices.iter().map(|&(name, bytes)| codax_engine::DeviceSpec {
-            name: name.into(),
-            bytes,
-            link: codax_core::change::LinkModel::default(),
+        options.devices.extend(devices.iter().map(|&(name, bytes)| {
+            codax_engine::DeviceSpec::emulated(name, bytes, codax_core::change::LinkModel::default())
         }));
         let refused = codax_engine::Store::open(options, TestEnv::new()).expect_err("no room for its table");
         assert_eq!(refused.kind, ErrorKind::NoSpace, "{refused}");

@@ -21,6 +21,7 @@ pub mod futex;
 pub mod lockfile;
 mod memory;
 pub mod mounts;
+pub mod numa;
 pub mod object;
 pub mod probe;
 pub mod process;

@@ -43,14 +43,15 @@ pub(crate) fn has_capability(bit: u32) -> bool {
 
 /// Mounts a tmpfs of `size` bytes (mode 0700, no devices, no set-user-id, no limit on files) with huge pages as
 /// `huge` says (`never`, `always`, `within_size`, `advise`), and without swap if `noswap` and the kernel knows that
-/// (6.4). Returns whether it is without swap.
-pub fn mount_tmpfs(path: &Path, size: u64, huge: &str, noswap: bool) -> io::Result<bool> {
+/// (6.4). New files in it prefer these nodes, unless there are none. Returns whether it is without swap.
+pub fn mount_tmpfs(path: &Path, size: u64, huge: &str, noswap: bool, nodes: &[u32]) -> io::Result<bool> {
     if huge.contains(',') || size == 0 {
         return Err(invalid(format!("a tmpfs of {size} bytes with huge={huge} can't be")));
     }
+    let policy = policy_option(nodes);
     let mount = |noswap: bool| -> io::Result<()> {
         let extra = if noswap { ",noswap" } else { "" };
-        let data = CString::new(format!("size={size},mode=700,nr_inodes=0,huge={huge}{extra}"))
+        let data = CString::new(format!("size={size},mode=700,nr_inodes=0,huge={huge}{extra}{policy}"))
             .map_err(|_| invalid("huge= has a zero byte"))?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         Ok(rustix::mount::mount("codax", path, "tmpfs", flags, data.as_c_str())?)
@@ -63,6 +64,27 @@ pub fn mount_tmpfs(path: &Path, size: u64, huge: &str, noswap: bool) -> io::Resu
         }
     }
     mount(false).map(|()| false)
+}
+
+/// Where a mounted tmpfs has memory for new files from; files that are there keep to what they have.
+pub fn prefer_nodes(path: &Path, nodes: &[u32]) -> io::Result<()> {
+    let policy = if nodes.is_empty() { ",mpol=default".to_owned() } else { policy_option(nodes) };
+    let data = CString::new(&policy[1..]).map_err(|_| invalid("mpol"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(rustix::mount::mount_remount(path, flags, data.as_c_str())?)
+}
+
+/// The option of tmpfs's (tmpfs(5)) by which new files prefer these nodes. They are never bound: a node that is full would have the kernel end
+/// bystanders, which gives it nothing back.
+fn policy_option(nodes: &[u32]) -> String {
+    match nodes {
+        [] => String::new(),
+        [node] => format!(",mpol=prefer:{node}"),
+        _ => {
+            let nodes = nodes.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+            format!(",mpol=prefer (many):{nodes}")
+        }
+    }
 }
 
 /// What a mounted tmpfs is like, whoever mounted it.

@@ -139,7 +139,7 @@ fn a_pool_gets_a_tmpfs_of_its_size() {
         return;
     }
     let mounted = Mounted(&path);
-    mounts::mount_tmpfs(&path, 16 * PAGE, "within_size", true).unwrap();
+    mounts::mount_tmpfs(&path, 16 * PAGE, "within_size", true, &[]).unwrap();
     assert!(mounts::is_mount_point(&path).unwrap() && mounts::is_tmpfs(&path).unwrap());
     assert_eq!(mounts::fs_free(&path).unwrap(), 16 * PAGE);
     assert!(mounts::tmpfs_kind(&path).unwrap().huge);
@@ -157,7 +157,7 @@ fn a_pool_gets_a_tmpfs_of_its_size() {
     assert!(!mounts::is_mount_point(&path).unwrap(), "a mount goes at once, whoever has files there open");
     assert_eq!(object::stat(&fd).unwrap().allocated_bytes, 20 * PAGE);
     drop((fd, objects));
-    assert!(mounts::mount_tmpfs(&path, PAGE, "sometimes", false).is_err());
+    assert!(mounts::mount_tmpfs(&path, PAGE, "sometimes", false, &[]).is_err());
 }
 
 /// Not a test by itself: the process that `holders_are_found` starts, which maps an object until its input ends.

@@ -28,7 +28,7 @@ pub fn run(rig: &Rig) -> Result<()> {
     let dir = rig.scratch().join("plain");
     std::fs::create_dir(&dir)?;
     let mounted =
-        mounts::can_mount() && mounts::mount_tmpfs(&dir, 2 * LEN as u64, "within_size", true).is_ok();
+        mounts::can_mount() && mounts::mount_tmpfs(&dir, 2 * LEN as u64, "within_size", true, &[]).is_ok();
     let order: Vec<u32> = (0..RANDOM)
         .scan(88_172_645_463_325_252u64, |x, _| {
             *x ^= *x << 13;

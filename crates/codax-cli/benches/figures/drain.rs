@@ -18,7 +18,7 @@ pub fn run(rig: &Rig) -> Result<()> {
     for dir in [&from, &to] {
         std::fs::create_dir(dir)?;
         if mounts::can_mount() {
-            mounts::mount_tmpfs(dir, 1 << 30, "never", true)?;
+            mounts::mount_tmpfs(dir, 1 << 30, "never", true, &[])?;
         }
     }
     let body = vec![7u8; SIZE];

@@ -79,7 +79,7 @@ struct Tmpfs<'a>(&'a Path);
 
 impl<'a> Tmpfs<'a> {
     fn mount(path: &'a Path) -> Result<Self> {
-        mounts::mount_tmpfs(path, ROOM, "within_size", true)?;
+        mounts::mount_tmpfs(path, ROOM, "within_size", true, &[])?;
         Ok(Self(path))
     }
 }

@@ -50,7 +50,7 @@ fn list(context: &Context) -> Result<()> {
         for pool in &pools {
             let row = [
                 pool.name.clone(),
-                backing(pool.backing).to_owned(),
+                backing(pool),
                 state(pool.state).to_owned(),
                 format_size(pool.bytes),
                 format_size(pool.used),
@@ -84,10 +84,12 @@ pub const fn state(state: PoolState) -> &'static str {
     }
 }
 
-const fn backing(backing: BackingKind) -> &'static str {
-    match backing {
-        BackingKind::Shm => "shm",
-        BackingKind::Emulated => "emulated",
+fn backing(pool: &PoolInfo) -> String {
+    match (pool.backing, pool.numa) {
+        (BackingKind::Shm, _) => "shm".to_owned(),
+        (BackingKind::Emulated, _) => "emulated".to_owned(),
+        (BackingKind::Numa, None) => "numa".to_owned(),
+        (BackingKind::Numa, Some(memory)) => format!("numa:{},page={}", memory.node, memory.page.name()),
     }
 }
 
@@ -119,7 +121,7 @@ fn show_text(pool: &PoolInfo) -> String {
     });
     table::facts([
         ("device", pool.name.clone()),
-        ("backing", backing(pool.backing).to_owned()),
+        ("backing", backing(pool)),
         ("state", state(pool.state).to_owned()),
         ("size", format!("{} ({} bytes)", format_size(pool.bytes), pool.bytes)),
         ("used", format!("{} by {}", format_size(pool.used), text::count(pool.files, "file"))),

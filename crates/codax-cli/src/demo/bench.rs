@@ -86,7 +86,7 @@ fn plain(dir: &Path) -> std::io::Result<Region> {
     let place = dir.join("plain");
     std::fs::create_dir(&place)?;
     if mounts::can_mount() {
-        mounts::mount_tmpfs(&place, 2 * ACCESS_BYTES as u64, "within_size", true)?;
+        mounts::mount_tmpfs(&place, 2 * ACCESS_BYTES as u64, "within_size", true, &[])?;
     }
     let objects = ObjectDir::open(&place)?;
     let object = objects.create("file", ACCESS_BYTES as u64)?;

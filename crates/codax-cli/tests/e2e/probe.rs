@@ -35,8 +35,7 @@ fn begun(rig: &Rig) -> Running {
 
 #[test]
 fn each_pool_is_measured_beside_what_it_announces() {
-    let devices = ["sim0=emulated:64MiB,read_ns=300,write_ns=150,gbps=12.5"];
-    let rig = Plan::new().devices(&devices).up();
+    let rig = Plan::new().device("64MiB,read_ns=300,write_ns=150,gbps=12.5").up();
     let row = rig.row(&["probe", TIME]);
     let pools = row["pools"].as_array().expect("pools");
     let names: Vec<_> = pools.iter().map(|pool| pool["name"].as_str().expect("a name")).collect();

@@ -8,7 +8,7 @@ use crate::store::state::State;
 use crate::store::{Inner, pages_in};
 use codax_core::change::{Change, Chunk};
 use codax_core::extent::Extent;
-use codax_core::{Error, ErrorKind, FileId, HUGE_SIZE, PoolId, Result};
+use codax_core::{Error, ErrorKind, FileId, HUGE_SIZE, PageRange, PoolId, Result};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -120,7 +120,9 @@ impl Inner {
             let from = leased.get(&chunk.from);
             let from = from.ok_or_else(|| Error::internal("a chunk of a pool without a lease"))?;
             let source = &*backings[usize::from(chunk.from.0)];
-            copy_checked((source, from.as_fd()), to, bytes_of(chunk, prepared.inode.len), order)?;
+            let (at, end) = bytes_of(chunk, prepared.inode.len);
+            copy_checked((source, from.as_fd()), to, (at, end), order)?;
+            to.0.confirm(to.1, PageRange::of_bytes(at, end - at))?;
             *done += 1;
             order.job.update(|j| j.done += chunk.pages.bytes());
         }

@@ -15,7 +15,7 @@ use codax_core::frame::FrameState;
 use codax_core::live::{MoverAck, MoverMsg};
 use codax_core::plan::Holder;
 use codax_core::segment::{Action, Segment};
-use codax_core::{Error, FileId, MoveId, PoolId, Result, SessionId};
+use codax_core::{Error, FileId, MoveId, PageRange, PoolId, Result, SessionId};
 use codax_os::copy::SourceMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -339,6 +339,7 @@ impl Inner {
                 end - at
             )));
         }
+        d.target.confirm(d.object.as_fd(), PageRange::of_bytes(at, end - at))?;
         let (from, to) = ((&*source.backing, source.object.as_fd()), (&*d.target, d.object.as_fd()));
         if d.verify && !same_bytes(from, to, (at, end))? {
             return Err(Error::corrupt(format!("#{}: a copied chunk read back differently", d.record.file)));

@@ -225,6 +225,7 @@ impl State {
             id: p.record.id,
             name: p.record.name.clone(),
             backing: p.record.backing,
+            numa: p.record.numa,
             state: p.record.state,
             bytes,
             used: bytes - free - held,

@@ -4,7 +4,8 @@ use crate::backing::os_error;
 use crate::journal;
 use crate::options::{DeviceSpec, HugeMode, StoreOptions};
 use crate::store::Store;
-use codax_core::change::{BackingKind, Change, PoolRecord, PoolState};
+use crate::store::state::is_dram;
+use codax_core::change::{BackingKind, Change, NodeMemory, PageKind, PoolRecord, PoolState};
 use codax_core::{DRAM, DRAM_NAME, Error, ErrorKind, PAGE_SIZE, PageCount, PoolId, Result};
 use codax_os::mounts::{self, TmpfsKind};
 use std::fs;
@@ -66,11 +67,13 @@ impl Layout {
 }
 
 /// How a pool's directory came to be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Medium {
     pub huge: bool,
     pub swappable: bool,
     pub lock_memory: bool,
+    /// The NUMA nodes that its memory is to be of; none: any.
+    pub nodes: Vec<u32>,
 }
 
 pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<()> {
@@ -112,22 +115,24 @@ pub fn prepare_dir(dir: &Path) -> Result<()> {
 }
 
 /// Makes a directory of the store a tmpfs of its own where that is allowed; an earlier daemon's mount is used as it is.
-fn own_tmpfs(path: &Path, bytes: u64, huge: HugeMode) -> Result<Option<TmpfsKind>> {
+fn own_tmpfs(path: &Path, bytes: u64, huge: HugeMode, nodes: &[u32]) -> Result<Option<TmpfsKind>> {
     make_dir(path, 0o700)?;
     if !mounts::can_mount() {
         return Ok(None);
     }
     let failed = |what: &str, e: &std::io::Error| os_error(what, &path.display(), e);
     if !mounts::is_mount_point(path).map_err(|e| failed("look at", &e))? {
-        mounts::mount_tmpfs(path, bytes, huge.mount_option(), true)
+        mounts::mount_tmpfs(path, bytes, huge.mount_option(), true, nodes)
             .map_err(|e| failed("mount a tmpfs on", &e))?;
+    } else if !nodes.is_empty() {
+        mounts::prefer_nodes(path, nodes).map_err(|e| failed("set the memory policy of the tmpfs on", &e))?;
     }
     mounts::tmpfs_kind(path).map(Some).map_err(|e| failed("look at the tmpfs on", &e))
 }
 
 /// Directories and mounts that the journal needs.
 pub(crate) fn prepare_meta(layout: &Layout) -> Result<()> {
-    own_tmpfs(&layout.meta(), META_BYTES, HugeMode::Never)?;
+    own_tmpfs(&layout.meta(), META_BYTES, HugeMode::Never, &[])?;
     make_dir(&layout.dir.join("pools"), 0o700)?;
     make_dir(&layout.frames(), 0o755)?;
     drop_unfinished(&layout.frames())
@@ -150,16 +155,35 @@ pub(crate) fn prepare_pool(
     layout: &Layout,
     pool: &PoolRecord,
     all_bytes: u64,
-    huge: HugeMode,
+    options: &StoreOptions,
 ) -> Result<Medium> {
     let bytes = PageCount(pool.frames).bytes();
     let path = layout.pool(&pool.name);
     let swap = codax_os::process::swap_total().unwrap_or(0) > 0;
-    Ok(match own_tmpfs(&path, bytes, huge)? {
-        Some(tmpfs) => Medium { huge: tmpfs.huge, swappable: swap && !tmpfs.noswap, lock_memory: false },
+    let nodes = match pool.numa {
+        Some(memory) => vec![memory.node],
+        None if is_dram(pool.id) => options.dram_nodes.clone(),
+        None => Vec::new(),
+    };
+    let huge = match pool.numa.map(|memory| memory.page) {
+        Some(PageKind::Small) => HugeMode::Never,
+        // Huge pages were asked for: this device has them, whatever the rest of the store has.
+        Some(PageKind::Transparent) if options.huge == HugeMode::Never => HugeMode::WithinSize,
+        _ => options.huge,
+    };
+    Ok(match own_tmpfs(&path, bytes, huge, &nodes)? {
+        Some(tmpfs) => {
+            Medium { huge: tmpfs.huge, swappable: swap && !tmpfs.noswap, lock_memory: false, nodes }
+        }
+        None if !nodes.is_empty() => {
+            return Err(Error::permission(format!(
+                "pool {}: only root may bind memory to a NUMA node: run the daemon as root",
+                pool.name
+            )));
+        }
         None => {
             let may_lock = codax_os::process::memlock_limit().is_none_or(|limit| limit >= all_bytes);
-            Medium { huge: false, swappable: swap && !may_lock, lock_memory: swap && may_lock }
+            Medium { huge: false, swappable: swap && !may_lock, lock_memory: swap && may_lock, nodes }
         }
     })
 }
@@ -173,6 +197,7 @@ pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<
             id: DRAM,
             name: DRAM_NAME.into(),
             backing: BackingKind::Shm,
+            numa: None,
             frames: dram / PAGE_SIZE,
             link: Default::default(),
             state: PoolState::Online,
@@ -185,10 +210,17 @@ pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<
         }
     }
     let mut next = u16::try_from(known.len().max(1)).unwrap_or(u16::MAX);
-    for DeviceSpec { name, bytes, link } in &options.devices {
+    for device @ DeviceSpec { name, bytes, default_bytes, numa, link } in &options.devices {
         match known.iter().find(|p| p.name == *name) {
             Some(p) => {
-                same_size(p, *bytes)?;
+                same_size(p, bytes.unwrap_or(PageCount(p.frames).bytes()))?;
+                if p.numa != *numa {
+                    return Err(Error::device_state(format!(
+                        "{name} is {} in this store and can't become {}: give the same, or purge the store",
+                        memory(p.numa),
+                        memory(*numa)
+                    )));
+                }
                 if p.link != *link && *link != Default::default() {
                     changed.push(PoolRecord { link: *link, ..p.clone() });
                 }
@@ -197,8 +229,9 @@ pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<
                 changed.push(PoolRecord {
                     id: PoolId(next),
                     name: name.clone(),
-                    backing: BackingKind::Emulated,
-                    frames: bytes / PAGE_SIZE,
+                    backing: device.backing(),
+                    numa: *numa,
+                    frames: bytes.unwrap_or(*default_bytes) / PAGE_SIZE,
                     link: *link,
                     state: PoolState::Online,
                     drain_limit: None,
@@ -208,6 +241,11 @@ pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<
         }
     }
     Ok(changed)
+}
+
+/// A device's memory, for people.
+fn memory(numa: Option<NodeMemory>) -> String {
+    numa.map_or_else(|| "emulated".to_owned(), |m| format!("node {} in pages of {}", m.node, m.page.name()))
 }
 
 fn same_size(pool: &PoolRecord, bytes: u64) -> Result<()> {

@@ -211,8 +211,8 @@ fn open_pools(
             return Err(Error::corrupt(format!("the journal names pool {} and not pool {at}", record.id)));
         }
         new.begin(record)?;
-        let medium = prepare_pool(layout, record, all_bytes, options.huge)?;
-        let shm = Shm::new(&layout.pool(&record.name), medium.lock_memory)?;
+        let medium = prepare_pool(layout, record, all_bytes, options)?;
+        let shm = Shm::new(&layout.pool(&record.name), medium.lock_memory, medium.nodes)?;
         pools.push(Pool {
             alloc: FrameAllocator::new(record.frames),
             table: FrameTable::prepare(&layout.frame_table(&record.name), &record.name, record.frames)?,

@@ -467,6 +467,7 @@ pub fn pool(id: u16, state: PoolState) -> Change {
         id: PoolId(id),
         name,
         backing: BackingKind::Emulated,
+        numa: None,
         frames: 1 << 20,
         link,
         state,

@@ -74,8 +74,7 @@ impl Rig {
     pub fn options(&self) -> StoreOptions {
         let mut options = StoreOptions::new(self.dir.path().join("store"));
         options.dram_bytes = Some(64 * MIB);
-        options.devices =
-            vec![DeviceSpec { name: "sim0".into(), bytes: 32 * MIB, link: LinkModel::default() }];
+        options.devices = vec![DeviceSpec::emulated("sim0", 32 * MIB, LinkModel::default())];
         options
     }
 

@@ -213,7 +213,10 @@ mod tests {
             memdevs: vec![memdev],
             ..Topology::default()
         });
-        assert_eq!(row.config, "[[device]]\nname = \"cxl0\"\nnuma = 1\npage = \"2M\"\nreserve = \"all\"\n");
+        assert_eq!(
+            row.config,
+            "[[device]]\nname = \"cxl0\"\nbacking = \"numa\"\nnode = 1\npage = \"thp\"\nreserve = \"all\"\n"
+        );
         let text = text(&row);
         let line = |what: &str| text.lines().find(|line| line.starts_with(what)).expect("a line").to_owned();
         let words = |what: &str| line(what).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
@@ -282,15 +285,20 @@ mod tests {
         });
         let sections: Vec<_> = row.config.split("\n\n").collect();
         assert_eq!(sections.len(), 2);
-        assert!(
-            sections[0]
-                .starts_with("[[device]]\nname = \"node1\"\nnuma = 1\npage = \"4K\"\nreserve = \"all\"\n")
-        );
-        for key in ["read_latency_ns", "write_latency_ns", "read_bandwidth_mbs", "write_bandwidth_mbs"] {
+        for key in ["read_ns", "write_ns", "gbps"] {
             assert!(sections[1].contains(&format!("\n# {key} = ")), "{}", sections[1]);
         }
-        let parsed: toml::Table = row.config.parse().expect("it is TOML");
-        assert_eq!(parsed["device"].as_array().map(Vec::len), Some(2));
+        // What is to be pasted is taken, with the commented lines filled in as well.
+        let filled = row.config.replace("# read_ns = ", "read_ns = 300").replace("# gbps = ", "gbps = 20");
+        for text in [&row.config, &filled] {
+            let dir = tempfile::tempdir().expect("room");
+            let file = dir.path().join("codax.toml");
+            std::fs::write(&file, text).expect("ours");
+            let line = codax_daemon::CommandLine { config: Some(file), ..Default::default() };
+            let config = codax_daemon::Config::load(&line).expect("a configuration");
+            let names: Vec<_> = config.devices.iter().map(|device| device.name.as_str()).collect();
+            assert_eq!(names, ["node1", "node2"]);
+        }
         assert!(row.nodes[2].verdict.why.contains("4 of its 64 blocks"), "{}", row.nodes[2].verdict.why);
     }
 

@@ -59,6 +59,7 @@ mod tests {
             id: PoolId(0),
             name: "dram".to_owned(),
             backing: BackingKind::Shm,
+            numa: None,
             state: PoolState::Online,
             bytes: 0,
             used: 0,

@@ -167,6 +167,7 @@ mod tests {
             id: PoolId(id),
             name: name.to_owned(),
             backing: BackingKind::Emulated,
+            numa: None,
             state,
             bytes: 1 << 30,
             used: 0,

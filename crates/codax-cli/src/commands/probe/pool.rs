@@ -155,6 +155,7 @@ mod tests {
             id: PoolId(1),
             name: "sim0".to_owned(),
             backing: BackingKind::Emulated,
+            numa: None,
             state: PoolState::Online,
             bytes: 4 << 30,
             used: 0,

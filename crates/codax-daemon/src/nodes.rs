@@ -1,0 +1,139 @@
+//! Devices that are NUMA nodes, against what the machine has.
+
+use crate::device::Device;
+use codax_core::change::LinkModel;
+use codax_core::units::format_size;
+use codax_core::{Error, HUGE_SIZE, Result};
+use codax_engine::DeviceSpec;
+use codax_os::topology::Node;
+
+/// Of a node's free memory so much stays with the kernel when all of it is asked for, in bytes and as a part: below its watermarks it gives
+/// out nothing, and page tables and slabs of the node's own come from there.
+const LEFT_MIN: u64 = 16 << 20;
+const LEFT_PART: u64 = 32;
+
+/// What the engine is asked for: devices with the figures of the firmware where none are given.
+pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSpec>> {
+    let mut taken: Vec<(u32, &str)> = Vec::new();
+    devices
+        .iter()
+        .map(|device| {
+            let Some(wish) = device.node else {
+                let bytes = device.bytes.unwrap_or_default();
+                return Ok(DeviceSpec::emulated(device.name.clone(), bytes, device.link));
+            };
+            let name = &device.name;
+            let wrong = |why: String| Err(Error::invalid(format!("device {name}: {why}")));
+            let number = wish.memory.node;
+            if let Some((_, other)) = taken.iter().find(|(node, _)| *node == number) {
+                return wrong(format!("node {number} is {other} already"));
+            }
+            taken.push((number, name));
+            let Some(node) = nodes.iter().find(|node| node.node == number) else {
+                let there: Vec<_> = nodes.iter().map(|node| node.node.to_string()).collect();
+                return wrong(format!("there is no NUMA node {number} online; there are {}", there.join(", ")));
+            };
+            if !node.cpus.is_empty() && !wish.cpus {
+                return wrong(format!(
+                    "node {number} has CPUs: it is the host's own memory, and everything lands on it; cpus=yes takes it all the same"
+                ));
+            }
+            let all = node.bytes.unwrap_or(0);
+            if all == 0 {
+                return wrong(format!("node {number} has no memory online: daxctl online-memory, or codax device discover"));
+            }
+            if let Some(bytes) = device.bytes.filter(|bytes| *bytes > all) {
+                let (bytes, all) = (format_size(bytes), format_size(all));
+                return wrong(format!("reserve {bytes}: node {number} has {all} in all"));
+            }
+            let free = node.free.unwrap_or(0);
+            let rest = free.saturating_sub((free / LEFT_PART).max(LEFT_MIN)) / HUGE_SIZE * HUGE_SIZE;
+            Ok(DeviceSpec {
+                name: name.clone(),
+                bytes: device.bytes,
+                default_bytes: rest.max(HUGE_SIZE),
+                numa: Some(wish.memory),
+                link: announced(device.link, node),
+            })
+        })
+        .collect()
+}
+
+/// What was said of a link, and what the firmware says where nothing was.
+fn announced(given: LinkModel, node: &Node) -> LinkModel {
+    let Some(link) = node.link() else { return given };
+    let mbps = link.read_mbps.into_iter().chain(link.write_mbps).min();
+    LinkModel {
+        read_ns: given.read_ns.or(link.read_ns),
+        write_ns: given.write_ns.or(link.write_ns),
+        mbps: given.mbps.or(mbps),
+    }
+}
+
+/// The nodes of the host's own memory, which `dram` keeps to when devices are nodes, too: those with CPUs that are no device's. None if it may be anywhere.
+pub(crate) fn of_dram(devices: &[DeviceSpec], nodes: &[Node]) -> Vec<u32> {
+    let device = |node: &Node| devices.iter().any(|d| d.numa.is_some_and(|memory| memory.node == node.node));
+    if !nodes.iter().any(device) {
+        return Vec::new();
+    }
+    nodes.iter().filter(|node| !node.cpus.is_empty() && !device(node)).map(|node| node.node).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::parse_device;
+    use codax_os::topology::Access;
+
+    fn machine() -> Vec<Node> {
+        let host =
+            Node { node: 0, cpus: vec![0, 1], bytes: Some(8 << 30), free: Some(4 << 30), ..Node::default() };
+        let access = Access {
+            class: 1,
+            read_ns: Some(250),
+            read_mbps: Some(20_480),
+            write_mbps: Some(10_240),
+            ..Access::default()
+        };
+        let far = Node {
+            node: 1,
+            bytes: Some(1 << 30),
+            free: Some(1 << 30),
+            access: vec![access],
+            ..Node::default()
+        };
+        vec![host, far, Node { node: 2, ..Node::default() }]
+    }
+
+    fn resolved(text: &[&str]) -> Result<Vec<DeviceSpec>> {
+        let devices: Vec<Device> =
+            text.iter().map(|text| parse_device(text).expect("well written")).collect();
+        resolve(&devices, &machine())
+    }
+
+    #[test]
+    fn a_node_gives_its_free_memory_and_its_figures() {
+        let devices = resolved(&["cxl0=numa:1,write_ns=300", "sim0=emulated:4096"]).expect("there");
+        let (cxl, link) = (&devices[0], devices[0].link);
+        assert_eq!((cxl.bytes, cxl.default_bytes), (None, (1 << 30) - (32 << 20)));
+        assert_eq!((link.read_ns, link.write_ns, link.mbps), (Some(250), Some(300), Some(10_240)));
+        assert_eq!(devices[1].bytes, Some(4096));
+        assert_eq!(of_dram(&devices, &machine()), [0]);
+        assert!(of_dram(&devices[1..], &machine()).is_empty());
+    }
+
+    #[test]
+    fn what_the_machine_has_not_is_refused_with_the_reason() {
+        for (bad, says) in [
+            (&["a=numa:7"][..], "no NUMA node 7 online; there are 0, 1, 2"),
+            (&["a=numa:0"], "has CPUs"),
+            (&["a=numa:2"], "no memory online"),
+            (&["a=numa:1,reserve=2GiB"], "node 1 has 1 GiB in all"),
+            (&["a=numa:1", "b=numa:1"], "node 1 is a already"),
+        ] {
+            let error = resolved(bad).expect_err("refused");
+            assert!(error.message.contains(says), "{bad:?}: {error}");
+        }
+        assert!(resolved(&["a=numa:0,cpus=yes"]).is_ok());
+    }
+}
