@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(whole.store, Path::new("/run/codax"));
         assert_eq!(whole.mount.as_deref(), Some(Path::new("/mnt/codax")));
         assert_eq!((whole.dram, whole.chunk), (Some(8 << 30), Some(1 << 20)));
-        assert_eq!(whole.devices.len(), 2);
+        assert_eq!(whole.devices.len(), 3);
         assert_eq!(whole.devices[0].link.mbps, Some(12_500));
     }
 

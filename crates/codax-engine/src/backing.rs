@@ -49,6 +49,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn confirm(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {
         Ok(())
     }
+    /// Whether it says of pages where they are to lie.
+    fn is_placed(&self) -> bool {
+        false
+    }
     /// How many of these pages, which have memory, lie elsewhere than where the pool is.
     fn astray(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<PageCount> {
         Ok(PageCount(0))
@@ -251,6 +255,10 @@ impl Backing for Shm {
              discover shows how much is free)",
             PageCount(strays.len() as u64).bytes()
         )))
+    }
+
+    fn is_placed(&self) -> bool {
+        !self.nodes.is_empty()
     }
 
     fn astray(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<PageCount> {

@@ -3,7 +3,7 @@
 //! * [`store`]: the store and its sessions: files, names, who uses what.
 //! * `mover`: moves of files, idle and mapped ones.
 //! * [`drain`]: drains and returns.
-//! * [`check`]: comparing table, journal and objects.
+//! * [`check`]: comparing table, journal and objects; `patrol`: whether pages still lie where they were put.
 //! * [`journal`]: what survives; [`table`] (with [`runs`]), [`names`], [`events`]: what is derived from it, for tools and people.
 //! * [`backing`] and [`env`](mod@env): what the engine stands on, as traits.
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod journal;
 mod mover;
 pub mod names;
 pub mod options;
+mod patrol;
 pub mod runs;
 pub mod store;
 pub mod table;

@@ -154,7 +154,12 @@ impl<'a> Sink<'a> {
         }
         let end = at + bytes.len() as u64;
         if end > self.len {
-            self.set_len(end.max(self.len + self.len.min(GROW_MAX)))?;
+            let ample = end.max(self.len + self.len.min(GROW_MAX));
+            match self.set_len(ample) {
+                // There may be room for what is there, if not for what may come.
+                Err(e) if e.kind == ErrorKind::NoSpace && ample > end => self.set_len(end)?,
+                other => other?,
+            }
         }
         let raw = match self.raw.take() {
             Some(raw) => raw,

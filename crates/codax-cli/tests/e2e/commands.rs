@@ -17,6 +17,16 @@ fn keys(row: &Value) -> String {
 }
 
 #[test]
+fn what_comes_by_a_pipe_fits_where_its_bytes_do() {
+    let rig = Plan::new().device("7MiB").up();
+    // Made longer ahead of what comes, it would be 8 MiB for a moment.
+    rig.put("/f", &pattern(6 * MIB, 1), &["--on", "sim0"]).ok();
+    assert_eq!((rig.get("/f"), rig.pool("sim0", "free")), (pattern(6 * MIB, 1), MIB));
+    rig.put("/g", &pattern(2 * MIB, 1), &["--on", "sim0"]).fails(4, &["sim0"]);
+    rig.sound();
+}
+
+#[test]
 fn json_has_one_shape_for_each_command() {
     let rig = Plan::new().up();
     rig.put("/f", b"bytes", &["--on", "sim0"]).ok();

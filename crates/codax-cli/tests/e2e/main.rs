@@ -17,6 +17,7 @@ mod drain;
 mod holders;
 mod live;
 mod mount;
+mod numa;
 mod probe;
 mod stopped;
 mod strangers;

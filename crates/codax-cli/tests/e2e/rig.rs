@@ -202,6 +202,12 @@ impl Plan {
         self
     }
 
+    /// The only device, as it would be typed.
+    pub fn device_as(mut self, device: &str) -> Self {
+        self.devices = vec![device.to_owned()];
+        self
+    }
+
     /// How long clients may take to answer, in place of a configuration.
     pub fn patient(self, limit: Duration) -> Self {
         self.config(&format!("ack_timeout = \"{}\"\n", slowed_text(limit)))

@@ -7,6 +7,7 @@
 //! | `CODAX_TEST_SCRATCH` | a directory on a disk |
 //! | `CODAX_TEST_SLOW` | how many times slower than usual everything is: a whole number that limits are multiplied with |
 //! | `CODAX_TEST_DEVICE` | what the device `sim0` is, as behind `--device sim0=`; `{size}` stands for the size that a test wants |
+//! | `CODAX_TEST_MACHINE` | set where tests may change settings of the whole machine |
 //! | `CODAX_TEST_DRAM` | what `dram` is, as behind `--dram`, in the same way |
 
 use std::path::PathBuf;
@@ -32,6 +33,11 @@ pub fn program() -> PathBuf {
 /// A directory that is not on tmpfs, where the tests may leave nothing.
 pub fn scratch() -> PathBuf {
     told("CODAX_TEST_SCRATCH").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from)
+}
+
+/// Whether tests may change settings of the whole machine: a guest's.
+pub fn may_change_machine() -> bool {
+    told("CODAX_TEST_MACHINE").is_some()
 }
 
 /// A limit of a usual machine, as it is here.

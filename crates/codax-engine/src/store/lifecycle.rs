@@ -3,6 +3,7 @@
 use crate::backing::os_error;
 use crate::journal;
 use crate::options::{DeviceSpec, HugeMode, StoreOptions};
+use crate::patrol::Patrol;
 use crate::store::Store;
 use crate::store::state::is_dram;
 use codax_core::change::{BackingKind, Change, NodeMemory, PageKind, PoolRecord, PoolState};
@@ -260,13 +261,14 @@ fn same_size(pool: &PoolRecord, bytes: u64) -> Result<()> {
 }
 
 impl Store {
-    /// Folds the journal from time to time, and tries again to take back what was held. Started once.
+    /// Folds the journal from time to time, tries again to take back what was held, and goes on patrol. Started once.
     pub(crate) fn start_maintenance(&self) {
         let weak = Arc::downgrade(&self.inner);
         let env = self.inner.env.clone();
         self.inner.env.spawn(
             "maintenance",
             Box::new(move || {
+                let mut patrol = Patrol::default();
                 loop {
                     env.sleep(MAINTAIN_EVERY);
                     let Some(inner) = weak.upgrade() else { return };
@@ -276,8 +278,8 @@ impl Store {
                     if let Err(e) = inner.journal.maintain().and_then(|()| inner.names.maintain()) {
                         tracing::error!("journal: {e}");
                     }
-                    let mut st = inner.lock();
-                    inner.retry_held(&mut st);
+                    inner.retry_held(&mut inner.lock());
+                    inner.patrol(&mut patrol);
                 }
             }),
         );

@@ -1,0 +1,228 @@
+//! Devices that are NUMA nodes without CPUs, on a machine that has some: where pages lie, as the kernel says, whatever happens to them.
+
+use crate::client::{Client, counted};
+use crate::mount::{Mounted, mounted};
+use crate::rig::{MIB, Plan, Rig, pattern, root, skipped, until};
+use crate::setting;
+use codax_os::numa::Located;
+use codax_os::topology::{self, Node};
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+
+fn nodes() -> Vec<Node> {
+    topology::nodes(Path::new(topology::SYSFS))
+}
+
+/// Nodes that have memory and no CPUs.
+fn far() -> Vec<u32> {
+    let far = |node: &&Node| node.cpus.is_empty() && node.bytes.is_some_and(|bytes| bytes > 0);
+    nodes().iter().filter(far).map(|node| node.node).collect()
+}
+
+/// A store with the device `cxl0` on a node, in both kinds of pages.
+fn plans(test: &str, node: Option<u32>) -> Vec<Plan> {
+    let Some(node) = node.filter(|_| root()) else {
+        skipped(test, "wants root, and a NUMA node without CPUs");
+        return Vec::new();
+    };
+    ["4K", "thp"]
+        .map(|page| Plan::new().device_as(&format!("cxl0=numa:{node},page={page},reserve=64MiB")))
+        .into()
+}
+
+/// Asserts that each page of a file lies on the node of the pool that the store says; returns the pools.
+#[track_caller]
+fn at_its_place(rig: &Rig, path: &str, node: u32) -> Vec<String> {
+    let stat = rig.row(&["stat", path]);
+    let id = stat["id"].as_u64().expect("a number");
+    for run in stat["runs"].as_array().expect("runs") {
+        let pool = run["pool"].as_str().expect("a name");
+        let number = |field: &str| run[field].as_u64().expect("a number");
+        let object = rig.dir().join("pools").join(pool).join(format!("{id:016x}"));
+        let object = File::open(object).expect("root may");
+        let located = Located::new(&object, number("page") << 12, number("pages") << 12).expect("mapped");
+        let found = located.nodes().expect("the kernel knows");
+        let near: Vec<u32> =
+            nodes().iter().filter(|node| !node.cpus.is_empty()).map(|node| node.node).collect();
+        let right = |found: &Option<u32>| match pool {
+            "dram" => found.is_some_and(|found| near.contains(&found)),
+            _ => *found == Some(node),
+        };
+        let wrong: Vec<_> = found.iter().enumerate().filter(|(_, node)| !right(node)).take(5).collect();
+        assert!(wrong.is_empty(), "{path} in {pool}: {wrong:?}, of {run}");
+    }
+    rig.pools_of(path)
+}
+
+#[test]
+fn each_page_is_on_the_node_of_its_pool_after_each_put_and_each_move() {
+    const LEN: u64 = 6 * MIB + 20_480;
+    let node = far().first().copied();
+    for plan in plans("each_page_is_on_the_node_of_its_pool", node) {
+        let (rig, node) = (plan.up(), node.expect("there"));
+        rig.put("/f", &counted(LEN, 1), &["--on", "cxl0"]).ok();
+        rig.put("/small", &pattern(5000, 7), &["--on", "cxl0"]).ok();
+        rig.put("/near", &pattern(LEN, 3), &[]).ok();
+        assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+        assert_eq!(at_its_place(&rig, "/near", node), ["dram"]);
+        rig.ok(&["move", "/f", "--to", "dram", "--range", "2MiB:2MiB"]);
+        assert_eq!(at_its_place(&rig, "/f", node), ["cxl0", "dram"]);
+        // Under a program that maps it; what it maps lies there as well, as numa_maps(5) says.
+        let mut counter = Client::start(&rig, "count", &["/f", "1", "0"]);
+        rig.ok(&["move", "/f", "--to", "cxl0"]);
+        assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+        counter.number("rounds");
+        let maps = fs::read_to_string(format!("/proc/{}/numa_maps", counter.pid())).expect("root may");
+        let here: Vec<_> = maps.lines().filter(|line| line.contains("/pools/cxl0/")).collect();
+        let on = format!(" N{node}=");
+        assert!(
+            !here.is_empty() && here.iter().all(|line| line.contains(&on) || !line.contains(" N")),
+            "{maps}"
+        );
+        for _ in 0..2 {
+            rig.ok(&["device", "drain", "cxl0"]);
+            assert_eq!(at_its_place(&rig, "/f", node), ["dram"]);
+            rig.ok(&["device", "online", "cxl0"]);
+            assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+            assert_eq!(at_its_place(&rig, "/small", node), ["cxl0"]);
+        }
+        counter.end();
+        rig.kill();
+        rig.up();
+        assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+        assert_eq!(rig.get("/small"), pattern(5000, 7));
+        rig.sound();
+    }
+}
+
+#[test]
+fn what_programs_write_through_a_mount_lies_on_the_node() {
+    let node = far().first().copied();
+    for plan in plans("what_programs_write_through_a_mount_lies_on_the_node", node) {
+        let Some(Mounted { rig, dir }) = mounted("what_programs_write_through_a_mount", plan) else { return };
+        rig.ok(&["mkdir", "/d", "--on", "cxl0"]);
+        fs::write(dir.join("d/f"), pattern(3 * MIB + 77, 5)).expect("room");
+        until("the file's pages have frames", || {
+            (rig.row(&["stat", "/d/f"])["backed"].as_u64() >= Some(3 * MIB)).then_some(())
+        });
+        assert_eq!(at_its_place(&rig, "/d/f", node.expect("there")), ["cxl0"]);
+        assert_eq!(fs::read(dir.join("d/f")).expect("there"), pattern(3 * MIB + 77, 5));
+        rig.sound();
+    }
+}
+
+#[test]
+fn pages_that_somebody_moves_away_are_brought_back_and_it_is_said() {
+    let node = far().first().copied();
+    for plan in plans("pages_that_somebody_moves_away_are_brought_back", node) {
+        let (rig, node) = (plan.up(), node.expect("there"));
+        rig.put("/f", &pattern(4 * MIB, 1), &["--on", "cxl0"]).ok();
+        let mut client = Client::start(&rig, "hold", &["/f", "rw"]);
+        // Only what it has touched is moved.
+        for at in (0..4 * MIB).step_by(64 << 10) {
+            client.number(&format!("get {at}"));
+        }
+        let mut move_away = Command::new("migratepages");
+        move_away.args([client.pid().to_string(), node.to_string(), "0".to_owned()]);
+        match move_away.status() {
+            Ok(status) => assert!(status.success(), "{status}"),
+            Err(_) => {
+                return skipped("pages_that_somebody_moves_away", "migratepages (numactl) is not installed");
+            }
+        }
+        until("the patrol finds them", || rig.events("stray").pop());
+        assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+        client.end();
+        rig.sound();
+    }
+}
+
+/// `kB` of a line of a node's `meminfo`, in bytes.
+fn free(node: u32) -> u64 {
+    nodes().iter().find(|other| other.node == node).and_then(|node| node.free).expect("there")
+}
+
+fn sh(script: &str) {
+    let status = Command::new("sh").args(["-ec", script]).status().expect("a shell");
+    assert!(status.success(), "{script}: {status}");
+}
+
+/// Unmounts what the test fills, also when it fails.
+struct Filler(String);
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_node_under_pressure_keeps_its_pages_and_a_full_one_is_no_space() {
+    const NAME: &str = "a_node_under_pressure_keeps_its_pages";
+    // Not the node of the other tests, which it would fill.
+    let Some(node) = far().get(1).copied() else { return skipped(NAME, "wants two NUMA nodes without CPUs") };
+    if !setting::may_change_machine() {
+        return skipped(NAME, "changes the machine's settings, which CODAX_TEST_MACHINE=1 allows");
+    }
+    // The kernel may swap, demote to slower nodes, and bring pages to who uses them: of codax's it must not.
+    sh("echo 1 > /sys/kernel/mm/numa/demotion_enabled; echo 3 > /proc/sys/kernel/numa_balancing");
+    let killed = || {
+        fs::read_to_string("/proc/vmstat")
+            .expect("linux")
+            .lines()
+            .find(|line| line.starts_with("oom_kill "))
+            .map(str::to_owned)
+    };
+    let before = killed();
+    for plan in plans(NAME, Some(node)) {
+        let rig = plan.up();
+        rig.put("/f", &pattern(16 * MIB, 1), &["--on", "cxl0"]).ok();
+        let mut reader = Client::start(&rig, "hold", &["/f", "ro"]);
+        let dir = rig.beside("filler");
+        fs::create_dir(&dir).expect("ours");
+        let fill = |options: &str, bytes: u64| {
+            let dir = dir.display();
+            sh(&format!(
+                "mount -t tmpfs -o mpol=bind:{node},size=4g{options} filler {dir}; dd if=/dev/zero of={dir}/f bs=1M count={} 2>/dev/null",
+                bytes / MIB
+            ));
+            Filler(dir.to_string())
+        };
+        // More than the node has: something has to go, and it isn't ours.
+        let filler = fill("", free(node) + 48 * MIB);
+        for at in (0..16 * MIB).step_by(1 << 20) {
+            reader.number(&format!("get {at}"));
+        }
+        assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+        drop(filler);
+        let filler = fill(",noswap", free(node) - 24 * MIB);
+        let full = rig.put("/big", &pattern(40 * MIB, 2), &["--on", "cxl0"]);
+        full.fails(4, &["node", "full"]);
+        rig.ok(&["put", "--on", "cxl0", "/proc/self/status", "/little"]);
+        assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+        drop(filler);
+        rig.put("/big", &pattern(40 * MIB, 2), &["--on", "cxl0"]).ok();
+        assert_eq!(at_its_place(&rig, "/big", node), ["cxl0"]);
+        reader.end();
+        rig.sound();
+    }
+    assert_eq!(killed(), before, "nobody was killed for want of memory");
+}
+
+#[test]
+fn nodes_that_are_not_there_or_have_cpus_are_refused_with_the_reason() {
+    let refused = |device: &str, says: &str| {
+        let rig = Plan::new().device_as(device).place();
+        let said = rig.try_up("").expect_err("refused");
+        said.fails(2, &[says]);
+        assert!(!rig.dir().join("pools").exists(), "nothing is left of it");
+    };
+    refused("cxl0=numa:77", "no NUMA node 77");
+    if nodes().iter().any(|node| node.node == 0 && !node.cpus.is_empty()) {
+        refused("cxl0=numa:0", "has CPUs");
+    }
+    if let Some(node) = far().first() {
+        refused(&format!("cxl0=numa:{node},reserve=8TiB"), "in all");
+    }
+}

@@ -1,0 +1,104 @@
+//! The patrol: looks after pages that are to lie on a NUMA node.
+//!
+//! Whoever maps a file may have the kernel move its pages elsewhere (mbind(2), migrate_pages(2)), and nobody hears of it. So the kernel is asked, a
+//! part of the store at a time, and what has strayed is brought back.
+
+use crate::store::Inner;
+use codax_core::extent;
+use codax_core::{FileId, PageCount, PageRange, Result};
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+
+/// Pages that are looked at in one go: some ten milliseconds of work, at a tenth of a microsecond each.
+const AT_ONCE: u64 = 64 << 10;
+
+/// Pages of one file that are looked at while others wait for it.
+const CHUNK: u64 = 4 << 10;
+
+/// Where the patrol is.
+#[derive(Debug, Default)]
+pub(crate) struct Patrol {
+    /// Files that are still to be looked at in this round, the next one last.
+    files: Vec<FileId>,
+    /// The page of the next one to go on at.
+    page: u64,
+    /// Files of which it has been said that pages can't be brought back: it is said once.
+    told: BTreeSet<FileId>,
+}
+
+impl Inner {
+    /// Goes on where it was. A round begins anew when all files have been looked at.
+    pub fn patrol(&self, patrol: &mut Patrol) {
+        if patrol.files.is_empty() {
+            let st = self.lock();
+            let placed: Vec<bool> = st.pools.iter().map(|pool| pool.backing.is_placed()).collect();
+            let here = |e: &extent::Extent| placed[usize::from(e.pool.0)];
+            patrol.files = st.ns.inodes().filter(|i| i.extents.iter().any(here)).map(|i| i.id).collect();
+            patrol.page = 0;
+        }
+        let mut left = AT_ONCE;
+        while let Some(&file) = patrol.files.last().filter(|_| left > 0) {
+            let pages = PageRange::new(patrol.page, CHUNK);
+            let (looked, more) = self.look_after(file, pages, &mut patrol.told).unwrap_or_else(|e| {
+                tracing::debug!("patrol: #{file}: {e}");
+                (PageCount(1), false)
+            });
+            left = left.saturating_sub(looked.0.max(1));
+            patrol.page += CHUNK;
+            if !more {
+                patrol.files.pop();
+                patrol.page = 0;
+            }
+        }
+    }
+
+    /// Looks after some pages of a file; how many there were, and whether there are more behind them. Leaves a file alone that somebody moves, or to
+    /// which programs write behind the store's back.
+    fn look_after(
+        &self,
+        file: FileId,
+        pages: PageRange,
+        told: &mut BTreeSet<FileId>,
+    ) -> Result<(PageCount, bool)> {
+        let mut st = self.lock();
+        let Some(inode) = st.ns.get(file) else { return Ok((PageCount(0), false)) };
+        if inode.ahead.is_some() || st.is_busy(file) || st.closing {
+            return Ok((PageCount(0), false));
+        }
+        let more = inode.extents.last().is_some_and(|e| e.pages().end() > pages.end());
+        let placed = |e: &extent::Extent| st.pool(e.pool).backing.is_placed();
+        let runs = extent::pool_runs(
+            &extent::slice(&inode.extents, pages).into_iter().filter(placed).collect::<Vec<_>>(),
+        );
+        if runs.is_empty() {
+            return Ok((PageCount(0), more));
+        }
+        let backings: Vec<_> = runs.iter().map(|run| st.pool(run.pool).backing.clone()).collect();
+        // Our own descriptor would stand in the way of a lease.
+        self.make_busy(&mut st, file, "look at its pages");
+        drop(st);
+        let mut astray = 0;
+        let result = runs.iter().zip(&backings).try_for_each(|(run, backing)| {
+            let object = backing.open(file, false)?;
+            let strays = backing.astray(object.as_fd(), run.pages)?;
+            astray += strays.bytes();
+            if strays.0 > 0 { backing.confirm(object.as_fd(), run.pages) } else { Ok(()) }
+        });
+        let mut st = self.lock();
+        self.end_busy(&mut st, file);
+        let path = st.path(file);
+        drop(st);
+        let moved = "somebody moved pages to another NUMA node";
+        match &result {
+            Ok(()) if astray > 0 => self.event("stray", &path, &format!("{moved}: brought back"), astray),
+            Err(e) if astray > 0 && told.insert(file) => {
+                tracing::warn!("{path}: {moved}, and they stay there: {e}");
+                self.event("stray", &path, &format!("{moved}, and they stay there: {e}"), astray);
+            }
+            _ => {}
+        }
+        result?;
+        told.remove(&file);
+        Ok((PageCount(runs.iter().map(|run| run.pages.count.0).sum()), more))
+    }
+}
