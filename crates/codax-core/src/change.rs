@@ -52,6 +52,8 @@ pub enum PoolState {
     Draining,
     /// Empty and out of service.
     Offline,
+    /// Offline, and its memory is not the store's: it may leave the machine.
+    Detached,
 }
 
 /// The link model of an emulated pool, as announced. `gbps` paces moves; loads and stores are not slowed.

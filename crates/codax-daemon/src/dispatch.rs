@@ -74,6 +74,8 @@ impl<'a> Client<'a> {
                 self.job(request).map(alone)
             }
             Request::Status
+            | Request::DetachDevice { .. }
+            | Request::AttachDevice { .. }
             | Request::Events { .. }
             | Request::Check { .. }
             | Request::Reload
@@ -228,6 +230,8 @@ impl<'a> Client<'a> {
                 let gone = self.shared.mounts.umount(dir)?.into_iter();
                 Reply::Dirs(gone.map(|dir| dir.into_os_string().into_vec()).collect())
             }
+            Request::DetachDevice { pool } => done(self.session.detach_device(pool)?),
+            Request::AttachDevice { pool } => done(self.session.attach_device(pool)?),
             Request::Events { since, wait } => {
                 self.session.require_admin("events")?;
                 if *wait {

@@ -29,9 +29,19 @@ pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSp
                 return wrong(format!("node {number} is {other} already"));
             }
             taken.push((number, name));
+            let missing = |why: String| {
+                Ok(DeviceSpec {
+                    name: name.clone(),
+                    bytes: device.bytes,
+                    default_bytes: HUGE_SIZE,
+                    numa: Some(wish.memory),
+                    link: device.link,
+                    missing: Some(why),
+                })
+            };
             let Some(node) = nodes.iter().find(|node| node.node == number) else {
                 let there: Vec<_> = nodes.iter().map(|node| node.node.to_string()).collect();
-                return wrong(format!("there is no NUMA node {number} online; there are {}", there.join(", ")));
+                return missing(format!("there is no NUMA node {number} online; there are {}", there.join(", ")));
             };
             if !node.cpus.is_empty() && !wish.cpus {
                 return wrong(format!(
@@ -40,7 +50,7 @@ pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSp
             }
             let all = node.bytes.unwrap_or(0);
             if all == 0 {
-                return wrong(format!("node {number} has no memory online: daxctl online-memory, or codax device discover"));
+                return missing(format!("node {number} has no memory online: daxctl online-memory, or codax device discover"));
             }
             if let Some(bytes) = device.bytes.filter(|bytes| *bytes > all) {
                 let (bytes, all) = (format_size(bytes), format_size(all));
@@ -54,6 +64,7 @@ pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSp
                 default_bytes: rest.max(HUGE_SIZE),
                 numa: Some(wish.memory),
                 link: announced(device.link, node),
+                missing: None,
             })
         })
         .collect()
@@ -124,10 +135,12 @@ mod tests {
 
     #[test]
     fn what_the_machine_has_not_is_refused_with_the_reason() {
+        let missing =
+            |text: &str| resolved(&[text]).expect("perhaps detached")[0].missing.clone().unwrap_or_default();
+        assert_eq!(missing("a=numa:7"), "there is no NUMA node 7 online; there are 0, 1, 2");
+        assert!(missing("a=numa:2").contains("no memory online"));
         for (bad, says) in [
-            (&["a=numa:7"][..], "no NUMA node 7 online; there are 0, 1, 2"),
-            (&["a=numa:0"], "has CPUs"),
-            (&["a=numa:2"], "no memory online"),
+            (&["a=numa:0"][..], "has CPUs"),
             (&["a=numa:1,reserve=2GiB"], "node 1 has 1 GiB in all"),
             (&["a=numa:1", "b=numa:1"], "node 1 is a already"),
         ] {

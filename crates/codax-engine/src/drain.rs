@@ -1,6 +1,6 @@
 //! Drains and returns: emptying a device's pool, and bringing home what was in it.
 //!
-//! `online → draining → offline → online`; each step is in the journal before it takes effect, so a restart goes on where it stopped.
+//! `online → draining → offline → online` (and `offline → detached → offline`, in `store::attach`); each step is in the journal before it takes effect, so a restart goes on where it stopped.
 
 use crate::mover::{Order, Pace, Stuck, confirmed, mount_holder, stranger};
 use crate::store::state::{Job, State, is_dram};
@@ -140,6 +140,11 @@ impl Session {
                 inner.changed.notify_all();
                 st = inner.wait_changed(st, PROGRESS_EVERY);
             }
+            if st.pool(pool).record.state == PoolState::Detached {
+                return Err(Error::device_state(format!(
+                    "{name} is detached: codax device attach {name} first"
+                )));
+            }
             if st.pool(pool).record.state != PoolState::Online {
                 inner.set_pool_state(&mut st, pool, PoolState::Online, None)?;
             }
@@ -267,7 +272,7 @@ impl Inner {
         }
     }
 
-    fn set_pool_state(
+    pub(crate) fn set_pool_state(
         &self,
         st: &mut State,
         pool: PoolId,
@@ -594,6 +599,7 @@ fn drainable(st: &State, pool: PoolId, name: &str) -> Result<()> {
             Err(Error::busy(format!("a drain of {name} runs already: codax device show {name}")))
         }
         PoolState::Offline => Err(Error::device_state(format!("{name} is offline already"))),
+        PoolState::Detached => Err(Error::device_state(format!("{name} is detached"))),
         PoolState::Online if st.pool(pool).job.is_some() => {
             Err(Error::busy(format!("{name} is being brought online: try again when that is done")))
         }

@@ -45,13 +45,15 @@ pub struct DeviceSpec {
     pub numa: Option<NodeMemory>,
     /// What its link announces.
     pub link: LinkModel,
+    /// Why its memory is not there, if it isn't: only a device that is detached may be without.
+    pub missing: Option<String>,
 }
 
 impl DeviceSpec {
     /// An emulated device.
     #[must_use]
     pub fn emulated(name: impl Into<String>, bytes: u64, link: LinkModel) -> Self {
-        Self { name: name.into(), bytes: Some(bytes), default_bytes: bytes, numa: None, link }
+        Self { name: name.into(), bytes: Some(bytes), default_bytes: bytes, numa: None, link, missing: None }
     }
 
     /// What holds its bytes.

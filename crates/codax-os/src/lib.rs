@@ -23,6 +23,7 @@ mod memory;
 pub mod mounts;
 pub mod numa;
 pub mod object;
+pub mod occupants;
 pub mod probe;
 pub mod process;
 pub mod sock;

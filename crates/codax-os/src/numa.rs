@@ -39,7 +39,11 @@ impl Located {
     /// Asks the kernel to bring pages, by their numbers here, to a node. It may leave some where they are, and its word for each is not to be
     /// trusted: ask [`Self::nodes`] afterwards. `PermissionDenied` without `CAP_SYS_NICE`.
     pub fn bring(&self, pages: &[usize], node: u32) -> io::Result<()> {
-        self.call(pages, Some(node)).map(drop)
+        match self.call(pages, Some(node)) {
+            // The node is full.
+            Err(e) if e.kind() == io::ErrorKind::OutOfMemory => Ok(()),
+            done => done.map(drop),
+        }
     }
 
     fn call(&self, pages: &[usize], to: Option<u32>) -> io::Result<Vec<libc::c_int>> {

@@ -157,6 +157,16 @@ pub enum Request {
         /// The device's name.
         pool: String,
     },
+    /// Lets go of an offline device's memory. Store's owner only. Answered by [`Reply::Done`].
+    DetachDevice {
+        /// The device's name.
+        pool: String,
+    },
+    /// Takes a detached device's memory again. Store's owner only. Answered by [`Reply::Done`].
+    AttachDevice {
+        /// The device's name.
+        pool: String,
+    },
     /// What the store says of itself. Answered by [`Reply::Store`].
     Status,
     /// Events from number `since` on (at most as many as fit a packet); with `wait` the answer comes when there is one, or empty after a second.

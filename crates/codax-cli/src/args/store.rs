@@ -75,6 +75,10 @@ pub enum DeviceCommand {
     Drain(DrainArgs),
     /// Put a device back in service and bring home what a drain took away; cancels a drain that runs
     Online(DeviceName),
+    /// Let go of an offline device, so that its memory can leave the machine, and say who else is on it
+    Detach(DeviceName),
+    /// Take a detached device again; it is offline then
+    Attach(DeviceName),
 }
 
 impl DeviceCommand {
@@ -86,6 +90,8 @@ impl DeviceCommand {
             Self::Show(_) => "device show",
             Self::Drain(_) => "device drain",
             Self::Online(_) => "device online",
+            Self::Detach(_) => "device detach",
+            Self::Attach(_) => "device attach",
         }
     }
 }

@@ -24,6 +24,8 @@ pub fn run(context: &Context, command: &DeviceCommand) -> Result<()> {
         DeviceCommand::Show(device) => show(context, &device.name),
         DeviceCommand::Drain(args) => drain(context, args),
         DeviceCommand::Online(device) => online(context, &device.name),
+        DeviceCommand::Detach(device) => super::occupants::detach(context, &device.name),
+        DeviceCommand::Attach(device) => attach(context, &device.name),
     }
 }
 
@@ -81,6 +83,7 @@ pub const fn state(state: PoolState) -> &'static str {
         PoolState::Online => "online",
         PoolState::Draining => "draining",
         PoolState::Offline => "offline",
+        PoolState::Detached => "detached",
     }
 }
 
@@ -201,6 +204,19 @@ fn online(context: &Context, name: &str) -> Result<()> {
     let report = job_of(context, &store, format!("bringing {name} online"), request)?;
     let row = JobRow::new(name, &report, &pool_names(&store)?);
     context.print([row], || done_line(&format!("{name} is online"), &report) + &left_text(&report))
+}
+
+fn attach(context: &Context, name: &str) -> Result<()> {
+    super::done(&context.store()?, Request::AttachDevice { pool: name.to_owned() })?;
+    let row = StateRow { device: name, state: PoolState::Offline };
+    context.print([row], || format!("{name} is attached: codax device online {name} puts it in service\n"))
+}
+
+/// A device's state after a command.
+#[derive(Serialize)]
+struct StateRow<'a> {
+    device: &'a str,
+    state: PoolState,
 }
 
 fn job_of(context: &Context, store: &Store, what: String, request: Request) -> Result<JobReport> {

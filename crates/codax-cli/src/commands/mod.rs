@@ -12,6 +12,7 @@ mod files;
 mod man;
 mod mount;
 mod mv;
+mod occupants;
 mod pages;
 mod probe;
 mod status;

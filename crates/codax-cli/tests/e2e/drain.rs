@@ -260,3 +260,34 @@ fn a_limit_slows_a_drain_down() {
     assert!((100_000_000..u64::try_from(patience().as_nanos()).expect("small")).contains(&nanos), "{nanos}");
     assert_intact(&rig, &["/a", "/b"]);
 }
+
+#[test]
+fn a_detached_device_is_nobody_s_until_it_is_attached() {
+    let rig = Plan::new().up();
+    rig.put("/f", &pattern(3 * MIB, 1), &["--on", "sim0"]).ok();
+    rig.run(&["device", "detach", "sim0"]).fails(6, &["sim0 is online", "drain"]);
+    rig.run(&["device", "attach", "sim0"]).fails(6, &["not detached"]);
+    rig.run(&["device", "detach", "dram"]).fails(2, &["dram"]);
+    rig.ok(&["device", "drain", "sim0"]);
+    let said = rig.ok(&["device", "detach", "sim0"]);
+    assert!(said.text().starts_with("sim0 is detached"), "{said}");
+    let there = |rig: &Rig| {
+        assert_eq!(rig.state("sim0"), "detached");
+        assert!(!codax_os::mounts::is_mount_point(&rig.dir().join("pools/sim0")).expect("a directory"));
+        rig.run(&["device", "detach", "sim0"]).fails(6, &["already"]);
+        rig.run(&["device", "drain", "sim0"]).fails(6, &["detached"]);
+        rig.run(&["device", "online", "sim0"]).fails(6, &["attach"]);
+        rig.put("/g", b"g", &["--on", "sim0"]).fails(6, &["sim0"]);
+        assert_eq!(rig.get("/f"), pattern(3 * MIB, 1));
+        rig.sound();
+    };
+    there(&rig);
+    rig.kill();
+    rig.up();
+    there(&rig);
+    rig.ok(&["device", "attach", "sim0"]);
+    assert_eq!(rig.state("sim0"), "offline");
+    rig.ok(&["device", "online", "sim0"]);
+    assert_eq!((rig.pools_of("/f"), rig.get("/f")), (vec!["sim0".to_owned()], pattern(3 * MIB, 1)));
+    rig.sound();
+}

@@ -5,6 +5,7 @@ use crate::journal;
 use crate::options::{DeviceSpec, HugeMode, StoreOptions};
 use crate::patrol::Patrol;
 use crate::store::Store;
+use crate::store::attach::take_out;
 use crate::store::state::is_dram;
 use codax_core::change::{BackingKind, Change, NodeMemory, PageKind, PoolRecord, PoolState};
 use codax_core::{DRAM, DRAM_NAME, Error, ErrorKind, PAGE_SIZE, PageCount, PoolId, Result};
@@ -189,6 +190,14 @@ pub(crate) fn prepare_pool(
     })
 }
 
+/// The directory of a detached device's pool: there is nothing in it.
+pub(crate) fn detached_pool(layout: &Layout, pool: &PoolRecord) -> Result<Medium> {
+    let path = layout.pool(&pool.name);
+    make_dir(&path, 0o700)?;
+    take_out(&path)?;
+    Ok(Medium { huge: false, swappable: false, lock_memory: false, nodes: Vec::new() })
+}
+
 /// The pools that the journal knows and the options name, as changes to be journalled for what is new or has another link.
 pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<Vec<PoolRecord>> {
     let mut changed = Vec::new();
@@ -211,8 +220,14 @@ pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<
         }
     }
     let mut next = u16::try_from(known.len().max(1)).unwrap_or(u16::MAX);
-    for device @ DeviceSpec { name, bytes, default_bytes, numa, link } in &options.devices {
-        match known.iter().find(|p| p.name == *name) {
+    for device @ DeviceSpec { name, bytes, default_bytes, numa, link, missing } in &options.devices {
+        let there = known.iter().find(|p| p.name == *name);
+        if let Some(missing) =
+            missing.as_ref().filter(|_| there.is_none_or(|p| p.state != PoolState::Detached))
+        {
+            return Err(Error::invalid(format!("device {name}: {missing}")));
+        }
+        match there {
             Some(p) => {
                 same_size(p, bytes.unwrap_or(PageCount(p.frames).bytes()))?;
                 if p.numa != *numa {

@@ -5,6 +5,7 @@
 //! next start.
 
 mod admin;
+mod attach;
 pub(crate) mod files;
 mod lifecycle;
 mod new_pools;

@@ -8,13 +8,13 @@ use crate::journal::{CommitWords, Journal};
 use crate::names::NamesFile;
 use crate::options::StoreOptions;
 use crate::store::files::all_in;
-use crate::store::lifecycle::{Layout, prepare_dir, prepare_meta, prepare_pool, reconcile};
+use crate::store::lifecycle::{Layout, detached_pool, prepare_dir, prepare_meta, prepare_pool, reconcile};
 use crate::store::new_pools::NewPools;
 use crate::store::state::{Note, Pool, State, Trouble};
 use crate::store::{Inner, Store};
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
-use codax_core::change::{Change, MoveRecord, PoolRecord};
+use codax_core::change::{Change, MoveRecord, PoolRecord, PoolState};
 use codax_core::extent::{self, Extent, FrameRun};
 use codax_core::frame::FrameState;
 use codax_core::namespace::{Inode, LEN_MAX, Namespace};
@@ -211,7 +211,10 @@ fn open_pools(
             return Err(Error::corrupt(format!("the journal names pool {} and not pool {at}", record.id)));
         }
         new.begin(record)?;
-        let medium = prepare_pool(layout, record, all_bytes, options)?;
+        let medium = match record.state {
+            PoolState::Detached => detached_pool(layout, record)?,
+            _ => prepare_pool(layout, record, all_bytes, options)?,
+        };
         let shm = Shm::new(&layout.pool(&record.name), medium.lock_memory, medium.nodes)?;
         pools.push(Pool {
             alloc: FrameAllocator::new(record.frames),
