@@ -7,10 +7,11 @@
 //! ```
 //!
 //! SOURCE is the store's directory if it begins with `/`, else the default one. A store that is served is mounted by its daemon; for one that isn't, a
-//! daemon is started, with `config=FILE`, `dram=SIZE` and any number of `device=DEVICE` as `codax up` takes them. Options that are
-//! meant for mount(8) and for systemd are accepted and ignored.
+//! daemon is started, with `config=FILE`, `dram=SIZE` and any number of `device=DEVICE` as `codax up` takes them. Options of mounts
+//! ([`MountOptions`]) are honoured; those that are meant for mount(8) and for systemd are accepted and ignored.
 
 use codax::Store;
+use codax_core::mounting::MountOptions;
 use codax_core::{Error, ErrorKind, Result};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -21,28 +22,6 @@ use std::process::Command;
 /// The name by which mount(8) calls us.
 const NAME: &str = "mount.fuse.codax";
 
-/// Options that say nothing to us: what they ask for is so anyway, or is done by who calls us.
-const IGNORED: &[&str] = &[
-    "defaults",
-    "rw",
-    "noauto",
-    "auto",
-    "nofail",
-    "user",
-    "nouser",
-    "users",
-    "_netdev",
-    "nosuid",
-    "nodev",
-    "suid",
-    "dev",
-    "exec",
-    "relatime",
-    "async",
-    "allow_other",
-    "default_permissions",
-];
-
 /// What mount(8) wants.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
@@ -50,6 +29,8 @@ pub struct Wanted {
     pub store: Option<OsString>,
     /// The mount point.
     pub dir: OsString,
+    /// What the mount is to be like.
+    pub options: MountOptions,
     /// Options for `codax up`, should a daemon have to be started.
     pub up: Vec<OsString>,
 }
@@ -71,9 +52,13 @@ impl Wanted {
         match Store::connect(&store) {
             Err(e) if e.kind == ErrorKind::NoDaemon => {
                 codax.args(["up", "--detach", "--mount"]).arg(self.dir).args(self.up);
+                codax.arg("--mount-options");
             }
-            _ => drop(codax.arg("mount").arg(self.dir)),
+            _ => {
+                codax.arg("mount").arg(self.dir).arg("--options");
+            }
         }
+        codax.arg(self.options.to_string());
         Err(failed(codax.exec()))
     }
 }
@@ -86,7 +71,7 @@ fn wanted(mut words: impl Iterator<Item = OsString>) -> Result<Wanted> {
     wanted.store = source.as_bytes().starts_with(b"/").then_some(source);
     while let Some(word) = words.next() {
         match word.as_bytes() {
-            b"-o" => options(&words.next().ok_or_else(missing)?, &mut wanted.up)?,
+            b"-o" => options(&words.next().ok_or_else(missing)?, &mut wanted)?,
             b"-t" | b"-N" => drop(words.next()),
             b"-s" | b"-f" | b"-n" | b"-v" => {}
             _ => return Err(missing()),
@@ -96,7 +81,8 @@ fn wanted(mut words: impl Iterator<Item = OsString>) -> Result<Wanted> {
 }
 
 /// Options as in `fstab`: separated by commas. A device has commas of its own: what follows it with one of its keys is part of it.
-fn options(list: &OsStr, up: &mut Vec<OsString>) -> Result<()> {
+fn options(list: &OsStr, wanted: &mut Wanted) -> Result<()> {
+    let up = &mut wanted.up;
     for option in list.as_bytes().split(|b| *b == b',').filter(|option| !option.is_empty()) {
         let text = String::from_utf8_lossy(option);
         let (key, value) = text.split_once('=').unwrap_or((&text, ""));
@@ -108,7 +94,7 @@ fn options(list: &OsStr, up: &mut Vec<OsString>) -> Result<()> {
                     [device.as_os_str(), OsStr::new(","), OsStr::from_bytes(option)].into_iter().collect(),
                 );
             }
-            _ if IGNORED.contains(&key) || key.starts_with("x-") || key == "comment" => {}
+            _ if wanted.options.take(&text).map_err(|e| Error::new(e.kind, format!("{NAME}: {e}")))? => {}
             _ => return Err(Error::invalid(format!("{NAME}: no option `{text}`"))),
         }
     }
@@ -129,11 +115,12 @@ mod tests {
 
     #[test]
     fn a_line_of_fstab_is_understood() {
-        let options =
-            "rw,noauto,x-systemd.automount,config=/c.toml,device=a=emulated:1GiB,read_ns=3,gbps=2,nofail";
+        let options = "ro,noauto,x-systemd.automount,config=/c.toml,device=a=emulated:1GiB,read_ns=3,gbps=2,\
+                       nofail,noatime,relatime,noexec";
         let got = ask(&["/run/s", "/mnt", "-n", "-o", options, "-t", "fuse.codax"]).unwrap();
         assert_eq!(got.store, Some("/run/s".into()));
         assert_eq!(got.dir, "/mnt");
+        assert_eq!(got.options.to_string(), "ro,noexec");
         assert_eq!(got.up, ["--config=/c.toml", "--device=a=emulated:1GiB,read_ns=3,gbps=2"]);
         assert_eq!(ask(&["codax", "/mnt"]).unwrap().store, None);
     }
@@ -144,7 +131,8 @@ mod tests {
             &["codax"][..],
             &[],
             &["a", "b", "-o"],
-            &["a", "b", "-o", "ro"],
+            &["a", "b", "-o", "remount,ro"],
+            &["a", "b", "-o", "colour"],
             &["a", "b", "-z"],
             &["a", "b", "-o", "gbps=1"],
         ] {

@@ -12,6 +12,7 @@ pub mod frame;
 pub mod ids;
 pub mod info;
 pub mod live;
+pub mod mounting;
 pub mod name;
 pub mod namespace;
 pub mod placement;

@@ -3,6 +3,7 @@
 use crate::device::{Device, DeviceEntry, check_distinct, parse_device};
 use crate::nodes;
 use crate::quantity::{Size, Span, pool_bytes};
+use codax_core::mounting::MountOptions;
 use codax_core::{Error, ErrorKind, HUGE_SIZE, Result};
 use codax_engine::{HugeMode, StoreOptions};
 use codax_os::topology;
@@ -27,6 +28,8 @@ pub struct CommandLine {
     pub config: Option<PathBuf>,
     /// `--mount`.
     pub mount: Option<PathBuf>,
+    /// `--mount-options`.
+    pub mount_options: Option<String>,
 }
 
 /// What a daemon is started with, checked.
@@ -36,6 +39,8 @@ pub struct Config {
     pub store: PathBuf,
     /// Where the store is mounted, absolute; nowhere unless it was said.
     pub mount: Option<PathBuf>,
+    /// What that mount is to be like.
+    pub mount_options: MountOptions,
     /// Capacity of `dram` in bytes, if it was said.
     pub dram: Option<u64>,
     /// The devices.
@@ -69,6 +74,8 @@ struct ConfigFile {
     store: Option<PathBuf>,
     /// An empty directory on which the store is mounted, as a filesystem for every program. Default: none; `codax mount` mounts it later.
     mount: Option<PathBuf>,
+    /// Options of that mount, separated by commas, in the words of mount(8): "ro,noexec". Default: none.
+    mount_options: Option<String>,
     /// Capacity of the pool `dram`, a multiple of 4096 bytes. Default: what the store has; for a new one a quarter of the machine's
     /// memory, rounded down to 2 MiB.
     dram: Option<Size>,
@@ -156,6 +163,7 @@ impl Config {
         Ok(Self {
             store: file.store.unwrap_or_else(codax_wire::default_dir),
             mount: file.mount,
+            mount_options: mount_options("mount_options", file.mount_options.as_deref())?,
             dram: file.dram.map(|size| dram_bytes("dram", size)).transpose()?,
             devices,
             huge: file.huge.unwrap_or(Huge::WithinSize).into(),
@@ -178,6 +186,7 @@ impl Config {
         self.store = absolute(&self.store)?;
         if let Some(mount) = &source.mount {
             self.mount = Some(mount.clone());
+            self.mount_options = mount_options("--mount-options", source.mount_options.as_deref())?;
         }
         if self.mount.as_ref().is_some_and(|mount| mount.as_os_str().is_empty()) {
             return Err(Error::invalid("mount: the directory's name is empty"));
@@ -252,6 +261,10 @@ fn check_mode(text: &str) -> Result<u32> {
             "socket_mode: `{text}` is not octal permission bits that let the owner in, as \"0600\" or \"0666\""
         ))
     })
+}
+
+fn mount_options(key: &str, list: Option<&str>) -> Result<MountOptions> {
+    MountOptions::parse(list.unwrap_or_default()).map_err(|e| Error::new(e.kind, format!("{key}: {e}")))
 }
 
 fn check_filter(key: &str, filter: &str) -> Result<()> {
@@ -347,6 +360,7 @@ mod tests {
             ("socket_mode = 438", "invalid type"),
             ("store = \"\"", "store"),
             ("mount = \"\"", "mount"),
+            ("mount_options = \"ro,colour\"", "mount_options: a mount has no option `colour`"),
             ("[[device]]\nname = \"a\"\nsize = 4096", "missing field `backing`"),
             ("[[device]]\nname = \"a/b\"\nbacking = \"emulated\"\nsize = 4096", "only letters"),
             ("[[device]]\nname = \"a\"\nbacking = \"cxl\"\nsize = 4096", "no backing `cxl`"),

@@ -220,9 +220,9 @@ impl<'a> Client<'a> {
                 let mounts = self.shared.mounts.info();
                 Reply::Store(Box::new(codax_core::info::StoreInfo { mounts, ..store.info() }))
             }
-            Request::Mount { dir } => {
+            Request::Mount { dir, options } => {
                 self.session.require_admin("mount")?;
-                done(self.shared.mounts.mount(Path::new(OsStr::from_bytes(dir)))?)
+                done(self.shared.mounts.mount(Path::new(OsStr::from_bytes(dir)), *options)?)
             }
             Request::Umount { dir } => {
                 self.session.require_admin("umount")?;

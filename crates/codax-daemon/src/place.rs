@@ -1,6 +1,7 @@
 //! The store's directory as the daemon finds it: whose it is, and that no other daemon serves it.
 
 use codax_core::{Error, ErrorKind, Result};
+use codax_engine::store::Layout;
 use codax_wire::SOCKET;
 use std::fs;
 use std::io;
@@ -17,6 +18,10 @@ const LOCK_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Place {
     dir: PathBuf,
+    /// The directories that had to be made for it, the outermost first.
+    made: Vec<PathBuf>,
+    /// Whether no store was there.
+    new: bool,
     _lock: OwnedFd,
 }
 
@@ -24,6 +29,14 @@ impl Place {
     /// Makes the directory if it isn't there, and locks it. `Permission` if it belongs to somebody else or others may write to it, `Busy` if it is
     /// served already.
     pub fn take(dir: &Path) -> Result<Self> {
+        let mut made: Vec<_> = dir.ancestors().take_while(|dir| !dir.exists()).map(Path::to_owned).collect();
+        made.reverse();
+        let lock = Self::lock(dir).inspect_err(|_| remove_empty(&made))?;
+        let new = !Layout { dir: dir.to_owned() }.meta().exists();
+        Ok(Self { dir: dir.to_owned(), made, new, _lock: lock })
+    }
+
+    fn lock(dir: &Path) -> Result<OwnedFd> {
         codax_engine::store::prepare_dir(dir)?;
         let found = fs::metadata(dir).map_err(|e| about(dir, &e))?;
         if found.mode() & 0o022 != 0 {
@@ -36,7 +49,7 @@ impl Place {
         let mut tries = 1..=LOCK_TRIES;
         while tries.next().is_some() {
             match try_lock(&path).map_err(|e| about(dir, &e))? {
-                Some(lock) => return Ok(Self { dir: dir.to_owned(), _lock: lock }),
+                Some(lock) => return Ok(lock),
                 None if dir.join(SOCKET).exists() => break,
                 None => std::thread::sleep(LOCK_PAUSE),
             }
@@ -47,6 +60,17 @@ impl Place {
             dir.display(),
             pid.trim()
         )))
+    }
+
+    /// Leaves everything as it was found: a store that was made here goes. For a start that failed.
+    pub fn leave(&self) {
+        if !self.new {
+            return;
+        }
+        if let Err(e) = codax_engine::store::purge_contents(&Layout { dir: self.dir.clone() }) {
+            tracing::warn!("{}: what a start has left that failed: {e}", self.dir.display());
+        }
+        remove_empty(&self.made);
     }
 
     /// Binds the socket, in place of one that a daemon before left.
@@ -71,6 +95,13 @@ impl Place {
 
     fn socket(&self) -> PathBuf {
         self.dir.join(SOCKET)
+    }
+}
+
+/// Removes directories, the last first. One that somebody has put something into stays.
+fn remove_empty(dirs: &[PathBuf]) {
+    for dir in dirs.iter().rev() {
+        let _ = fs::remove_dir(dir);
     }
 }
 
@@ -119,6 +150,20 @@ mod tests {
         place.remove_socket();
         drop(place);
         drop(Place::take(&dir).unwrap());
+    }
+
+    #[test]
+    fn a_start_that_fails_leaves_what_was_there() {
+        let root = root();
+        let dir = root.path().join("a/store");
+        Place::take(&dir).unwrap().leave();
+        assert!(!root.path().join("a").exists());
+        fs::create_dir_all(dir.join("mine")).unwrap();
+        Place::take(&dir).unwrap().leave();
+        assert!(dir.join("mine").exists() && !dir.join("lock").exists());
+        fs::create_dir_all(dir.join("meta")).unwrap();
+        Place::take(&dir).unwrap().leave();
+        assert!(dir.join("meta").exists() && dir.join("lock").exists());
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub store: Store,
-    pub mounts: Mounts,
+    pub mounts: Arc<Mounts>,
     pub commands: Sender<Command>,
     /// `/dev/userfaultfd`, if this daemon may open it: with it, clients catch faults of system calls too.
     pub userfaultfd: Option<OwnedFd>,
@@ -75,8 +75,28 @@ pub(crate) fn run(
     let log = Log::start(&config.log)?;
     codax_os::process::umask(0o022);
     raise_descriptor_limit();
+    let place = Arc::new(Place::take(&config.store)?);
+    let mut begun = false;
+    let ready = |info: &StoreInfo| {
+        begun = true;
+        ready(info)
+    };
+    let served = serve_in(place.clone(), config, log, ready, closing);
+    if served.is_err() && !begun {
+        place.leave();
+    }
+    served
+}
+
+/// Serves the store in a directory that this daemon has locked.
+fn serve_in(
+    place: Arc<Place>,
+    config: Config,
+    log: Log,
+    ready: impl FnOnce(&StoreInfo) -> Result<()>,
+    closing: impl FnOnce(bool) -> Result<()>,
+) -> Result<()> {
     let env = Arc::new(RealEnv::new()?);
-    let place = Place::take(&config.store)?;
     let store = Store::open(config.store_options()?, env)?;
     let listener = Arc::new(place.listen(config.socket_mode)?);
     let (commands, wanted) = channel();
@@ -98,7 +118,8 @@ pub(crate) fn run(
     let info = shared.store.info();
     let mut daemon = Daemon { config, log, place, shared };
     let mount = daemon.config.mount.clone();
-    let begun = daemon.shared.mounts.start(mount.as_deref()).and_then(|()| ready(&info));
+    let mount = mount.as_deref().map(|dir| (dir, daemon.config.mount_options));
+    let begun = daemon.shared.mounts.start(mount).and_then(|()| ready(&info));
     let (purge, answer) = if begun.is_ok() { daemon.run(&wanted) } else { (false, None) };
     notify(&[NotifyState::Stopping]);
     daemon.shared.stopping.store(true, Ordering::Release);
@@ -124,7 +145,7 @@ pub(crate) fn run(
 struct Daemon {
     config: Config,
     log: Log,
-    place: Place,
+    place: Arc<Place>,
     shared: Arc<Shared>,
 }
 
@@ -172,7 +193,7 @@ impl Daemon {
             self.place.set_socket_mode(new.socket_mode)?;
             lines.push(format!("socket_mode is {:04o} now", new.socket_mode));
         }
-        if new.mount != self.config.mount {
+        if (&new.mount, new.mount_options) != (&self.config.mount, self.config.mount_options) {
             lines.push("mount needs a restart, or codax mount and codax umount".to_owned());
         }
         if new.store != self.config.store {

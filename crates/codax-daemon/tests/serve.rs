@@ -42,6 +42,7 @@ impl Daemon {
             dram: Some("16MiB".into()),
             devices: vec!["sim0=emulated:16MiB".into()],
             mount: None,
+            mount_options: None,
             config: None,
         };
         let config = Config::load(&line).unwrap();

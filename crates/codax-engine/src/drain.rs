@@ -2,7 +2,7 @@
 //!
 //! `online → draining → offline → online` (and `offline → detached → offline`, in `store::attach`); each step is in the journal before it takes effect, so a restart goes on where it stopped.
 
-use crate::mover::{Order, Pace, Stuck, confirmed, mount_holder, stranger};
+use crate::mover::{Order, Pace, Stuck, confirmed, keepers, mount_holder, stranger, unseen};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Session, Store};
 use codax_core::change::{Change, PoolRecord, PoolState};
@@ -104,7 +104,7 @@ impl Session {
             drainable(&st, pool, name).inspect_err(refused)?;
             pool
         };
-        let plan = inner.plan(pool)?;
+        let plan = inner.plan_patiently(pool)?;
         if options.dry_run {
             return Ok(JobReport { plan: Some(plan), ..JobReport::default() });
         }
@@ -285,6 +285,20 @@ impl Inner {
         Ok(())
     }
 
+    /// What a drain of `pool` would do. Who holds something and is nowhere to be seen is about to let go, and has some time for it.
+    fn plan_patiently(&self, pool: PoolId) -> Result<Plan> {
+        let deadline = self.env.now() + self.options().ack_timeout;
+        loop {
+            let plan = self.plan(pool)?;
+            let held = held_by(&plan);
+            if held.is_empty() || !held.iter().all(nobody_shows) || self.env.now() >= deadline {
+                return Ok(plan);
+            }
+            let mut st = self.wait_changed(self.lock(), RETRY_EVERY);
+            self.retry_held(&mut st);
+        }
+    }
+
     /// What a drain of `pool` would do now.
     fn plan(&self, pool: PoolId) -> Result<Plan> {
         let backing = self.lock().pool(pool).backing.clone();
@@ -320,6 +334,11 @@ impl Inner {
         };
         let strange: HashSet<_> =
             confirmed(strange, &identities)?.into_iter().map(|h| (h.pid, h.dev, h.ino)).collect();
+        let dead: BTreeSet<u64> = {
+            let st = self.lock();
+            st.files_on(pool).flat_map(|inode| st.dead_mounts(inode.id)).collect()
+        };
+        let keepers = keepers(&dead.into_iter().collect::<Vec<_>>());
         let st = self.lock();
         let candidates = st
             .files_on(pool)
@@ -334,11 +353,14 @@ impl Inner {
                     .filter(|h| st.mount_identities(inode.id).any(|id| id == (h.dev, h.ino)))
                     .map(|h| mount_holder(h))
                     .collect();
-                if !by_mount.is_empty() {
+                let kept = by_mount.is_empty() && !st.dead_mounts(inode.id).is_empty();
+                let keepers = keepers.iter().filter(|_| kept).cloned();
+                if !by_mount.is_empty() || kept && keepers.clone().next().is_some() {
                     // They are named better than by who opened it.
                     let openers = st.openers(inode.id);
                     held.retain(|h| !openers.contains(h));
                 }
+                held.extend(keepers);
                 held.extend(
                     strangers.map(|h| stranger(h)).filter(|h| by_mount.iter().all(|m| m.pid != h.pid)),
                 );
@@ -402,6 +424,7 @@ impl Inner {
         let name = self.lock().pool_name(pool);
         let mut deadline = self.env.now() + options.wait;
         let mut evict = options.evict;
+        let mut patience = None;
         let (mut bytes, mut files) = (0, 0);
         loop {
             let plan = first.take().map_or_else(|| self.plan(pool), Ok)?;
@@ -420,7 +443,15 @@ impl Inner {
                 return Ok(JobReport { bytes, files, ..JobReport::default() });
             }
             job.update(|j| j.waiting = held.clone());
-            if self.env.now() >= deadline {
+            // A lease was refused, and who held the object is gone by now: the next time it will be granted.
+            let leaving = match held.iter().all(nobody_shows) {
+                true => self.env.now() < *patience.get_or_insert(self.env.now() + self.options().ack_timeout),
+                false => {
+                    patience = None;
+                    false
+                }
+            };
+            if self.env.now() >= deadline && !leaving {
                 if !evict {
                     return Err(Error::busy(format!("drain {name}: {}", describe_held(&held))));
                 }
@@ -457,14 +488,7 @@ impl Inner {
         options: DrainOptions,
         job: &Job,
     ) -> Result<(Arc<Round>, Vec<HeldFile>)> {
-        let held: Vec<HeldFile> = plan
-            .obstacles
-            .iter()
-            .filter_map(|o| match o {
-                Obstacle::Held { file, by } => Some(HeldFile { path: file.clone(), by: by.clone() }),
-                _ => None,
-            })
-            .collect();
+        let held = held_by(&plan);
         let held_paths: BTreeSet<&str> = held.iter().map(|h| h.path.as_str()).collect();
         let moves = plan.moves.into_iter().filter(|m| !held_paths.contains(m.path.as_str())).collect();
         let round = Arc::new(Round { moves, ..Round::default() });
@@ -590,6 +614,20 @@ impl Inner {
     }
 }
 
+/// The files that somebody holds, as a plan says.
+fn held_by(plan: &Plan) -> Vec<HeldFile> {
+    let held = plan.obstacles.iter().filter_map(|o| match o {
+        Obstacle::Held { file, by } => Some(HeldFile { path: file.clone(), by: by.clone() }),
+        _ => None,
+    });
+    held.collect()
+}
+
+/// Whether a file is held and nobody can be found who does.
+fn nobody_shows(held: &HeldFile) -> bool {
+    held.by.iter().all(|by| *by == unseen())
+}
+
 fn drainable(st: &State, pool: PoolId, name: &str) -> Result<()> {
     if is_dram(pool) {
         return Err(Error::invalid("dram is the host's own memory: it can't be drained"));
@@ -668,6 +706,7 @@ fn describe_held(held: &[HeldFile]) -> String {
                         )
                     })
                     .collect();
+            let by = if by.is_empty() { vec!["by a process that could not be found".to_owned()] } else { by };
             format!("{} is held: {}", h.path, by.join(", "))
         })
         .collect();

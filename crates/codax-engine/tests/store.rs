@@ -5,7 +5,7 @@ mod store_support;
 use codax_core::ErrorKind;
 use codax_core::change::PoolState;
 use codax_core::request::{Open, PlacementSpec};
-use codax_engine::DrainOptions;
+use codax_engine::{DrainOptions, Store, StoreOptions};
 use std::time::Duration;
 use store_support::*;
 
@@ -543,4 +543,41 @@ fn a_process_with_a_connection_that_is_not_back_yet_holds_its_files() {
     assert_eq!(held(), 1, "its mappings may be there without it");
     first.set_links(1).unwrap();
     assert_eq!(held(), 0);
+}
+
+/// An object's descriptor that is this process's own: a lease is refused for it, and `/proc` is not asked about this process.
+fn held_by_nobody_to_be_seen(rig: &Rig, store: &Store, text: &str) -> std::fs::File {
+    let session = admin(store);
+    drop(make(&session, text, MIB, "sim0"));
+    let file = session.stat(&path(text)).expect("there").id;
+    std::fs::File::open(rig.layout().pool("sim0").join(format!("{:016x}", file.0))).expect("its object")
+}
+
+#[test]
+fn who_is_just_leaving_does_not_keep_a_drain_from_its_end() {
+    let rig = Rig::new();
+    let store =
+        Store::open(StoreOptions { ack_timeout: Duration::from_secs(60), ..rig.options() }, TestEnv::new());
+    let store = store.expect("the store opens");
+    let mut held = Some(held_by_nobody_to_be_seen(&rig, &store, "/f"));
+    let mut waited = false;
+    let report = admin(&store).drain("sim0", DrainOptions::default(), &mut |job| {
+        if let Some(by) = job.waiting.first().map(|file| &file.by) {
+            assert!(by.iter().all(|by| by.pid.is_none()), "{by:?}");
+            waited = true;
+            held = None;
+        }
+        true
+    });
+    assert_eq!((report.expect("it has left").files, waited), (1, true));
+}
+
+#[test]
+fn who_is_never_seen_and_does_not_leave_ends_a_drain() {
+    let rig = Rig::new();
+    let options = StoreOptions { ack_timeout: Duration::from_millis(100), ..rig.options() };
+    let store = Store::open(options, TestEnv::new()).expect("the store opens");
+    let _held = held_by_nobody_to_be_seen(&rig, &store, "/f");
+    let error = admin(&store).drain("sim0", DrainOptions::default(), &mut |_| true).unwrap_err();
+    assert!(error.kind == ErrorKind::Busy && error.message.contains("/f"), "{error}");
 }

@@ -4,6 +4,7 @@ use crate::adapter::{REQUEST_BYTES, Serving};
 use crate::handles::lock;
 use crate::{SUBTYPE, point};
 use codax_core::info::Served;
+use codax_core::mounting::MountOptions;
 use codax_core::{Error, ErrorKind, FileId, Result};
 use codax_engine::Store;
 use codax_os::{fuse, mounts};
@@ -21,6 +22,7 @@ const SOURCE: &str = "codax";
 pub struct Mount {
     dir: PathBuf,
     dev: u64,
+    options: MountOptions,
     told: Arc<Told>,
 }
 
@@ -33,6 +35,8 @@ pub struct MountFacts {
     pub passthrough: bool,
     /// Its device number.
     pub dev: u64,
+    /// What it was asked to be like.
+    pub options: MountOptions,
 }
 
 /// The kernel's knowledge of the store, and the turn of those who bring it up to date: who has had it knows that all changes before were told.
@@ -51,12 +55,18 @@ impl Told {
 }
 
 impl Mount {
-    /// Mounts a store on an empty directory, and serves it. By mount(2) where this process may, else by `fusermount3`.
-    pub fn new(store: &Store, dir: &Path) -> Result<Self> {
+    /// Mounts a store on an empty directory, and serves it. By mount(2) where this process may, else by `fusermount3`. `over` is called when it is
+    /// [over](Self::is_over), by a thread of its own.
+    pub fn new(
+        store: &Store,
+        dir: &Path,
+        options: MountOptions,
+        over: impl FnOnce() + Send + 'static,
+    ) -> Result<Self> {
         let dir = point::check(dir)?;
         let privilege = mounts::can_mount();
-        let device = mount(&dir, privilege)?;
-        match Self::serve(store, &dir, device, privilege) {
+        let device = mount(&dir, privilege, options)?;
+        match Self::serve(store, &dir, device, privilege, options, over) {
             Ok(mount) => {
                 tracing::info!(dir = %dir.display(), passthrough = mount.facts().passthrough, "mounted");
                 Ok(mount)
@@ -69,9 +79,16 @@ impl Mount {
         }
     }
 
-    fn serve(store: &Store, dir: &Path, device: OwnedFd, privilege: bool) -> io::Result<Self> {
+    fn serve(
+        store: &Store,
+        dir: &Path,
+        device: OwnedFd,
+        privilege: bool,
+        options: MountOptions,
+        over: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
         let dev = fuse::mount_dev(dir)?;
-        let serving = Serving::start(store, device, dev, privilege)?;
+        let serving = Serving::start(store, device, dev, privilege, over)?;
         let told = Arc::new(Told { serving, turn: Mutex::default() });
         let teller = told.clone();
         thread::Builder::new().name("mount-changes".into()).spawn(move || {
@@ -79,7 +96,7 @@ impl Mount {
                 teller.tell();
             }
         })?;
-        Ok(Self { dir: dir.to_owned(), dev, told })
+        Ok(Self { dir: dir.to_owned(), dev, options, told })
     }
 
     /// Tells the kernel of all that has changed so far behind its back. When this returns, who looks sees it.
@@ -90,7 +107,12 @@ impl Mount {
     /// What is known of it.
     #[must_use]
     pub fn facts(&self) -> MountFacts {
-        MountFacts { dir: self.dir.clone(), passthrough: self.told.serving.passthrough(), dev: self.dev }
+        MountFacts {
+            dir: self.dir.clone(),
+            passthrough: self.told.serving.passthrough(),
+            dev: self.dev,
+            options: self.options,
+        }
     }
 
     /// How a file is served on it; `None` as long as it isn't known what the kernel can do.
@@ -99,30 +121,39 @@ impl Mount {
         self.told.serving.fs().map(|fs| fs.served(file))
     }
 
-    /// Whether somebody has unmounted it.
+    /// Whether it is unmounted everywhere and nobody uses it any more, or it was cut off by force.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.told.serving.is_over()
     }
 
-    /// Unmounts. `Busy`, with the processes that use it, if somebody does; `lazy` frees the directory even then, and who is inside goes on until the
-    /// daemon ends.
-    pub fn end(&self, lazy: bool) -> Result<()> {
-        if !self.is_over() {
-            match fuse::umount(&self.dir, lazy) {
-                Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
-                    return Err(point::busy(&self.dir, self.dev));
-                }
-                // Somebody else has, lazily: it goes when nobody is inside any more.
-                Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Ok(()),
-                Err(e) if !self.is_over() => return Err(point::about(&self.dir, &e)),
-                _ => {}
+    /// Whether it is on its directory still. Somebody may have unmounted it.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        // What can't be looked up stays as it is known.
+        fuse::points(SUBTYPE).map_or(true, |points| points.contains(&(self.dev, self.dir.clone())))
+    }
+
+    /// Unmounts from its directory. `Busy`, with the processes that use it, if somebody does; `lazy` frees the directory even then. Returns whether it is
+    /// over: who is inside, or has it mounted elsewhere (another mount namespace, a bind mount), is served on, and is not waited for.
+    pub fn end(&self, lazy: bool) -> Result<bool> {
+        match fuse::umount(&self.dir, lazy) {
+            // Somebody was faster.
+            Err(_) if !self.is_there() => {}
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                return Err(point::busy(&self.dir, self.dev));
             }
+            Err(e) => return Err(point::about(&self.dir, &e)),
+            Ok(()) => {}
         }
-        if !lazy && let Err(e) = self.told.serving.join() {
-            tracing::warn!("{}: its end: {e}", self.dir.display());
-        }
-        tracing::info!(dir = %self.dir.display(), "unmounted");
+        let over = self.told.serving.finish();
+        tracing::info!(dir = %self.dir.display(), over, "unmounted");
+        Ok(over)
+    }
+
+    /// Frees all places where it is mounted: nobody will serve it any more.
+    pub fn detach(&self) -> Result<()> {
+        fuse::detach_all(SUBTYPE, self.dev, false).map_err(|e| point::about(&self.dir, &e))?;
         Ok(())
     }
 
@@ -133,9 +164,15 @@ impl Mount {
     }
 }
 
-fn mount(dir: &Path, privilege: bool) -> Result<OwnedFd> {
-    let options =
-        fuse::Options { source: SOURCE, subtype: SUBTYPE, allow_other: privilege, max_read: REQUEST_BYTES };
+fn mount(dir: &Path, privilege: bool, options: MountOptions) -> Result<OwnedFd> {
+    let words: Vec<_> = options.words().collect();
+    let options = fuse::Options {
+        source: SOURCE,
+        subtype: SUBTYPE,
+        allow_other: privilege,
+        max_read: REQUEST_BYTES,
+        words: &words,
+    };
     if privilege {
         drop(open_device()?);
         return fuse::mount(dir, &options).map_err(|e| match e.kind() {

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 /// Most users of a mount that an error names.
 const USERS_NAMED: usize = 8;
 
-/// Checks that a store can be mounted on `dir`, and returns its path without links. What an earlier daemon left there dead is cleaned up.
+/// Checks that a store can be mounted on `dir`, and returns its path without links.
 ///
 /// `NotFound`, `NotDir`, `NotEmpty`, `Busy` (something is mounted there) say what is wrong and what to do.
 pub fn check(dir: &Path) -> Result<PathBuf> {
-    clean_dead(dir)?;
+    refuse_dead(dir)?;
     let shown = dir.display();
     let path = dir.canonicalize().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => {
@@ -37,23 +37,21 @@ pub fn check(dir: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Takes away what daemons that have gone left mounted on `dir`. Mappings and open files of it live on. `Busy` if what is dead there is not ours.
-pub fn clean_dead(dir: &Path) -> Result<()> {
-    while fuse::is_dead(dir) {
-        let parent = dir.parent().unwrap_or(Path::new("/"));
-        let parent = parent.canonicalize().map_err(|e| about(dir, &e))?;
-        let path = dir.file_name().map_or_else(|| parent.clone(), |name| parent.join(name));
-        let ours = fuse::mounted(SUBTYPE).map_err(|e| about(dir, &e))?.contains(&path);
-        let shown = dir.display();
-        if !ours {
-            return Err(Error::busy(format!(
-                "mount point {shown}: another filesystem is mounted there whose server has gone: umount -l {shown}"
-            )));
-        }
-        tracing::warn!("{shown}: the daemon that served it has gone: unmounting it");
-        fuse::umount(&path, true).map_err(|e| about(dir, &e))?;
+/// `Busy` if what is mounted on `dir` has lost its server. What this store had mounted [is cleaned up](crate::record::clean) by what is written down of it,
+/// so that is another's.
+fn refuse_dead(dir: &Path) -> Result<()> {
+    if !fuse::is_dead(dir) {
+        return Ok(());
     }
-    Ok(())
+    // Links in what comes before it can be followed; it can't be looked at itself.
+    let parent = dir.parent().unwrap_or(Path::new("/")).canonicalize().map_err(|e| about(dir, &e))?;
+    let path = dir.file_name().map_or_else(|| parent.clone(), |name| parent.join(name));
+    let stores = fuse::mounted(SUBTYPE).map_err(|e| about(dir, &e))?.contains(&path);
+    let what = if stores { "another store" } else { "another filesystem" };
+    let shown = dir.display();
+    Err(Error::busy(format!(
+        "mount point {shown}: {what} is mounted there whose server has gone: umount -l {shown}"
+    )))
 }
 
 /// The error that somebody uses a mount, with the processes that do as far as `/proc` shows them.

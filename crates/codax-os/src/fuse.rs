@@ -3,12 +3,13 @@
 
 use crate::mounts;
 use crate::util::invalid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -34,6 +35,23 @@ pub struct Options<'a> {
     pub allow_other: bool,
     /// The largest read, in bytes.
     pub max_read: u32,
+    /// What else it is to be like: words of mount(8) for flags of mount(2).
+    pub words: &'a [&'a str],
+}
+
+/// The flag of mount(2) that a word of mount(8) stands for.
+fn flag(word: &str) -> io::Result<MountFlags> {
+    Ok(match word {
+        "ro" => MountFlags::RDONLY,
+        "noexec" => MountFlags::NOEXEC,
+        "sync" => MountFlags::SYNCHRONOUS,
+        "dirsync" => MountFlags::DIRSYNC,
+        "noatime" => MountFlags::NOATIME,
+        "nodiratime" => MountFlags::NODIRATIME,
+        "strictatime" => MountFlags::STRICTATIME,
+        "lazytime" => MountFlags::LAZYTIME,
+        _ => return Err(invalid("a mount has no such option")),
+    })
 }
 
 /// Mounts by mount(2): set-user-id and devices are not honoured, access is the kernel's to control. What is written to the
@@ -49,7 +67,10 @@ pub fn mount(path: &Path, options: &Options<'_>) -> io::Result<OwnedFd> {
     );
     let data = CString::new(data).map_err(|_| invalid("an option has a zero byte"))?;
     let kind = format!("fuse.{}", options.subtype);
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    for word in options.words {
+        flags |= flag(word)?;
+    }
     rustix::mount::mount(options.source, path, kind.as_str(), flags, data.as_c_str())?;
     Ok(device)
 }
@@ -58,10 +79,14 @@ pub fn mount(path: &Path, options: &Options<'_>) -> io::Result<OwnedFd> {
 pub fn mount_helped(path: &Path, options: &Options<'_>) -> io::Result<OwnedFd> {
     let (ours, its) = crate::sock::pair()?;
     let other = if options.allow_other { ",allow_other" } else { "" };
-    let words = format!(
+    let mut words = format!(
         "fsname={},subtype={},default_permissions,max_read={},nosuid,nodev{other}",
         options.source, options.subtype, options.max_read
     );
+    for word in options.words {
+        words += ",";
+        words += word;
+    }
     // It is told the number of a descriptor that it has from us. As standard input it has that without being inherited by
     // whatever else is started meanwhile.
     let mut helper = Command::new(HELPER);
@@ -136,15 +161,42 @@ fn umount_helped(path: &Path, lazy: bool) -> io::Result<()> {
     Err(io::Error::new(kind, text))
 }
 
+/// Whether the kernel has ended the connection that a descriptor of [`DEVICE`] serves: the filesystem is gone, or has been cut off by force.
+pub fn is_cut(device: impl AsFd) -> io::Result<bool> {
+    let mut polled = [PollFd::new(&device, PollFlags::empty())];
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    Ok(polled[0].revents().contains(PollFlags::ERR))
+}
+
 /// The places where a filesystem of type `fuse.SUBTYPE` is mounted, as this process sees them.
 pub fn mounted(subtype: &str) -> io::Result<Vec<PathBuf>> {
+    Ok(points(subtype)?.into_iter().map(|(_, point)| point).collect())
+}
+
+/// The same with their device numbers, in the order of the mount table: of two at one place the last covers the others.
+pub fn points(subtype: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
     let kind = format!("fuse.{subtype}");
     let points = table.split(|b| *b == b'\n').filter_map(|line| {
         let (point, found) = mounts::point_and_type(line)?;
-        (found == kind.as_bytes()).then(|| PathBuf::from(std::ffi::OsStr::from_bytes(&point)))
+        let point = PathBuf::from(std::ffi::OsStr::from_bytes(&point));
+        (found == kind.as_bytes()).then_some((mounts::device_of(line)?, point))
     });
     Ok(points.collect())
+}
+
+/// Frees all places where the filesystem with this device number is mounted, if it is of type `fuse.SUBTYPE` and, with `dead`, nobody serves it any more.
+/// Who uses it goes on. Returns the places.
+pub fn detach_all(subtype: &str, dev: u64, dead: bool) -> io::Result<Vec<PathBuf>> {
+    let mut gone = Vec::new();
+    for (_, point) in points(subtype)?.into_iter().rev().filter(|(on, _)| *on == dev) {
+        // What is covered by something else can't be reached.
+        if mount_dev(&point).is_ok_and(|on| on == dev) && (!dead || is_dead(&point)) {
+            umount(&point, true)?;
+            gone.push(point);
+        }
+    }
+    Ok(gone)
 }
 
 #[cfg(test)]

@@ -125,6 +125,13 @@ pub(crate) fn point_and_type(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     Some((point, kind))
 }
 
+/// Device number of the filesystem, of a line of mountinfo: the third field, `MAJOR:MINOR`.
+pub(crate) fn device_of(line: &[u8]) -> Option<u64> {
+    let field = std::str::from_utf8(line.split(|b| *b == b' ').nth(2)?).ok()?;
+    let (major, minor) = field.split_once(':')?;
+    Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
+}
+
 /// The value of an extended attribute, up to a page of it; `None` where there is none of that name.
 pub fn attribute(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     let mut value = vec![0; 4096];
@@ -183,6 +190,7 @@ mod tests {
     fn a_line_of_mountinfo_is_read() {
         let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - fuse.codax codax rw,user_id=0";
         assert_eq!(point_and_type(line), Some((b"/mnt 2".to_vec(), &b"fuse.codax"[..])));
-        assert_eq!(point_and_type(b"36 35 98:0 / /mnt rw"), None);
+        assert_eq!(device_of(line), Some(rustix::fs::makedev(98, 0)));
+        assert_eq!((point_and_type(b"36 35 98:0 / /mnt rw"), device_of(b"36 35 x")), (None, None));
     }
 }

@@ -152,6 +152,28 @@ pub fn users_of(dev: u64) -> io::Result<Vec<(u32, String)>> {
     Ok(found)
 }
 
+/// A process of each other mount namespace in which a filesystem is mounted, by its device number. Those we may not look into are left out.
+pub fn namespaces_with(dev: u64) -> io::Result<Vec<(u32, String)>> {
+    let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let mut seen: HashSet<_> = space("self").into_iter().collect();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().filter(|name| name.parse::<u32>().is_ok()) else { continue };
+        let Some(its) = space(pid) else { continue };
+        if !seen.insert(its) {
+            continue;
+        }
+        let table = std::fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        if table.split(|b| *b == b'\n').filter_map(crate::mounts::device_of).any(|of| of == dev)
+            && let Ok(pid) = pid.parse()
+        {
+            found.push((pid, command(pid)));
+        }
+    }
+    Ok(found)
+}
+
 /// A process's name, as far as it says; `?` if it has ended.
 #[must_use]
 pub fn command(pid: u32) -> String {

@@ -47,6 +47,7 @@ impl Private {
             dram: Some(dram.to_owned()),
             devices: devices.iter().map(|&device| device.to_owned()).collect(),
             mount: None,
+            mount_options: None,
             config: None,
         })?;
         let (ready, is_ready) = mpsc::channel();

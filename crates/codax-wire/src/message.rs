@@ -1,4 +1,5 @@
 use codax_core::info::{Event, FileInfo, Finding, JobInfo, JobReport, ServedOn, StoreInfo};
+use codax_core::mounting::MountOptions;
 use codax_core::name::StorePath;
 use codax_core::request::{Handle, Layout, Mapped, Open, PinId, PlacementSpec};
 use codax_core::{Error, FileId, PageRange};
@@ -188,6 +189,8 @@ pub enum Request {
     Mount {
         /// The directory.
         dir: Vec<u8>,
+        /// What the mount is to be like.
+        options: MountOptions,
     },
     /// Unmounts it from a directory, or from all. Store's owner only. Answered by [`Reply::Dirs`]: from where.
     Umount {

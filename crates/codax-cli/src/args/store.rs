@@ -23,6 +23,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "DIR")]
     pub mount: Option<PathBuf>,
 
+    /// Options of that mount, as of codax mount
+    #[arg(long, value_name = "LIST", requires = "mount")]
+    pub mount_options: Option<String>,
+
     /// Return once the store is served, and log to meta/daemon.log in the store's directory
     #[arg(long)]
     pub detach: bool,
@@ -33,6 +37,10 @@ pub struct UpArgs {
 pub struct MountArgs {
     /// An empty directory
     pub dir: PathBuf,
+
+    /// Options of mount(8), separated by commas: ro, noexec, sync, dirsync, noatime, nodiratime, strictatime, lazytime
+    #[arg(short, long, value_name = "LIST")]
+    pub options: Vec<String>,
 }
 
 /// `codax umount`.

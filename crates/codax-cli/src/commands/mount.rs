@@ -6,6 +6,7 @@ use crate::output::json::PathForm;
 use crate::output::text::printable;
 use anyhow::Result;
 use codax_core::Error;
+use codax_core::mounting::MountOptions;
 use codax_wire::{Reply, Request};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use std::path::{Path, PathBuf};
 /// `codax mount`.
 pub fn mount(context: &Context, args: &MountArgs) -> Result<()> {
     let dir = absolute(&args.dir)?;
-    done(&context.store()?, Request::Mount { dir: bytes(&dir) })?;
+    let options = MountOptions::parse(&args.options.join(","))?;
+    done(&context.store()?, Request::Mount { dir: bytes(&dir), options })?;
     context.print([PathForm::new(dir.as_os_str().as_bytes())], String::new)
 }
 

@@ -29,6 +29,7 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<()> {
         devices: args.devices.clone(),
         config: args.config.clone(),
         mount: args.mount.clone(),
+        mount_options: args.mount_options.clone(),
     };
     let config = Config::load(&line)?;
     if args.detach {

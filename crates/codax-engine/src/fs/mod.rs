@@ -221,6 +221,11 @@ impl Store {
     pub fn was_mounted_as(&self, dev: u64) {
         self.inner.lock().closed_devices.insert(dev);
     }
+
+    /// Tells that nobody uses a mount any more that is over, so that its device number may be another filesystem's by now.
+    pub fn nobody_is_on(&self, dev: u64) {
+        self.inner.lock().closed_devices.remove(&dev);
+    }
 }
 
 impl Fs {

@@ -434,6 +434,16 @@ impl State {
         holders
     }
 
+    /// Device numbers of mounts that nobody serves any more, if one of them may be what holds the file: the kernel has served it, and nobody has it open. An
+    /// object that was registered with such a mount stays so as long as that is there.
+    pub fn dead_mounts(&self, file: FileId) -> Vec<u64> {
+        let lingers = self.live.get(&file).and_then(|l| l.mount.as_ref());
+        match lingers.is_some_and(|used| used.lingering && used.by_kernel() == 0) {
+            true => self.closed_devices.iter().copied().collect(),
+            false => Vec::new(),
+        }
+    }
+
     /// Whether all mounts have told their device number.
     pub fn mounts_are_known(&self) -> bool {
         self.mounts.iter().all(|m| m.device.load(Ordering::Relaxed) != 0)

@@ -185,10 +185,16 @@ impl Inner {
 
     /// Who has the file open or mapped through a mount: those that `/proc` shows, and `openers` where it shows nobody.
     pub(crate) fn mount_holders(&self, file: FileId, openers: Vec<Holder>) -> Vec<Holder> {
-        let identities: HashSet<(u64, u64)> = self.lock().mount_identities(file).collect();
+        let (identities, dead): (HashSet<(u64, u64)>, _) = {
+            let st = self.lock();
+            (st.mount_identities(file).collect(), st.dead_mounts(file))
+        };
         let shown = codax_os::process::holders(&identities).unwrap_or_default();
         let mut holders: Vec<Holder> = shown.iter().map(mount_holder).collect();
         holders.dedup();
+        if holders.is_empty() {
+            holders = keepers(&dead);
+        }
         if holders.is_empty() { openers } else { holders }
     }
 
@@ -355,12 +361,17 @@ impl Inner {
         let mut holders: Vec<Holder> =
             codax_os::process::holders(&identities).unwrap_or_default().iter().map(stranger).collect();
         if holders.is_empty() {
-            let why = "holds it, and belongs to another user or is gone by now".to_owned();
-            holders.push(Holder { pid: None, command: "a process".into(), why });
+            holders.push(unseen());
         }
         holders.dedup();
         holders
     }
+}
+
+/// Who holds an object, as a lease that is refused says, and shows nowhere. Mostly that is over in a moment.
+pub(crate) fn unseen() -> Holder {
+    let why = "holds it, and belongs to another user or is gone by now".to_owned();
+    Holder { pid: None, command: "a process".into(), why }
 }
 
 /// Those of `suspects` that still hold an object: a client may have let go of it, and of its session, since it was seen.
@@ -382,6 +393,23 @@ pub(crate) fn stranger(held: &codax_os::process::Held) -> Holder {
         codax_os::process::Hold::Descriptor => "has a descriptor of it",
     };
     Holder { pid: Some(held.pid), command: held.command.clone(), why: why.into() }
+}
+
+/// Who keeps mounts there that nobody serves any more. A process of another mount namespace is in the words only: it may know nothing of the mount, and it
+/// would not help to end it alone.
+pub(crate) fn keepers(devices: &[u64]) -> Vec<Holder> {
+    let found = |list: std::io::Result<Vec<(u32, String)>>| list.unwrap_or_default();
+    let users = devices.iter().flat_map(|dev| found(codax_os::process::users_of(*dev)));
+    let why = "keeps a mount there whose daemon has gone";
+    let mut holders: Vec<Holder> =
+        users.map(|(pid, command)| Holder { pid: Some(pid), command, why: why.into() }).collect();
+    if holders.is_empty() {
+        let spaces = devices.iter().flat_map(|dev| found(codax_os::process::namespaces_with(*dev)));
+        let named = |(pid, name)| format!("the mount namespace of process {pid} ({name})");
+        holders = spaces.map(|space| Holder { pid: None, command: named(space), why: why.into() }).collect();
+    }
+    holders.dedup();
+    holders
 }
 
 pub(crate) fn mount_holder(held: &Held) -> Holder {

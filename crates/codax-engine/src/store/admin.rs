@@ -2,15 +2,19 @@
 
 use crate::store::session::Session;
 use crate::store::state::State;
-use crate::store::{Inner, Store};
+use crate::store::{Guard, Inner, Store};
 use codax_core::extent::{self, pool_runs};
 use codax_core::info::{Event, FileInfo, PoolInfo, StoreInfo};
 use codax_core::name::StorePath;
 use codax_core::namespace::{Inode, Kind, SetAttr, Want};
 use codax_core::request::{Handle, PlacementSpec};
 use codax_core::{Error, ErrorKind, FileId, PageCount, Result};
+use codax_os::process::Hold;
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// Most processes that are named as mapping a file.
+const MAPPERS_NAMED: usize = 256;
 
 /// A directory's entries, and whether there are more.
 pub type Listing = (Vec<(Vec<u8>, FileInfo)>, bool);
@@ -27,7 +31,8 @@ impl Session {
         let mut st = self.store.inner.lock();
         let file = st.ns.resolve(&self.cred, path)?;
         self.store.inner.refresh(&mut st, file);
-        st.file_info(file, true).ok_or_else(|| Error::not_found(format!("{path} is gone")))
+        let info = st.file_info(file, true).ok_or_else(|| Error::not_found(format!("{path} is gone")))?;
+        Ok(self.store.inner.with_mount_mappers(st, info))
     }
 
     /// An open file.
@@ -35,7 +40,9 @@ impl Session {
         let mut st = self.store.inner.lock();
         let open = self.handle(&st, handle)?;
         self.store.inner.refresh(&mut st, open.file);
-        st.file_info(open.file, true).ok_or_else(|| Error::not_found(format!("#{} is gone", open.file)))
+        let info = st.file_info(open.file, true);
+        let info = info.ok_or_else(|| Error::not_found(format!("#{} is gone", open.file)))?;
+        Ok(self.store.inner.with_mount_mappers(st, info))
     }
 
     /// A directory's entries after the name `after`, of about `max_bytes` when encoded, and whether there are more.
@@ -183,6 +190,25 @@ impl Session {
     }
 }
 
+impl Inner {
+    /// Adds those that map the file through a mount, as `/proc` shows them. That is looked through only if the kernel serves the file.
+    fn with_mount_mappers(&self, st: Guard<'_>, mut info: FileInfo) -> FileInfo {
+        if !st.served_by_kernel(info.id) {
+            return info;
+        }
+        let identities = st.kernel_identities(info.id).collect();
+        drop(st);
+        // Who can't be seen there is missed.
+        let held = codax_os::process::holders(&identities).unwrap_or_default();
+        let maps = held.iter().filter(|h| matches!(h.what, Hold::Mapped { .. }));
+        info.mapped_by.extend(maps.map(|h| h.pid));
+        info.mapped_by.sort_unstable();
+        info.mapped_by.dedup();
+        info.mapped_by.truncate(MAPPERS_NAMED);
+        info
+    }
+}
+
 impl State {
     fn file_info(&self, file: FileId, extents: bool) -> Option<FileInfo> {
         let inode: &Inode = self.ns.get(file)?;
@@ -194,7 +220,7 @@ impl State {
             .collect();
         mapped_by.sort_unstable();
         mapped_by.dedup();
-        mapped_by.truncate(256);
+        mapped_by.truncate(MAPPERS_NAMED);
         Some(FileInfo {
             id: file,
             kind: inode.kind,

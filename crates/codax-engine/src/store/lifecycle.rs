@@ -387,15 +387,41 @@ pub fn purge_idle(dir: &Path) -> Result<()> {
             dir.display()
         )));
     };
-    let pools = dir.join("pools");
-    let names = fs::read_dir(&pools).map_err(|e| os_error("list", &pools.display(), &e))?;
-    let names: Vec<String> =
-        names.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned())).collect();
-    purge_dir(&layout, &names)
+    purge_dir(&layout, &pool_names(&layout)?)
+}
+
+/// The pools that a store has directories of.
+fn pool_names(layout: &Layout) -> Result<Vec<String>> {
+    let pools = layout.dir.join("pools");
+    let names = match fs::read_dir(&pools) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|e| os_error("list", &pools.display(), &e))?,
+    };
+    Ok(names.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned())).collect())
+}
+
+/// Deletes what a store has in its directory, and nothing else. The caller holds the directory's lock.
+pub fn purge_contents(layout: &Layout) -> Result<()> {
+    purge_pools(layout, &pool_names(layout)?)
 }
 
 /// Deletes what a store has in its directory, and nothing else; the directory itself goes if that leaves it empty.
 pub fn purge_dir(layout: &Layout, pools: &[String]) -> Result<()> {
+    purge_pools(layout, pools)?;
+    match fs::remove_dir(&layout.dir) {
+        Err(e)
+            if e.kind() == std::io::ErrorKind::DirectoryNotEmpty
+                || e.kind() == std::io::ErrorKind::ResourceBusy =>
+        {
+            tracing::warn!("{} holds something that is not the store's, and stays", layout.dir.display());
+            Ok(())
+        }
+        Err(e) => Err(os_error("remove", &layout.dir.display(), &e)),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn purge_pools(layout: &Layout, pools: &[String]) -> Result<()> {
     let mut dirs: Vec<PathBuf> = pools.iter().map(|p| layout.pool(p)).collect();
     dirs.push(layout.meta());
     for dir in &dirs {
@@ -414,17 +440,7 @@ pub fn purge_dir(layout: &Layout, pools: &[String]) -> Result<()> {
             _ => {}
         }
     }
-    match fs::remove_dir(&layout.dir) {
-        Err(e)
-            if e.kind() == std::io::ErrorKind::DirectoryNotEmpty
-                || e.kind() == std::io::ErrorKind::ResourceBusy =>
-        {
-            tracing::warn!("{} holds something that is not the store's, and stays", layout.dir.display());
-            Ok(())
-        }
-        Err(e) => Err(os_error("remove", &layout.dir.display(), &e)),
-        Ok(()) => Ok(()),
-    }
+    Ok(())
 }
 
 fn remove_tree(dir: &Path) -> Result<()> {

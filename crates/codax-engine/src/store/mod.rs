@@ -11,7 +11,7 @@ mod lifecycle;
 mod new_pools;
 mod recover;
 pub(crate) use admin::pages_in;
-pub use lifecycle::{Layout, prepare_dir, purge_dir, purge_idle};
+pub use lifecycle::{Layout, prepare_dir, purge_contents, purge_dir, purge_idle};
 pub use recover::MakeBacking;
 pub(crate) use recover::{names_of, resident, stale_ranges};
 pub(crate) mod session;

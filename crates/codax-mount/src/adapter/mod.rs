@@ -16,6 +16,7 @@ use backing::Backings;
 use codax_core::{Error, FileId};
 use codax_engine::Store;
 use codax_engine::fs::{Changed, Fs};
+use codax_os::fuse;
 use convert::{errno, file_id};
 use fuser::{
     BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
@@ -28,9 +29,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 /// Threads that serve a mount. A request may wait for a file that is being moved, and others should not wait with it.
 const THREADS: usize = 8;
@@ -40,6 +40,9 @@ pub(crate) const REQUEST_BYTES: u32 = 1 << 20;
 
 /// Requests that the kernel sends without waiting for earlier ones (readahead, asynchronous direct I/O).
 const BACKGROUND: u16 = 64;
+
+/// How long the last requests of a mount whose connection is gone may take. One may wait for a file that is on the move.
+const FINISH_LIMIT: Duration = Duration::from_secs(2);
 
 /// Numbers of files are never used again, so all are of the first generation.
 const GENERATION: Generation = Generation(0);
@@ -72,14 +75,29 @@ struct View {
 pub(crate) struct Serving {
     view: Arc<OnceLock<View>>,
     notifier: Notifier,
-    /// Ends when it is unmounted and nobody uses it any more.
-    session: Mutex<Option<JoinHandle<io::Result<()>>>>,
+    /// The connection, to see whether the kernel has ended it.
+    device: OwnedFd,
+    end: Arc<End>,
+}
+
+/// Whether a mount is over: it is unmounted everywhere and nobody uses it any more, or it was cut off; all requests are answered.
+#[derive(Debug, Default)]
+struct End {
+    over: Mutex<bool>,
+    changed: Condvar,
 }
 
 impl Serving {
     /// Serves what was mounted with `device`, which has `dev` as its device number. With `privilege`, files are served from their objects if the
-    /// kernel can do that.
-    pub fn start(store: &Store, device: OwnedFd, dev: u64, privilege: bool) -> io::Result<Self> {
+    /// kernel can do that. `over` is called when it is over, by a thread that nobody waits for.
+    pub fn start(
+        store: &Store,
+        device: OwnedFd,
+        dev: u64,
+        privilege: bool,
+        over: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let connection = device.try_clone()?;
         let view = Arc::new(OnceLock::new());
         let adapter = Adapter {
             store: store.clone(),
@@ -98,13 +116,19 @@ impl Serving {
         let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
         let notifier = session.notifier();
         let fs = view.get().map(|view| view.fs.clone());
-        let thread = std::thread::Builder::new().name("mount".into()).spawn(move || {
-            let ended = session.run();
+        let end = Arc::new(End::default());
+        let ended = end.clone();
+        std::thread::Builder::new().name("mount".into()).spawn(move || {
+            if let Err(e) = session.run() {
+                tracing::warn!("the end of a mount: {e}");
+            }
             // What is still open is open nowhere.
             fs.iter().for_each(Fs::close);
-            ended
+            *lock(&ended.over) = true;
+            ended.changed.notify_all();
+            over();
         })?;
-        Ok(Self { view, notifier, session: Mutex::new(Some(thread)) })
+        Ok(Self { view, notifier, device: connection, end })
     }
 
     /// The store's view; `None` before the kernel has greeted.
@@ -133,16 +157,19 @@ impl Serving {
         }
     }
 
-    /// Whether it is unmounted, and all requests are answered.
+    /// Whether it is unmounted everywhere and nobody uses it any more, or it was cut off, and all requests are answered.
     pub fn is_over(&self) -> bool {
-        lock(&self.session).as_ref().is_none_or(JoinHandle::is_finished)
+        *lock(&self.end.over)
     }
 
-    /// Waits until it is over.
-    pub fn join(&self) -> io::Result<()> {
-        let session = lock(&self.session).take();
-        let panicked = |_| Err(io::Error::other("a thread of it panicked"));
-        session.map_or(Ok(()), |session| session.join().unwrap_or_else(panicked))
+    /// Waits until it is over, if nothing is to come any more but the answers to requests that are on the way; whether it is over.
+    pub fn finish(&self) -> bool {
+        let over = lock(&self.end.over);
+        if !fuse::is_cut(&self.device).unwrap_or(false) {
+            return *over;
+        }
+        let waited = self.end.changed.wait_timeout_while(over, FINISH_LIMIT, |over| !*over);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 

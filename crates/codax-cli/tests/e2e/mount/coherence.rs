@@ -73,8 +73,14 @@ fn a_mapping_through_the_mount_is_the_memory_that_the_library_maps() {
         assert_eq!((client.number("get"), theirs.memory().load_u64(0)), (round * 2, round * 2));
     }
     rig.run(&["move", "/f", "--to", "dram"]).fails(5, &["/f", &client.pid().to_string()]);
+    let mapped_by = rig.row(&["stat", "/f"])["mapped_by"].clone();
+    let mapped_by: Vec<_> =
+        mapped_by.as_array().expect("a list").iter().filter_map(|pid| pid.as_u64()).collect();
+    let both = [client.pid(), std::process::id()].map(u64::from);
+    assert!(both.iter().all(|pid| mapped_by.contains(pid)), "{mapped_by:?}");
     client.end();
     drop((theirs, fd, ours, file));
+    assert_eq!(rig.row(&["stat", "/f"])["mapped_by"], json!([]));
     rig.ok(&["move", "/f", "--to", "dram"]);
     rig.sound();
 }
@@ -207,6 +213,58 @@ fn a_killed_daemon_leaves_mappings_alive() {
     client.end();
     rig.ok(&["move", "/f", "--to", "dram"]);
     assert_eq!(fs::read(&path).expect("there")[..8], 3u64.to_le_bytes());
+    rig.sound();
+}
+
+#[test]
+fn who_maps_a_file_after_a_clean_end_is_named() {
+    let Some(Mounted { rig, dir }) = mounted("who_maps_a_file_after_a_clean_end", Plan::new()) else {
+        return;
+    };
+    rig.put("/f", &vec![0; 1 << 20], &["--on", "sim0"]).ok();
+    let path = dir.join("f");
+    let mut client = Client::start(&rig, "map-path", &[path.to_str().expect("text")]);
+    assert_eq!(client.ask("close"), "closed");
+    let pid = client.pid().to_string();
+    for round in 1..=2 {
+        assert_eq!(client.ask("add"), round.to_string());
+        rig.down();
+        rig.up();
+        rig.run(&["device", "drain", "sim0"]).fails(5, &["/f", &pid, "maps it through a mount"]);
+        let plan = rig.ok(&["device", "drain", "sim0", "--dry-run"]);
+        assert!(plan.text().contains(&pid), "{plan}");
+    }
+    client.end();
+    rig.ok(&["device", "drain", "sim0"]);
+    assert_eq!(rig.get("/f")[..8], 2u64.to_le_bytes());
+    rig.sound();
+}
+
+/// The kernel lets go of what it served from a mount only when that is gone, and a working directory keeps it there.
+#[test]
+fn who_keeps_a_dead_mount_there_holds_what_was_open_through_it() {
+    let Some(Mounted { rig, dir }) = mounted("who_keeps_a_dead_mount_there", Plan::new()) else { return };
+    rig.put("/f", &pattern(MIB, 3), &["--on", "sim0"]).ok();
+    rig.put("/free", &pattern(MIB, 4), &["--on", "sim0"]).ok();
+    let path = dir.join("f");
+    let mut sleeper = crate::rig::Running {
+        child: std::process::Command::new("sleep").arg("1000").current_dir(&dir).spawn().expect("it starts"),
+    };
+    sleeper.await_state('S');
+    let mut client = Client::start(&rig, "map-path", &[path.to_str().expect("text")]);
+    assert_eq!(client.ask("get"), u64::from_le_bytes(pattern(8, 3).try_into().expect("8")).to_string());
+    rig.kill();
+    client.end();
+    rig.up();
+    let pid = sleeper.pid().to_string();
+    let why = "keeps a mount there whose daemon has gone";
+    rig.run(&["move", "/f", "--to", "dram"]).fails(5, &["/f", &pid, why]);
+    rig.run(&["device", "drain", "sim0"]).fails(5, &["/f", &pid, why]);
+    let plan = rig.ok(&["device", "drain", "sim0", "--dry-run"]);
+    assert!(plan.text().contains(&pid) && plan.text().contains(why), "{plan}");
+    rig.ok(&["device", "drain", "sim0", "--evict"]);
+    assert!(!sleeper.end().success(), "it was ended, as the plan had said");
+    assert!(rig.get("/f") == pattern(MIB, 3));
     rig.sound();
 }
 

@@ -1,6 +1,7 @@
 //! Mount points: what may be wrong with them, who is in the way, what a killed daemon leaves, and how else one mounts.
 
 use super::{Mounted, can_mount, mounted};
+use crate::client::Client;
 use crate::rig::{Plan, Rig, Running, run_limited, until};
 use rustix::process::Signal;
 use std::fs;
@@ -45,6 +46,19 @@ fn a_store_that_cannot_be_mounted_as_asked_does_not_start() {
     let rig = Plan::new().config("mount = \"/nowhere/at/all\"\n").place();
     let said = rig.try_up("").expect_err("there is no such directory");
     said.fails(3, &["/nowhere/at/all", "mkdir"]);
+    assert!(!rig.dir().exists(), "what it made goes with it");
+    // A store that was there before stays, and so does a directory.
+    let elsewhere = Plan::new().place();
+    fs::create_dir(elsewhere.dir()).expect("ours");
+    let refused = || elsewhere.run(&["up", "--mount", "/nowhere/at/all"]).fails(3, &["/nowhere/at/all"]);
+    refused();
+    assert!(fs::read_dir(elsewhere.dir()).expect("it was there").next().is_none());
+    elsewhere.up();
+    elsewhere.put("/f", b"kept", &[]).ok();
+    elsewhere.down();
+    refused();
+    elsewhere.up();
+    assert_eq!(elsewhere.get("/f"), b"kept");
 }
 
 #[test]
@@ -151,16 +165,157 @@ fn mount_8_and_fstab_work_through_the_helper() {
         command.arg(rig.dir()).arg(&dir).args(["-o", options, "-t", "fuse.codax"]);
         run_limited(&mut command, "mount.fuse.codax".to_owned(), b"")
     };
-    call("ro").fails(2, &["ro"]);
+    call("remount,ro").fails(2, &["remount", "mount again"]);
+    call("rw,colour").fails(2, &["colour"]);
     // No daemon yet: it starts one.
     call("rw,nofail,dram=8MiB,device=sim0=emulated:8MiB").ok();
     assert_eq!(mounts_below(&dir), std::slice::from_ref(&dir));
     assert_eq!(rig.pool("sim0", "bytes"), 8 << 20);
     rig.ok(&["umount"]);
-    call("rw").ok();
+    call("defaults,rw,relatime,async,exec,auto,user,_netdev,x-systemd.automount").ok();
     assert_eq!(mounts_below(&dir), std::slice::from_ref(&dir));
+    rig.ok(&["umount"]);
+    call("ro,noexec,sync,dirsync,noatime,nodiratime,lazytime").ok();
+    is_read_only(&dir);
+    rig.ok(&["umount"]);
+    // Nobody here is its parent.
+    rig.ok(&["down"]);
+    // And where it starts the daemon.
+    call("ro,strictatime").ok();
+    is_read_only(&dir);
     rig.ok(&["down", "--purge"]);
     assert!(mounts_below(&dir).is_empty());
+}
+
+#[track_caller]
+fn is_read_only(dir: &Path) {
+    let refused = fs::write(dir.join("new"), "x").expect_err("it is for reading");
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+}
+
+/// What the mount table says of the mount on `dir`.
+fn flags_of(dir: &Path) -> String {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("/proc");
+    let line = table.lines().find(|line| line.split(' ').nth(4) == dir.to_str()).expect("mounted");
+    line.split(' ').nth(5).expect("flags").to_owned()
+}
+
+#[test]
+fn a_mount_is_made_as_it_was_asked_for_and_again_so_after_a_crash() {
+    let Some(Mounted { rig, dir }) = mounted("a_mount_is_made_as_it_was_asked_for", Plan::new()) else {
+        return;
+    };
+    fs::write(dir.join("f"), "kept").expect("room");
+    rig.ok(&["umount"]);
+    rig.run(&["mount", "-o", "remount", text(&dir)]).fails(2, &["remount", "mount again"]);
+    rig.run(&["mount", "-o", "ro,colour", text(&dir)]).fails(2, &["colour"]);
+    rig.ok(&["mount", "-o", "ro,noexec", "--options", "noatime", text(&dir)]);
+    for _ in 0..2 {
+        is_read_only(&dir);
+        let (flags, file) = (flags_of(&dir), dir.join("f"));
+        for flag in ["ro", "noexec", "noatime", "nosuid", "nodev"] {
+            assert!(flags.split(',').any(|set| set == flag), "{flag} is not in {flags}");
+        }
+        assert_eq!(fs::read(&file).expect("reading is allowed"), b"kept");
+        let refused = fs::OpenOptions::new().write(true).open(&file).expect_err("it is for reading");
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+        rig.kill();
+        rig.up();
+    }
+    rig.down();
+    rig.up_with(&["--mount", text(&dir), "--mount-options", "ro"]);
+    is_read_only(&dir);
+}
+
+/// A command of the system's, which succeeds.
+#[track_caller]
+fn system(words: &[&str]) {
+    let mut command = Command::new(words[0]);
+    run_limited(command.args(&words[1..]), words.join(" "), b"").ok();
+}
+
+#[test]
+fn an_unmount_waits_for_nobody_who_has_it_in_another_place() {
+    let Some(Mounted { rig, dir }) = mounted("an_unmount_waits_for_nobody", Plan::new()) else { return };
+    rig.put("/f", &vec![0; 1 << 20], &["--on", "sim0"]).ok();
+    let elsewhere = made(&rig, "elsewhere");
+    system(&["mount", "--bind", text(&dir), text(&elsewhere)]);
+    rig.ok(&["umount", text(&dir)]);
+    assert_eq!(mounts_below(&rig.beside(".")), std::slice::from_ref(&elsewhere));
+    assert!(rig.row(&["status"])["mounts"].as_array().expect("mounts").is_empty());
+    // It is served there, and who uses it so is a holder.
+    fs::write(elsewhere.join("g"), "served").expect("room");
+    assert_eq!(rig.get("/g"), b"served");
+    let file = elsewhere.join("f");
+    let mut client = Client::start(&rig, "map-path", &[text(&file)]);
+    assert_eq!(client.ask("close"), "closed");
+    assert_eq!(client.ask("add"), "1");
+    let pid = client.pid().to_string();
+    rig.run(&["move", "/f", "--to", "dram"]).fails(5, &["/f", &pid]);
+    // The directory is free, and what is mounted there now is another.
+    rig.ok(&["mount", text(&dir)]);
+    // Nor is another mount namespace waited for.
+    let mut space = Running {
+        child: Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sleep", "1000"])
+            .spawn()
+            .expect("unshare is there"),
+    };
+    let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    until("a mount namespace of its own", || (name(space.pid()) == "sleep\n").then_some(()));
+    rig.ok(&["umount", text(&dir)]);
+    rig.ok(&["mount", text(&dir)]);
+    // After a crash the next daemon knows of them all.
+    rig.kill();
+    rig.up();
+    assert_eq!(mounts_below(&rig.beside(".")), std::slice::from_ref(&dir));
+    rig.run(&["device", "drain", "sim0"]).fails(5, &["/f", &pid]);
+    assert_eq!(client.ask("add"), "2");
+    client.end();
+    rig.ok(&["umount", text(&dir)]);
+    rig.with_daemon(|daemon| {
+        daemon.signal(Signal::TERM);
+        assert!(daemon.end().success());
+    });
+    space.kill();
+    rig.up();
+    rig.ok(&["device", "drain", "sim0"]);
+    rig.sound();
+}
+
+#[test]
+fn the_daemon_ends_where_a_mount_lives_on_in_another_place() {
+    let Some(Mounted { rig, dir }) = mounted("the_daemon_ends_where_a_mount_lives_on", Plan::new()) else {
+        return;
+    };
+    let elsewhere = made(&rig, "elsewhere");
+    system(&["mount", "--bind", text(&dir), text(&elsewhere)]);
+    rig.down();
+    assert!(mounts_below(&rig.beside(".")).is_empty(), "nobody would serve it there");
+}
+
+#[test]
+fn an_unmount_by_hand_is_not_undone_by_a_crash() {
+    let Some(Mounted { rig, dir }) = mounted("an_unmount_by_hand_is_not_undone", Plan::new()) else { return };
+    codax_os::fuse::umount(&dir, false).expect("nobody is inside");
+    let record = rig.dir().join("meta/mounts");
+    until("the daemon to write it down", || fs::read(&record).expect("there").is_empty().then_some(()));
+    rig.kill();
+    rig.up();
+    assert!(mounts_below(&dir).is_empty());
+}
+
+#[test]
+fn what_another_store_left_mounted_is_not_touched() {
+    let Some(Mounted { rig, dir }) = mounted("what_another_store_left_mounted", Plan::new()) else { return };
+    fs::write(dir.join("f"), "kept").expect("room");
+    rig.kill();
+    let other = Plan::new().up();
+    other.run(&["mount", text(&dir)]).fails(5, &["another store", "umount -l"]);
+    other.down();
+    assert_eq!(mounts_below(&dir), std::slice::from_ref(&dir));
+    rig.up();
+    assert_eq!(fs::read(dir.join("f")).expect("served again"), b"kept");
 }
 
 #[test]
@@ -248,5 +403,8 @@ fn a_user_mounts_through_fusermount3() {
     assert!(said.text().contains("through the page cache"), "{said}");
     rig.ok(&["umount"]);
     assert!(mounts_below(&dir).is_empty());
+    rig.ok(&["mount", "-o", "ro,noexec", text(&dir)]);
+    assert!(flags_of(&dir).split(',').any(|flag| flag == "ro"), "{}", flags_of(&dir));
+    rig.ok(&["umount"]);
     rig.sound();
 }
