@@ -361,6 +361,61 @@ fn a_file_over_several_pools_is_read_and_written_by_the_daemon() {
 }
 
 #[test]
+fn what_two_mounts_append_to_a_file_is_all_there() {
+    const EACH: usize = 1000;
+    let rig = Rig::new();
+    let store = rig.open();
+    let mounts = [store.fs(false), store.fs(false), store.fs(true)];
+    let id = put_file(&mounts[0], "f", b"");
+    let append = |fs: &Fs, letter: u8| {
+        let handle = fs.open(id, true, true, WHO).expect("opens");
+        for _ in 0..EACH {
+            match &handle.how {
+                How::Daemon => assert_eq!(fs.append(handle.handle, &[letter; 30], false), Ok(30)),
+                // As the kernel does it.
+                How::Passthrough(fd) => {
+                    assert_eq!(codax_os::object::append(fd, &[letter; 30]).expect("room"), 30);
+                }
+            }
+        }
+        fs.release(handle.handle);
+    };
+    // By the daemon for two mounts; then to an object to which the kernel writes, too.
+    for (round, mounts) in [(1, &mounts[..2]), (2, &mounts[1..])] {
+        std::thread::scope(|scope| {
+            for (mount, letter) in mounts.iter().cycle().zip(*b"abcd") {
+                scope.spawn(move || append(mount, letter));
+            }
+        });
+        let bytes = read_all(&mounts[0], id);
+        assert_eq!(bytes.len(), round * 4 * EACH * 30);
+        assert!(bytes.chunks(30).all(|record| record.iter().all(|b| *b == record[0])));
+        clean(&store);
+    }
+    // What doesn't fit is not begun twice.
+    fs_of_full_pool(&mounts[1]);
+    clean(&store);
+}
+
+/// Appends more than there is room for: what was taken is there once.
+fn fs_of_full_pool(fs: &Fs) {
+    fs.set_xattr(ROOT, b"user.codax.on", b"sim0", false, false).expect("set");
+    let (id, open) = create(fs, ROOT, "full");
+    let data: Vec<u8> = (0..MIB as usize).map(|at| (at / 4096) as u8).collect();
+    let mut len = 0;
+    let refused = loop {
+        match fs.append(open.handle, &data, false) {
+            Ok(n) => len += n,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!((refused.kind, fs.attr(id).map(|a| a.len)), (ErrorKind::NoSpace, Ok(len as u64)));
+    assert!(read_all(fs, id).chunks(MIB as usize).all(|part| part == &data[..part.len()]));
+    assert_eq!(kind(fs.append(open.handle, b"x", false)), ErrorKind::NoSpace);
+    fs.release(open.handle);
+}
+
+#[test]
 fn what_programs_write_to_the_object_is_taken_in() {
     let rig = Rig::new();
     let store = rig.open();

@@ -38,15 +38,16 @@ const THREADS: usize = 8;
 /// Largest read or write in one request, in bytes: what the kernel allows unless told otherwise (`fs.fuse.max_pages_limit`).
 pub(crate) const REQUEST_BYTES: u32 = 1 << 20;
 
-/// Requests that the kernel sends without waiting for earlier ones (readahead, asynchronous direct I/O).
+/// Requests that the kernel sends without waiting for earlier ones (readahead).
 const BACKGROUND: u16 = 64;
 
 /// Numbers of files are never used again, so all are of the first generation.
 const GENERATION: Generation = Generation(0);
 
 /// What the kernel is asked to do, where it can. Not `FUSE_ATOMIC_O_TRUNC`: with it an open with `O_RDONLY | O_TRUNC` would cut a program that runs before the
-/// kernel refuses it (ETXTBSY).
-const WANTED: [InitFlags; 6] = [
+/// kernel refuses it (ETXTBSY). Not `FUSE_ASYNC_DIO`: with it one large direct write comes as several requests at once, in any order, and of an append
+/// nobody could say which part belongs where.
+const WANTED: [InitFlags; 5] = [
     // Names are looked up and directories read in parallel.
     InitFlags::FUSE_PARALLEL_DIROPS,
     // Attributes come with a directory's entries, if the reader seems to want them.
@@ -56,7 +57,6 @@ const WANTED: [InitFlags; 6] = [
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     // Cached contents go when length or time have changed (mounts without privilege; others cache none).
     InitFlags::FUSE_AUTO_INVAL_DATA,
-    InitFlags::FUSE_ASYNC_DIO,
 ];
 
 /// What is known of a mount once the kernel has said what it can do.
