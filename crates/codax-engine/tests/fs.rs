@@ -361,6 +361,29 @@ fn a_file_over_several_pools_is_read_and_written_by_the_daemon() {
 }
 
 #[test]
+fn the_room_that_is_shown_is_what_a_new_file_can_have() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(false);
+    let shown = |dir| fs.statfs(dir).map(|stat| (stat.bytes, stat.free, stat.available));
+    let spread = mkdir(&fs, ROOT, "spread");
+    fs.set_xattr(spread, b"user.codax.interleave", b"dram,sim0", false, false).expect("set");
+    assert_eq!(shown(spread), Ok((96 * MIB, 96 * MIB, 64 * MIB)));
+    let (_, open) = create(&fs, spread, "f");
+    let data = vec![1; 4 * MIB as usize];
+    assert_eq!((0..16).map(|_| fs.append(open.handle, &data, false).expect("room")).sum::<usize>(), 64 << 20);
+    assert_eq!(shown(spread), Ok((96 * MIB, 32 * MIB, 0)));
+    // The larger pool's turn is next.
+    assert_eq!(fs.append(open.handle, &data, false), Ok(2 << 20));
+    assert_eq!(kind(fs.append(open.handle, &data, false)), ErrorKind::NoSpace);
+    fs.release(open.handle);
+    let prefer = mkdir(&fs, ROOT, "prefer");
+    fs.set_xattr(prefer, b"user.codax.prefer", b"sim0", false, false).expect("set");
+    assert_eq!(shown(prefer), Ok((96 * MIB, 30 * MIB, 30 * MIB)));
+    clean(&store);
+}
+
+#[test]
 fn what_two_mounts_append_to_a_file_is_all_there() {
     const EACH: usize = 1000;
     let rig = Rig::new();
@@ -954,6 +977,10 @@ fn a_pool_that_programs_fill_is_full_and_a_drain_waits_for_who_has_files_open() 
     let (_, other) = create(&fs, ROOT, "g");
     assert!(matches!(other.how, How::Daemon));
     assert_eq!(kind(fs.write(other.handle, 0, b"x", false)), ErrorKind::DeviceState);
+    assert_eq!(kind(fs.append(other.handle, b"x", false)), ErrorKind::DeviceState);
+    assert_eq!(kind(fs.allocate(other.handle, 0, 5, Allocate::default())), ErrorKind::DeviceState);
+    let room = fs.statfs(ROOT).expect("statfs");
+    assert_eq!((room.free > 0, room.available), (true, 0));
     fs.release(other.handle);
     clean(&store);
 }

@@ -87,21 +87,31 @@ impl Fs {
     /// What statfs(2) says, of the pools that the placement of `id` uses.
     pub fn statfs(&self, id: FileId) -> Result<StatFs> {
         let st = self.lock();
-        let pools: BTreeSet<PoolId> = match st.placement(id) {
-            Placement::On { pool, .. } => [pool].into(),
-            Placement::Prefer(pool) => [pool, DRAM].into(),
-            Placement::Interleave(pools) => pools.into_iter().collect(),
+        let placement = st.placement(id);
+        let pools: BTreeSet<PoolId> = match &placement {
+            Placement::On { pool, .. } => [*pool].into(),
+            Placement::Prefer(pool) => [*pool, DRAM].into(),
+            Placement::Interleave(pools) => pools.iter().copied().collect(),
         };
         let dir = self.inner().options().dir.clone();
         let layout = crate::store::Layout { dir };
         let mut stat = StatFs::default();
+        let mut rooms = Vec::new();
         for pool in pools {
+            let online = st.room(pool).online;
             let pool = st.pool(pool);
             stat.bytes += PageCount(pool.record.frames).bytes();
             // What programs write through the kernel has no frames yet, and memory.
             let free = codax_os::mounts::free_bytes(&layout.pool(&pool.record.name)).unwrap_or(u64::MAX);
-            stat.free += free.min(pool.alloc.free().bytes());
+            let free = free.min(pool.alloc.free().bytes());
+            stat.free += free;
+            rooms.push(if online { free } else { 0 });
         }
+        stat.available = match placement {
+            // In turns: when one is full there is no next one.
+            Placement::Interleave(_) => rooms.iter().min().unwrap_or(&0) * rooms.len() as u64,
+            _ => rooms.iter().sum(),
+        };
         stat.files = FILES_MAX;
         stat.files_free = FILES_MAX.saturating_sub(st.ns.count() as u64);
         Ok(stat)
@@ -239,8 +249,15 @@ impl Inner {
         self.absorb(st, file)?;
         let Some(inode) = st.ns.get(file) else { return Err(gone(file)) };
         let Some(pool) = inode.ahead else { return Ok(Vec::new()) };
+        let gaps = extent::gaps(&inode.extents, pages);
+        if !gaps.is_empty() && !st.room(pool).online {
+            let name = st.pool_name(pool);
+            return Err(Error::device_state(format!(
+                "pool {name} takes nothing new: it drains or is offline"
+            )));
+        }
         let mut kept = Vec::new();
-        for gap in extent::gaps(&inode.extents, pages) {
+        for gap in gaps {
             match st.reserve(pool, file, gap, None) {
                 Ok(extents) => kept.extend(extents),
                 Err(e) => {

@@ -75,8 +75,8 @@ pub(super) fn answer_statfs(fs: &Fs, id: FileId, reply: ReplyStatfs) {
     match fs.statfs(id) {
         Ok(stat) => {
             let blocks = |bytes: u64| bytes / u64::from(BLOCK);
-            let (all, free) = (blocks(stat.bytes), blocks(stat.free));
-            reply.statfs(all, free, free, stat.files, stat.files_free, BLOCK, NAME_BYTES, BLOCK);
+            let (all, free, available) = (blocks(stat.bytes), blocks(stat.free), blocks(stat.available));
+            reply.statfs(all, free, available, stat.files, stat.files_free, BLOCK, NAME_BYTES, BLOCK);
         }
         Err(e) => reply.error(errno(&e)),
     }
