@@ -537,6 +537,55 @@ impl Random {
     }
 }
 
+/// A reader fills no holes; a mapping does, where the file is.
+#[test]
+fn holes_are_filled_for_who_maps_beside_what_is_there_and_not_for_who_reads() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    fs.set_xattr(ROOT, b"user.codax.prefer", b"sim0", false, false).expect("set");
+    let session = admin(&store);
+    let opened = |text: &str| {
+        session.open(&codax_core::request::Open { create: false, ..open_of(text, 0) }).expect("opens")
+    };
+    let (id, open_file) = create(&fs, ROOT, "f");
+    let (h, object) = object_of(open_file);
+    codax_os::object::write_all_at(&object, b"some", 5 * MIB).expect("written");
+    fs.set(id, &Set { len: Some(8 * MIB), ..Set::default() }).expect("longer");
+    let before = fs.attr(id).expect("attr");
+    assert!(before.backed <= 2 * MIB);
+    let sparse = |bytes: &[u8]| {
+        let data = (5 * MIB) as usize..(5 * MIB) as usize + 4;
+        bytes.len() as u64 == 8 * MIB
+            && bytes.iter().enumerate().all(|(at, b)| if data.contains(&at) { *b != 0 } else { *b == 0 })
+    };
+    // Of a file that a program holds, and of one that nobody does.
+    assert!(sparse(&read(&session, "/f")));
+    assert_eq!(fs.attr(id), Ok(before));
+    drop(object);
+    fs.release(h);
+    assert!(sparse(&read(&session, "/f")));
+    assert_eq!(fs.attr(id), Ok(before));
+    // Elsewhere than it is placed now: there is room there, too.
+    session.move_file(&path("/f"), "dram", None, &mut |_| true).expect("moved");
+    let file = opened("/f");
+    session.raw(file.handle, true).expect("filled");
+    session.raw_done(file.file);
+    session.close(file.handle);
+    assert_eq!((fs.attr(id).map(|a| a.backed), pool_of(&session, "/f")), (Ok(8 * MIB), vec![0]));
+    assert!(sparse(&read(&session, "/f")));
+    clean(&store);
+    // More than there is room for.
+    fs.set(id, &Set { len: Some(1 << 30), ..Set::default() }).expect("longer");
+    let file = opened("/f");
+    assert_eq!(kind(session.raw(file.handle, true)), ErrorKind::NoSpace);
+    let (layout, _) = session.raw(file.handle, false).expect("to read");
+    assert_eq!((layout.len, layout.runs.iter().map(|r| r.pages.bytes()).sum()), (1 << 30, 8 * MIB));
+    session.raw_done(file.file);
+    session.close(file.handle);
+    clean(&store);
+}
+
 #[test]
 fn a_file_in_two_objects_is_changed_at_random_while_parts_of_it_move() {
     const ROUNDS: u32 = 40;

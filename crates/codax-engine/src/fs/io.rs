@@ -6,7 +6,7 @@
 use super::names::without_suid;
 use super::serve::MountHandle;
 use super::space::check_end;
-use super::{Fs, FsHandle, gone};
+use super::{Fs, FsHandle, Pools, gone};
 use crate::backing::Backing;
 use crate::store::state::State;
 use crate::store::{Guard, Inner};
@@ -202,7 +202,7 @@ impl Fs {
         let off = at.offset(&st, file);
         let end = off.saturating_add(len);
         check_end(end)?;
-        let pages = PageRange::of_bytes(off, len);
+        let pages = (PageRange::of_bytes(off, len), Pools::Placed);
         let write = |inner: &Inner, filled: &[Extent]| inner.write_filled(&inode, filled, off, data);
         let (mut st, result) = inner.fill(st, &inode, pages, inode.len.max(end), Some(self.now()), write);
         if let Some(used) = st.live.get_mut(&file).and_then(|l| l.mount.as_mut()).filter(|_| result.is_ok()) {

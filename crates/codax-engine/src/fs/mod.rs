@@ -19,6 +19,7 @@ mod xattr;
 
 pub(crate) use absorb::find_memory;
 pub(crate) use serve::{Mount, MountHandle, MountUse};
+use space::Pools;
 pub(crate) use space::pools_of;
 
 use crate::store::{Guard, Inner, Store};

@@ -317,5 +317,13 @@ fn a_full_pool_says_so_and_room_is_shown() {
     drop(file);
     assert_eq!(free(&dir), before - MIB);
     assert_eq!(fs::metadata(dir.join("sparse")).expect("there").blocks(), 0);
+    // Who only reads one fills nothing, whether a program has it open or not.
+    let file = File::create(dir.join("read")).expect("room");
+    file.set_len(64 * MIB).expect("a hole takes nothing");
+    let zeros = vec![0; 64 << 20];
+    assert!(rig.get("/read") == zeros);
+    drop(file);
+    assert!(rig.get("/read") == zeros);
+    assert_eq!(fs::metadata(dir.join("read")).expect("there").blocks(), 0);
     rig.sound();
 }
