@@ -824,6 +824,68 @@ fn a_file_without_a_name_goes_with_its_last_handle() {
     clean(&store);
 }
 
+/// A kernel that knows an inode may be asked of it after its last name has gone: by who is in a directory, has a pipe, or an `O_PATH` descriptor.
+#[test]
+fn what_a_kernel_still_knows_has_attributes_without_a_name() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let (fs, other) = (store.fs(true), store.fs(false));
+    let dir = mkdir(&fs, ROOT, "d");
+    let pipe = fs.make(ROOT, b"p", &new(NewKind::Fifo)).expect("made").id;
+    let file = put_file(&fs, "f", b"bytes");
+    for id in [dir, pipe, file] {
+        fs.tell(id);
+        fs.tell(id);
+        other.tell(id);
+    }
+    fs.rmdir(ROOT, b"d").expect("removed");
+    fs.unlink(ROOT, b"p").expect("removed");
+    admin(&store).remove(&path("/f"), false).expect("removed");
+    assert_eq!((used(&store), store.info().inodes), (0, 1), "nothing of it is left in the store");
+    for id in [dir, pipe, file] {
+        let set = Set { mode: Some(0o700), mtime: Some(Stamp::At(5)), ..Set::default() };
+        let attr = fs.set(id, &set).expect("known");
+        assert_eq!((attr.nlink, attr.mode, attr.mtime_ns, attr.backed), (0, 0o700, 5, 0));
+        fs.set_xattr(id, b"user.a", b"one", false, false).expect("known");
+        assert_eq!(other.xattr(id, b"user.a"), Ok(b"one".to_vec()));
+        assert_eq!(kind(fs.open(id, true, true, WHO)), ErrorKind::NotFound);
+        fs.statfs(id).expect("known");
+    }
+    assert_eq!((names(&fs, dir).len(), fs.parent(dir)), (0, Ok(dir)));
+    assert_eq!(kind(fs.make(dir, b"x", &new(NewKind::Dir))), ErrorKind::NotFound);
+    clean(&store);
+    // Until all have forgotten it, by asking or by their end.
+    [(dir, 1), (pipe, 2)].into_iter().for_each(|(id, times)| fs.forget(id, times));
+    [dir, pipe].into_iter().for_each(|id| other.forget(id, 1));
+    assert!(fs.attr(dir).is_ok() && other.attr(file).is_ok());
+    assert_eq!(kind(fs.attr(pipe)), ErrorKind::NotFound);
+    fs.close();
+    assert_eq!((kind(other.attr(dir)), other.attr(file).map(|a| a.nlink)), (ErrorKind::NotFound, Ok(0)));
+    drop((fs, other));
+    assert_eq!(kind(store.fs(false).attr(file)), ErrorKind::NotFound);
+    clean(&store);
+}
+
+#[test]
+fn a_mount_hears_of_stores_through_a_mapping_when_the_file_is_closed() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    let id = put_file(&fs, "f", &[0; 4096]);
+    while fs.take_change().is_some() {}
+    let (h, object) = object_of(open(&fs, id));
+    drop(object);
+    fs.release(h);
+    assert_eq!(fs.take_change(), None);
+    let (h, object) = object_of(open(&fs, id));
+    // As a store does it.
+    codax_os::object::set_mtime(&object, i64::MAX / 2).expect("ours");
+    drop(object);
+    fs.release(h);
+    assert_eq!(fs.take_change(), Some(Changed::Inode(id)));
+    assert_eq!(fs.attr(id).map(|a| a.mtime_ns), Ok(i64::MAX / 2));
+}
+
 #[test]
 fn groups_are_inherited_and_set_id_bits_go_where_they_must() {
     let rig = Rig::new();

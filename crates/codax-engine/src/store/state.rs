@@ -53,6 +53,8 @@ pub(crate) struct State {
     /// Files whose last handle is closed while somebody may still map them.
     pub lingering: BTreeSet<FileId>,
     pub mounts: Vec<Arc<Mount>>,
+    /// Inodes that have been dropped and that the kernel of a mount still knows: their attributes, until it forgets them.
+    pub gone: HashMap<FileId, Inode>,
     /// Device numbers of mounts that are over, an earlier daemon's too: programs may map files through them still.
     pub closed_devices: BTreeSet<u64>,
     /// The mount on whose behalf the lock is held: it knows what it changes.

@@ -77,7 +77,9 @@ impl Adapter {
         let created = writable(parent, name).and_then(|(dir, name)| {
             let (made, open) = answered(self.fs().create(dir, name, &new, read, write))?;
             let answer = self.opened(made.id, open, |object| reply.open_backing(object))?;
-            Ok((super::convert::attr(&made), answer))
+            let attr = super::convert::attr(&made);
+            self.told(&attr);
+            Ok((attr, answer))
         });
         match created {
             Ok((attr, Answer { handle, flags, backing: None })) => {

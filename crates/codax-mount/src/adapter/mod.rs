@@ -15,11 +15,11 @@ use crate::special::{Node, Special, is_top};
 use backing::Backings;
 use codax_core::{Error, FileId};
 use codax_engine::Store;
-use codax_engine::fs::{Changed, Fs};
+use codax_engine::fs::{Changed, Fs, Set};
 use convert::{errno, file_id};
 use fuser::{
-    BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
@@ -171,6 +171,14 @@ impl Adapter {
     fn passthrough(&self) -> bool {
         self.view.get().is_some_and(|view| view.passthrough)
     }
+
+    /// An answer is about to tell the kernel of an inode; it says when it has forgotten that.
+    fn told(&self, attr: &FileAttr) {
+        let id = file_id(attr.ino);
+        if id.0 != 0 && Node::of(id).is_none() {
+            self.fs().tell(id);
+        }
+    }
 }
 
 /// Refuses a change of what is below `.codax`, or of that name itself.
@@ -223,7 +231,12 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        reply!(reply, self.find(parent, name), attr => reply.entry(&VALID, &attr, GENERATION));
+        let found = self.find(parent, name).inspect(|attr| self.told(attr));
+        reply!(reply, found, attr => reply.entry(&VALID, &attr, GENERATION));
+    }
+
+    fn forget(&self, _request: &Request, inode: INodeNo, times: u64) {
+        self.fs().forget(file_id(inode), times);
     }
 
     fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
@@ -250,7 +263,14 @@ impl Filesystem for Adapter {
     ) {
         let times = names::Times { atime, mtime, ctime };
         let set = names::settings(request, mode, (uid, gid), size, times);
-        let done = writable_file(inode).and_then(|id| answered(self.fs().set(id, &set)));
+        let done = writable_file(inode).and_then(|id| {
+            let nothing = set == Set { kill_suid: true, ..Set::default() };
+            answered(if nothing {
+                self.fs().drop_set_ids(id, request.uid())
+            } else {
+                self.fs().set(id, &set)
+            })
+        });
         reply!(reply, done, attr => reply.attr(&VALID, &convert::attr(&attr)));
     }
 
@@ -323,9 +343,10 @@ impl Filesystem for Adapter {
     fn link(&self, _request: &Request, inode: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let done = writable_file(inode).and_then(|id| {
             let (dir, name) = writable(parent, name)?;
-            answered(self.fs().link(id, dir, name))
+            answered(self.fs().link(id, dir, name)).map(|attr| convert::attr(&attr))
         });
-        reply!(reply, done, attr => reply.entry(&VALID, &convert::attr(&attr), GENERATION));
+        let done = done.inspect(|attr| self.told(attr));
+        reply!(reply, done, attr => reply.entry(&VALID, &attr, GENERATION));
     }
 
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -445,7 +466,12 @@ impl Filesystem for Adapter {
     ) {
         let done = self.list(file_id(inode), handle.0, offset, &mut |position, name, attr| {
             let attr = convert::attr(attr);
-            reply.add(attr.ino, position, OsStr::from_bytes(name), &VALID, &attr, GENERATION)
+            let full = reply.add(attr.ino, position, OsStr::from_bytes(name), &VALID, &attr, GENERATION);
+            // Of the directory itself and the one above it the kernel takes no notice here.
+            if !full && ![&b"."[..], b".."].contains(&name) {
+                self.told(&attr);
+            }
+            full
         });
         reply!(reply, done, () => reply.ok());
     }
