@@ -36,7 +36,7 @@ pub struct Options<'a> {
     pub max_read: u32,
 }
 
-/// Mounts by mount(2): set-user-id and devices are not honoured, access is the kernel's to control. What is written to the
+/// Mounts by mount(2): set-user-id and devices are not honoured, reads change no time, access is the kernel's to control. What is written to the
 /// descriptor serves the mount.
 pub fn mount(path: &Path, options: &Options<'_>) -> io::Result<OwnedFd> {
     let device = open_device()?;
@@ -49,7 +49,7 @@ pub fn mount(path: &Path, options: &Options<'_>) -> io::Result<OwnedFd> {
     );
     let data = CString::new(data).map_err(|_| invalid("an option has a zero byte"))?;
     let kind = format!("fuse.{}", options.subtype);
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
     rustix::mount::mount(options.source, path, kind.as_str(), flags, data.as_c_str())?;
     Ok(device)
 }
@@ -59,7 +59,7 @@ pub fn mount_helped(path: &Path, options: &Options<'_>) -> io::Result<OwnedFd> {
     let (ours, its) = crate::sock::pair()?;
     let other = if options.allow_other { ",allow_other" } else { "" };
     let words = format!(
-        "fsname={},subtype={},default_permissions,max_read={},nosuid,nodev{other}",
+        "fsname={},subtype={},default_permissions,max_read={},nosuid,nodev,noatime{other}",
         options.source, options.subtype, options.max_read
     );
     // It is told the number of a descriptor that it has from us. As standard input it has that without being inherited by
