@@ -137,9 +137,10 @@ pub(crate) enum Pools {
     Beside,
 }
 
-/// The pool of what is beside a hole, if it takes all of that. A file that is to be spread is spread.
+/// The pool of what is beside a hole, if it takes all of that. A file that is to be spread is spread; and what is beside pages that a drain took
+/// elsewhere would stay there when they come home.
 fn beside(st: &State, inode: &Inode, placement: &Placement, gap: PageRange) -> Option<PoolId> {
-    if matches!(placement, Placement::Interleave(_)) {
+    if matches!(placement, Placement::Interleave(_)) || !inode.away.is_empty() {
         return None;
     }
     let after = || inode.extents.iter().find(|e| e.page.0 >= gap.end()).copied();

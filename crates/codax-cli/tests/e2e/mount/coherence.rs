@@ -304,6 +304,9 @@ fn a_full_pool_says_so_and_room_is_shown() {
     };
     let before = free(&dir);
     assert_eq!(before, rig.pool("dram", "free"));
+    // Beside the room it is said that reads change no time.
+    let flags = rustix::fs::statvfs(&dir).expect("mounted").f_flag;
+    assert!(flags.contains(rustix::fs::StatVfsMountFlags::NOATIME));
     fs::write(dir.join("f"), vec![1; 1 << 20]).expect("room");
     assert_eq!(free(&dir), before - MIB);
     let full = fs::write(dir.join("big"), vec![2; 16 << 20]).expect_err("there is no room");
