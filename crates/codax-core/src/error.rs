@@ -61,7 +61,7 @@ impl ErrorKind {
             Self::NotPermitted => 1,
             Self::NotFound => 2,
             Self::Cancelled => 4,
-            Self::Internal | Self::Corrupt | Self::DeviceState => 5,
+            Self::Internal | Self::Corrupt => 5,
             Self::PastEnd => 6,
             Self::TooBig => 7,
             Self::BadHandle => 9,
@@ -72,7 +72,8 @@ impl ErrorKind {
             Self::IsDir => 21,
             Self::Invalid => 22,
             Self::FileTooBig => 27,
-            Self::NoSpace => 28,
+            // A device that takes nothing new is as full: what programs know of EIO is broken hardware.
+            Self::NoSpace | Self::DeviceState => 28,
             Self::NameTooLong => 36,
             Self::NotEmpty => 39,
             Self::NoData => 61,

@@ -65,6 +65,8 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn read(&self, object: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> Result<usize>;
     /// Writes bytes from `at` on, all of them.
     fn write(&self, object: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<()>;
+    /// Writes bytes at the end of the object, wherever that is by now; returns how many: fewer where the medium got full.
+    fn append(&self, object: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize>;
     /// Copies `len` bytes at `at` of a mapped object to the same place in another; returns how many: fewer where the source has been cut.
     fn copy(&self, from: &SourceMap, at: u64, len: u64, to: BorrowedFd<'_>) -> Result<u64>;
     /// Opens the object with a write lease: proof that no other open description of it and no mapping is left anywhere. `None` if there is one.
@@ -293,6 +295,10 @@ impl Backing for Shm {
 
     fn write(&self, object: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<()> {
         object::write_all_at(object, bytes, at).map_err(|e| os_error("write in", &self.path.display(), &e))
+    }
+
+    fn append(&self, object: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize> {
+        object::append(object, bytes).map_err(|e| os_error("append in", &self.path.display(), &e))
     }
 
     fn copy(&self, from: &SourceMap, at: u64, len: u64, to: BorrowedFd<'_>) -> Result<u64> {

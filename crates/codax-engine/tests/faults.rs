@@ -126,6 +126,10 @@ impl Backing for FailingBacking {
         self.fault.call("write").and_then(|()| self.shm.write(object, bytes, at))
     }
 
+    fn append(&self, object: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize> {
+        self.fault.call("append").and_then(|()| self.shm.append(object, bytes))
+    }
+
     fn copy(&self, from: &SourceMap, at: u64, len: u64, to: BorrowedFd<'_>) -> Result<u64> {
         self.fault.call("copy").and_then(|()| self.shm.copy(from, at, len, to))
     }

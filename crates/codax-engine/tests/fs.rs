@@ -361,6 +361,84 @@ fn a_file_over_several_pools_is_read_and_written_by_the_daemon() {
 }
 
 #[test]
+fn the_room_that_is_shown_is_what_a_new_file_can_have() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(false);
+    let shown = |dir| fs.statfs(dir).map(|stat| (stat.bytes, stat.free, stat.available));
+    let spread = mkdir(&fs, ROOT, "spread");
+    fs.set_xattr(spread, b"user.codax.interleave", b"dram,sim0", false, false).expect("set");
+    assert_eq!(shown(spread), Ok((96 * MIB, 96 * MIB, 64 * MIB)));
+    let (_, open) = create(&fs, spread, "f");
+    let data = vec![1; 4 * MIB as usize];
+    assert_eq!((0..16).map(|_| fs.append(open.handle, &data, false).expect("room")).sum::<usize>(), 64 << 20);
+    assert_eq!(shown(spread), Ok((96 * MIB, 32 * MIB, 0)));
+    // The larger pool's turn is next.
+    assert_eq!(fs.append(open.handle, &data, false), Ok(2 << 20));
+    assert_eq!(kind(fs.append(open.handle, &data, false)), ErrorKind::NoSpace);
+    fs.release(open.handle);
+    let prefer = mkdir(&fs, ROOT, "prefer");
+    fs.set_xattr(prefer, b"user.codax.prefer", b"sim0", false, false).expect("set");
+    assert_eq!(shown(prefer), Ok((96 * MIB, 30 * MIB, 30 * MIB)));
+    clean(&store);
+}
+
+#[test]
+fn what_two_mounts_append_to_a_file_is_all_there() {
+    const EACH: usize = 1000;
+    let rig = Rig::new();
+    let store = rig.open();
+    let mounts = [store.fs(false), store.fs(false), store.fs(true)];
+    let id = put_file(&mounts[0], "f", b"");
+    let append = |fs: &Fs, letter: u8| {
+        let handle = fs.open(id, true, true, WHO).expect("opens");
+        for _ in 0..EACH {
+            match &handle.how {
+                How::Daemon => assert_eq!(fs.append(handle.handle, &[letter; 30], false), Ok(30)),
+                // As the kernel does it.
+                How::Passthrough(fd) => {
+                    assert_eq!(codax_os::object::append(fd, &[letter; 30]).expect("room"), 30);
+                }
+            }
+        }
+        fs.release(handle.handle);
+    };
+    // By the daemon for two mounts; then to an object to which the kernel writes, too.
+    for (round, mounts) in [(1, &mounts[..2]), (2, &mounts[1..])] {
+        std::thread::scope(|scope| {
+            for (mount, letter) in mounts.iter().cycle().zip(*b"abcd") {
+                scope.spawn(move || append(mount, letter));
+            }
+        });
+        let bytes = read_all(&mounts[0], id);
+        assert_eq!(bytes.len(), round * 4 * EACH * 30);
+        assert!(bytes.chunks(30).all(|record| record.iter().all(|b| *b == record[0])));
+        clean(&store);
+    }
+    // What doesn't fit is not begun twice.
+    fs_of_full_pool(&mounts[1]);
+    clean(&store);
+}
+
+/// Appends more than there is room for: what was taken is there once.
+fn fs_of_full_pool(fs: &Fs) {
+    fs.set_xattr(ROOT, b"user.codax.on", b"sim0", false, false).expect("set");
+    let (id, open) = create(fs, ROOT, "full");
+    let data: Vec<u8> = (0..MIB as usize).map(|at| (at / 4096) as u8).collect();
+    let mut len = 0;
+    let refused = loop {
+        match fs.append(open.handle, &data, false) {
+            Ok(n) => len += n,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!((refused.kind, fs.attr(id).map(|a| a.len)), (ErrorKind::NoSpace, Ok(len as u64)));
+    assert!(read_all(fs, id).chunks(MIB as usize).all(|part| part == &data[..part.len()]));
+    assert_eq!(kind(fs.append(open.handle, b"x", false)), ErrorKind::NoSpace);
+    fs.release(open.handle);
+}
+
+#[test]
 fn what_programs_write_to_the_object_is_taken_in() {
     let rig = Rig::new();
     let store = rig.open();
@@ -457,6 +535,55 @@ impl Random {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
+}
+
+/// A reader fills no holes; a mapping does, where the file is.
+#[test]
+fn holes_are_filled_for_who_maps_beside_what_is_there_and_not_for_who_reads() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    fs.set_xattr(ROOT, b"user.codax.prefer", b"sim0", false, false).expect("set");
+    let session = admin(&store);
+    let opened = |text: &str| {
+        session.open(&codax_core::request::Open { create: false, ..open_of(text, 0) }).expect("opens")
+    };
+    let (id, open_file) = create(&fs, ROOT, "f");
+    let (h, object) = object_of(open_file);
+    codax_os::object::write_all_at(&object, b"some", 5 * MIB).expect("written");
+    fs.set(id, &Set { len: Some(8 * MIB), ..Set::default() }).expect("longer");
+    let before = fs.attr(id).expect("attr");
+    assert!(before.backed <= 2 * MIB);
+    let sparse = |bytes: &[u8]| {
+        let data = (5 * MIB) as usize..(5 * MIB) as usize + 4;
+        bytes.len() as u64 == 8 * MIB
+            && bytes.iter().enumerate().all(|(at, b)| if data.contains(&at) { *b != 0 } else { *b == 0 })
+    };
+    // Of a file that a program holds, and of one that nobody does.
+    assert!(sparse(&read(&session, "/f")));
+    assert_eq!(fs.attr(id), Ok(before));
+    drop(object);
+    fs.release(h);
+    assert!(sparse(&read(&session, "/f")));
+    assert_eq!(fs.attr(id), Ok(before));
+    // Elsewhere than it is placed now: there is room there, too.
+    session.move_file(&path("/f"), "dram", None, &mut |_| true).expect("moved");
+    let file = opened("/f");
+    session.raw(file.handle, true).expect("filled");
+    session.raw_done(file.file);
+    session.close(file.handle);
+    assert_eq!((fs.attr(id).map(|a| a.backed), pool_of(&session, "/f")), (Ok(8 * MIB), vec![0]));
+    assert!(sparse(&read(&session, "/f")));
+    clean(&store);
+    // More than there is room for.
+    fs.set(id, &Set { len: Some(1 << 30), ..Set::default() }).expect("longer");
+    let file = opened("/f");
+    assert_eq!(kind(session.raw(file.handle, true)), ErrorKind::NoSpace);
+    let (layout, _) = session.raw(file.handle, false).expect("to read");
+    assert_eq!((layout.len, layout.runs.iter().map(|r| r.pages.bytes()).sum()), (1 << 30, 8 * MIB));
+    session.raw_done(file.file);
+    session.close(file.handle);
+    clean(&store);
 }
 
 #[test]
@@ -697,6 +824,68 @@ fn a_file_without_a_name_goes_with_its_last_handle() {
     clean(&store);
 }
 
+/// A kernel that knows an inode may be asked of it after its last name has gone: by who is in a directory, has a pipe, or an `O_PATH` descriptor.
+#[test]
+fn what_a_kernel_still_knows_has_attributes_without_a_name() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let (fs, other) = (store.fs(true), store.fs(false));
+    let dir = mkdir(&fs, ROOT, "d");
+    let pipe = fs.make(ROOT, b"p", &new(NewKind::Fifo)).expect("made").id;
+    let file = put_file(&fs, "f", b"bytes");
+    for id in [dir, pipe, file] {
+        fs.tell(id);
+        fs.tell(id);
+        other.tell(id);
+    }
+    fs.rmdir(ROOT, b"d").expect("removed");
+    fs.unlink(ROOT, b"p").expect("removed");
+    admin(&store).remove(&path("/f"), false).expect("removed");
+    assert_eq!((used(&store), store.info().inodes), (0, 1), "nothing of it is left in the store");
+    for id in [dir, pipe, file] {
+        let set = Set { mode: Some(0o700), mtime: Some(Stamp::At(5)), ..Set::default() };
+        let attr = fs.set(id, &set).expect("known");
+        assert_eq!((attr.nlink, attr.mode, attr.mtime_ns, attr.backed), (0, 0o700, 5, 0));
+        fs.set_xattr(id, b"user.a", b"one", false, false).expect("known");
+        assert_eq!(other.xattr(id, b"user.a"), Ok(b"one".to_vec()));
+        assert_eq!(kind(fs.open(id, true, true, WHO)), ErrorKind::NotFound);
+        fs.statfs(id).expect("known");
+    }
+    assert_eq!((names(&fs, dir).len(), fs.parent(dir)), (0, Ok(dir)));
+    assert_eq!(kind(fs.make(dir, b"x", &new(NewKind::Dir))), ErrorKind::NotFound);
+    clean(&store);
+    // Until all have forgotten it, by asking or by their end.
+    [(dir, 1), (pipe, 2)].into_iter().for_each(|(id, times)| fs.forget(id, times));
+    [dir, pipe].into_iter().for_each(|id| other.forget(id, 1));
+    assert!(fs.attr(dir).is_ok() && other.attr(file).is_ok());
+    assert_eq!(kind(fs.attr(pipe)), ErrorKind::NotFound);
+    fs.close();
+    assert_eq!((kind(other.attr(dir)), other.attr(file).map(|a| a.nlink)), (ErrorKind::NotFound, Ok(0)));
+    drop((fs, other));
+    assert_eq!(kind(store.fs(false).attr(file)), ErrorKind::NotFound);
+    clean(&store);
+}
+
+#[test]
+fn a_mount_hears_of_stores_through_a_mapping_when_the_file_is_closed() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let fs = store.fs(true);
+    let id = put_file(&fs, "f", &[0; 4096]);
+    while fs.take_change().is_some() {}
+    let (h, object) = object_of(open(&fs, id));
+    drop(object);
+    fs.release(h);
+    assert_eq!(fs.take_change(), None);
+    let (h, object) = object_of(open(&fs, id));
+    // As a store does it.
+    codax_os::object::set_mtime(&object, i64::MAX / 2).expect("ours");
+    drop(object);
+    fs.release(h);
+    assert_eq!(fs.take_change(), Some(Changed::Inode(id)));
+    assert_eq!(fs.attr(id).map(|a| a.mtime_ns), Ok(i64::MAX / 2));
+}
+
 #[test]
 fn groups_are_inherited_and_set_id_bits_go_where_they_must() {
     let rig = Rig::new();
@@ -899,6 +1088,10 @@ fn a_pool_that_programs_fill_is_full_and_a_drain_waits_for_who_has_files_open() 
     let (_, other) = create(&fs, ROOT, "g");
     assert!(matches!(other.how, How::Daemon));
     assert_eq!(kind(fs.write(other.handle, 0, b"x", false)), ErrorKind::DeviceState);
+    assert_eq!(kind(fs.append(other.handle, b"x", false)), ErrorKind::DeviceState);
+    assert_eq!(kind(fs.allocate(other.handle, 0, 5, Allocate::default())), ErrorKind::DeviceState);
+    let room = fs.statfs(ROOT).expect("statfs");
+    assert_eq!((room.free > 0, room.available), (true, 0));
     fs.release(other.handle);
     clean(&store);
 }

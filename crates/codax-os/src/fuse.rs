@@ -54,7 +54,7 @@ fn flag(word: &str) -> io::Result<MountFlags> {
     })
 }
 
-/// Mounts by mount(2): set-user-id and devices are not honoured, access is the kernel's to control. What is written to the
+/// Mounts by mount(2): set-user-id and devices are not honoured, reads change no time, access is the kernel's to control. What is written to the
 /// descriptor serves the mount.
 pub fn mount(path: &Path, options: &Options<'_>) -> io::Result<OwnedFd> {
     let device = open_device()?;
@@ -67,7 +67,7 @@ pub fn mount(path: &Path, options: &Options<'_>) -> io::Result<OwnedFd> {
     );
     let data = CString::new(data).map_err(|_| invalid("an option has a zero byte"))?;
     let kind = format!("fuse.{}", options.subtype);
-    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
     for word in options.words {
         flags |= flag(word)?;
     }
@@ -80,7 +80,7 @@ pub fn mount_helped(path: &Path, options: &Options<'_>) -> io::Result<OwnedFd> {
     let (ours, its) = crate::sock::pair()?;
     let other = if options.allow_other { ",allow_other" } else { "" };
     let mut words = format!(
-        "fsname={},subtype={},default_permissions,max_read={},nosuid,nodev{other}",
+        "fsname={},subtype={},default_permissions,max_read={},nosuid,nodev,noatime{other}",
         options.source, options.subtype, options.max_read
     );
     for word in options.words {

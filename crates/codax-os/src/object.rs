@@ -256,6 +256,12 @@ pub fn read_at(fd: impl AsFd, buf: &mut [u8], off: u64) -> io::Result<usize> {
     Ok(done)
 }
 
+/// Writes at the end, which the kernel looks up under the same lock; returns how many bytes.
+pub fn append(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
+    let parts = [io::IoSlice::new(buf)];
+    retry(|| rustix::io::pwritev2(&fd, &parts, 0, rustix::io::ReadWriteFlags::APPEND))
+}
+
 /// Writes all of `buf`.
 pub fn write_all_at(fd: impl AsFd, buf: &[u8], off: u64) -> io::Result<()> {
     let mut done = 0;

@@ -214,7 +214,7 @@ pub struct File {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) client: Arc<Client>,
-    path: StorePath,
+    pub(crate) path: StorePath,
     pub(crate) id: FileId,
     read: bool,
     write: bool,

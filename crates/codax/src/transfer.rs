@@ -5,6 +5,8 @@ use crate::link::{Trouble, unexpected};
 use crate::mapping::{Access, by_pool, to_usize};
 use crate::store::{Store, reply_as, store_path};
 use codax_core::extent::PoolRun;
+use codax_core::info::FileInfo;
+use codax_core::name::StorePath;
 use codax_core::request::{Open, PlacementSpec};
 use codax_core::{Error, ErrorKind, PAGE_SIZE, PageRange, PoolId, Result};
 use codax_os::object;
@@ -119,6 +121,11 @@ impl Store {
         let file = File::new(self, &open, &opened);
         let len = opened.len;
         let mut buffer = vec![0; BUFFER.min(to_usize(len)?)];
+        // What is mapped has no holes: they would be filled, and who only reads fills none.
+        if len > 0 && has_holes(&file.info()?, len) {
+            copy_by_descriptor(&file.inner, len, &mut buffer, target)?;
+            return Ok(len);
+        }
         let mut at = 0;
         while at < len {
             let mapping = file.map(at..len.min(at + WINDOW), Access::ReadOnly)?;
@@ -126,10 +133,7 @@ impl Store {
                 let part = &mut buffer[..BUFFER.min(mapping.len() - off)];
                 let got = mapping.copy_out(off, part);
                 if got < part.len() {
-                    let (path, gone) = (&open.path, at + (off + got) as u64);
-                    return Err(Error::corrupt(format!(
-                        "{path}: its bytes from {gone} on can't be read: its object has been cut by who may write it (codax check says what is lost)"
-                    )));
+                    return Err(cut(&open.path, at + (off + got) as u64));
                 }
                 target.write_all(part).map_err(|e| system("write what was read", &e))?;
             }
@@ -137,6 +141,35 @@ impl Store {
         }
         Ok(len)
     }
+}
+
+/// Whether some of the first `len` bytes have no memory.
+fn has_holes(info: &FileInfo, len: u64) -> bool {
+    let pages = PageRange::of_bytes(0, len);
+    let within: u64 =
+        info.runs.iter().filter_map(|run| run.pages.intersect(pages)).map(|pages| pages.bytes()).sum();
+    let told: u64 = info.runs.iter().map(|run| run.pages.bytes()).sum();
+    // There may be memory behind the end, and of very many runs not all are told.
+    info.backed < pages.bytes() || told == info.backed && within < pages.bytes()
+}
+
+/// Copies a file's first `len` bytes out. It can't be moved while a buffer is filled, and can while that is written.
+fn copy_by_descriptor(file: &Inner, len: u64, buffer: &mut [u8], target: &mut dyn Write) -> Result<()> {
+    let mut at = 0;
+    while at < len {
+        let wanted = to_usize(len - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let part = &mut buffer[..wanted];
+        Raw::get(file, false)?.read(at, part)?;
+        target.write_all(part).map_err(|e| system("write what was read", &e))?;
+        at += wanted as u64;
+    }
+    Ok(())
+}
+
+fn cut(path: &StorePath, gone: u64) -> Error {
+    Error::corrupt(format!(
+        "{path}: its bytes from {gone} on can't be read: its object has been cut by who may write it (codax check says what is lost)"
+    ))
 }
 
 /// A file that is being written by descriptor.
@@ -163,7 +196,7 @@ impl<'a> Sink<'a> {
         }
         let raw = match self.raw.take() {
             Some(raw) => raw,
-            None => Raw::get(self.file)?,
+            None => Raw::get(self.file, true)?,
         };
         self.raw.insert(raw).write(at, bytes)
     }
@@ -187,22 +220,45 @@ impl<'a> Sink<'a> {
 struct Raw<'a> {
     file: &'a Inner,
     generation: u64,
+    len: u64,
     runs: Vec<PoolRun>,
     objects: HashMap<PoolId, OwnedFd>,
 }
 
 impl<'a> Raw<'a> {
-    fn get(file: &'a Inner) -> Result<Self> {
-        let (runs, fds, generation) = file.client.link.with(|turn| {
+    fn get(file: &'a Inner, write: bool) -> Result<Self> {
+        let (layout, fds, generation) = file.client.link.with(|turn| {
             let handle = file.handle(turn)?;
-            match turn.ask_fds(&Request::Raw { handle, write: true }, &[])? {
-                (Reply::Layout(layout), fds) => Ok((layout.runs, fds, turn.generation())),
+            match turn.ask_fds(&Request::Raw { handle, write }, &[])? {
+                (Reply::Layout(layout), fds) => Ok((layout, fds, turn.generation())),
                 (other, _) => Err(Trouble::from(unexpected(&other))),
             }
         })?;
-        let mut raw = Self { file, generation, runs, objects: HashMap::new() };
+        let (len, runs) = (layout.len, layout.runs);
+        let mut raw = Self { file, generation, len, runs, objects: HashMap::new() };
         raw.objects = by_pool(&raw.runs, fds)?;
         Ok(raw)
+    }
+
+    /// Reads bytes; what is in no run is zeros.
+    fn read(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
+        let end = at + buffer.len() as u64;
+        if self.len < end {
+            return Err(cut(&self.file.path, self.len));
+        }
+        buffer.fill(0);
+        for run in &self.runs {
+            let (from, to) = (run.pages.offset().max(at), (run.pages.end() * PAGE_SIZE).min(end));
+            if from < to {
+                let part = &mut buffer[to_usize(from - at)?..to_usize(to - at)?];
+                let got =
+                    object::read_at(&self.objects[&run.pool], part, from).map_err(|e| system("read", &e))?;
+                if got < part.len() {
+                    return Err(cut(&self.file.path, from + got as u64));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {

@@ -6,7 +6,7 @@
 use super::names::without_suid;
 use super::serve::MountHandle;
 use super::space::check_end;
-use super::{Fs, FsHandle, gone};
+use super::{Fs, FsHandle, Pools, gone};
 use crate::backing::Backing;
 use crate::store::state::State;
 use crate::store::{Guard, Inner};
@@ -31,6 +31,23 @@ struct Where {
     len: u64,
     runs: Vec<PoolRun>,
     objects: BTreeMap<PoolId, (Arc<dyn Backing>, OwnedFd)>,
+}
+
+/// Where a write goes.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    Offset(u64),
+    /// Where the file ends when it is written to.
+    End,
+}
+
+impl At {
+    fn offset(self, st: &State, file: FileId) -> u64 {
+        match self {
+            Self::Offset(off) => off,
+            Self::End => st.ns.get(file).map_or(0, |inode| inode.len),
+        }
+    }
 }
 
 impl Where {
@@ -77,6 +94,13 @@ impl Where {
         Ok(())
     }
 
+    /// Writes at the end of an object that is ahead of its file; returns how many bytes. The kernel does not let others write there in between.
+    fn append(&self, data: &[u8]) -> Result<usize> {
+        let ahead = self.objects.values().next().filter(|_| self.len == u64::MAX);
+        let (backing, object) = ahead.ok_or_else(|| Error::internal("an append to what is not ahead"))?;
+        backing.append(object.as_fd(), data)
+    }
+
     /// The runs, with the parts of a buffer of `len` bytes at `off` that lie in them.
     fn parts(&self, off: u64, len: usize) -> impl Iterator<Item = (&PoolRun, usize, usize)> {
         let end = off + len as u64;
@@ -110,8 +134,18 @@ impl Fs {
 
     /// Writes bytes from `off` on; returns how many: fewer where the pool got full on the way. With `kill_suid` setuid and setgid go.
     pub fn write(&self, handle: FsHandle, off: u64, data: &[u8], kill_suid: bool) -> Result<usize> {
-        let end = off.checked_add(data.len() as u64);
-        check_end(end.unwrap_or(u64::MAX))?;
+        self.write_at(handle, At::Offset(off), data, kill_suid)
+    }
+
+    /// [`Fs::write`] at the end, which nobody else can move between looking and writing.
+    pub fn append(&self, handle: FsHandle, data: &[u8], kill_suid: bool) -> Result<usize> {
+        self.write_at(handle, At::End, data, kill_suid)
+    }
+
+    fn write_at(&self, handle: FsHandle, at: At, data: &[u8], kill_suid: bool) -> Result<usize> {
+        if let At::Offset(off) = at {
+            check_end(off.saturating_add(data.len() as u64))?;
+        }
         let st = self.lock();
         let open = self.handle(&st, handle, true)?;
         if data.is_empty() {
@@ -121,33 +155,40 @@ impl Fs {
         let mut st = Some(st);
         loop {
             let guard = st.take().unwrap_or_else(|| self.lock());
-            match self.write_some(guard, open.file, off, data, kill_suid) {
-                Err(e) if e.kind == ErrorKind::NoSpace => match shorter(off, data) {
+            // Only where pages end, so it needn't be the last word.
+            let near = at.offset(&guard, open.file);
+            match self.write_some(guard, open.file, at, data, kill_suid) {
+                Err(e) if is_refused(&e) => match shorter(near, data) {
                     Some(less) => data = less,
                     None => return Err(e),
                 },
-                result => return result.map(|()| data.len()),
+                result => return result,
             }
         }
     }
 
-    /// Writes all of `data`, or nothing.
-    fn write_some(&self, st: Guard<'_>, file: FileId, off: u64, data: &[u8], kill_suid: bool) -> Result<()> {
+    /// Writes all of `data`, or nothing; at the end of an object that is ahead, as much as there is room for.
+    fn write_some(&self, st: Guard<'_>, file: FileId, at: At, data: &[u8], kill_suid: bool) -> Result<usize> {
         let inner = self.inner();
         let len = data.len() as u64;
-        let (end, pages) = (off + len, PageRange::of_bytes(off, len));
         let mut st = inner.wait_still(st, file)?;
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
         if kill_suid && without_suid(inode.mode) != inode.mode {
             let new = Inode { mode: without_suid(inode.mode), ..inode.clone() };
             inner.commit(&mut st, &[Change::Put(Box::new(new))])?;
         }
+        let off = at.offset(&st, file);
+        let (end, pages) = (off.saturating_add(len), PageRange::of_bytes(off, len));
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
         if inode.ahead.is_some() || end <= inode.len && extent::gaps(&inode.extents, pages).is_empty() {
             let place = Where::new(&st, inode, off, len, true)?;
             begin_io(&mut st, file);
             drop(st);
-            let written = place.write(off, data);
+            let written = match at {
+                // Not below the end of a file that isn't ahead: where that is, its object knows.
+                At::End => place.append(data),
+                At::Offset(_) => place.write(off, data).map(|()| data.len()),
+            };
             let mut st = self.end_io(file);
             self.wrote(&mut st, file);
             return written;
@@ -155,15 +196,20 @@ impl Fs {
         let st = inner.wait_idle(st, file)?;
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?.clone();
         if inode.ahead.is_some() {
-            return self.write_some(st, file, off, data, false);
+            return self.write_some(st, file, at, data, false);
         }
+        // From here on nobody else makes it longer or shorter.
+        let off = at.offset(&st, file);
+        let end = off.saturating_add(len);
+        check_end(end)?;
+        let pages = (PageRange::of_bytes(off, len), Pools::Placed);
         let write = |inner: &Inner, filled: &[Extent]| inner.write_filled(&inode, filled, off, data);
         let (mut st, result) = inner.fill(st, &inode, pages, inode.len.max(end), Some(self.now()), write);
         if let Some(used) = st.live.get_mut(&file).and_then(|l| l.mount.as_mut()).filter(|_| result.is_ok()) {
             // It is in the journal already.
             used.wrote_ns = None;
         }
-        result
+        result.map(|()| data.len())
     }
 
     /// The handle, open for reading, or for writing if `write` says so.
@@ -280,6 +326,11 @@ impl Inner {
     }
 }
 
+/// Whether there are no frames for what is written: where less is asked for, there may be.
+fn is_refused(e: &Error) -> bool {
+    matches!(e.kind, ErrorKind::NoSpace | ErrorKind::DeviceState)
+}
+
 fn begin_io(st: &mut State, file: FileId) {
     st.live.entry(file).or_default().io += 1;
 }
@@ -287,7 +338,7 @@ fn begin_io(st: &mut State, file: FileId) {
 /// The first half of `data`, up to the end of a page; `None` if that is all or nothing.
 fn shorter(off: u64, data: &[u8]) -> Option<&[u8]> {
     let end = (off + data.len() as u64 / 2).next_multiple_of(PAGE_SIZE);
-    let len = usize::try_from(end - off).ok().filter(|len| *len < data.len())?;
+    let len = usize::try_from(end - off).ok().filter(|len| (1..data.len()).contains(len))?;
     Some(&data[..len])
 }
 

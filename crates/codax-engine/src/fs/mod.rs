@@ -19,6 +19,7 @@ mod xattr;
 
 pub(crate) use absorb::find_memory;
 pub(crate) use serve::{Mount, MountHandle, MountUse};
+use space::Pools;
 pub(crate) use space::pools_of;
 
 use crate::store::{Guard, Inner, Store};
@@ -176,6 +177,8 @@ pub struct StatFs {
     pub bytes: u64,
     /// Bytes in free frames.
     pub free: u64,
+    /// Bytes of a new file for which there is room: less than is free where a pool takes nothing new, or a file is spread evenly over unequal pools.
+    pub available: u64,
     /// Inodes that there may be in all.
     pub files: u64,
     /// Inodes that there may still be.

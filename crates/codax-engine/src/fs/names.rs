@@ -36,7 +36,7 @@ impl Fs {
             self.set_len(id, len)?;
         }
         let mut st = self.lock();
-        let old = st.ns.get(id).ok_or_else(|| gone(id))?;
+        let old = st.inode(id).ok_or_else(|| gone(id))?;
         let now = self.now();
         let stamp = |stamp| match stamp {
             Stamp::Now => now,
@@ -60,9 +60,23 @@ impl Fs {
                 }
                 self.inner().date_object(&st, &new)?;
             }
-            self.inner().commit(&mut st, &[Change::Put(Box::new(new))])?;
+            self.inner().put(&mut st, new)?;
         }
         self.attr_now(&mut st, id)
+    }
+
+    /// Takes setuid and setgid away for a request that sets nothing else. Either somebody writes to what the kernel serves, and then has it open; or
+    /// somebody changes the owner to nobody new, which of such a file only its owner and root may.
+    pub fn drop_set_ids(&self, id: FileId, uid: u32) -> Result<Attr> {
+        let st = self.lock();
+        let inode = st.inode(id).ok_or_else(|| gone(id))?;
+        let goes = inode.kind != Kind::Dir && without_suid(inode.mode) != inode.mode;
+        if goes && uid != 0 && uid != inode.uid && !self.writes(&st, id) {
+            let line = format!("{}: only its owner and root may take setuid away", st.path(id));
+            return Err(Error::new(ErrorKind::NotPermitted, line));
+        }
+        drop(st);
+        self.set(id, &Set { kill_suid: true, ..Set::default() })
     }
 
     /// Makes a directory, a link, a pipe or the like, or an empty file. `Exists` if the name is taken.
@@ -180,7 +194,7 @@ impl Fs {
     /// Where a symbolic link leads.
     pub fn read_link(&self, id: FileId) -> Result<Vec<u8>> {
         let st = self.lock();
-        let inode = st.ns.get(id).ok_or_else(|| gone(id))?;
+        let inode = st.inode(id).ok_or_else(|| gone(id))?;
         match (&inode.extra, inode.kind) {
             (Some(extra), Kind::Symlink) => Ok(extra.target.clone()),
             _ => Err(Error::invalid(format!("inode {id} is not a symbolic link"))),
@@ -190,7 +204,7 @@ impl Fs {
     /// Up to `max` entries of a directory whose names come after `after`, in byte order.
     pub fn entries(&self, dir: FileId, after: Option<&[u8]>, max: usize) -> Result<Entries> {
         let mut st = self.lock();
-        match st.ns.get(dir).map(|i| i.kind) {
+        match st.inode(dir).map(|i| i.kind) {
             None => return Err(gone(dir)),
             Some(Kind::Dir) => {}
             Some(_) => return Err(Error::new(ErrorKind::NotDir, format!("inode {dir} is not a directory"))),
@@ -209,8 +223,8 @@ impl Fs {
     /// The directory that directory `dir` is in; the root is in itself.
     pub fn parent(&self, dir: FileId) -> Result<FileId> {
         let st = self.lock();
-        if dir == ROOT {
-            return Ok(ROOT);
+        if dir == ROOT || st.gone.contains_key(&dir) {
+            return Ok(dir);
         }
         st.ns.parent_of(dir).map(|(parent, _)| parent).ok_or_else(|| gone(dir))
     }
@@ -235,7 +249,7 @@ pub(super) fn without_suid(mode: u16) -> u16 {
 impl State {
     /// The attributes of an inode as they are in memory.
     pub fn attr(&self, id: FileId) -> Result<Attr> {
-        let inode = self.ns.get(id).ok_or_else(|| gone(id))?;
+        let inode = self.inode(id).ok_or_else(|| gone(id))?;
         let wrote = self.live.get(&id).and_then(|l| l.mount.as_ref()?.wrote_ns);
         Ok(Attr {
             id,
@@ -244,7 +258,7 @@ impl State {
             uid: inode.uid,
             gid: inode.gid,
             nlink: match inode.kind {
-                Kind::Dir => 2 + self.ns.subdirs(id),
+                Kind::Dir if !self.gone.contains_key(&id) => 2 + self.ns.subdirs(id),
                 _ => inode.nlink,
             },
             len: inode.len,

@@ -16,7 +16,8 @@ use codax_core::placement::Placement;
 use codax_core::plan::Holder;
 use codax_core::{DRAM, Error, ErrorKind, FileId, PoolId, Result};
 use codax_os::object;
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,8 @@ pub(crate) struct Mount {
     device: AtomicU64,
     notes: Mutex<Notes>,
     noted: Condvar,
+    /// What its kernel knows, and how often that was told.
+    known: Mutex<HashMap<FileId, u64>>,
 }
 
 /// What others have changed. A set: it is never larger than what there is.
@@ -41,7 +44,14 @@ struct Notes {
 
 impl Mount {
     pub fn new(id: u64, privileged: bool) -> Self {
-        Self { id, privileged, device: AtomicU64::new(0), notes: Mutex::default(), noted: Condvar::new() }
+        Self {
+            id,
+            privileged,
+            device: AtomicU64::new(0),
+            notes: Mutex::default(),
+            noted: Condvar::new(),
+            known: Mutex::default(),
+        }
     }
 
     pub fn set_device(&self, dev: u64) {
@@ -67,6 +77,24 @@ impl Mount {
         self.noted.notify_all();
     }
 
+    /// The mount's own kernel doesn't know this of an inode either.
+    fn note_own(&self, id: FileId) {
+        let mut notes = self.notes();
+        if !notes.closed {
+            notes.changed.insert(Changed::Inode(id));
+            self.noted.notify_all();
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<FileId, u64>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its kernel knows the inode.
+    pub fn knows(&self, id: FileId) -> bool {
+        self.known().contains_key(&id)
+    }
+
     pub fn take_change(&self) -> Option<Changed> {
         self.notes().changed.pop_first()
     }
@@ -84,6 +112,8 @@ impl Mount {
         notes.closed = true;
         notes.changed.clear();
         self.noted.notify_all();
+        drop(notes);
+        *self.known() = HashMap::new();
     }
 }
 
@@ -205,6 +235,11 @@ impl Fs {
         Ok((st.attr(id)?, open))
     }
 
+    /// Whether somebody has the file open for writing through this mount.
+    pub(super) fn writes(&self, st: &State, file: FileId) -> bool {
+        st.handles.values().any(|h| h.file == file && h.mount == self.mounted.mount.id && h.write)
+    }
+
     /// If this mount has the file open, whether the kernel serves it.
     fn opened_so(&self, st: &State, file: FileId) -> Option<bool> {
         let used = st.live.get(&file).and_then(|live| live.mount.as_ref());
@@ -263,6 +298,24 @@ impl Fs {
         FsOpen { handle, how }
     }
 
+    /// The mount's kernel is about to be told of an inode, and will know it until it [forgets](Self::forget) that.
+    pub fn tell(&self, id: FileId) {
+        *self.mounted.mount.known().entry(id).or_default() += 1;
+    }
+
+    /// The mount's kernel forgets so many of the times that it was told of an inode.
+    pub fn forget(&self, id: FileId, times: u64) {
+        let mut known = self.mounted.mount.known();
+        let Entry::Occupied(mut told) = known.entry(id) else { return };
+        *told.get_mut() = told.get().saturating_sub(times);
+        if *told.get() > 0 {
+            return;
+        }
+        told.remove();
+        drop(known);
+        self.lock().forget_gone(id);
+    }
+
     /// Ends a handle. Of a file that the kernel serves, after its backing was unregistered, if it was the last.
     pub fn release(&self, handle: FsHandle) {
         self.inner().release_handle(&mut self.lock(), handle);
@@ -318,6 +371,7 @@ impl Mounted {
         let mut st = self.inner.lock();
         let before = st.mounts.len();
         st.mounts.retain(|m| m.id != self.mount.id);
+        st.forget_all_gone();
         if st.mounts.len() == before {
             return;
         }
@@ -344,13 +398,28 @@ impl Mounted {
 }
 
 impl Inner {
+    /// Gives an inode other attributes. Of one that is gone there is nothing to journal.
+    pub fn put(&self, st: &mut State, new: Inode) -> Result<()> {
+        match st.gone.get_mut(&new.id) {
+            Some(kept) => *kept = new,
+            None => self.commit(st, &[Change::Put(Box::new(new))])?,
+        }
+        Ok(())
+    }
+
     fn release_handle(&self, st: &mut State, handle: FsHandle) {
         let Some(MountHandle { file, mount, .. }) = st.handles.remove(&handle) else { return };
         let used = st.live.get_mut(&file).and_then(|live| live.mount.as_mut());
         if used.is_some_and(|used| used.take(mount)) {
+            let time = |st: &State| st.ns.get(file).map(|inode| inode.mtime_ns);
+            let before = time(st);
             // Whether it is over, only a lease can tell.
             if let Err(e) = self.settle(st, file) {
                 tracing::warn!("{}: what programs wrote to it: {e}", st.path(file));
+            }
+            if time(st) != before {
+                // Of stores through a mapping the kernel doesn't know that they changed the file.
+                st.mounts.iter().filter(|m| m.id == mount).for_each(|m| m.note_own(file));
             }
         }
         self.flush_time(st, file);
@@ -374,6 +443,35 @@ impl Inner {
 }
 
 impl State {
+    /// Keeps what stat(2) says of an inode that is about to be dropped, if the kernel of a mount knows it: programs may have it as a directory they are
+    /// in, as a pipe, or by an `O_PATH` descriptor.
+    pub fn keep_known(&mut self, id: FileId, now: i64) {
+        if !self.mounts.iter().any(|mount| mount.knows(id)) {
+            return;
+        }
+        if let Some(inode) = self.ns.get(id) {
+            let kept = Inode { nlink: 0, ahead: None, extents: Vec::new(), ctime_ns: now, ..inode.clone() };
+            self.gone.insert(id, kept);
+        }
+    }
+
+    /// Forgets a kept inode, if no kernel knows it any more.
+    fn forget_gone(&mut self, id: FileId) {
+        if self.gone.contains_key(&id) && !self.mounts.iter().any(|mount| mount.knows(id)) {
+            self.gone.remove(&id);
+        }
+    }
+
+    /// The same of all.
+    fn forget_all_gone(&mut self) {
+        self.gone.retain(|id, _| self.mounts.iter().any(|mount| mount.knows(*id)));
+    }
+
+    /// An inode, also one that is gone and that the kernel of a mount still knows.
+    pub fn inode(&self, id: FileId) -> Option<&Inode> {
+        self.ns.get(id).or_else(|| self.gone.get(&id))
+    }
+
     /// The one pool in which all of a file is, or will be if it is empty; else why there is none.
     fn sole_pool(&self, inode: &Inode) -> std::result::Result<PoolId, &'static str> {
         if let Some(pool) = inode.ahead {

@@ -2,7 +2,7 @@
 
 use super::{Allocate, Fs, FsHandle, StatFs, gone};
 use crate::backing::{Backing, os_error, write_zeros};
-use crate::store::state::State;
+use crate::store::state::{Live, State};
 use crate::store::{Guard, Inner};
 use codax_core::change::Change;
 use codax_core::extent::{self, Extent};
@@ -67,7 +67,7 @@ impl Fs {
             inner.set_times(&mut st, &inode)?;
             return inner.absorb(&mut st, file);
         }
-        let mapped = st.live.get(&file).is_some_and(|l| !l.mappers.is_empty() || !l.raw.is_empty());
+        let mapped = st.live.get(&file).is_some_and(Live::without_holes);
         let now = Some(self.now());
         let (mut st, result) = if mode.punch && !mapped {
             inner.punch(st, &inode, off, end)
@@ -75,9 +75,11 @@ impl Fs {
             // Under the library's mappings there are no holes, so zeros take their place.
             let end = end.min(inode.len);
             let pages = if mode.punch { PageRange::new(0, 0) } else { PageRange::of_bytes(off, len) };
-            inner.fill(st, &inode, pages, new_len, now, |inner, _| inner.zero(&inode, off, end))
+            let zero = |inner: &Inner, _: &[Extent]| inner.zero(&inode, off, end);
+            inner.fill(st, &inode, (pages, Pools::Placed), new_len, now, zero)
         } else {
-            inner.fill(st, &inode, PageRange::of_bytes(off, len), new_len, now, |_, _| Ok(()))
+            let pages = (PageRange::of_bytes(off, len), Pools::Placed);
+            inner.fill(st, &inode, pages, new_len, now, |_, _| Ok(()))
         };
         result?;
         self.wrote(&mut st, file);
@@ -87,21 +89,31 @@ impl Fs {
     /// What statfs(2) says, of the pools that the placement of `id` uses.
     pub fn statfs(&self, id: FileId) -> Result<StatFs> {
         let st = self.lock();
-        let pools: BTreeSet<PoolId> = match st.placement(id) {
-            Placement::On { pool, .. } => [pool].into(),
-            Placement::Prefer(pool) => [pool, DRAM].into(),
-            Placement::Interleave(pools) => pools.into_iter().collect(),
+        let placement = st.placement(id);
+        let pools: BTreeSet<PoolId> = match &placement {
+            Placement::On { pool, .. } => [*pool].into(),
+            Placement::Prefer(pool) => [*pool, DRAM].into(),
+            Placement::Interleave(pools) => pools.iter().copied().collect(),
         };
         let dir = self.inner().options().dir.clone();
         let layout = crate::store::Layout { dir };
         let mut stat = StatFs::default();
+        let mut rooms = Vec::new();
         for pool in pools {
+            let online = st.room(pool).online;
             let pool = st.pool(pool);
             stat.bytes += PageCount(pool.record.frames).bytes();
             // What programs write through the kernel has no frames yet, and memory.
             let free = codax_os::mounts::free_bytes(&layout.pool(&pool.record.name)).unwrap_or(u64::MAX);
-            stat.free += free.min(pool.alloc.free().bytes());
+            let free = free.min(pool.alloc.free().bytes());
+            stat.free += free;
+            rooms.push(if online { free } else { 0 });
         }
+        stat.available = match placement {
+            // In turns: when one is full there is no next one.
+            Placement::Interleave(_) => rooms.iter().min().unwrap_or(&0) * rooms.len() as u64,
+            _ => rooms.iter().sum(),
+        };
         stat.files = FILES_MAX;
         stat.files_free = FILES_MAX.saturating_sub(st.ns.count() as u64);
         Ok(stat)
@@ -116,6 +128,27 @@ pub(super) fn check_end(len: u64) -> Result<()> {
     }
 }
 
+/// Where a hole's frames are taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pools {
+    /// As the file's placement says.
+    Placed,
+    /// From where the pages beside it are, if there is room: what lies in one object stays in one.
+    Beside,
+}
+
+/// The pool of what is beside a hole, if it takes all of that. A file that is to be spread is spread; and what is beside pages that a drain took
+/// elsewhere would stay there when they come home.
+fn beside(st: &State, inode: &Inode, placement: &Placement, gap: PageRange) -> Option<PoolId> {
+    if matches!(placement, Placement::Interleave(_)) || !inode.away.is_empty() {
+        return None;
+    }
+    let after = || inode.extents.iter().find(|e| e.page.0 >= gap.end()).copied();
+    let pool = extent::before(&inode.extents, gap.start).or_else(after)?.pool;
+    let room = st.room(pool);
+    (room.online && room.free >= gap.count).then_some(pool)
+}
+
 /// The pools in which a file has an object.
 pub(crate) fn pools_of(inode: &Inode) -> BTreeSet<PoolId> {
     inode.extents.iter().map(|e| e.pool).chain(inode.ahead).collect()
@@ -126,7 +159,7 @@ impl Inner {
     pub fn check_pins(&self, st: &State, inode: &Inode, len: u64) -> Result<()> {
         let (old, new) = (PageCount::for_bytes(inode.len), PageCount::for_bytes(len));
         let cut = PageRange::new(new.0, old.0.saturating_sub(new.0));
-        let pinned = |l: &crate::store::state::Live| l.pins.values().any(|pin| pin.intersect(cut).is_some());
+        let pinned = |l: &Live| l.pins.values().any(|pin| pin.intersect(cut).is_some());
         match st.live.get(&inode.id).is_some_and(pinned) {
             true => {
                 let path = st.path(inode.id);
@@ -214,7 +247,7 @@ impl Inner {
             Ok(kept) => kept,
             Err(e) => return (st, Err(e)),
         };
-        let mapped = st.live.get(&file).is_some_and(|l| !l.mappers.is_empty() || !l.raw.is_empty());
+        let mapped = st.live.get(&file).is_some_and(Live::without_holes);
         let (mut st, allocated) = self.with_ahead(st, file, "filling of holes", |backing, object| {
             let stat = object::stat(object).map_err(|e| os_error("stat object of", &file, &e))?;
             if (mode.punch || mode.zero) && mapped {
@@ -239,8 +272,15 @@ impl Inner {
         self.absorb(st, file)?;
         let Some(inode) = st.ns.get(file) else { return Err(gone(file)) };
         let Some(pool) = inode.ahead else { return Ok(Vec::new()) };
+        let gaps = extent::gaps(&inode.extents, pages);
+        if !gaps.is_empty() && !st.room(pool).online {
+            let name = st.pool_name(pool);
+            return Err(Error::device_state(format!(
+                "pool {name} takes nothing new: it drains or is offline"
+            )));
+        }
         let mut kept = Vec::new();
-        for gap in extent::gaps(&inode.extents, pages) {
+        for gap in gaps {
             match st.reserve(pool, file, gap, None) {
                 Ok(extents) => kept.extend(extents),
                 Err(e) => {
@@ -258,7 +298,7 @@ impl Inner {
         &'a self,
         mut st: Guard<'a>,
         inode: &Inode,
-        pages: PageRange,
+        (pages, pools): (PageRange, Pools),
         len: u64,
         time: Option<i64>,
         work: impl FnOnce(&Self, &[Extent]) -> Result<()>,
@@ -266,9 +306,9 @@ impl Inner {
         let file = inode.id;
         // The kernel may give whole huge pages where only a part was asked for.
         let huge = huge_blocks(pages, len);
-        let placed = self.place_holes(&mut st, inode, huge, true).and_then(|placed| match placed {
+        let placed = self.place_holes(&mut st, inode, (huge, pools), true).and_then(|placed| match placed {
             Some(extents) => Ok(extents),
-            None => self.place_holes(&mut st, inode, pages, false).map(Option::unwrap_or_default),
+            None => self.place_holes(&mut st, inode, (pages, pools), false).map(Option::unwrap_or_default),
         });
         let extents = match placed {
             Ok(extents) => extents,
@@ -305,19 +345,26 @@ impl Inner {
         (st, result)
     }
 
-    /// Frames for the holes in `pages`, as the file's placement says. With `huge`, only if all of them are in pools of huge pages and there is room.
+    /// Frames for the holes in `pages`, in these `pools`. With `huge`, only if all of them are in pools of huge pages and there is room.
     fn place_holes(
         &self,
         st: &mut State,
         inode: &Inode,
-        pages: PageRange,
+        (pages, pools): (PageRange, Pools),
         huge: bool,
     ) -> Result<Option<Vec<Extent>>> {
         let placement = st.placement(inode.id);
         let mut extents: Vec<Extent> = Vec::new();
         for gap in extent::gaps(&inode.extents, pages) {
             let after = extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
-            let placed = st.place(&placement, inode.id, gap, after);
+            let beside = (pools == Pools::Beside).then(|| beside(st, inode, &placement, gap)).flatten();
+            let placed = match beside {
+                Some(pool) => {
+                    let near = after.filter(|e| e.pool == pool).map(|e| e.following());
+                    st.reserve(pool, inode.id, gap, near)
+                }
+                None => st.place(&placement, inode.id, gap, after),
+            };
             extents.extend(placed.iter().flatten());
             let small = huge && extents.iter().any(|e| !st.pool(e.pool).huge);
             if small || placed.is_err() {
@@ -372,6 +419,7 @@ impl Inner {
             };
             let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(inode.len) };
             if inode.ahead.is_none() {
+                let pages = (pages, Pools::Beside);
                 let (after, result) = self.fill(st, &inode, pages, inode.len, None, |_, _| Ok(()));
                 result?;
                 st = self.wait_idle(after, file)?;

@@ -2,7 +2,6 @@
 
 use super::{Fs, gone};
 use crate::store::state::State;
-use codax_core::change::Change;
 use codax_core::name::NAME_MAX;
 use codax_core::namespace::{Extra, Inode, Kind};
 use codax_core::placement::Placement;
@@ -40,7 +39,7 @@ impl Fs {
         if name == EXTENTS {
             self.inner().refresh(&mut st, id);
         }
-        let inode = st.ns.get(id).ok_or_else(|| gone(id))?;
+        let inode = st.inode(id).ok_or_else(|| gone(id))?;
         check_name(name)?;
         let value = if name == EXTENTS {
             (inode.kind == Kind::File).then(|| extents_text(&st, inode))
@@ -60,7 +59,7 @@ impl Fs {
     /// The names of its attributes.
     pub fn xattrs(&self, id: FileId) -> Result<Vec<Vec<u8>>> {
         let st = self.lock();
-        let inode = st.ns.get(id).ok_or_else(|| gone(id))?;
+        let inode = st.inode(id).ok_or_else(|| gone(id))?;
         let own = inode.placement.as_ref().map(|p| placement_text(&st, p).0.to_vec());
         let users = inode.extra.iter().flat_map(|extra| extra.xattrs.keys().cloned());
         Ok(own.into_iter().chain(users).collect())
@@ -91,7 +90,7 @@ impl Fs {
             return Err(no_such(name));
         }
         let mut st = self.lock();
-        let inode = st.ns.get(id).ok_or_else(|| gone(id))?;
+        let inode = st.inode(id).ok_or_else(|| gone(id))?;
         let mut new = inode.clone();
         if name.starts_with(OWN) {
             let placement = placement_from(&st, name, value).inspect_err(|e| {
@@ -112,14 +111,14 @@ impl Fs {
             }
         }
         new.ctime_ns = self.now();
-        self.inner().commit(&mut st, &[Change::Put(Box::new(new))])
+        self.inner().put(&mut st, new)
     }
 
     /// Takes an attribute away; without its own placement a file has its directory's again.
     pub fn remove_xattr(&self, id: FileId, name: &[u8]) -> Result<()> {
         self.xattr(id, name)?;
         let mut st = self.lock();
-        let mut new = st.ns.get(id).ok_or_else(|| gone(id))?.clone();
+        let mut new = st.inode(id).ok_or_else(|| gone(id))?.clone();
         if name == EXTENTS || name == SERVED {
             return Err(Error::invalid(format!("{} is read-only", name.escape_ascii())));
         } else if name.starts_with(OWN) {
@@ -130,7 +129,7 @@ impl Fs {
         let empty = |extra: &Extra| extra.target.is_empty() && extra.xattrs.is_empty();
         new.extra = new.extra.filter(|extra| !empty(extra));
         new.ctime_ns = self.now();
-        self.inner().commit(&mut st, &[Change::Put(Box::new(new))])
+        self.inner().put(&mut st, new)
     }
 }
 

@@ -448,7 +448,11 @@ impl Inner {
     pub fn layout(&self, st: &State, file: FileId, write: bool) -> Result<LayoutFds> {
         let inode = st.ns.get(file).ok_or_else(|| Error::not_found(format!("#{file} is gone")))?;
         let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(inode.len) };
-        let runs = extent::pool_runs(&extent::slice(&inode.extents, pages));
+        let runs = match inode.ahead {
+            // What of it are holes, the object knows.
+            Some(pool) if !write && !pages.is_empty() => vec![extent::PoolRun { pages, pool }],
+            _ => extent::pool_runs(&extent::slice(&inode.extents, pages)),
+        };
         let mut pools: Vec<PoolId> = Vec::new();
         for run in &runs {
             if !pools.contains(&run.pool) {

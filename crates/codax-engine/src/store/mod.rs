@@ -116,6 +116,9 @@ impl Inner {
                 }
                 _ => None,
             };
+            if let Change::Drop(id) = change {
+                st.keep_known(*id, self.env.wall_ns());
+            }
             if let Err(e) = st.ns.apply(change) {
                 // The journal says what memory can't: whatever came next would be built on one of two truths.
                 tracing::error!("a change that is in the journal can't be true: {e}");

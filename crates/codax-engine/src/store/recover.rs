@@ -129,6 +129,7 @@ impl Store {
             next_handle: 0,
             lingering: BTreeSet::new(),
             mounts: Vec::new(),
+            gone: HashMap::new(),
             closed_devices: BTreeSet::new(),
             acting: None,
         };

@@ -312,16 +312,23 @@ impl Session {
         inner.changed.notify_all();
     }
 
-    /// As [`Session::map`], to copy by descriptor: the file stays where it is until [`Session::raw_done`].
+    /// As [`Session::map`], to copy by descriptor: the file stays where it is until [`Session::raw_done`]. Who only reads is told of holes, as pages
+    /// in no run: they are zeros.
     pub fn raw(&self, handle: Handle, write: bool) -> Result<LayoutFds> {
         let inner = &self.store.inner;
         let st = inner.lock();
         let open = self.handle(&st, handle)?;
         self.check_access(&st, open, write)?;
-        let st = inner.wait_idle(st, open.file)?;
-        let mut st = inner.whole(st, open.file)?;
+        let mut st = inner.wait_idle(st, open.file)?;
+        if write {
+            st = inner.whole(st, open.file)?;
+        } else {
+            inner.refresh(&mut st, open.file);
+        }
         let layout = inner.layout(&st, open.file, write)?;
-        *st.live.entry(open.file).or_default().raw.entry(self.id).or_default() += 1;
+        let raw = st.live.entry(open.file).or_default().raw.entry(self.id).or_default();
+        raw.count += 1;
+        raw.write |= write;
         Ok(layout)
     }
 
@@ -330,12 +337,15 @@ impl Session {
         let inner = &self.store.inner;
         let mut st = inner.lock();
         let Some(live) = st.live.get_mut(&file) else { return };
-        let Some(count) = live.raw.get_mut(&self.id) else { return };
-        *count -= 1;
-        if *count == 0 {
+        let Some(raw) = live.raw.get_mut(&self.id) else { return };
+        raw.count -= 1;
+        let wrote = raw.write;
+        if raw.count == 0 {
             live.raw.remove(&self.id);
         }
-        inner.touch(&mut st, file);
+        if wrote {
+            inner.touch(&mut st, file);
+        }
         inner.reap(&mut st, file);
         inner.changed.notify_all();
     }

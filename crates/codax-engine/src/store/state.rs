@@ -53,6 +53,8 @@ pub(crate) struct State {
     /// Files whose last handle is closed while somebody may still map them.
     pub lingering: BTreeSet<FileId>,
     pub mounts: Vec<Arc<Mount>>,
+    /// Inodes that have been dropped and that the kernel of a mount still knows: their attributes, until it forgets them.
+    pub gone: HashMap<FileId, Inode>,
     /// Device numbers of mounts that are over, an earlier daemon's too: programs may map files through them still.
     pub closed_devices: BTreeSet<u64>,
     /// The mount on whose behalf the lock is held: it knows what it changes.
@@ -142,8 +144,8 @@ pub(crate) struct Live {
     /// Open handles.
     pub opens: u32,
     pub mappers: BTreeMap<SessionId, MapperEntry>,
-    /// Sessions that copy by descriptor, and how many times over.
-    pub raw: BTreeMap<SessionId, u32>,
+    /// Sessions that copy by descriptor.
+    pub raw: BTreeMap<SessionId, RawEntry>,
     pub pins: BTreeMap<(SessionId, PinId), PageRange>,
     /// The placement of a file in the making, which has no directory yet to take one from.
     pub unnamed: Option<Placement>,
@@ -174,7 +176,21 @@ pub(crate) struct MapperEntry {
     pub write: bool,
 }
 
+/// A session's descriptors of a file's objects.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct RawEntry {
+    /// How many times over it has them.
+    pub count: u32,
+    /// Whether it may write by them.
+    pub write: bool,
+}
+
 impl Live {
+    /// Whether somebody reaches the file's memory by itself, for whom it was filled.
+    pub fn without_holes(&self) -> bool {
+        !self.mappers.is_empty() || self.raw.values().any(|raw| raw.write)
+    }
+
     pub fn unused(&self) -> bool {
         self.opens == 0
             && self.mappers.is_empty()

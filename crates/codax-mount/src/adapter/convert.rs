@@ -1,7 +1,7 @@
 //! Between the store's vocabulary and the FUSE library's.
 
 use codax_core::namespace::Kind;
-use codax_core::{Error, FileId};
+use codax_core::{Error, ErrorKind, FileId};
 use codax_engine::fs::{Attr, NewKind, Stamp, Who};
 use fuser::{Errno, FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, Request, TimeOrNow};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +20,8 @@ pub(super) fn errno(e: &Error) -> Errno {
     let errno = Errno::from_i32(e.kind.errno());
     if errno == Errno::EIO {
         tracing::error!("a mount answers with EIO: {e}");
+    } else if e.kind == ErrorKind::DeviceState {
+        tracing::debug!("a mount answers with {errno:?}: {e}");
     } else {
         tracing::trace!("a mount answers with {errno:?}: {e}");
     }
@@ -130,6 +132,12 @@ mod tests {
         assert_eq!(nanos(UNIX_EPOCH - Duration::new(2, 700_000_000)), -1_300_000_000);
         assert_eq!(time(-1_300_000_000), UNIX_EPOCH - Duration::from_nanos(1_300_000_000));
         assert_eq!(nanos(UNIX_EPOCH - Duration::from_secs(1 << 62)), i64::MIN);
+    }
+
+    #[test]
+    fn a_device_that_takes_nothing_new_is_full() {
+        assert_eq!(errno(&Error::device_state("it drains")), Errno::ENOSPC);
+        assert_eq!(errno(&Error::corrupt("it is lost")), Errno::EIO);
     }
 
     #[test]

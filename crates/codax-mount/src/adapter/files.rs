@@ -77,7 +77,9 @@ impl Adapter {
         let created = writable(parent, name).and_then(|(dir, name)| {
             let (made, open) = answered(self.fs().create(dir, name, &new, read, write))?;
             let answer = self.opened(made.id, open, |object| reply.open_backing(object))?;
-            Ok((super::convert::attr(&made), answer))
+            let attr = super::convert::attr(&made);
+            self.told(&attr);
+            Ok((attr, answer))
         });
         match created {
             Ok((attr, Answer { handle, flags, backing: None })) => {
@@ -158,13 +160,14 @@ impl Adapter {
         data: &[u8],
         kill: bool,
     ) -> Result<u32, Errno> {
-        let id = writable_file(inode)?;
-        // The kernel appends at the length that it remembers, and the library may have changed it.
-        let offset = match flags.0 & O_APPEND {
-            0 => offset,
-            _ => answered(self.fs().attr(id))?.len,
+        writable_file(inode)?;
+        // The kernel appends at the length that it remembers, and the library or another mount may have changed it. What it sends of one call comes
+        // in order, each part when the one before has been answered.
+        let written = match flags.0 & O_APPEND {
+            0 => self.fs().write(handle(of), offset, data, kill),
+            _ => self.fs().append(handle(of), data, kill),
         };
-        let count = answered(self.fs().write(handle(of), offset, data, kill))?;
+        let count = answered(written)?;
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 

@@ -15,12 +15,12 @@ use crate::special::{Node, Special, is_top};
 use backing::Backings;
 use codax_core::{Error, FileId};
 use codax_engine::Store;
-use codax_engine::fs::{Changed, Fs};
+use codax_engine::fs::{Changed, Fs, Set};
 use codax_os::fuse;
 use convert::{errno, file_id};
 use fuser::{
-    BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
@@ -38,7 +38,7 @@ const THREADS: usize = 8;
 /// Largest read or write in one request, in bytes: what the kernel allows unless told otherwise (`fs.fuse.max_pages_limit`).
 pub(crate) const REQUEST_BYTES: u32 = 1 << 20;
 
-/// Requests that the kernel sends without waiting for earlier ones (readahead, asynchronous direct I/O).
+/// Requests that the kernel sends without waiting for earlier ones (readahead).
 const BACKGROUND: u16 = 64;
 
 /// How long the last requests of a mount whose connection is gone may take. One may wait for a file that is on the move.
@@ -48,8 +48,9 @@ const FINISH_LIMIT: Duration = Duration::from_secs(2);
 const GENERATION: Generation = Generation(0);
 
 /// What the kernel is asked to do, where it can. Not `FUSE_ATOMIC_O_TRUNC`: with it an open with `O_RDONLY | O_TRUNC` would cut a program that runs before the
-/// kernel refuses it (ETXTBSY).
-const WANTED: [InitFlags; 6] = [
+/// kernel refuses it (ETXTBSY). Not `FUSE_ASYNC_DIO`: with it one large direct write comes as several requests at once, in any order, and of an append
+/// nobody could say which part belongs where.
+const WANTED: [InitFlags; 5] = [
     // Names are looked up and directories read in parallel.
     InitFlags::FUSE_PARALLEL_DIROPS,
     // Attributes come with a directory's entries, if the reader seems to want them.
@@ -59,7 +60,6 @@ const WANTED: [InitFlags; 6] = [
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     // Cached contents go when length or time have changed (mounts without privilege; others cache none).
     InitFlags::FUSE_AUTO_INVAL_DATA,
-    InitFlags::FUSE_ASYNC_DIO,
 ];
 
 /// What is known of a mount once the kernel has said what it can do.
@@ -198,6 +198,14 @@ impl Adapter {
     fn passthrough(&self) -> bool {
         self.view.get().is_some_and(|view| view.passthrough)
     }
+
+    /// An answer is about to tell the kernel of an inode; it says when it has forgotten that.
+    fn told(&self, attr: &FileAttr) {
+        let id = file_id(attr.ino);
+        if id.0 != 0 && Node::of(id).is_none() {
+            self.fs().tell(id);
+        }
+    }
 }
 
 /// Refuses a change of what is below `.codax`, or of that name itself.
@@ -250,7 +258,12 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        reply!(reply, self.find(parent, name), attr => reply.entry(&VALID, &attr, GENERATION));
+        let found = self.find(parent, name).inspect(|attr| self.told(attr));
+        reply!(reply, found, attr => reply.entry(&VALID, &attr, GENERATION));
+    }
+
+    fn forget(&self, _request: &Request, inode: INodeNo, times: u64) {
+        self.fs().forget(file_id(inode), times);
     }
 
     fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
@@ -277,7 +290,14 @@ impl Filesystem for Adapter {
     ) {
         let times = names::Times { atime, mtime, ctime };
         let set = names::settings(request, mode, (uid, gid), size, times);
-        let done = writable_file(inode).and_then(|id| answered(self.fs().set(id, &set)));
+        let done = writable_file(inode).and_then(|id| {
+            let nothing = set == Set { kill_suid: true, ..Set::default() };
+            answered(if nothing {
+                self.fs().drop_set_ids(id, request.uid())
+            } else {
+                self.fs().set(id, &set)
+            })
+        });
         reply!(reply, done, attr => reply.attr(&VALID, &convert::attr(&attr)));
     }
 
@@ -350,9 +370,10 @@ impl Filesystem for Adapter {
     fn link(&self, _request: &Request, inode: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let done = writable_file(inode).and_then(|id| {
             let (dir, name) = writable(parent, name)?;
-            answered(self.fs().link(id, dir, name))
+            answered(self.fs().link(id, dir, name)).map(|attr| convert::attr(&attr))
         });
-        reply!(reply, done, attr => reply.entry(&VALID, &convert::attr(&attr), GENERATION));
+        let done = done.inspect(|attr| self.told(attr));
+        reply!(reply, done, attr => reply.entry(&VALID, &attr, GENERATION));
     }
 
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -472,7 +493,12 @@ impl Filesystem for Adapter {
     ) {
         let done = self.list(file_id(inode), handle.0, offset, &mut |position, name, attr| {
             let attr = convert::attr(attr);
-            reply.add(attr.ino, position, OsStr::from_bytes(name), &VALID, &attr, GENERATION)
+            let full = reply.add(attr.ino, position, OsStr::from_bytes(name), &VALID, &attr, GENERATION);
+            // Of the directory itself and the one above it the kernel takes no notice here.
+            if !full && ![&b"."[..], b".."].contains(&name) {
+                self.told(&attr);
+            }
+            full
         });
         reply!(reply, done, () => reply.ok());
     }

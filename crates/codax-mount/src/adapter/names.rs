@@ -19,6 +19,10 @@ const ENTRIES_AT_ONCE: usize = 64;
 const BLOCK: u32 = 4096;
 const NAME_BYTES: u32 = 255;
 
+/// The attribute by which a mount says how it serves a file, and what it says of the store's state as files.
+const SERVED: &[u8] = b"user.codax.served";
+const STATE: &[u8] = b"state: made by the daemon when it is opened, and read-only";
+
 /// Flags of setxattr(2).
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
@@ -75,8 +79,8 @@ pub(super) fn answer_statfs(fs: &Fs, id: FileId, reply: ReplyStatfs) {
     match fs.statfs(id) {
         Ok(stat) => {
             let blocks = |bytes: u64| bytes / u64::from(BLOCK);
-            let (all, free) = (blocks(stat.bytes), blocks(stat.free));
-            reply.statfs(all, free, free, stat.files, stat.files_free, BLOCK, NAME_BYTES, BLOCK);
+            let (all, free, available) = (blocks(stat.bytes), blocks(stat.free), blocks(stat.available));
+            reply.statfs(all, free, available, stat.files, stat.files_free, BLOCK, NAME_BYTES, BLOCK);
         }
         Err(e) => reply.error(errno(&e)),
     }
@@ -131,7 +135,9 @@ impl Adapter {
     ) -> Result<FileAttr, Errno> {
         let (dir, name) = writable(parent, name)?;
         let new = New { mode: convert::permissions(mode), who: who(request), kind };
-        answered(self.fs().make(dir, name, &new)).map(|made| convert::attr(&made))
+        answered(self.fs().make(dir, name, &new))
+            .map(|made| convert::attr(&made))
+            .inspect(|attr| self.told(attr))
     }
 
     /// Hands out a directory's entries from a position on, until `add` has no room.
@@ -197,6 +203,7 @@ impl Adapter {
         let id = file_id(inode);
         match (Node::of(id), is_kept(name)) {
             (None, true) => answered(self.fs().xattr(id, name)),
+            (Some(_), _) if name == SERVED => Ok(STATE.to_vec()),
             // Security modules ask at every turn: there is nothing.
             _ => Err(Errno::ENODATA),
         }

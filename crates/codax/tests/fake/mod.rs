@@ -158,7 +158,7 @@ impl State {
             gid: 0,
             nlink: 1,
             len: self.files[&file].len,
-            backed: 0,
+            backed: self.files[&file].len.next_multiple_of(4096),
             mtime_ns: 0,
             ctime_ns: 0,
             placement: Placement::Prefer(PoolId(0)),

@@ -181,7 +181,9 @@ fn a_program_that_maps_and_closes_holds_a_drain_until_it_ends() {
     // By calls as well; but nothing new is begun on a device that drains.
     read_write(&path).write_all_at(b"by a call", 64).expect("it is still there");
     let refused = fs::write(dir.join("there/new"), "x").expect_err("the device drains");
-    assert_eq!(refused.raw_os_error(), Some(libc::EIO));
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
+    let room = rustix::fs::statvfs(dir.join("there")).expect("mounted");
+    assert_eq!((room.f_bavail, room.f_bfree > 0), (0, true));
     client.end();
     assert!(drain.end().success());
     assert_eq!(rig.state("sim0"), "offline");
@@ -360,6 +362,9 @@ fn a_full_pool_says_so_and_room_is_shown() {
     };
     let before = free(&dir);
     assert_eq!(before, rig.pool("dram", "free"));
+    // Beside the room it is said that reads change no time.
+    let flags = rustix::fs::statvfs(&dir).expect("mounted").f_flag;
+    assert!(flags.contains(rustix::fs::StatVfsMountFlags::NOATIME));
     fs::write(dir.join("f"), vec![1; 1 << 20]).expect("room");
     assert_eq!(free(&dir), before - MIB);
     let full = fs::write(dir.join("big"), vec![2; 16 << 20]).expect_err("there is no room");
@@ -373,5 +378,13 @@ fn a_full_pool_says_so_and_room_is_shown() {
     drop(file);
     assert_eq!(free(&dir), before - MIB);
     assert_eq!(fs::metadata(dir.join("sparse")).expect("there").blocks(), 0);
+    // Who only reads one fills nothing, whether a program has it open or not.
+    let file = File::create(dir.join("read")).expect("room");
+    file.set_len(64 * MIB).expect("a hole takes nothing");
+    let zeros = vec![0; 64 << 20];
+    assert!(rig.get("/read") == zeros);
+    drop(file);
+    assert!(rig.get("/read") == zeros);
+    assert_eq!(fs::metadata(dir.join("read")).expect("there").blocks(), 0);
     rig.sound();
 }

@@ -1,5 +1,6 @@
 //! The store as a filesystem, mounted for real. Wants root and `/dev/fuse`.
 
+mod appends;
 mod coherence;
 mod points;
 mod posix;

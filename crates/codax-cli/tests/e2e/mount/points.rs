@@ -344,6 +344,19 @@ fn the_state_of_the_store_is_in_files() {
     let json: serde_json::Value = serde_json::from_str(&read("pools/sim0/status.json")).expect("JSON");
     assert_eq!(json["name"], "sim0");
     assert_eq!(read("pools/sim0/frames"), "frames 0-16383 free\n");
+    // By whom it is served is asked of it, too; and of what has no bytes.
+    let doctor = |path: &Path| rig.ok(&["doctor", text(path)]).text().to_owned();
+    assert!(doctor(&special.join("status")).contains("the store's state"));
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        dir.join("p"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .expect("room");
+    assert!(doctor(&dir.join("p")).contains("it is a pipe"));
+    fs::remove_file(dir.join("p")).expect("there");
     // Nobody changes it, nor takes its name.
     let errno = |e: std::io::Error| e.raw_os_error().expect("a system error");
     assert_eq!(errno(fs::write(special.join("status"), "x").expect_err("read-only")), libc::EROFS);
@@ -401,6 +414,9 @@ fn a_user_mounts_through_fusermount3() {
     assert_eq!(stat["mounted"][0]["by"], "cache", "{stat}");
     let said = rig.ok(&["doctor", text(&dir.join("put"))]);
     assert!(said.text().contains("through the page cache"), "{said}");
+    // Direct writes that are larger than a request.
+    sh("head -c 24M /dev/urandom > random; rm -f appended
+        dd if=random of=appended bs=8M oflag=append,direct conv=notrunc status=none; cmp random appended; rm random appended");
     rig.ok(&["umount"]);
     assert!(mounts_below(&dir).is_empty());
     rig.ok(&["mount", "-o", "ro,noexec", text(&dir)]);

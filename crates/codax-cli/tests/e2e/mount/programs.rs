@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// Whether a program can be started.
-fn there(test: &str, program: &str) -> bool {
+pub fn there(test: &str, program: &str) -> bool {
     let started = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if started.is_err() {
         skipped(test, &format!("{program} is not installed"));
@@ -19,7 +19,7 @@ fn there(test: &str, program: &str) -> bool {
 
 /// Runs a script of the shell in a directory; it must not fail. What it wrote is returned.
 #[track_caller]
-fn sh(dir: &Path, script: &str) -> String {
+pub fn sh(dir: &Path, script: &str) -> String {
     let output = Command::new("sh")
         .args(["-ec", script])
         .current_dir(dir)

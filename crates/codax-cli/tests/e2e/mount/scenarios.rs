@@ -27,6 +27,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("running_program", running_program),
     ("renames", renames),
     ("unlink_while_open", unlink_while_open),
+    ("removed_while_known", removed_while_known),
     ("hard_links", hard_links),
     ("symbolic_links", symbolic_links),
     ("directories", directories),
@@ -320,6 +321,53 @@ fn unlink_while_open(dir: &Path, log: &mut Log) {
     drop(open_dir);
 }
 
+/// What has no name any more is still there for who has it in another way than open for reading and writing.
+fn removed_while_known(dir: &Path, log: &mut Log) {
+    let at = |name: &str| dir.join(name);
+    let told = |fd: &OwnedFd| {
+        rustix::fs::fstat(fd).map(|stat| (stat.st_mode, stat.st_nlink, stat.st_uid, stat.st_mtime > 1))
+    };
+    fs::create_dir(at("d")).expect("room");
+    fs::write(at("f"), "text").expect("room");
+    symlink("f", at("l")).expect("room");
+    rustix::fs::mknodat(CWD, at("p"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).expect("room");
+    let known = open(&at("d"), OFlags::RDONLY | OFlags::DIRECTORY).expect("there");
+    let path_of = |name: &str| open(&at(name), OFlags::PATH | OFlags::NOFOLLOW).expect("there");
+    let (file, link, dir_path) = (path_of("f"), path_of("l"), path_of("d"));
+    let pipe = open(&at("p"), OFlags::RDWR | OFlags::NONBLOCK).expect("a pipe");
+    for name in ["f", "l", "p"] {
+        fs::remove_file(at(name)).expect("there");
+    }
+    fs::remove_dir(at("d")).expect("empty");
+    for (what, fd) in [("a directory", &known), ("by its path", &dir_path), ("a pipe", &pipe)] {
+        log.note(what, told(fd));
+    }
+    log.note("a file by its path", (told(&file), rustix::fs::fstat(&file).map(|stat| stat.st_size)));
+    let mut target = [0; 8];
+    log.note("a link by its path", (told(&link), rustix::fs::readlinkat_raw(&link, "", &mut target[..])));
+    log.note("chmod", (rustix::fs::fchmod(&known, Mode::RWXU), told(&known)));
+    log.note("chown", (rustix::fs::fchown(&known, Some(Uid::from_raw(3)), None), told(&known)));
+    log.note("times", (rustix::fs::futimens(&known, &stamps(1, 1)), told(&known)));
+    log.note("chmod of a pipe", (rustix::fs::fchmod(&pipe, Mode::RWXU), told(&pipe)));
+    log.note("attributes", {
+        let set = rustix::fs::fsetxattr(&known, "user.a", b"one", XattrFlags::empty());
+        (set, rustix::fs::fgetxattr(&known, "user.a", &mut [0u8; 8][..]))
+    });
+    log.note("statfs", rustix::fs::fstatfs(&known).map(drop));
+    let listed = rustix::fs::Dir::read_from(&known).expect("a directory");
+    log.note("lists", listed.map(|entry| entry.map(drop)).collect::<Vec<_>>());
+    let again = rustix::fs::openat(&known, ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
+    log.note("opened again", again.map(|fd| told(&fd)));
+    log.note("make in it", rustix::fs::mkdirat(&known, "x", Mode::RWXU));
+    log.note("through the pipe", (rustix::io::write(&pipe, b"x"), rustix::io::read(&pipe, &mut [0; 2])));
+    let inside = std::process::Command::new("sh")
+        .args(["-c", "mkdir x; cd x; rmdir ../x; stat -c '%h %F' .; ls; touch y 2>/dev/null || echo no"])
+        .current_dir(dir)
+        .output()
+        .expect("a shell");
+    log.note("a shell in one", String::from_utf8_lossy(&inside.stdout).into_owned());
+}
+
 fn hard_links(dir: &Path, log: &mut Log) {
     let at = |name: &str| dir.join(name);
     fs::write(at("a"), "one").expect("room");
@@ -583,6 +631,9 @@ fn setuid_goes(dir: &Path, log: &mut Log) {
         make();
         let done = as_nobody(|| OpenOptions::new().write(true).truncate(true).open(&path).map(drop));
         log.note(format!("{name}: another opens and truncates"), (errno(done), stat(&path)));
+        make();
+        let done = as_nobody(|| std::os::unix::fs::chown(&path, None, None));
+        log.note(format!("{name}: another changes the owner to nobody new"), (errno(done), stat(&path)));
     }
 }
 
