@@ -66,8 +66,8 @@ pub fn run(rig: &Rig) -> Result<()> {
 
     mappings(&places)?;
     calls(&places)?;
-    for clients in [1, 2] {
-        small(rig, &places, &mut bare, clients)?;
+    for (clients, one_cpu) in [(1, false), (2, false), (1, true)] {
+        small(rig, &places, &mut bare, clients, one_cpu)?;
     }
     many(&places)?;
     rig.codax(&["umount"])?;
@@ -218,8 +218,20 @@ fn on_small(dir: &Path, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Small files, each client in a directory of its own: microseconds for each file.
-fn small(rig: &Rig, places: &Places, bare: &mut Yardstick, clients: usize) -> Result<()> {
+/// Lets all threads of a process run on these CPUs only.
+fn stay(pid: u32, cpus: &[u32]) -> Result<()> {
+    let cpus = cpus.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let mut taskset = std::process::Command::new("taskset");
+    let out = taskset.args(["-a", "-c", "-p", &cpus, &pid.to_string()]).output()?;
+    ensure!(out.status.success(), "taskset: {}", String::from_utf8_lossy(&out.stderr));
+    Ok(())
+}
+
+/// Small files, each client in a directory of its own: microseconds for each file. On `one_cpu` nobody waits for another processor to be woken, which
+/// is much of a request's time on a machine whose processors are virtual.
+fn small(rig: &Rig, places: &Places, bare: &mut Yardstick, clients: usize, one_cpu: bool) -> Result<()> {
+    let all = codax_os::cpu::allowed()?;
+    let cpus = if one_cpu { &all[..1] } else { &all[..] };
     const WHAT: [&str; 4] = ["create + close", "cold stat", "open + close", "unlink"];
     let mut times = [const { [const { Vec::new() }; 3] }; WHAT.len()];
     for _ in 0..SMALL_ROUNDS {
@@ -234,10 +246,14 @@ fn small(rig: &Rig, places: &Places, bare: &mut Yardstick, clients: usize) -> Re
                 rig.codax(&["mount", places.codax.to_str().context("text")?])?;
                 bare.again()?;
             }
+            stay(rig.daemon_pid()?, cpus)?;
+            stay(bare.pid()?, cpus)?;
             for (place, (_, dir)) in places.each().into_iter().enumerate() {
-                let took = seconds(|| both(dir, what, clients))?;
+                let took = seconds(|| both(dir, what, clients, cpus))?;
                 times[i][place].push(took * 1e6 / SMALL as f64);
             }
+            stay(rig.daemon_pid()?, &all)?;
+            stay(bare.pid()?, &all)?;
         }
         for (_, dir) in places.each() {
             (0..clients).try_for_each(|client| fs::remove_dir(dir.join(format!("d{client}"))))?;
@@ -245,7 +261,8 @@ fn small(rig: &Rig, places: &Places, bare: &mut Yardstick, clients: usize) -> Re
     }
     for (what, [ours, bare, plain]) in WHAT.into_iter().zip(&times) {
         println!(
-            "{what}, {clients} clients: {} (bare passthrough {:.1} us: {}; tmpfs {:.1} us: {:.1}x)",
+            "{what}, {clients} clients{}: {} (bare passthrough {:.1} us: {}; tmpfs {:.1} us: {:.1}x)",
+            if one_cpu { " on one CPU" } else { "" },
             spread(ours, "us"),
             median(bare),
             spread(&ratios(ours, bare), "x"),
@@ -256,11 +273,14 @@ fn small(rig: &Rig, places: &Places, bare: &mut Yardstick, clients: usize) -> Re
     Ok(())
 }
 
-fn both(dir: &Path, what: &str, clients: usize) -> Result<()> {
+fn both(dir: &Path, what: &str, clients: usize, cpus: &[u32]) -> Result<()> {
     std::thread::scope(|scope| {
         let clients = (0..clients).map(|client| {
             let dir = dir.join(format!("d{client}"));
-            scope.spawn(move || on_small(&dir, what))
+            scope.spawn(move || {
+                codax_os::cpu::stay_on(cpus)?;
+                on_small(&dir, what)
+            })
         });
         let clients: Vec<_> = clients.collect();
         clients

@@ -73,9 +73,13 @@ impl Rig {
         Ok(())
     }
 
+    pub fn daemon_pid(&self) -> Result<u32> {
+        self.daemon.borrow().as_ref().map(Child::id).context("no daemon")
+    }
+
     /// Resident memory of the daemon that is its own, in bytes: without the frame tables and objects, which are shared mappings.
     pub fn daemon_memory(&self) -> Result<u64> {
-        let pid = self.daemon.borrow().as_ref().map(Child::id).context("no daemon")?;
+        let pid = self.daemon_pid()?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("VmRSS")?;
         let kib: u64 = line.split_whitespace().nth(1).context("VmRSS")?.parse()?;

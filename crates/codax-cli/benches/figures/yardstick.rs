@@ -70,6 +70,10 @@ impl Yardstick {
         Ok(())
     }
 
+    pub fn pid(&self) -> Result<u32> {
+        self.child.as_ref().map(std::process::Child::id).context("it is mounted")
+    }
+
     /// Unmounts and mounts again: the kernel knows nothing of its files then.
     pub fn again(&mut self) -> Result<()> {
         self.end()?;
