@@ -79,7 +79,7 @@ pub struct StoreOptions {
     pub huge: HugeMode,
     /// How long a mapper may take to answer a step of a move.
     pub ack_timeout: Duration,
-    /// Bytes moved as one step, between 64 KiB and 2 MiB; `None` takes 2 MiB between pools with huge pages and 512 KiB elsewhere, so that
+    /// Bytes moved as one step, between 64 KiB and 2 MiB; `None` takes 2 MiB where one of the pools has huge pages and 512 KiB elsewhere, so that
     /// an access waits about as long in both.
     pub chunk_bytes: Option<u64>,
     /// How long a drain that a restart interrupted waits for held files, clients that reconnect among them.

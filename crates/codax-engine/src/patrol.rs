@@ -32,6 +32,9 @@ impl Inner {
         if patrol.files.is_empty() {
             let st = self.lock();
             let placed: Vec<bool> = st.pools.iter().map(|pool| pool.backing.is_placed()).collect();
+            if !placed.contains(&true) {
+                return;
+            }
             let here = |e: &extent::Extent| placed[usize::from(e.pool.0)];
             patrol.files = st.ns.inodes().filter(|i| i.extents.iter().any(here)).map(|i| i.id).collect();
             patrol.page = 0;

@@ -135,7 +135,7 @@ impl Uffd {
         let lacking = lacking(features);
         if !lacking.is_empty() {
             let names = lacking.join(", ");
-            let line = format!("this kernel's userfaultfd lacks {names}; live moves need Linux 6.4 or newer");
+            let line = format!("this kernel's userfaultfd lacks {names}; live moves need Linux 6.5 or newer");
             return Err(io::Error::new(io::ErrorKind::Unsupported, line));
         }
         let (fd, kernel_faults) = create(device)?;

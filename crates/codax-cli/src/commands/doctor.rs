@@ -12,8 +12,8 @@ use codax_os::probe::{self, Facts};
 use serde::Serialize;
 use std::path::Path;
 
-/// The first kernel with all that live moves and unswappable pools need.
-const KERNEL_MIN: (u32, u32) = (6, 4);
+/// The first kernel with all that live moves, unswappable pools and the look at what an object has (cachestat(2)) need.
+const KERNEL_MIN: (u32, u32) = (6, 5);
 
 /// Mappings a process may have on an ordinary machine.
 const MAP_COUNT_ENOUGH: u64 = 65_530;

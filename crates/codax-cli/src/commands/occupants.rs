@@ -78,7 +78,7 @@ impl Row {
         for (what, bytes) in [
             ("page cache, which the kernel drops or moves", self.page_cache),
             ("tmpfs and shared memory of others, which can be moved or swapped", self.shared),
-            ("of the kernel's own, which nobody can move", self.kernel),
+            ("the kernel's own, which nobody can move", self.kernel),
         ] {
             if bytes > 0 {
                 out += &format!("node {node}: {} of {what}\n", format_size(bytes));

@@ -281,7 +281,8 @@ impl Inner {
                 return Err(Stuck::Held(vec![Holder { pid: None, command: "a process".into(), why }]));
             }
         }
-        let huge = st.pool(to).huge && wanted.iter().all(|e| st.pool(e.pool).huge);
+        // A part of a huge page is never left alone if it can be helped: the kernel may make it whole again, holes and all.
+        let huge = st.pool(to).huge || wanted.iter().any(|e| st.pool(e.pool).huge);
         let size = self.options().chunk_pages(huge);
         let target_exists = inode.extents.iter().any(|e| e.pool == to);
         let mut chunks: Vec<Chunk> = Vec::new();

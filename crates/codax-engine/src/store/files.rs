@@ -538,10 +538,13 @@ impl Inner {
         if self.mapped_by_strangers(st, file, (stat.dev, stat.ino), pages)? {
             return Ok(false);
         }
+        let mut gone = true;
         for run in pages {
             backing.release(object.as_fd(), *run)?;
+            // A part of a huge page is only cleared, and stays, where the kernel can't split the page at this moment.
+            gone &= crate::store::resident(object.as_fd(), *run, file)?.0 == 0;
         }
-        Ok(true)
+        Ok(gone)
     }
 
     /// Whether a process maps these parts of an object, itself or through a mount. The mappers of the file have all switched, or this would not be asked.

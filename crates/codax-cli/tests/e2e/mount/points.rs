@@ -415,7 +415,7 @@ fn a_user_mounts_through_fusermount3() {
     let said = rig.ok(&["doctor", text(&dir.join("put"))]);
     assert!(said.text().contains("through the page cache"), "{said}");
     // Direct writes that are larger than a request.
-    sh("head -c 24M /dev/urandom > random; rm -f appended
+    sh("head -c 25165824 /dev/urandom > random; rm -f appended
         dd if=random of=appended bs=8M oflag=append,direct conv=notrunc status=none; cmp random appended; rm random appended");
     rig.ok(&["umount"]);
     assert!(mounts_below(&dir).is_empty());
