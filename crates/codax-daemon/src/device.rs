@@ -45,19 +45,34 @@ pub(crate) struct DeviceEntry {
     gbps: Option<Rate>,
 }
 
-/// How much of a node is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
-enum Reserve {
-    Size(Size),
-    #[serde(deserialize_with = "all")]
-    All,
+/// How much of a node is wanted: so many bytes, or all (`None`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reserve(Option<Size>);
+
+impl Reserve {
+    fn parse(text: &str) -> Result<Self> {
+        let size = if text == "all" { None } else { Some(Size::parse(text)) };
+        let size = size.transpose().map_err(|e| Error::new(e.kind, format!("reserve: {e}, or `all`")))?;
+        Ok(Self(size))
+    }
+
+    fn bytes(self) -> Result<Option<u64>> {
+        self.0.map(pool_bytes).transpose().map_err(|e| Error::new(e.kind, format!("reserve: {e}")))
+    }
 }
 
-fn all<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<(), D::Error> {
-    match String::deserialize(deserializer)?.as_str() {
-        "all" => Ok(()),
-        other => Err(serde::de::Error::custom(format!("`{other}` is neither a size nor \"all\""))),
+impl<'de> Deserialize<'de> for Reserve {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Text(String),
+            Size(Size),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Text(text) => Self::parse(&text).map_err(serde::de::Error::custom),
+            Written::Size(size) => Ok(Self(Some(size))),
+        }
     }
 }
 
@@ -86,50 +101,40 @@ pub struct Device {
 impl DeviceEntry {
     pub(crate) fn check(self) -> Result<Device> {
         check_name(&self.name)?;
-        let name = &self.name;
-        let refused = |key: &str| {
-            Err(Error::invalid(format!(
-                "device {name}: `{key}` is nothing that an {} device has",
-                self.backing
-            )))
+        let kind = match self.backing.as_str() {
+            "emulated" => self.emulated(),
+            "numa" => self.on_node(),
+            _ => return Err(unknown_backing(&self.name, &self.backing)),
         };
-        let (size, node) = match self.backing.as_str() {
-            "emulated" => {
-                let wrong = [
-                    ("node", self.node.is_some()),
-                    ("page", self.page.is_some()),
-                    ("reserve", self.reserve.is_some()),
-                    ("cpus", self.cpus),
-                ];
-                if let Some((key, _)) = wrong.into_iter().find(|(_, given)| *given) {
-                    return refused(key);
-                }
-                let missing = || Error::invalid(format!("device {name}: `size` is missing"));
-                (Some(self.size.ok_or_else(missing)?), None)
-            }
-            "numa" => {
-                if self.size.is_some() {
-                    return Err(Error::invalid(format!(
-                        "device {name}: `size` is an emulated device's: a node has `reserve`"
-                    )));
-                }
-                let missing =
-                    || Error::invalid(format!("device {name}: `node` is missing: the number of a NUMA node"));
-                let node = self.node.ok_or_else(missing)?;
-                let page = self.page.as_deref().map_or(Ok(PageKind::default()), page_kind);
-                let memory = NodeMemory { node, page: page.map_err(|e| about(name, &e))? };
-                let size = self.reserve.and_then(|reserve| match reserve {
-                    Reserve::Size(size) => Some(size),
-                    Reserve::All => None,
-                });
-                (size, Some(NodeWish { memory, cpus: self.cpus }))
-            }
-            _ => return Err(unknown_backing(name, &self.backing)),
-        };
-        let bytes = size.map(pool_bytes).transpose().map_err(|e| about(name, &e))?;
+        let (bytes, node) = kind.map_err(|e| about(&self.name, &e))?;
         let link =
             LinkModel { read_ns: self.read_ns, write_ns: self.write_ns, mbps: self.gbps.map(|gbps| gbps.0) };
         Ok(Device { name: self.name, bytes, node, link })
+    }
+
+    fn emulated(&self) -> Result<(Option<u64>, Option<NodeWish>)> {
+        let wrong = [
+            ("node", self.node.is_some()),
+            ("page", self.page.is_some()),
+            ("reserve", self.reserve.is_some()),
+            ("cpus", self.cpus),
+        ];
+        if let Some((key, _)) = wrong.into_iter().find(|(_, given)| *given) {
+            return Err(Error::invalid(format!("`{key}` is nothing that an emulated device has")));
+        }
+        let size = self.size.ok_or_else(|| Error::invalid("`size` is missing"))?;
+        Ok((Some(pool_bytes(size)?), None))
+    }
+
+    fn on_node(&self) -> Result<(Option<u64>, Option<NodeWish>)> {
+        if self.size.is_some() {
+            return Err(Error::invalid("`size` is an emulated device's: a node has `reserve`"));
+        }
+        let missing = || Error::invalid("`node` is missing: the number of a NUMA node");
+        let node = self.node.ok_or_else(missing)?;
+        let page = self.page.as_deref().map_or(Ok(PageKind::default()), page_kind)?;
+        let bytes = self.reserve.map_or(Ok(None), Reserve::bytes)?;
+        Ok((bytes, Some(NodeWish { memory: NodeMemory { node, page }, cpus: self.cpus })))
     }
 }
 
@@ -196,14 +201,7 @@ fn page_kind(word: &str) -> Result<PageKind> {
 fn node_item(wish: &mut NodeWish, bytes: &mut Option<u64>, key: &str, value: &str) -> Result<bool> {
     match (key, value) {
         ("page", _) => wish.memory.page = page_kind(value)?,
-        ("reserve", "all") => {}
-        ("reserve", _) => {
-            *bytes = Some(
-                Size::parse(value)
-                    .and_then(pool_bytes)
-                    .map_err(|e| Error::new(e.kind, format!("reserve: {e}")))?,
-            );
-        }
+        ("reserve", _) => *bytes = Reserve::parse(value)?.bytes()?,
         ("cpus", "yes") => wish.cpus = true,
         ("cpus", "no") => wish.cpus = false,
         ("cpus", _) => {

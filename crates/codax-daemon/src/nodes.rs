@@ -1,6 +1,6 @@
 //! Devices that are NUMA nodes, against what the machine has.
 
-use crate::device::Device;
+use crate::device::{Device, NodeWish};
 use codax_core::change::LinkModel;
 use codax_core::units::format_size;
 use codax_core::{Error, HUGE_SIZE, Result};
@@ -14,60 +14,60 @@ const LEFT_PART: u64 = 32;
 
 /// What the engine is asked for: devices with the figures of the firmware where none are given.
 pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSpec>> {
-    let mut taken: Vec<(u32, &str)> = Vec::new();
-    devices
-        .iter()
-        .map(|device| {
-            let Some(wish) = device.node else {
-                let bytes = device.bytes.unwrap_or_default();
-                return Ok(DeviceSpec::emulated(device.name.clone(), bytes, device.link));
-            };
-            let name = &device.name;
-            let wrong = |why: String| Err(Error::invalid(format!("device {name}: {why}")));
-            let number = wish.memory.node;
-            if let Some((_, other)) = taken.iter().find(|(node, _)| *node == number) {
-                return wrong(format!("node {number} is {other} already"));
-            }
-            taken.push((number, name));
-            let missing = |why: String| {
-                Ok(DeviceSpec {
-                    name: name.clone(),
-                    bytes: device.bytes,
-                    default_bytes: HUGE_SIZE,
-                    numa: Some(wish.memory),
-                    link: device.link,
-                    missing: Some(why),
-                })
-            };
-            let Some(node) = nodes.iter().find(|node| node.node == number) else {
-                let there: Vec<_> = nodes.iter().map(|node| node.node.to_string()).collect();
-                return missing(format!("there is no NUMA node {number} online; there are {}", there.join(", ")));
-            };
-            if !node.cpus.is_empty() && !wish.cpus {
-                return wrong(format!(
-                    "node {number} has CPUs: it is the host's own memory, and everything lands on it; cpus=yes takes it all the same"
-                ));
-            }
-            let all = node.bytes.unwrap_or(0);
-            if all == 0 {
-                return missing(format!("node {number} has no memory online: daxctl online-memory, or codax device discover"));
-            }
-            if let Some(bytes) = device.bytes.filter(|bytes| *bytes > all) {
-                let (bytes, all) = (format_size(bytes), format_size(all));
-                return wrong(format!("reserve {bytes}: node {number} has {all} in all"));
-            }
-            let free = node.free.unwrap_or(0);
-            let rest = free.saturating_sub((free / LEFT_PART).max(LEFT_MIN)) / HUGE_SIZE * HUGE_SIZE;
-            Ok(DeviceSpec {
-                name: name.clone(),
-                bytes: device.bytes,
-                default_bytes: rest.max(HUGE_SIZE),
-                numa: Some(wish.memory),
-                link: announced(device.link, node),
-                missing: None,
-            })
-        })
-        .collect()
+    let on = |device: &Device| device.node.map(|wish| wish.memory.node);
+    for (at, device) in devices.iter().enumerate().filter(|(_, device)| device.node.is_some()) {
+        if let Some(other) = devices[..at].iter().find(|other| on(other) == on(device)) {
+            let number = on(device).unwrap_or_default();
+            return Err(wrong(device, &format!("node {number} is {} already", other.name)));
+        }
+    }
+    let spec = |device: &Device| match device.node {
+        None => {
+            let bytes = device.bytes.unwrap_or_default();
+            Ok(DeviceSpec::emulated(device.name.clone(), bytes, device.link))
+        }
+        Some(wish) => on_node(device, wish, nodes),
+    };
+    devices.iter().map(spec).collect()
+}
+
+fn wrong(device: &Device, why: &str) -> Error {
+    Error::invalid(format!("device {}: {why}", device.name))
+}
+
+fn on_node(device: &Device, wish: NodeWish, nodes: &[Node]) -> Result<DeviceSpec> {
+    let number = wish.memory.node;
+    let node = nodes.iter().find(|node| node.node == number);
+    let all = node.and_then(|node| node.bytes).unwrap_or(0);
+    let missing = match node {
+        None => {
+            let there: Vec<_> = nodes.iter().map(|node| node.node.to_string()).collect();
+            Some(format!("there is no NUMA node {number} online; there are {}", there.join(", ")))
+        }
+        Some(node) if !node.cpus.is_empty() && !wish.cpus => {
+            let why =
+                "it is the host's own memory, and everything lands on it; cpus=yes takes it all the same";
+            return Err(wrong(device, &format!("node {number} has CPUs: {why}")));
+        }
+        Some(_) if all == 0 => Some(format!(
+            "node {number} has no memory online: daxctl online-memory, or codax device discover"
+        )),
+        Some(_) => None,
+    };
+    if let Some(bytes) = device.bytes.filter(|bytes| missing.is_none() && *bytes > all) {
+        let (bytes, all) = (format_size(bytes), format_size(all));
+        return Err(wrong(device, &format!("reserve {bytes}: node {number} has {all} in all")));
+    }
+    let free = node.and_then(|node| node.free).unwrap_or(0);
+    let rest = free.saturating_sub((free / LEFT_PART).max(LEFT_MIN)) / HUGE_SIZE * HUGE_SIZE;
+    Ok(DeviceSpec {
+        name: device.name.clone(),
+        bytes: device.bytes,
+        default_bytes: rest.max(HUGE_SIZE),
+        numa: Some(wish.memory),
+        link: node.map_or(device.link, |node| announced(device.link, node)),
+        missing,
+    })
 }
 
 /// What was said of a link, and what the firmware says where nothing was.

@@ -223,9 +223,9 @@ impl Backing for Shm {
             let data = object::data_ranges(object).map_err(failed)?;
             let mut at = pages.start.0;
             for (start, len) in data {
-                let start = (start / PAGE_SIZE).clamp(at, end);
-                holes.push(PageRange::new(at, start - at));
-                at = (start + len.div_ceil(PAGE_SIZE)).clamp(start, end);
+                let hole_end = (start / PAGE_SIZE).clamp(at, end);
+                holes.push(PageRange::new(at, hole_end - at));
+                at = (start + len).div_ceil(PAGE_SIZE).clamp(hole_end, end);
             }
             holes.push(PageRange::new(at, end - at));
         }
@@ -339,6 +339,26 @@ impl Backing for Shm {
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
+
+    #[test]
+    fn pages_that_can_not_be_where_they_should_are_not_kept() {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("a directory in /dev/shm");
+        let page = PageRange::new(0, 1);
+        let on = |nodes: &[u32]| Shm::new(dir.path(), false, nodes.to_vec()).expect("there");
+        let object = on(&[]).create(FileId(7), 64 * PAGE_SIZE).expect("made");
+        on(&[]).allocate(object.as_fd(), page).expect("room");
+        if Located::new(&object, 0, PAGE_SIZE).is_ok_and(|located| located.nodes().is_err()) {
+            // A kernel without NUMA.
+            return;
+        }
+        let all: Vec<u32> = (0..64).collect();
+        on(&all).allocate(object.as_fd(), PageRange::new(0, 8)).expect("anywhere");
+        assert_eq!(on(&all).astray(object.as_fd(), PageRange::new(0, 8)), Ok(PageCount(0)));
+        let nowhere = on(&[4000]);
+        assert_eq!(nowhere.astray(object.as_fd(), PageRange::new(0, 8)), Ok(PageCount(8)));
+        nowhere.allocate(object.as_fd(), PageRange::new(4, 60)).expect_err("there is no such node");
+        assert_eq!(on(&[]).list().expect("listed")[0].1.allocated, PageCount(8), "what was there stays");
+    }
 
     #[test]
     fn locking_fills_no_holes() {

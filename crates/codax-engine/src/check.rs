@@ -12,7 +12,7 @@ use codax_core::name::Name;
 use codax_core::namespace::Kind;
 use codax_core::{Error, ErrorKind, FileId, Frame, PageCount, PageNo, PageRange, PoolId, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 /// Findings listed at most; a store that differs in more places differs everywhere.
 const FINDINGS_MAX: usize = 500;
@@ -211,20 +211,25 @@ fn check_table(st: &mut State, findings: &mut Findings) {
 /// Whether pages lie where their pool is, as the kernel says: what moves pages behind the store's back doesn't tell it.
 fn check_place(
     backing: &dyn Backing,
-    object: BorrowedFd<'_>,
+    file: FileId,
     here: &[PageRange],
     (path, pool): (&str, &str),
     findings: &mut Findings,
 ) -> Result<()> {
+    if !backing.is_placed() {
+        return Ok(());
+    }
+    let object = backing.open(file, false)?;
     let mut astray = 0;
     for run in here {
-        astray += backing.astray(object, *run)?.bytes();
+        astray += backing.astray(object.as_fd(), *run)?.bytes();
     }
     if astray == 0 {
         return Ok(());
     }
     let what = format!("{path}: {astray} bytes of it in {pool} lie on other NUMA nodes");
-    let mended = findings.repair && here.iter().try_for_each(|run| backing.confirm(object, *run)).is_ok();
+    let mended =
+        findings.repair && here.iter().try_for_each(|run| backing.confirm(object.as_fd(), *run)).is_ok();
     findings.add(Severity::Mendable, what, mended);
     Ok(())
 }
@@ -259,10 +264,10 @@ impl Inner {
             return Ok(());
         };
         let held: u64 = st.pool(pool).held.get(&file).into_iter().flatten().map(|e: &Extent| e.count.0).sum();
-        let fd = backing.open(file, true)?;
         if object.len == len && object.allocated.0 == expected + held {
-            return check_place(&*backing, fd.as_fd(), &here, (&path, &name), findings);
+            return check_place(&*backing, file, &here, (&path, &name), findings);
         }
+        let fd = backing.open(file, true)?;
         if object.len < len {
             let left = PageCount::for_bytes(object.len);
             let lost: u64 = here

@@ -2,7 +2,7 @@
 
 mod store_support;
 
-use codax_core::change::PoolState;
+use codax_core::change::{PoolRecord, PoolState};
 use codax_core::request::Open;
 use codax_core::{Error, ErrorKind, FileId, PageRange, Result};
 use codax_engine::backing::{Backing, ObjectInfo, Shm};
@@ -74,6 +74,12 @@ impl Fault {
 struct FailingBacking {
     shm: Shm,
     fault: Arc<Fault>,
+}
+
+/// Pools on media that fail as told.
+fn on_failing(fault: &Arc<Fault>) -> impl Fn(&PoolRecord, Shm) -> Arc<dyn Backing> + use<> {
+    let fault = fault.clone();
+    move |_, shm| Arc::new(FailingBacking { shm, fault: fault.clone() })
 }
 
 impl Backing for FailingBacking {
@@ -398,10 +404,7 @@ fn settle(store: &Store, when: &str) {
 fn run(fails: u64, dead: bool) -> bool {
     let rig = Rig::new();
     let fault = Fault::new(fails, dead);
-    let given = fault.clone();
-    let store = rig
-        .open_with(&move |_, shm| Arc::new(FailingBacking { shm, fault: given.clone() }))
-        .expect("the store opens");
+    let store = rig.open_with(&on_failing(&fault)).expect("the store opens");
     let session = admin(&store);
     fault.set(true);
     let mut run = Run { session: &session, fault: &fault, files: BTreeMap::new() };
@@ -473,12 +476,9 @@ fn a_move_that_fails_between_two_chunks_leaves_a_whole_file() {
     for fails in 1.. {
         let rig = Rig::new();
         let fault = Fault::new(fails, false);
-        let given = fault.clone();
         let mut options = rig.options();
         options.chunk_bytes = Some(256 << 10);
-        let make =
-            move |_: &_, shm| Arc::new(FailingBacking { shm, fault: given.clone() }) as Arc<dyn Backing>;
-        let store = Store::open_with(options, TestEnv::new(), &make).expect("the store opens");
+        let store = Store::open_with(options, TestEnv::new(), &on_failing(&fault)).expect("the store opens");
         let session = admin(&store);
         session.close(store_support::make(&session, "/f", LEN, "dram").handle);
         fault.set(true);
@@ -499,10 +499,7 @@ fn a_move_that_fails_between_two_chunks_leaves_a_whole_file() {
 fn others_go_on_while_a_file_gets_memory() {
     let rig = Rig::new();
     let fault = Fault::new(u64::MAX, false);
-    let given = fault.clone();
-    let store = rig
-        .open_with(&move |_, shm| Arc::new(FailingBacking { shm, fault: given.clone() }))
-        .expect("the store opens");
+    let store = rig.open_with(&on_failing(&fault)).expect("the store opens");
     let fs = store.fs(true);
     let new = New { mode: 0o644, who: Who::default(), kind: NewKind::File };
     let (attr, open) = fs.create(codax_core::ROOT, b"f", &new, true, true).expect("created");
@@ -527,10 +524,7 @@ fn what_could_not_be_settled_is_tried_again() {
     for fails in 1.. {
         let rig = Rig::new();
         let fault = Fault::new(fails, false);
-        let given = fault.clone();
-        let store = rig
-            .open_with(&move |_, shm| Arc::new(FailingBacking { shm, fault: given.clone() }))
-            .expect("the store opens");
+        let store = rig.open_with(&on_failing(&fault)).expect("the store opens");
         let fs = store.fs(true);
         let new = New { mode: 0o644, who: Who::default(), kind: NewKind::File };
         let (attr, open) = fs.create(codax_core::ROOT, b"f", &new, true, true).expect("created");

@@ -29,8 +29,13 @@ impl Session {
         // The journal says so already: a start would take it out of its place as well.
         let layout = Layout { dir: inner.options().dir.clone() };
         let path = layout.pool(name);
-        take_out(&path)?;
-        st.pool_mut(pool).backing = Arc::new(Shm::new(&path, false, Vec::new())?);
+        match take_out(&path).and_then(|()| Shm::new(&path, false, Vec::new())) {
+            Ok(empty) => st.pool_mut(pool).backing = Arc::new(empty),
+            Err(e) => {
+                inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
+                return Err(e);
+            }
+        }
         drop(st);
         inner.event("detach", name, "its memory is not the store's any more", 0);
         Ok(())

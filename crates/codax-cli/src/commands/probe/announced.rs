@@ -49,28 +49,13 @@ impl Announced {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use codax_core::PoolId;
-    use codax_core::change::{BackingKind, LinkModel, PoolState};
+    use codax_core::change::{LinkModel, PoolState};
     use codax_os::topology::Access;
 
     #[test]
     fn the_store_comes_before_the_firmware() {
-        let mut pool = PoolInfo {
-            id: PoolId(0),
-            name: "dram".to_owned(),
-            backing: BackingKind::Shm,
-            numa: None,
-            state: PoolState::Online,
-            bytes: 0,
-            used: 0,
-            held: 0,
-            free: 0,
-            files: 0,
-            link: LinkModel { read_ns: None, write_ns: None, mbps: Some(5) },
-            swappable: false,
-            huge: false,
-            job: None,
-        };
+        let mut pool = super::super::sample(0, "dram", PoolState::Online);
+        pool.link.mbps = Some(5);
         let told = Access { class: 1, read_ns: Some(80), write_mbps: Some(7), ..Access::default() };
         let node = Node { access: vec![told], ..Node::default() };
         let by_store = Announced::new(&pool, Some(&node));

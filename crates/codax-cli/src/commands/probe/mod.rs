@@ -156,37 +156,39 @@ fn text(row: &Row) -> String {
     out + "\n" + &handover::text(&row.handover)
 }
 
+/// A pool for tests.
+#[cfg(test)]
+fn sample(id: u16, name: &str, state: PoolState) -> PoolInfo {
+    use codax_core::change::{BackingKind, LinkModel};
+    PoolInfo {
+        id: PoolId(id),
+        name: name.to_owned(),
+        backing: BackingKind::Emulated,
+        numa: None,
+        state,
+        bytes: 1 << 30,
+        used: 0,
+        held: 0,
+        free: 1 << 30,
+        files: 0,
+        link: LinkModel::default(),
+        swappable: false,
+        huge: false,
+        job: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use codax_core::ErrorKind;
-    use codax_core::change::{BackingKind, LinkModel};
-
-    fn pool(id: u16, name: &str, state: PoolState) -> PoolInfo {
-        PoolInfo {
-            id: PoolId(id),
-            name: name.to_owned(),
-            backing: BackingKind::Emulated,
-            numa: None,
-            state,
-            bytes: 1 << 30,
-            used: 0,
-            held: 0,
-            free: 1 << 30,
-            files: 0,
-            link: LinkModel::default(),
-            swappable: false,
-            huge: false,
-            job: None,
-        }
-    }
 
     #[test]
     fn all_that_is_online_is_meant_unless_pools_are_named() {
         let known = [
-            pool(0, "dram", PoolState::Online),
-            pool(1, "a", PoolState::Offline),
-            pool(2, "b", PoolState::Online),
+            sample(0, "dram", PoolState::Online),
+            sample(1, "a", PoolState::Offline),
+            sample(2, "b", PoolState::Online),
         ];
         let named = |names: &[&str]| {
             let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();

@@ -147,26 +147,11 @@ fn notes(bytes: u64, had: u64, wanted: u64, cache: Option<u64>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use codax_core::change::{BackingKind, LinkModel, PoolState};
-    use codax_core::{ErrorKind, PoolId};
+    use codax_core::ErrorKind;
+    use codax_core::change::PoolState;
 
     fn pool(free: u64) -> PoolInfo {
-        PoolInfo {
-            id: PoolId(1),
-            name: "sim0".to_owned(),
-            backing: BackingKind::Emulated,
-            numa: None,
-            state: PoolState::Online,
-            bytes: 4 << 30,
-            used: 0,
-            held: 0,
-            free,
-            files: 0,
-            link: LinkModel::default(),
-            swappable: false,
-            huge: false,
-            job: None,
-        }
+        PoolInfo { free, ..super::super::sample(1, "sim0", PoolState::Online) }
     }
 
     #[test]
