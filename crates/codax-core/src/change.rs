@@ -122,6 +122,9 @@ pub struct PoolRecord {
     pub backing: BackingKind,
     /// The node's memory that it is, if it is one's.
     pub numa: Option<NodeMemory>,
+    /// The pool in whose directory its objects are: itself, or one before it. Pools that share one share the objects: a file has one there, whichever of
+    /// these pools its pages are in, and the kernel moves pages between them.
+    pub medium: PoolId,
     /// Capacity in frames.
     pub frames: u64,
     /// Link model, as announced.

@@ -37,6 +37,8 @@ pub struct PoolInfo {
     pub swappable: bool,
     /// Whether its tmpfs gives huge pages where they are whole.
     pub huge: bool,
+    /// Pools to and from which the kernel moves pages, whoever uses them.
+    pub moves_with: Vec<String>,
     /// The drain or return that runs, if one does.
     pub job: Option<JobInfo>,
 }

@@ -2,8 +2,10 @@
 
 use codax_core::{Error, ErrorKind, FileId, HUGE_PAGES, HUGE_SIZE, PAGE_SIZE, PageCount, PageRange, Result};
 use codax_os::copy::{LockedMap, SourceMap};
-use codax_os::numa::Located;
+use codax_os::mounts;
+use codax_os::numa::{self, Located};
 use codax_os::object::{self, ObjectDir};
+use codax_os::topology;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -53,6 +55,23 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn is_placed(&self) -> bool {
         false
     }
+    /// Has new memory of these pages, and of all behind them if there is no end, come from where the pool is.
+    fn prefer(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {
+        Ok(())
+    }
+    /// Has the kernel bring these pages to where the pool is, from where another pool of the same medium is, under whoever maps them; returns those that
+    /// are there now. Others somebody keeps where they are, or there is no room.
+    fn take_over(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<Vec<PageRange>> {
+        Err(Error::internal("pages are brought only between the pools of one medium"))
+    }
+    /// Whether the medium has no room for so many pages more, where it can tell.
+    fn is_full(&self, _pages: PageCount) -> bool {
+        false
+    }
+    /// How much memory all objects of the medium may have, in bytes.
+    fn limit(&self, _bytes: u64) -> Result<()> {
+        Ok(())
+    }
     /// How many of these pages, which have memory, lie elsewhere than where the pool is.
     fn astray(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<PageCount> {
         Ok(PageCount(0))
@@ -95,6 +114,12 @@ pub(crate) fn write_zeros(
     Ok(())
 }
 
+/// How far a file may grow before its new memory comes from anywhere.
+const GROWTH: u64 = 1 << 44;
+
+/// How often the kernel is asked to move a page that it leaves where it is: what somebody has in his hands for a moment is free the next time.
+const ROUNDS: u32 = 4;
+
 /// Objects as files of a tmpfs directory.
 #[derive(Debug)]
 pub struct Shm {
@@ -102,16 +127,30 @@ pub struct Shm {
     path: PathBuf,
     /// Mappings that keep objects locked in memory; `None` where the tmpfs itself is not swapped.
     locked: Option<Mutex<HashMap<FileId, Vec<LockedMap>>>>,
-    /// The NUMA nodes on which pages are to lie; none: any.
     nodes: Vec<u32>,
+    shared: bool,
+    huge: bool,
+}
+
+/// How the objects of a [`Shm`] are to be.
+#[derive(Clone, Debug, Default)]
+pub struct ShmOptions {
+    /// They are locked in memory: for a tmpfs that may be swapped.
+    pub lock_memory: bool,
+    /// The NUMA nodes on which pages are to lie; none: any.
+    pub nodes: Vec<u32>,
+    /// Other pools have their pages in the same objects: where new ones come from is said for each range. Otherwise the tmpfs prefers the nodes.
+    pub shared: bool,
+    /// There may be huge pages.
+    pub huge: bool,
 }
 
 impl Shm {
-    /// The objects in `path`; with `lock_memory` they are locked in memory (for a tmpfs that may be swapped). Their pages are to lie on `nodes`, which
-    /// the tmpfs prefers; any if there are none.
-    pub fn new(path: &Path, lock_memory: bool, nodes: Vec<u32>) -> Result<Self> {
+    /// The objects in `path`.
+    pub fn new(path: &Path, options: ShmOptions) -> Result<Self> {
         let dir = ObjectDir::open(path).map_err(|e| os_error("open", &path.display(), &e))?;
-        Ok(Self { dir, path: path.to_owned(), locked: lock_memory.then(Mutex::default), nodes })
+        let ShmOptions { lock_memory, nodes, shared, huge } = options;
+        Ok(Self { dir, path: path.to_owned(), locked: lock_memory.then(Mutex::default), nodes, shared, huge })
     }
 
     /// The numbers of pages that lie on other nodes.
@@ -229,6 +268,7 @@ impl Backing for Shm {
             }
             holes.push(PageRange::new(at, end - at));
         }
+        self.prefer(object, pages)?;
         object::allocate(object, pages.offset(), pages.bytes())
             .map_err(|e| os_error("allocate in", &self.path.display(), &e))?;
         self.confirm(object, pages).inspect_err(|_| {
@@ -236,6 +276,58 @@ impl Backing for Shm {
                 let _ = self.release(object, hole);
             }
         })
+    }
+
+    fn prefer(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        if !self.shared || self.nodes.is_empty() || pages.is_empty() {
+            return Ok(());
+        }
+        let end = PageCount::for_bytes(GROWTH).0;
+        let count = pages.count.0.min(end.saturating_sub(pages.start.0)).max(1);
+        numa::prefer(object, pages.offset(), PageCount(count).bytes(), &self.nodes)
+            .map_err(|e| os_error("set the memory policy of an object in", &self.path.display(), &e))
+    }
+
+    fn take_over(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<Vec<PageRange>> {
+        self.prefer(object, pages)?;
+        let Some(located) = self.located(object, pages)? else { return Ok(Vec::new()) };
+        let failed = |e: &io::Error| os_error("move pages in", &self.path.display(), e);
+        let all: Vec<usize> = (0..located.pages()).collect();
+        // One page of a huge page takes the others along.
+        let mut strays = if self.huge { located.heads() } else { all };
+        let mut there = Vec::new();
+        for round in 0..ROUNDS {
+            for &node in &self.nodes {
+                if !strays.is_empty() {
+                    located.bring(&strays, node).map_err(|e| failed(&e))?;
+                }
+            }
+            let left = self.strays_in(&located)?;
+            let same = left == strays;
+            strays = left;
+            if strays.is_empty() || same && round > 0 {
+                break;
+            }
+        }
+        let mut at = 0;
+        for end in strays.into_iter().chain([located.pages()]) {
+            if end > at {
+                there.push(PageRange::new(pages.start.0 + at as u64, (end - at) as u64));
+            }
+            at = end + 1;
+        }
+        Ok(there)
+    }
+
+    fn is_full(&self, pages: PageCount) -> bool {
+        let nodes = topology::nodes(Path::new(topology::SYSFS));
+        let free = nodes.iter().filter(|n| self.nodes.contains(&n.node)).filter_map(|n| n.free).sum::<u64>();
+        !self.nodes.is_empty() && free < pages.bytes()
+    }
+
+    fn limit(&self, bytes: u64) -> Result<()> {
+        mounts::resize_tmpfs(&self.path, bytes)
+            .map_err(|e| os_error("resize the tmpfs on", &self.path.display(), &e))
     }
 
     fn confirm(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
@@ -270,7 +362,8 @@ impl Backing for Shm {
     }
 
     fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange) {
-        if object::allocate(object, pages.offset(), pages.bytes()).is_err() {
+        let preferred = self.prefer(object, pages);
+        if preferred.is_err() || object::allocate(object, pages.offset(), pages.bytes()).is_err() {
             return;
         }
         // tmpfs clears a huge page when the first part of it is written; small pages that are written whole it needn't clear.
@@ -344,7 +437,10 @@ mod tests {
     fn pages_that_can_not_be_where_they_should_are_not_kept() {
         let dir = tempfile::tempdir_in("/dev/shm").expect("a directory in /dev/shm");
         let page = PageRange::new(0, 1);
-        let on = |nodes: &[u32]| Shm::new(dir.path(), false, nodes.to_vec()).expect("there");
+        let on = |nodes: &[u32]| {
+            let options = ShmOptions { nodes: nodes.to_vec(), ..ShmOptions::default() };
+            Shm::new(dir.path(), options).expect("there")
+        };
         let object = on(&[]).create(FileId(7), 64 * PAGE_SIZE).expect("made");
         on(&[]).allocate(object.as_fd(), page).expect("room");
         if Located::new(&object, 0, PAGE_SIZE).is_ok_and(|located| located.nodes().is_err()) {
@@ -363,7 +459,8 @@ mod tests {
     #[test]
     fn locking_fills_no_holes() {
         let dir = tempfile::tempdir_in("/dev/shm").expect("a directory in /dev/shm");
-        let shm = Shm::new(dir.path(), true, Vec::new()).expect("there");
+        let shm =
+            Shm::new(dir.path(), ShmOptions { lock_memory: true, ..ShmOptions::default() }).expect("there");
         let object = shm.create(FileId(7), 64 * PAGE_SIZE).expect("made");
         let pages = [PageRange::new(2, 1), PageRange::new(40, 3)];
         pages.iter().for_each(|run| shm.allocate(object.as_fd(), *run).expect("room"));

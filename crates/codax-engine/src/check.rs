@@ -1,11 +1,11 @@
 //! `check`: whether frame table, names file, journal and objects say the same, and mending what they don't.
 
-use crate::backing::{Backing, ObjectInfo};
+use crate::backing::ObjectInfo;
 use crate::store::state::{State, Trouble};
-use crate::store::{Inner, Store, pages_in, resident, stale_ranges};
+use crate::store::{Inner, Store, resident, stale_ranges};
 use crate::table::shown_page;
 use codax_core::change::Change;
-use codax_core::extent::{Extent, FrameRun};
+use codax_core::extent::{Extent, FrameRun, PoolRun, pool_runs};
 use codax_core::frame::{FrameRecord, FrameState};
 use codax_core::info::{Finding, Severity};
 use codax_core::name::Name;
@@ -33,13 +33,13 @@ impl Store {
         inner.check_names(&st, &mut findings);
         check_table_files(&mut st, &mut findings)?;
         check_table(&mut st, &mut findings);
-        for at in 0..st.pools.len() {
-            let pool = st.pools[at].record.id;
-            for path in st.pools[at].backing.strays()? {
+        for pool in st.media.all() {
+            let backing = st.pool(pool).backing.clone();
+            for path in backing.strays()? {
                 findings.trouble(Severity::Mendable, stray(&path), false, Trouble::Stray(path));
             }
-            let mut objects: HashMap<FileId, ObjectInfo> = st.pools[at].backing.list()?.into_iter().collect();
-            let files: Vec<FileId> = st.files_on(pool).map(|i| i.id).collect();
+            let mut objects: HashMap<FileId, ObjectInfo> = backing.list()?.into_iter().collect();
+            let files: Vec<FileId> = st.files_in(pool).map(|i| i.id).collect();
             for file in files {
                 let object = objects.remove(&file);
                 match st.is_busy(file) {
@@ -50,8 +50,11 @@ impl Store {
             }
             for (file, object) in objects {
                 if st.is_busy(file)
-                    || st.pools[at].held.contains_key(&file)
-                    || st.ns.get(file).is_some_and(|inode| inode.ahead == Some(pool))
+                    || st.has_held(file, pool)
+                    || st
+                        .ns
+                        .get(file)
+                        .is_some_and(|inode| inode.ahead.is_some_and(|its| st.media.same(its, pool)))
                     || st.making.contains(&file)
                 {
                     continue;
@@ -62,10 +65,8 @@ impl Store {
                     st.path(file),
                     object.allocated.bytes()
                 );
-                let mended = repair && {
-                    let backing = st.pool(pool).backing.clone();
-                    backing.sole_holder(file)?.is_some() && backing.remove(file).is_ok()
-                };
+                let mended =
+                    repair && { backing.sole_holder(file)?.is_some() && backing.remove(file).is_ok() };
                 findings.add(Severity::Mendable, what, mended);
             }
         }
@@ -209,29 +210,27 @@ fn check_table(st: &mut State, findings: &mut Findings) {
 }
 
 /// Whether pages lie where their pool is, as the kernel says: what moves pages behind the store's back doesn't tell it.
-fn check_place(
-    backing: &dyn Backing,
-    file: FileId,
-    here: &[PageRange],
-    (path, pool): (&str, &str),
-    findings: &mut Findings,
-) -> Result<()> {
-    if !backing.is_placed() {
-        return Ok(());
+fn check_place(st: &State, file: FileId, here: &[PoolRun], findings: &mut Findings) -> Result<()> {
+    for PoolRun { pages, pool } in here {
+        let backing = &st.pool(*pool).backing;
+        if !backing.is_placed() {
+            continue;
+        }
+        let object = backing.open(file, false)?;
+        let astray = backing.astray(object.as_fd(), *pages)?.bytes();
+        if astray > 0 {
+            let (path, pool) = (st.path(file), st.pool_name(*pool));
+            let what = format!("{path}: {astray} bytes of it in {pool} lie on other NUMA nodes");
+            let mended = findings.repair && backing.confirm(object.as_fd(), *pages).is_ok();
+            findings.add(Severity::Mendable, what, mended);
+        }
     }
-    let object = backing.open(file, false)?;
-    let mut astray = 0;
-    for run in here {
-        astray += backing.astray(object.as_fd(), *run)?.bytes();
-    }
-    if astray == 0 {
-        return Ok(());
-    }
-    let what = format!("{path}: {astray} bytes of it in {pool} lie on other NUMA nodes");
-    let mended =
-        findings.repair && here.iter().try_for_each(|run| backing.confirm(object.as_fd(), *run)).is_ok();
-    findings.add(Severity::Mendable, what, mended);
     Ok(())
+}
+
+/// Gives pages of an object memory that they should have.
+fn allocate(st: &State, object: &impl AsFd, here: &[PoolRun]) -> bool {
+    here.iter().all(|run| st.pool(run.pool).backing.allocate(object.as_fd(), run.pages).is_ok())
 }
 
 impl Inner {
@@ -246,8 +245,8 @@ impl Inner {
         // While programs write to it there is nothing to compare with.
         let Some(inode) = st.ns.get(file).filter(|inode| inode.ahead.is_none()) else { return Ok(()) };
         let (len, pages) = (inode.len, PageCount::for_bytes(inode.len));
-        let here = pages_in(inode, pool);
-        let expected: u64 = here.iter().map(|r| r.count.0).sum();
+        let here = pool_runs(&st.media.extents(pool, &inode.extents));
+        let expected: u64 = here.iter().map(|r| r.pages.count.0).sum();
         let (path, name) = (st.path(file), st.pool_name(pool));
         debug_assert_eq!(inode.kind, Kind::File, "only files have pages");
         let backing = st.pool(pool).backing.clone();
@@ -258,30 +257,32 @@ impl Inner {
             );
             let mended = findings.repair && {
                 let fd = backing.create(file, len)?;
-                here.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok()
+                allocate(st, &fd, &here)
             };
             findings.trouble(Severity::Lost, what, mended, Trouble::Object(file, pool));
             return Ok(());
         };
-        let held: u64 = st.pool(pool).held.get(&file).into_iter().flatten().map(|e: &Extent| e.count.0).sum();
-        if object.len == len && object.allocated.0 == expected + held {
-            return check_place(&*backing, file, &here, (&path, &name), findings);
+        let held = st.media.pools(pool).filter_map(|pool| st.pool(pool).held.get(&file));
+        let held: Vec<PageRange> = held.flatten().map(Extent::pages).collect();
+        if object.len == len
+            && object.allocated.0 == expected + held.iter().map(|run| run.count.0).sum::<u64>()
+        {
+            return check_place(st, file, &here, findings);
         }
         let fd = backing.open(file, true)?;
         if object.len < len {
             let left = PageCount::for_bytes(object.len);
             let lost: u64 = here
                 .iter()
-                .filter_map(|r| r.intersect(PageRange::new(left.0, pages.0 - left.0)))
+                .filter_map(|r| r.pages.intersect(PageRange::new(left.0, pages.0 - left.0)))
                 .map(|r| r.bytes())
                 .sum();
             let what = format!(
                 "{path}: its object in {name} was cut to {} bytes by who may write it: {lost} bytes are lost",
                 object.len
             );
-            let mended = findings.repair
-                && backing.resize(fd.as_fd(), len).is_ok()
-                && here.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok();
+            let mended =
+                findings.repair && backing.resize(fd.as_fd(), len).is_ok() && allocate(st, &fd, &here);
             findings.trouble(Severity::Lost, what, mended, Trouble::Object(file, pool));
             return Ok(());
         }
@@ -294,18 +295,15 @@ impl Inner {
             findings.trouble(Severity::Mendable, what, mended, Trouble::Object(file, pool));
         }
         let mut bytes = 0;
-        for range in &here {
-            bytes += range.bytes() - resident(fd.as_fd(), *range, file)?.bytes().min(range.bytes());
+        for PoolRun { pages, .. } in &here {
+            bytes += pages.bytes() - resident(fd.as_fd(), *pages, file)?.bytes().min(pages.bytes());
         }
         if bytes > 0 {
             let what =
                 format!("{path}: its object in {name} has holes: {bytes} bytes read as zero and may be lost");
-            let mended =
-                findings.repair && here.iter().try_for_each(|r| backing.allocate(fd.as_fd(), *r)).is_ok();
+            let mended = findings.repair && allocate(st, &fd, &here);
             findings.trouble(Severity::Lost, what, mended, Trouble::Object(file, pool));
         }
-        let held: Vec<PageRange> =
-            st.pool(pool).held.get(&file).into_iter().flatten().map(Extent::pages).collect();
         let stale: Vec<PageRange> = stale_ranges(st, pool, file, fd.as_fd())?
             .into_iter()
             .filter(|s| !held.iter().any(|h| h.intersect(*s).is_some()))

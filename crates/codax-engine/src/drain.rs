@@ -309,6 +309,8 @@ impl Inner {
             let mut st =
                 self.wait_for_leavers(self.lock(), |st| st.live.keys().any(|&file| st.leaving(file)));
             self.retry_lingering(&mut st);
+            // What programs have written by themselves is to be moved as well.
+            self.refresh_all(&mut st);
             let served = st.live.keys().filter(|file| st.served_by_kernel(**file));
             served.flat_map(|&file| st.mount_identities(file).map(move |id| (id, file))).collect()
         };
@@ -366,11 +368,20 @@ impl Inner {
                 );
                 held.extend(by_mount);
                 held.dedup();
+                let mut refuges =
+                    if placement.may_leave(pool) { placement.refuges(pool) } else { Vec::new() };
+                // Where the kernel moves pages it doesn't matter who uses the file.
+                let near: Vec<PoolId> =
+                    refuges.iter().filter(|to| st.media.same(**to, pool)).copied().collect();
+                if !near.is_empty() && (near.len() == refuges.len() || !held.is_empty()) {
+                    refuges = near;
+                    held = st.pinned_by(inode.id, &here);
+                }
                 Candidate {
                     file: inode.id,
                     path: st.path(inode.id),
                     ranges: crate::store::pages_in(inode, pool),
-                    refuges: if placement.may_leave(pool) { placement.refuges(pool) } else { Vec::new() },
+                    refuges,
                     held,
                 }
             })
@@ -439,6 +450,7 @@ impl Inner {
             let (round, held) = self.drain_round(pool, plan, options, job)?;
             bytes += round.bytes.load(Ordering::Relaxed);
             files += round.files.load(Ordering::Relaxed);
+            self.grow_elsewhere(&mut self.lock(), pool);
             if self.proved_empty(pool)? {
                 return Ok(JobReport { bytes, files, ..JobReport::default() });
             }
@@ -538,15 +550,27 @@ impl Inner {
         }
     }
 
-    /// Whether no frame of the pool is taken and no object is left in it.
+    /// Whether no frame of the pool is taken, and none of its memory is left in an object.
     fn proved_empty(&self, pool: PoolId) -> Result<bool> {
-        let mut st = self.lock();
-        self.retry_held(&mut st);
-        let p = st.pool(pool);
-        if p.alloc.free() != p.alloc.capacity() {
-            return Ok(false);
+        let (medium, node) = {
+            let mut st = self.lock();
+            self.refresh_all(&mut st);
+            self.retry_held(&mut st);
+            let p = st.pool(pool);
+            if p.alloc.free() != p.alloc.capacity() || p.ahead > 0 {
+                return Ok(false);
+            }
+            if !st.media.is_shared(st.media.of(pool)) {
+                return Ok(p.backing.list()?.is_empty());
+            }
+            (st.media.of(pool), p.record.numa.map(|memory| memory.node))
+        };
+        // Of other pools' pages some may lie on the node, where their own were full.
+        let anything = |node| !matches!(codax_os::occupants::shared_on(node), Ok(0));
+        if node.is_some_and(anything) {
+            self.bring_strays(medium)?;
         }
-        Ok(p.backing.list()?.is_empty())
+        Ok(true)
     }
 
     /// Kills those who hold files: the operator said so.

@@ -5,7 +5,7 @@
 
 use crate::store::Inner;
 use codax_core::extent;
-use codax_core::{FileId, PageCount, PageRange, Result};
+use codax_core::{FileId, PageCount, PageRange, PoolId, Result};
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
@@ -53,6 +53,19 @@ impl Inner {
                 patrol.page = 0;
             }
         }
+    }
+
+    /// Sees to it that all pages in the objects of a medium are on the nodes of their pools. Those of files that somebody moves or programs write to are
+    /// looked after when that is over.
+    pub fn bring_strays(&self, medium: PoolId) -> Result<()> {
+        let files: Vec<FileId> = self.lock().files_in(medium).map(|inode| inode.id).collect();
+        for file in files {
+            let mut page = 0;
+            while self.look_after(file, PageRange::new(page, CHUNK), &mut BTreeSet::new())?.1 {
+                page += CHUNK;
+            }
+        }
+        Ok(())
     }
 
     /// Looks after some pages of a file; how many there were, and whether there are more behind them. Leaves a file alone that somebody moves, or to

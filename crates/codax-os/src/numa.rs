@@ -1,9 +1,10 @@
-//! On which NUMA nodes an object's pages lie, and bringing them to another.
+//! On which NUMA nodes an object's pages lie, bringing them to another, and where new ones come from.
 #![allow(unsafe_code)]
-//! Unsafe code: `move_pages` (move_pages(2)) with arrays of our own, on pages of our own mapping. It changes no byte and no address.
+//! Unsafe code: `move_pages` (move_pages(2)) and `mbind` (mbind(2)) with arrays of our own, on pages of our own mapping. They change no byte and no
+//! address.
 
-use crate::area::Area;
-use crate::util::{PAGE, to_usize};
+use crate::area::{Area, HUGE};
+use crate::util::{PAGE, invalid, to_usize};
 use std::io;
 use std::os::fd::AsFd;
 use std::ptr::null;
@@ -13,6 +14,45 @@ const AT_ONCE: usize = 16 << 10;
 
 /// Moves pages that other processes map as well; wants `CAP_SYS_NICE`. From `linux/mempolicy.h`.
 const MPOL_MF_MOVE_ALL: libc::c_int = 1 << 2;
+
+/// Takes memory from a node as long as it has some, and then from others; of several nodes. From `linux/mempolicy.h`.
+const MPOL_PREFERRED_MANY: libc::c_int = 5;
+
+/// Nodes that a set of nodes has bits for: more than any kernel is built with.
+const NODES_MAX: usize = 1024;
+
+/// Bit of the capability that moving pages which others map asks for (`CAP_SYS_NICE`).
+const CAP_SYS_NICE: u32 = 23;
+
+/// Whether this process may move pages that other processes map.
+#[must_use]
+pub fn can_move() -> bool {
+    crate::mounts::has_capability(CAP_SYS_NICE)
+}
+
+/// Has new memory of a tmpfs file's bytes from `off` on come from these nodes, as long as they have some, whoever asks for it. The file keeps that as
+/// long as it exists.
+pub fn prefer(object: impl AsFd, off: u64, len: u64, nodes: &[u32]) -> io::Result<()> {
+    let area = Area::object(object, off, to_usize(len), false)?;
+    let mut set = [0_u64; NODES_MAX / 64];
+    for &node in nodes {
+        let word = set.get_mut(node as usize / 64).ok_or_else(|| invalid("no kernel has so many nodes"))?;
+        *word |= 1 << (node % 64);
+    }
+    // SAFETY: a mapping of our own, and a set of nodes that the kernel reads; of it one bit less than told.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mbind,
+            area.base(),
+            area.len(),
+            MPOL_PREFERRED_MANY,
+            set.as_ptr(),
+            NODES_MAX,
+            0,
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
 
 /// A mapping of pages of an object, by which the kernel is asked where they lie.
 #[derive(Debug)]
@@ -29,11 +69,31 @@ impl Located {
         Ok(Self { area })
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.area.len() / PAGE
+    }
+
     /// The node of each page, in their order; `None` for one that the kernel doesn't find, or is just moving.
     pub fn nodes(&self) -> io::Result<Vec<Option<u32>>> {
-        let all: Vec<usize> = (0..self.area.len() / PAGE).collect();
-        let status = self.call(&all, None)?;
+        let all: Vec<usize> = (0..self.pages()).collect();
+        self.nodes_of(&all)
+    }
+
+    /// The same of these pages, by their numbers here.
+    pub fn nodes_of(&self, pages: &[usize]) -> io::Result<Vec<Option<u32>>> {
+        let status = self.call(pages, None)?;
         Ok(status.into_iter().map(|node| u32::try_from(node).ok()).collect())
+    }
+
+    /// The first pages of what may be huge pages, by their numbers here: to bring one brings all of its huge page.
+    #[must_use]
+    pub fn heads(&self) -> Vec<usize> {
+        let first = (HUGE - self.area.base() % HUGE) % HUGE / PAGE;
+        let inner = (first..self.area.len() / PAGE).step_by(HUGE / PAGE);
+        // One that begins before this mapping, too.
+        (first > 0).then_some(0).into_iter().chain(inner).collect()
     }
 
     /// Asks the kernel to bring pages, by their numbers here, to a node. It may leave some where they are, and its word for each is not to be

@@ -35,11 +35,14 @@ pub struct Occupant {
     pub bytes: u64,
 }
 
+/// Bytes of tmpfs files and shared memory that lie on a node. `NotFound` if there is none of that number online.
+pub fn shared_on(node: u32) -> io::Result<u64> {
+    meminfo(node).map(|found| found.shared)
+}
+
 /// Looks at a node. `NotFound` if there is none of that number online.
 pub fn on(node: u32) -> io::Result<Occupants> {
-    let text = std::fs::read_to_string(format!("/sys/devices/system/node/node{node}/meminfo"))?;
-    let mut found =
-        of_meminfo(&text).ok_or_else(|| invalid(format!("meminfo of node {node} says nothing")))?;
+    let mut found = meminfo(node)?;
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         // It may have ended, or be none of our business.
@@ -51,6 +54,11 @@ pub fn on(node: u32) -> io::Result<Occupants> {
     }
     found.processes.sort_by_key(|process| std::cmp::Reverse((process.bytes, process.pid)));
     Ok(found)
+}
+
+fn meminfo(node: u32) -> io::Result<Occupants> {
+    let text = std::fs::read_to_string(format!("/sys/devices/system/node/node{node}/meminfo"))?;
+    of_meminfo(&text).ok_or_else(|| invalid(format!("meminfo of node {node} says nothing")))
 }
 
 /// Lines are `Node 1 MemTotal:  1048576 kB`.

@@ -118,6 +118,10 @@ fn show_text(pool: &PoolInfo) -> String {
     let held =
         format!("{}, frames that no file owns any more and somebody still holds", format_size(pool.held));
     let swap = if pool.swappable { "the kernel may swap its pages out" } else { "no" };
+    let moves = match &pool.moves_with[..] {
+        [] => String::new(),
+        pools => format!("moves from and to {}, whoever uses the file", pools.join(", ")),
+    };
     let ns = |ns: Option<u32>| ns.map_or_else(String::new, |ns| format!("{ns} ns, as announced"));
     let job_lines = pool.job.as_ref().map_or_else(String::new, |running| {
         [vec![job(running)], held_lines(&running.waiting)].concat().join("\n")
@@ -140,6 +144,7 @@ fn show_text(pool: &PoolInfo) -> String {
         ),
         ("huge pages", if pool.huge { "where they are whole" } else { "no" }.to_owned()),
         ("swap", swap.to_owned()),
+        ("by the kernel", moves),
         ("job", job_lines),
     ])
 }

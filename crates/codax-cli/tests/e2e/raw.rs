@@ -3,7 +3,7 @@
 //! Unsafe code: `fork` and its likes, slices of mappings, and process-shared locks of the C library inside a mapping. Each use says why it is sound; none
 //! of it is used by a test directly, only by processes of their own.
 
-use crate::client::{say, serve};
+use crate::client::{STRIDE, say, serve};
 use crate::rig::{pattern, until};
 use codax::{Access, ErrorKind, Mapping, OpenOptions, Store};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -260,6 +260,118 @@ pub fn turns(store: &Store, path: &str, me: u64, players: u64) {
                 until("the player's end", || player.is_finished().then_some(()));
             }
             played.load(Ordering::Relaxed).to_string()
+        });
+    });
+}
+
+/// A shared mapping of a whole file, as any program makes one.
+struct Mapped {
+    base: *mut u8,
+    len: usize,
+}
+
+// SAFETY: it is used by atomic operations only.
+unsafe impl Sync for Mapped {}
+
+impl Mapped {
+    fn new(path: &str) -> Self {
+        let file = std::fs::File::options().read(true).write(true).open(path).expect("the file is there");
+        let len = usize::try_from(file.metadata().expect("there").len()).expect("small");
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+        // SAFETY: a new mapping where nothing is.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, access, libc::MAP_SHARED, fd, 0) };
+        assert_ne!(base, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+        Self { base: base.cast(), len }
+    }
+
+    fn word(&self, at: usize) -> &AtomicU64 {
+        assert!(at.is_multiple_of(8) && at + 8 <= self.len);
+        // SAFETY: within the mapping, which lasts as long as the process, and aligned.
+        unsafe { AtomicU64::from_ptr(self.base.add(at).cast()) }
+    }
+
+    /// Counts in the words at `column` of all strides, by load and store: a store that is lost shows at the next round.
+    fn count(&self, column: usize, round: u64) {
+        for at in (0..self.len - STRIDE).step_by(STRIDE) {
+            let word = self.word(at + column);
+            let found = word.load(Ordering::Relaxed);
+            assert_eq!(found, round, "column {column} of stride {at}");
+            word.store(round + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// A futex (futex(2)) of all processes, at the begin of the last stride; a stranger at `column` has one of his own.
+    fn futex(&self, column: usize, operation: libc::c_int) -> libc::c_long {
+        let word = self.word(self.len - STRIDE + column).as_ptr();
+        // SAFETY: a word of the mapping; the time is none.
+        unsafe {
+            libc::syscall(libc::SYS_futex, word, operation, i32::from(operation == libc::FUTEX_WAKE), 0)
+        }
+    }
+}
+
+/// A program that has a file mapped and doesn't know of codax: a thread and a forked child count in it, another thread sleeps on a futex in it. `keep` puts
+/// the first pages into a pipe, which holds them where they are, until `release`; `wake` answers how many it woke.
+pub fn stranger(path: &str, column: u64) {
+    let column = usize::try_from(column).expect("small");
+    let mapped = Mapped::new(path);
+    let parent = std::process::id();
+    // SAFETY: the child does nothing but atomic operations, sleeps, and ends with its parent.
+    if unsafe { libc::fork() } == 0 {
+        // SAFETY: numbers only.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        let mut round = 0;
+        while std::os::unix::process::parent_id() == parent {
+            mapped.count(column + 8, round);
+            round += 1;
+            // SAFETY: as above.
+            unsafe { libc::usleep(500) };
+        }
+        // SAFETY: ends this process, and nothing of its parent's.
+        unsafe { libc::_exit(0) };
+    }
+    let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
+    let asleep = AtomicBool::new(false);
+    let mut kept = None;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                mapped.count(column, rounds.load(Ordering::Relaxed));
+                rounds.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_micros(200));
+            }
+        });
+        let sleeper = scope.spawn(|| {
+            asleep.store(true, Ordering::Relaxed);
+            mapped.futex(column, libc::FUTEX_WAIT)
+        });
+        until("the sleeper's sleep", || asleep.load(Ordering::Relaxed).then_some(()));
+        serve(|line| match line[0] {
+            "keep" => {
+                let (read, write) = std::io::pipe().expect("a pipe");
+                let iov = libc::iovec { iov_base: mapped.base.cast(), iov_len: 8 << 12 };
+                // SAFETY: a part of the mapping, which the pipe only reads.
+                let put =
+                    unsafe { libc::vmsplice(std::os::fd::AsRawFd::as_raw_fd(&write), &raw const iov, 1, 0) };
+                kept = Some((read, write));
+                if put == 8 << 12 { "kept".into() } else { std::io::Error::last_os_error().to_string() }
+            }
+            "release" => {
+                kept = None;
+                "released".into()
+            }
+            "wake" => {
+                // It may be on its way to sleep still.
+                until("somebody to be woken", || (mapped.futex(column, libc::FUTEX_WAKE) == 1).then_some(1))
+                    .to_string()
+            }
+            _ => rounds.load(Ordering::Relaxed).to_string(),
+        });
+        stop.store(true, Ordering::Relaxed);
+        until("the sleeper's end", || {
+            mapped.futex(column, libc::FUTEX_WAKE);
+            sleeper.is_finished().then_some(())
         });
     });
 }

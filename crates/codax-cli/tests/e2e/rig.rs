@@ -174,13 +174,20 @@ pub struct Plan {
     dram: String,
     devices: Vec<String>,
     config: String,
+    huge: String,
     uid: Option<u32>,
 }
 
 impl Plan {
     /// `dram` and the device `sim0`, of 64 MiB each.
     pub fn new() -> Self {
-        let plan = Self { dram: String::new(), devices: Vec::new(), config: String::new(), uid: None };
+        let plan = Self {
+            dram: String::new(),
+            devices: Vec::new(),
+            config: String::new(),
+            huge: setting::huge(),
+            uid: None,
+        };
         // On a busy machine a client that is well may take its time; tests of those that aren't say how long.
         plan.dram("64MiB").device("64MiB").patient(Duration::from_secs(10))
     }
@@ -217,6 +224,17 @@ impl Plan {
     pub fn config(mut self, text: &str) -> Self {
         self.config = text.into();
         self
+    }
+
+    /// Which huge pages `dram` has.
+    pub fn huge(mut self, mode: &str) -> Self {
+        self.huge = format!("huge = \"{mode}\"\n");
+        self
+    }
+
+    fn configuration(&self) -> String {
+        let huge = if self.config.contains("huge") { "" } else { &self.huge };
+        format!("{}{huge}", self.config)
     }
 
     /// Belongs to this user, if this process may choose.
@@ -258,7 +276,7 @@ impl Rig {
         if let Some(uid) = plan.uid {
             std::os::unix::fs::chown(&root, Some(uid), Some(uid)).expect("root may");
         }
-        fs::write(root.join("codax.toml"), &plan.config).expect("ours");
+        fs::write(root.join("codax.toml"), plan.configuration()).expect("ours");
         let program = setting::program();
         let mut rig = Self { root, plan, program, daemon: Mutex::new(None) };
         rig.program = rig.reachable(&rig.program);
@@ -397,7 +415,7 @@ impl Rig {
         for device in &self.plan.devices {
             words.extend(["--device".into(), device.into()]);
         }
-        if !self.plan.config.is_empty() {
+        if !self.plan.configuration().is_empty() {
             words.extend(["--config".into(), self.root.join("codax.toml").into()]);
         }
         words

@@ -8,6 +8,7 @@
 //! | `CODAX_TEST_SLOW` | how many times slower than usual everything is: a whole number that limits are multiplied with |
 //! | `CODAX_TEST_DEVICE` | what the device `sim0` is, as behind `--device sim0=`; `{size}` stands for the size that a test wants |
 //! | `CODAX_TEST_MACHINE` | set where tests may change settings of the whole machine |
+//! | `CODAX_TEST_HUGE` | which huge pages `dram` has, as the key `huge` |
 //! | `CODAX_TEST_DRAM` | what `dram` is, as behind `--dram`, in the same way |
 
 use std::path::PathBuf;
@@ -70,6 +71,11 @@ pub fn patience() -> Duration {
 pub fn device(name: &str, size: &str) -> String {
     let what = told("CODAX_TEST_DEVICE").unwrap_or_else(|| format!("emulated:{SIZE}"));
     format!("{name}={}", what.replace(SIZE, size))
+}
+
+/// What goes into the configuration of a store whose test says nothing of huge pages.
+pub fn huge() -> String {
+    told("CODAX_TEST_HUGE").map_or_else(String::new, |mode| format!("huge = \"{mode}\"\n"))
 }
 
 /// The host's own memory in a store whose test wants this much.

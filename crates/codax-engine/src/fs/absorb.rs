@@ -6,7 +6,7 @@
 
 use crate::backing::os_error;
 use crate::store::state::{Live, State};
-use crate::store::{Inner, pages_in, resident};
+use crate::store::{Inner, resident};
 use codax_core::change::Change;
 use codax_core::extent::{self, Extent};
 use codax_core::namespace::{Inode, LEN_MAX};
@@ -47,7 +47,7 @@ impl Inner {
             Ok(Some(object)) => {
                 self.absorb_object(st, file, pool, object.as_fd(), true)?;
                 match st.ns.get(file).filter(|inode| !inode.extents.is_empty()) {
-                    Some(inode) => backing.lock(file, object.as_fd(), &pages_in(inode, pool))?,
+                    Some(inode) => backing.lock(file, object.as_fd(), &st.media.pages(inode, pool))?,
                     None => backing.remove(file)?,
                 }
             }
@@ -158,7 +158,7 @@ impl Inner {
         let mut added: Vec<Extent> = Vec::new();
         for pages in found {
             let near = extent::before(&new.extents, pages.start).filter(|e| e.pool == pool);
-            match st.reserve(pool, file, pages, near.map(|e| e.following())) {
+            match reserve_found(st, pool, file, pages, near) {
                 Ok(extents) => added.extend(extents),
                 Err(e) => {
                     st.free(&added);
@@ -183,6 +183,23 @@ impl Inner {
         object::set_mtime(&object, inode.mtime_ns)
             .map_err(|e| os_error("set the time of object of", &inode.id, &e))
     }
+}
+
+/// Frames for memory that programs have taken: of the pool that the object grows in, or, if that is full by now, of another one of its medium. The
+/// kernel counts what a medium has, and not whose it is.
+fn reserve_found(
+    st: &mut State,
+    pool: PoolId,
+    file: FileId,
+    pages: PageRange,
+    near: Option<Extent>,
+) -> Result<Vec<Extent>> {
+    let full = match st.reserve(pool, file, pages, near.map(|e| e.following())) {
+        Err(e) if e.kind == ErrorKind::NoSpace => e,
+        other => return other,
+    };
+    let others: Vec<PoolId> = st.media.pools(st.media.of(pool)).filter(|other| *other != pool).collect();
+    others.into_iter().find_map(|other| st.reserve(other, file, pages, None).ok()).ok_or(full)
 }
 
 /// Somebody may map the file that the kernel served.

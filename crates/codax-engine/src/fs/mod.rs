@@ -18,9 +18,8 @@ mod space;
 mod xattr;
 
 pub(crate) use absorb::find_memory;
-pub(crate) use serve::{Mount, MountHandle, MountUse};
+pub(crate) use serve::{EVERYTHING, Mount, MountHandle, MountUse};
 use space::Pools;
-pub(crate) use space::pools_of;
 
 use crate::store::{Guard, Inner, Store};
 use codax_core::namespace::Kind;

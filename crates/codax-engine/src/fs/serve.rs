@@ -14,13 +14,16 @@ use codax_core::name::Name;
 use codax_core::namespace::{Inode, Kind};
 use codax_core::placement::Placement;
 use codax_core::plan::Holder;
-use codax_core::{DRAM, Error, ErrorKind, FileId, PoolId, Result};
+use codax_core::{DRAM, Error, ErrorKind, FileId, PageCount, PageNo, PageRange, PoolId, Result};
 use codax_os::object;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// All pages that a file may come to have.
+pub(crate) const EVERYTHING: PageRange = PageRange { start: PageNo(0), count: PageCount(u64::MAX) };
 
 /// A mount, as the state keeps it.
 #[derive(Debug)]
@@ -220,6 +223,7 @@ impl Fs {
             Some(pool) => {
                 let backing = st.pool(pool).backing.clone();
                 let object = backing.create(id, 0)?;
+                backing.prefer(object.as_fd(), EVERYTHING)?;
                 if let Err(e) = self.put_new(&mut st, (dir, &name), new, id, Some(pool)) {
                     if let Err(e) = backing.remove(id) {
                         tracing::warn!("after a failed create: {e}");
@@ -253,11 +257,11 @@ impl Fs {
         }
         let inode = st.ns.get(file)?;
         let pool = st.sole_pool(inode).ok()?;
-        if st.pool(pool).held.contains_key(&file) {
+        if st.has_held(file, pool) {
             // It would be given back with what is written now.
             self.inner().retry_held(st);
         }
-        (!st.pool(pool).held.contains_key(&file)).then_some(pool)
+        (!st.has_held(file, pool)).then_some(pool)
     }
 
     /// The object from which the kernel will serve the file, made if there is none.
@@ -276,6 +280,7 @@ impl Fs {
         } else {
             st.open_object(pool, file, true)?
         };
+        backing.prefer(object.as_fd(), EVERYTHING)?;
         object::set_mtime(&object, new.mtime_ns).map_err(|e| os_error("date object of", &file, &e))?;
         self.inner().commit(st, &[Change::Put(Box::new(new))])?;
         Ok(object)
@@ -472,19 +477,24 @@ impl State {
         self.ns.get(id).or_else(|| self.gone.get(&id))
     }
 
-    /// The one pool in which all of a file is, or will be if it is empty; else why there is none.
+    /// The pool in which a file grows that is all in one object, or will be if it is empty; else why it isn't.
     fn sole_pool(&self, inode: &Inode) -> std::result::Result<PoolId, &'static str> {
         if let Some(pool) = inode.ahead {
             return Ok(pool);
         }
-        let mut pools = inode.extents.iter().map(|e| e.pool);
-        match pools.next() {
-            Some(first) if pools.all(|pool| pool == first) => Ok(first),
-            Some(_) => Err("it is spread over several objects"),
-            None => self
-                .pool_of_empty(&self.placement(inode.id))
-                .ok_or("it is empty, and its placement names no single pool that takes new pages"),
+        let placed = self.pool_of_empty(&self.placement(inode.id));
+        let Some(last) = inode.extents.last().map(|e| e.pool) else {
+            return placed.ok_or("it is empty, and its placement names no single pool that takes new pages");
+        };
+        if self.media.of_extents(&inode.extents).len() > 1 {
+            return Err("it is spread over several objects");
         }
+        if inode.extents.iter().all(|e| e.pool == last) {
+            return Ok(last);
+        }
+        placed
+            .filter(|pool| self.media.same(*pool, last))
+            .ok_or("its placement spreads it over several pools")
     }
 
     /// Where the object of a file without pages is to be, of such a placement.

@@ -104,7 +104,8 @@ impl Fs {
             let pool = st.pool(pool);
             stat.bytes += PageCount(pool.record.frames).bytes();
             // What programs write through the kernel has no frames yet, and memory.
-            let free = codax_os::mounts::free_bytes(&layout.pool(&pool.record.name)).unwrap_or(u64::MAX);
+            let medium = st.pool(pool.record.medium);
+            let free = codax_os::mounts::free_bytes(&layout.pool(&medium.record.name)).unwrap_or(u64::MAX);
             let free = free.min(pool.alloc.free().bytes());
             stat.free += free;
             rooms.push(if online { free } else { 0 });
@@ -149,11 +150,6 @@ fn beside(st: &State, inode: &Inode, placement: &Placement, gap: PageRange) -> O
     (room.online && room.free >= gap.count).then_some(pool)
 }
 
-/// The pools in which a file has an object.
-pub(crate) fn pools_of(inode: &Inode) -> BTreeSet<PoolId> {
-    inode.extents.iter().map(|e| e.pool).chain(inode.ahead).collect()
-}
-
 impl Inner {
     /// `Busy` if pages that a shorter length cuts off are pinned.
     pub fn check_pins(&self, st: &State, inode: &Inode, len: u64) -> Result<()> {
@@ -171,7 +167,7 @@ impl Inner {
 
     /// Makes a file longer by a hole.
     fn extend(&self, st: &mut State, inode: &Inode, len: u64) -> Result<()> {
-        for pool in pools_of(inode) {
+        for pool in st.media.of_inode(inode) {
             let backing = &st.pool(pool).backing;
             let object = st.open_object(pool, inode.id, true)?;
             backing.resize(object.as_fd(), len)?;
@@ -316,8 +312,8 @@ impl Inner {
         };
         let acting = st.acting;
         self.make_busy(&mut st, file, "filling of holes");
+        let others = st.media.of_inode(inode);
         drop(st);
-        let others: Vec<PoolId> = pools_of(inode).into_iter().collect();
         let filled = self
             .back(file, &extents, len, &others)
             .and_then(|()| if len > inode.len { self.clear_tail(inode, len) } else { Ok(()) })
@@ -376,7 +372,7 @@ impl Inner {
                 _ => return Ok(None),
             }
         }
-        let held = |st: &State| extents.iter().any(|e| st.pool(e.pool).held.contains_key(&inode.id));
+        let held = |st: &State| extents.iter().any(|e| st.has_held(inode.id, e.pool));
         if held(st) {
             // It lies at the same place in the same object: it would be given back with the new bytes in it.
             self.retry_held(st);
@@ -392,9 +388,9 @@ impl Inner {
     /// Takes back what a fill that failed has made.
     fn unfill(&self, st: &mut State, inode: &Inode, extents: Vec<Extent>) {
         self.ungrow(st, inode, &extents);
-        let old = pools_of(inode);
+        let old = st.media.of_inode(inode);
         let mut undone = Ok(());
-        for e in extents.iter().filter(|e| old.contains(&e.pool)) {
+        for e in extents.iter().filter(|e| old.contains(&st.media.of(e.pool))) {
             let backing = &st.pool(e.pool).backing;
             let punched = backing.open(inode.id, true).and_then(|o| backing.release(o.as_fd(), e.pages()));
             undone = undone.and(punched);
@@ -471,9 +467,9 @@ impl Inner {
 
     /// Gives back the memory and the frames of what was punched.
     fn release_cut(&self, st: &mut State, file: FileId, cut: Vec<Extent>) {
-        let kept = st.ns.get(file).map(pools_of).unwrap_or_default();
+        let kept = st.ns.get(file).map(|inode| st.media.of_inode(inode)).unwrap_or_default();
         let (inner, whole): (Vec<Extent>, Vec<Extent>) =
-            cut.into_iter().partition(|e| kept.contains(&e.pool));
+            cut.into_iter().partition(|e| kept.contains(&st.media.of(e.pool)));
         for e in inner {
             let backing = &st.pool(e.pool).backing;
             match backing.open(file, true).and_then(|o| backing.release(o.as_fd(), e.pages())) {

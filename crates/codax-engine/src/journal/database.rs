@@ -27,7 +27,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Version of the database's format.
-pub const DATABASE_VERSION: u32 = 2;
+pub const DATABASE_VERSION: u32 = 3;
 
 /// The database's file.
 pub(super) const DB: &str = "db";
@@ -403,11 +403,11 @@ mod tests {
             assert!(State::decode(&bytes, "db").is_err(), "bit {bit}");
         }
         let mut newer = bytes;
-        newer[0] = 3;
+        newer[0] += 1;
         let check = state_check(&newer);
         newer[4..8].copy_from_slice(&check.to_le_bytes());
         let error = State::decode(&newer, "db").unwrap_err();
-        assert!(error.message.contains("db has format version 3"), "{error}");
+        assert!(error.message.contains("db has format version 4"), "{error}");
     }
 
     #[test]

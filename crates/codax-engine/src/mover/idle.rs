@@ -4,8 +4,8 @@
 
 use crate::backing::Backing;
 use crate::mover::{Order, Prepared, Stuck, relocated};
+use crate::store::Inner;
 use crate::store::state::State;
-use crate::store::{Inner, pages_in};
 use codax_core::change::{Change, Chunk};
 use codax_core::extent::Extent;
 use codax_core::{Error, ErrorKind, FileId, HUGE_SIZE, PageRange, PoolId, Result};
@@ -31,7 +31,7 @@ struct Idle<'a> {
     prepared: Prepared,
     /// How many chunks are copied in whole.
     done: usize,
-    /// Source objects with the leases that prove that nobody else has them. What opens an object again must come after they are gone, and nobody
+    /// Source objects, by their media, with the leases that prove that nobody else has them. What opens an object again must come after they are gone, and nobody
     /// but this thread does while the file is busy.
     leased: BTreeMap<PoolId, OwnedFd>,
     stuck: Option<Stuck>,
@@ -91,6 +91,9 @@ impl Inner {
             target.open(file, true)?
         };
         self.env.reached("move:copy");
+        for chunk in &prepared.chunks {
+            target.prefer(to.as_fd(), chunk.pages)?;
+        }
         let copied = self.copy_chunks(backings, idle, (target, to.as_fd()));
         // What was copied counts, also if not all was: the object has to be as the file wants it in any case.
         let Idle { prepared, done, .. } = idle;
@@ -117,9 +120,10 @@ impl Inner {
                 break;
             }
             order.pace.wait(chunk.pages.bytes(), &*self.env);
-            let from = leased.get(&chunk.from);
+            let medium = prepared.media.of(chunk.from);
+            let from = leased.get(&medium);
             let from = from.ok_or_else(|| Error::internal("a chunk of a pool without a lease"))?;
-            let source = &*backings[usize::from(chunk.from.0)];
+            let source = &*backings[usize::from(medium.0)];
             let (at, end) = bytes_of(chunk, prepared.inode.len);
             copy_checked((source, from.as_fd()), to, (at, end), order)?;
             to.0.confirm(to.1, PageRange::of_bytes(at, end - at))?;
@@ -160,13 +164,13 @@ impl Inner {
         let old = prepared.old_extents(chunks);
         let bytes = old.iter().map(|e| e.count.bytes()).sum();
         let (gone, left): (Vec<Extent>, Vec<Extent>) =
-            old.into_iter().partition(|e| sources.gone.contains(&e.pool));
+            old.into_iter().partition(|e| sources.gone.contains(&prepared.media.of(e.pool)));
         st.free(&gone);
         if !left.is_empty() {
             self.give_back(st, order.file, left);
         }
-        for &pool in &sources.stayed {
-            if let Err(e) = self.lock_again(st, order.file, pool) {
+        for &medium in &sources.stayed {
+            if let Err(e) = self.lock_again(st, order.file, medium) {
                 tracing::warn!("after a move: {e}");
             }
         }
@@ -175,12 +179,13 @@ impl Inner {
     }
 
     /// A lease takes an object out of what is locked in memory: it goes back there if the file still has pages in it.
-    fn lock_again(&self, st: &State, file: FileId, pool: PoolId) -> Result<()> {
-        let Some(inode) = st.ns.get(file).filter(|i| i.extents.iter().any(|e| e.pool == pool)) else {
+    fn lock_again(&self, st: &State, file: FileId, medium: PoolId) -> Result<()> {
+        let pages = st.ns.get(file).map(|inode| st.media.pages(inode, medium)).unwrap_or_default();
+        if pages.is_empty() {
             return Ok(());
-        };
-        let backing = &st.pool(pool).backing;
-        backing.lock(file, backing.open(file, true)?.as_fd(), &pages_in(inode, pool))
+        }
+        let backing = &st.pool(medium).backing;
+        backing.lock(file, backing.open(file, true)?.as_fd(), &pages)
     }
 
     /// Gives back the frames of copies that were not committed, and their memory; where that fails they are held.
@@ -217,7 +222,7 @@ impl Inner {
     }
 }
 
-/// Pools in which a file had an object: those where it is gone, and those where it has something left.
+/// Media in which a file had an object: those where it is gone, and those where it has something left.
 #[derive(Default)]
 struct Sources {
     gone: Vec<PoolId>,
@@ -227,16 +232,17 @@ struct Sources {
 /// Removes the objects that the file has nothing in any more, under the leases that prove them unused, and ends the leases.
 fn remove_sources(backings: &Backings, idle: &mut Idle<'_>) -> Sources {
     let mut sources = Sources::default();
-    for (pool, _lease) in std::mem::take(&mut idle.leased) {
-        let moved: u64 = idle.chunks().iter().filter(|c| c.from == pool).map(|c| c.pages.count.0).sum();
-        let extents = &idle.prepared.inode.extents;
-        let had: u64 = extents.iter().filter(|e| e.pool == pool).map(|e| e.count.0).sum();
+    for (medium, _lease) in std::mem::take(&mut idle.leased) {
+        let media = &idle.prepared.media;
+        let from_here = idle.chunks().iter().filter(|c| media.of(c.from) == medium);
+        let moved: u64 = from_here.map(|c| c.pages.count.0).sum();
+        let had: u64 = media.extents(medium, &idle.prepared.inode.extents).iter().map(|e| e.count.0).sum();
         let removed = moved == had
-            && backings[usize::from(pool.0)]
+            && backings[usize::from(medium.0)]
                 .remove(idle.order.file)
                 .inspect_err(|e| tracing::warn!("after a move: {e}"))
                 .is_ok();
-        if removed { sources.gone.push(pool) } else { sources.stayed.push(pool) }
+        if removed { sources.gone.push(medium) } else { sources.stayed.push(medium) }
     }
     sources
 }

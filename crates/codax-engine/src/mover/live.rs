@@ -73,6 +73,7 @@ struct Drive {
     prepared: Prepared,
     inputs: Receiver<Input>,
     mappers: BTreeMap<SessionId, MapperLink>,
+    /// By their media.
     sources: BTreeMap<PoolId, Source>,
     target: Arc<dyn Backing>,
     object: OwnedFd,
@@ -328,7 +329,7 @@ impl Inner {
 
     fn copy_chunk(&self, d: &Drive, chunk: u32) -> Result<()> {
         let chunk = &d.record.chunks[chunk as usize];
-        let source = d.sources.get(&chunk.from);
+        let source = d.sources.get(&d.prepared.media.of(chunk.from));
         let source = source.ok_or_else(|| Error::internal("a chunk from a pool that is not mapped"))?;
         let (at, end) = bytes_of(chunk, d.prepared.inode.len);
         let copied = d.target.copy(&source.map, at, end - at, d.object.as_fd())?;

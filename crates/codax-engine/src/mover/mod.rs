@@ -1,10 +1,11 @@
 //! Moves: taking pages of a file from pool to pool, while it is used.
 //!
 //! A move goes in segments: up to 256 MiB that are reserved, moved and journalled together. Between two segments others who wait for
-//! the file get their turn. A file that nobody maps is copied under a write lease ([`idle`]); one that is mapped is switched under
-//! its mappers ([`live`]).
+//! the file get their turn. Between pools of one medium the kernel moves the pages, whoever uses them ([`kernel`]). Elsewhere a file that nobody maps
+//! is copied under a write lease ([`idle`]), and one that is mapped is switched under its mappers ([`live`]).
 
 mod idle;
+mod kernel;
 pub(crate) mod live;
 mod pace;
 
@@ -12,6 +13,7 @@ pub(crate) use pace::Pace;
 
 use crate::backing::Backing;
 use crate::store::files::{all_in, keep_only};
+use crate::store::media::Media;
 use crate::store::state::{Job, MOVE, State};
 use crate::store::{Guard, Inner};
 use codax_core::change::{Change, Chunk, PoolState};
@@ -87,7 +89,8 @@ pub(crate) struct Prepared {
     pub to: PoolId,
     pub chunks: Vec<Chunk>,
     pub preempt: Arc<AtomicBool>,
-    /// Whether the file has an object in the target pool already.
+    pub media: Media,
+    /// Whether the file has an object in the target's medium already.
     pub target_exists: bool,
 }
 
@@ -103,18 +106,20 @@ impl Prepared {
     /// Takes back what the medium has given beside the pages that were copied, in the file's holes and where it lies in other pools: it may take whole
     /// huge pages.
     pub fn keep_holes(&self, target: &dyn Backing, object: BorrowedFd<'_>) -> Result<()> {
-        let owned = all_in(self.to, &self.inode.extents, &self.new_extents(&self.chunks));
+        let owned = all_in(&self.media, self.to, &self.inode.extents, &self.new_extents(&self.chunks));
         self.chunks.iter().try_for_each(|c| keep_only(target, object, &owned, c.pages, self.inode.len))
     }
 
     /// The pages that are in the target pool once so many chunks are.
     pub fn in_target(&self, done: usize) -> Vec<PageRange> {
-        let owned = all_in(self.to, &self.inode.extents, &self.new_extents(&self.chunks[..done]));
+        let owned =
+            all_in(&self.media, self.to, &self.inode.extents, &self.new_extents(&self.chunks[..done]));
         extent::pool_runs(&owned).into_iter().map(|run| run.pages).collect()
     }
 
+    /// The media in which the pages are.
     pub fn sources(&self) -> BTreeSet<PoolId> {
-        self.chunks.iter().map(|c| c.from).collect()
+        self.chunks.iter().map(|c| self.media.of(c.from)).collect()
     }
 }
 
@@ -130,14 +135,16 @@ impl Inner {
             }
             let st = self.lock();
             let mut st = self.wait_turn(st, order.file).map_err(|stuck| (moved, stuck))?;
-            if !self.movable(&mut st, order.file).map_err(|e| (moved, e.into()))? {
+            let at_rest = self.movable(&mut st, order.file).map_err(|e| (moved, e.into()))?;
+            let Some(by_kernel) = st.moved_by_kernel(order) else { return Ok(moved) };
+            if !at_rest && !by_kernel {
                 let openers = st.openers(order.file);
                 drop(st);
                 return Err((moved, Stuck::Held(self.mount_holders(order.file, openers))));
             }
             let mappers: BTreeSet<SessionId> =
                 st.live.get(&order.file).map(|l| l.mappers.keys().copied().collect()).unwrap_or_default();
-            if !mappers.is_empty() && mappers != known {
+            if !by_kernel && !mappers.is_empty() && mappers != known {
                 drop(st);
                 known = mappers;
                 let strangers = self.strangers(order.file).map_err(|e| (moved, e.into()))?;
@@ -153,7 +160,9 @@ impl Inner {
             };
             let mapped = st.live.get(&order.file).is_some_and(|l| !l.mappers.is_empty());
             drop(st);
-            let (bytes, stuck) = if mapped {
+            let (bytes, stuck) = if by_kernel {
+                self.move_by_kernel(order, prepared)
+            } else if mapped {
                 self.move_live(order, prepared)
             } else {
                 self.move_idle(vec![(order, prepared)]).pop().unwrap_or_default()
@@ -206,7 +215,8 @@ impl Inner {
             let mut st = self.lock();
             for (i, order) in orders.iter().enumerate() {
                 let small = matches!(&order.to[..], [run] if run.pages.count.0 <= TOGETHER_PAGES);
-                if !small || st.live.contains_key(&order.file) || order.job.cancelled() {
+                let alone = st.live.contains_key(&order.file) || st.moved_by_kernel(order) == Some(true);
+                if !small || alone || order.job.cancelled() {
                     continue;
                 }
                 // What can't be prepared finds out why when its own turn comes.
@@ -263,20 +273,24 @@ impl Inner {
     /// The next segment of the order, its frames reserved and the file busy; `None` if there is nothing left to move.
     fn prepare(&self, st: &mut State, order: &Order<'_>) -> std::result::Result<Option<Prepared>, Stuck> {
         let Some(inode) = st.ns.get(order.file).cloned() else { return Ok(None) };
-        let Some((to, wanted)) = next_segment(&inode, &order.to) else { return Ok(None) };
+        let Some((to, wanted)) = next_segment(&inode, &order.to, &st.media) else { return Ok(None) };
+        let by_kernel = wanted.first().is_some_and(|e| st.media.same(e.pool, to));
         if st.pool(to).record.state != PoolState::Online {
             let name = st.pool_name(to);
             return Err(Stuck::Failed(Error::device_state(format!(
                 "pool {name} is not online: nothing can be moved to it"
             ))));
         }
-        let holders = st.holders_of(order.file, &wanted);
+        let holders = match by_kernel {
+            true => st.pinned_by(order.file, &wanted),
+            false => st.holders_of(order.file, &wanted),
+        };
         if !holders.is_empty() {
             return Err(Stuck::Held(holders));
         }
-        if st.pool(to).held.contains_key(&order.file) {
+        if !by_kernel && st.has_held(order.file, to) {
             self.retry_held(st);
-            if st.pool(to).held.contains_key(&order.file) {
+            if st.has_held(order.file, to) {
                 let why = format!("still holds what it had in {}", st.pool_name(to));
                 return Err(Stuck::Held(vec![Holder { pid: None, command: "a process".into(), why }]));
             }
@@ -284,7 +298,7 @@ impl Inner {
         // A part of a huge page is never left alone if it can be helped: the kernel may make it whole again, holes and all.
         let huge = st.pool(to).huge || wanted.iter().any(|e| st.pool(e.pool).huge);
         let size = self.options().chunk_pages(huge);
-        let target_exists = inode.extents.iter().any(|e| e.pool == to);
+        let target_exists = !st.media.extents(to, &inode.extents).is_empty();
         let mut chunks: Vec<Chunk> = Vec::new();
         for (from, pages) in chunked(&wanted, size) {
             let near = chunks
@@ -308,16 +322,15 @@ impl Inner {
             st.flag(order.file, chunk.pages, FrameFlags::MOVING, true);
         }
         let preempt = self.make_busy(st, order.file, MOVE);
-        Ok(Some(Prepared { inode, to, chunks, preempt, target_exists }))
+        Ok(Some(Prepared { inode, to, chunks, preempt, media: st.media.clone(), target_exists }))
     }
 
     /// Processes that hold an object of the file and don't use it through a session.
     fn strangers(&self, file: FileId) -> Result<Vec<Holder>> {
         let backings: Vec<_> = {
             let st = self.lock();
-            let pools: BTreeSet<PoolId> =
-                st.ns.get(file).map(|i| i.extents.iter().map(|e| e.pool).collect()).unwrap_or_default();
-            pools.into_iter().map(|p| st.pool(p).backing.clone()).collect()
+            let objects = st.ns.get(file).map(|i| st.media.of_extents(&i.extents)).unwrap_or_default();
+            objects.into_iter().map(|m| st.pool(m).backing.clone()).collect()
         };
         let mut identities = HashSet::new();
         for backing in backings {
@@ -446,17 +459,26 @@ impl State {
         self.live.get(&file).is_some_and(|l| l.mappers.keys().any(lost))
     }
 
-    /// Who keeps these pages of a file from being moved, as far as the sessions say.
+    /// Whether what comes next of an order is moved by the kernel; `None` if nothing is left to move.
+    pub fn moved_by_kernel(&self, order: &Order<'_>) -> Option<bool> {
+        let (to, wanted) = next_segment(self.ns.get(order.file)?, &order.to, &self.media)?;
+        wanted.first().map(|e| self.media.same(e.pool, to))
+    }
+
+    /// Who has said that he needs these pages of a file where they are: nobody moves them, not even the kernel.
+    pub fn pinned_by(&self, file: FileId, pages: &[Extent]) -> Vec<Holder> {
+        let pins = self.live.get(&file).into_iter().flat_map(|live| &live.pins);
+        let here = pins.filter(|(_, pin)| pages.iter().any(|e| e.pages().intersect(**pin).is_some()));
+        let sessions = here.filter_map(|((id, _), _)| self.sessions.get(id));
+        sessions.map(|s| s.holder("has pinned it for DMA")).collect()
+    }
+
+    /// Who keeps these pages of a file from being copied and switched, as far as the sessions say.
     pub fn holders_of(&self, file: FileId, pages: &[Extent]) -> Vec<Holder> {
         let Some(live) = self.live.get(&file) else { return Vec::new() };
         let session = |id| self.sessions.get(id);
         let raw = live.raw.keys().filter_map(session).map(|s| s.holder("copies it by descriptor"));
-        let pinned = live
-            .pins
-            .iter()
-            .filter(|(_, pin)| pages.iter().any(|e| e.pages().intersect(**pin).is_some()))
-            .filter_map(|((id, _), _)| session(id))
-            .map(|s| s.holder("has pinned it for DMA"));
+        let pinned = self.pinned_by(file, pages);
         let mut holders: Vec<Holder> = raw.chain(pinned).chain(self.openers(file)).collect();
         for (id, s) in live.mappers.keys().filter_map(|id| Some((id, session(id)?))) {
             holders.extend(s.immovable());
@@ -479,17 +501,20 @@ impl State {
     }
 }
 
-/// The first pool of `to` for which something is left to move, and the extents to move there, cut to a segment.
-fn next_segment(inode: &Inode, to: &[PoolRun]) -> Option<(PoolId, Vec<Extent>)> {
+/// The first pool of `to` for which something is left to move, and the extents to move there, cut to a segment: all of them by the kernel, or all of
+/// them by copying.
+fn next_segment(inode: &Inode, to: &[PoolRun], media: &Media) -> Option<(PoolId, Vec<Extent>)> {
     let mut wanted: Vec<Extent> = Vec::new();
     let mut target = None;
+    let mut by_kernel = None;
     let mut left = SEGMENT_PAGES;
     for run in to {
         if target.is_some_and(|t| t != run.pool) {
             continue;
         }
         for mut e in extent::slice(&inode.extents, run.pages) {
-            if e.pool == run.pool || left == 0 {
+            let same = media.same(e.pool, run.pool);
+            if e.pool == run.pool || left == 0 || same != *by_kernel.get_or_insert(same) {
                 continue;
             }
             target = Some(run.pool);

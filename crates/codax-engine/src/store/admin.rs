@@ -247,6 +247,8 @@ impl State {
         let held: u64 = p.held.values().flatten().map(|e| e.count.bytes()).sum();
         let free = p.alloc.free().bytes();
         let bytes = PageCount(p.record.frames).bytes();
+        let near = self.media.pools(p.record.medium).filter(|pool| *pool != p.record.id);
+        let moves_with = near.map(|pool| self.pool_name(pool)).collect();
         PoolInfo {
             id: p.record.id,
             name: p.record.name.clone(),
@@ -261,6 +263,7 @@ impl State {
             link: p.record.link,
             swappable: p.swappable,
             huge: p.huge,
+            moves_with,
             job: p.job.as_ref().map(|j| j.info()),
         }
     }

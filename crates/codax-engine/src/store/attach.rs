@@ -1,6 +1,6 @@
 //! Detaching a device that a drain has emptied, so that its memory can leave the machine, and attaching it again.
 
-use crate::backing::{Shm, os_error};
+use crate::backing::{Shm, ShmOptions, os_error};
 use crate::store::Session;
 use crate::store::lifecycle::{Layout, prepare_pool};
 use crate::store::state::{State, is_dram};
@@ -29,11 +29,14 @@ impl Session {
         // The journal says so already: a start would take it out of its place as well.
         let layout = Layout { dir: inner.options().dir.clone() };
         let path = layout.pool(name);
-        match take_out(&path).and_then(|()| Shm::new(&path, false, Vec::new())) {
-            Ok(empty) => st.pool_mut(pool).backing = Arc::new(empty),
-            Err(e) => {
-                inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
-                return Err(e);
+        // What other pools have objects in stays, with none of its memory on this device.
+        if !st.media.is_shared(st.media.of(pool)) {
+            match take_out(&path).and_then(|()| Shm::new(&path, ShmOptions::default())) {
+                Ok(empty) => st.pool_mut(pool).backing = Arc::new(empty),
+                Err(e) => {
+                    inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
+                    return Err(e);
+                }
             }
         }
         drop(st);
@@ -53,12 +56,13 @@ impl Session {
         }
         memory_is_there(&record)?;
         let layout = Layout { dir: inner.options().dir.clone() };
-        let all_bytes = st.pools.iter().map(|p| PageCount(p.record.frames).bytes()).sum();
-        let medium = prepare_pool(&layout, &record, all_bytes, &inner.options())?;
-        let shm = Shm::new(&layout.pool(name), medium.lock_memory, medium.nodes)?;
+        let all: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
+        let medium = prepare_pool(&layout, &record, &all, &inner.options())?;
+        let huge = medium.shm.huge;
+        let shm = Shm::new(&medium.path, medium.shm)?;
         inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
         let pool = st.pool_mut(pool);
-        (pool.huge, pool.swappable, pool.backing) = (medium.huge, medium.swappable, Arc::new(shm));
+        (pool.huge, pool.swappable, pool.backing) = (huge, medium.swappable, Arc::new(shm));
         drop(st);
         inner.event("attach", name, "its memory is the store's again", 0);
         Ok(())

@@ -1,6 +1,7 @@
 //! Files: made, opened, resized, named, and their frames given back.
 
 use crate::backing::{Backing, os_error};
+use crate::store::media::Media;
 use crate::store::session::{LayoutFds, OpenFile, Session};
 use crate::store::state::State;
 use crate::store::{Guard, Inner};
@@ -117,7 +118,7 @@ impl Session {
         drop(st);
         inner.env.reached("create:reserved");
 
-        let made = inner.back(file, &extents, open.len, &[]);
+        let made = inner.back(file, &extents, open.len, &BTreeSet::new());
         let mut st = inner.lock();
         let opened = made.and_then(|()| self.commit_create(&mut st, open, file, own, &placement, &extents));
         if opened.is_err() {
@@ -263,10 +264,9 @@ fn make_len(backing: &dyn Backing, object: BorrowedFd<'_>, len: u64) -> Result<(
     if stat.len == len { Ok(()) } else { backing.resize(object, len) }
 }
 
-/// What is in `pool` once the pages of `new` are where that says.
-pub(crate) fn all_in(pool: PoolId, old: &[Extent], new: &[Extent]) -> Vec<Extent> {
-    let all = extent::insert(old, new);
-    all.into_iter().filter(|e| e.pool == pool).collect()
+/// What is in the object that holds the pages of `pool`, once the pages of `new` are where that says.
+pub(crate) fn all_in(media: &Media, pool: PoolId, old: &[Extent], new: &[Extent]) -> Vec<Extent> {
+    media.extents(pool, &extent::insert(old, new))
 }
 
 /// Takes back what the medium has given beside `pages`, which is none of `owned`: it may give a whole huge page where a part was asked for, and the rest
@@ -302,27 +302,35 @@ impl Inner {
         self.lock().open_object(pool, file, write)
     }
 
-    /// Makes or grows the objects that are to hold `extents`, and gives them memory. `others` are further pools in which the file has an object:
-    /// all objects of a file are as long as the file.
-    pub fn back(&self, file: FileId, extents: &[Extent], len: u64, others: &[PoolId]) -> Result<()> {
-        let pools: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
-        for &pool in pools.union(&others.iter().copied().collect()) {
-            let (backing, huge, owned) = {
-                let st = self.lock();
-                let old = st.ns.get(file).map_or(&[][..], |inode| &inode.extents);
-                (st.pool(pool).backing.clone(), st.pool(pool).huge, all_in(pool, old, extents))
-            };
-            let object = if others.contains(&pool) {
-                let object = self.open_object(pool, file, true)?;
+    /// Makes or grows the objects that are to hold `extents`, and gives them memory. `others` are media in which the file has an object already: all
+    /// objects of a file are as long as the file.
+    pub fn back(&self, file: FileId, extents: &[Extent], len: u64, others: &BTreeSet<PoolId>) -> Result<()> {
+        let (media, old) = {
+            let st = self.lock();
+            (st.media.clone(), st.ns.get(file).map_or_else(Vec::new, |inode| inode.extents.clone()))
+        };
+        for &medium in media.of_extents(extents).union(others) {
+            let backing = self.lock().pool(medium).backing.clone();
+            let object = if others.contains(&medium) {
+                let object = self.open_object(medium, file, true)?;
                 make_len(&*backing, object.as_fd(), len)?;
                 object
             } else {
                 backing.create(file, len)?
             };
-            for run in extent::pool_runs(extents).into_iter().filter(|r| r.pool == pool) {
-                backing.allocate(object.as_fd(), run.pages)?;
-                if huge {
-                    keep_only(&*backing, object.as_fd(), &owned, run.pages, len)?;
+            // What is to lie in the object by now: the next pool's part of a huge page is its own to ask for.
+            let mut owned = all_in(&media, medium, &old, &[]);
+            for part in media.extents(medium, extents).chunk_by(|a, b| a.pool == b.pool) {
+                owned = extent::insert(&owned, part);
+                let (backing, huge) = {
+                    let st = self.lock();
+                    (st.pool(part[0].pool).backing.clone(), st.pool(part[0].pool).huge)
+                };
+                for run in extent::pool_runs(part) {
+                    backing.allocate(object.as_fd(), run.pages)?;
+                    if huge {
+                        keep_only(&*backing, object.as_fd(), &owned, run.pages, len)?;
+                    }
                 }
             }
             let owned: Vec<PageRange> = extent::pool_runs(&owned).into_iter().map(|run| run.pages).collect();
@@ -333,9 +341,8 @@ impl Inner {
 
     /// Takes back what a create that failed has made.
     fn unmake(&self, st: &mut State, file: FileId, extents: &[Extent]) {
-        let pools: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
-        for pool in pools {
-            let backing = &st.pool(pool).backing;
+        for medium in st.media.of_extents(extents) {
+            let backing = &st.pool(medium).backing;
             backing.unlock(file);
             match backing.remove(file) {
                 Ok(()) => {}
@@ -356,7 +363,7 @@ impl Inner {
             Err(e) => return (st, Err(e)),
         };
         // What is held of the file lies at the same place in the same object: it would be given back with the new bytes in it.
-        let held = |st: &State| extents.iter().any(|e| st.pool(e.pool).held.contains_key(&inode.id));
+        let held = |st: &State| extents.iter().any(|e| st.has_held(inode.id, e.pool));
         if held(&st) {
             self.retry_held(&mut st);
         }
@@ -368,10 +375,9 @@ impl Inner {
                 Err(Error::busy(format!("{path}: memory it gave up is still held: try again later"))),
             );
         }
+        let objects = st.media.of_extents(&inode.extents);
         drop(st);
-        let pools: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
-        let pools: Vec<_> = pools.into_iter().collect();
-        let backed = self.back(inode.id, &extents, len, &pools).and_then(|()| self.clear_tail(inode, len));
+        let backed = self.back(inode.id, &extents, len, &objects).and_then(|()| self.clear_tail(inode, len));
         let mut st = self.lock();
         let result = backed.and_then(|()| {
             // The inode may have got another mode or name meanwhile: only what changes here is taken over.
@@ -392,11 +398,10 @@ impl Inner {
     }
 
     pub fn ungrow(&self, st: &State, inode: &Inode, extents: &[Extent]) {
-        let old: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
-        let new: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
-        for &pool in old.union(&new) {
-            let backing = &st.pool(pool).backing;
-            let undone = if old.contains(&pool) {
+        let (old, new) = (st.media.of_extents(&inode.extents), st.media.of_extents(extents));
+        for &medium in old.union(&new) {
+            let backing = &st.pool(medium).backing;
+            let undone = if old.contains(&medium) {
                 backing
                     .open(inode.id, true)
                     .and_then(|object| make_len(&**backing, object.as_fd(), inode.len))
@@ -426,13 +431,12 @@ impl Inner {
         now.mtime_ns = self.env.wall_ns();
         now.ctime_ns = now.mtime_ns;
         self.commit(st, &[Change::Put(Box::new(now))])?;
-        let pools: BTreeSet<PoolId> = inode.extents.iter().map(|e| e.pool).collect();
-        for pool in pools {
-            let here: Vec<Extent> = cut.iter().filter(|e| e.pool == pool).copied().collect();
+        for medium in st.media.of_extents(&inode.extents) {
+            let here = st.media.extents(medium, &cut);
             // What the kernel serves to somebody is never another object from one moment to the next.
-            let left = st.ns.get(inode.id).map(|now| crate::store::pages_in(now, pool)).unwrap_or_default();
+            let left = st.ns.get(inode.id).map(|now| st.media.pages(now, medium)).unwrap_or_default();
             let kept = (!left.is_empty() || st.served_by_kernel(inode.id)).then_some(&left[..]);
-            match cut_object(&*st.pool(pool).backing, inode.id, len, kept) {
+            match cut_object(&*st.pool(medium).backing, inode.id, len, kept) {
                 Ok(()) => st.free(&here),
                 Err(e) => {
                     // The file is shorter all the same, as the journal says: its frames are free once their memory is.
@@ -444,22 +448,33 @@ impl Inner {
         Ok(())
     }
 
-    /// Where the file's pages are, with an open description for each pool.
+    /// Where the file's pages are, with an open description of each object: what lies in one object is one run, whichever pools it is in.
     pub fn layout(&self, st: &State, file: FileId, write: bool) -> Result<LayoutFds> {
         let inode = st.ns.get(file).ok_or_else(|| Error::not_found(format!("#{file} is gone")))?;
         let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(inode.len) };
-        let runs = match inode.ahead {
+        let by_pool = match inode.ahead {
             // What of it are holes, the object knows.
             Some(pool) if !write && !pages.is_empty() => vec![extent::PoolRun { pages, pool }],
             _ => extent::pool_runs(&extent::slice(&inode.extents, pages)),
         };
-        let mut pools: Vec<PoolId> = Vec::new();
-        for run in &runs {
-            if !pools.contains(&run.pool) {
-                pools.push(run.pool);
+        let mut runs: Vec<extent::PoolRun> = Vec::with_capacity(by_pool.len());
+        for extent::PoolRun { pages, pool } in by_pool {
+            let pool = st.media.of(pool);
+            match runs.last_mut() {
+                Some(last) if last.pool == pool && last.pages.end() == pages.start.0 => {
+                    last.pages.count.0 += pages.count.0;
+                }
+                _ => runs.push(extent::PoolRun { pages, pool }),
             }
         }
-        let fds = pools.iter().map(|&p| st.open_object(p, file, write)).collect::<Result<Vec<OwnedFd>>>()?;
+        let mut objects: Vec<PoolId> = Vec::new();
+        for run in &runs {
+            if !objects.contains(&run.pool) {
+                objects.push(run.pool);
+            }
+        }
+        let fds =
+            objects.iter().map(|&m| st.open_object(m, file, write)).collect::<Result<Vec<OwnedFd>>>()?;
         Ok((Layout { len: inode.len, runs }, fds))
     }
 
@@ -511,7 +526,7 @@ impl Inner {
         st.pool_mut(pool).held.insert(file, extents);
     }
 
-    /// Whether the object's memory at `extents` could be taken back: the whole object once its file has nothing in the pool any more, which a write
+    /// Whether the object's memory at `extents` could be taken back: the whole object once its file has nothing in it any more, which a write
     /// lease proves nobody holds; else a hole, where no process maps that part.
     fn release_object(&self, st: &State, file: FileId, pool: PoolId, extents: &[Extent]) -> Result<bool> {
         let pages: Vec<PageRange> = extents.iter().map(Extent::pages).collect();
@@ -521,7 +536,7 @@ impl Inner {
     /// [`Inner::release_object`] of memory for which there need not be frames.
     pub fn release_pages(&self, st: &State, file: FileId, pool: PoolId, pages: &[PageRange]) -> Result<bool> {
         let backing = &st.pool(pool).backing;
-        let still = st.ns.get(file).is_some_and(|i| i.extents.iter().any(|e| e.pool == pool));
+        let still = st.ns.get(file).is_some_and(|i| !st.media.extents(pool, &i.extents).is_empty());
         if !still {
             let Some(_lease) = (match backing.sole_holder(file) {
                 Err(e) if e.kind == ErrorKind::NotFound => return Ok(true),
@@ -596,7 +611,7 @@ impl Inner {
 
     /// Whether nobody holds any object of the file.
     fn unheld(&self, st: &State, file: FileId) -> bool {
-        let pools = st.ns.get(file).map(crate::fs::pools_of).unwrap_or_default();
-        pools.into_iter().all(|pool| !matches!(st.pool(pool).backing.sole_holder(file), Ok(None)))
+        let objects = st.ns.get(file).map(|inode| st.media.of_inode(inode)).unwrap_or_default();
+        objects.into_iter().all(|medium| !matches!(st.pool(medium).backing.sole_holder(file), Ok(None)))
     }
 }

@@ -1,11 +1,12 @@
 //! A store's start and end: its directory, its mounts, its pools.
 
-use crate::backing::os_error;
+use crate::backing::{ShmOptions, os_error};
 use crate::journal;
 use crate::options::{DeviceSpec, HugeMode, StoreOptions};
 use crate::patrol::Patrol;
 use crate::store::Store;
 use crate::store::attach::take_out;
+use crate::store::media::{DramPages, medium_for};
 use crate::store::state::is_dram;
 use codax_core::change::{BackingKind, Change, NodeMemory, PageKind, PoolRecord, PoolState};
 use codax_core::{DRAM, DRAM_NAME, Error, ErrorKind, PAGE_SIZE, PageCount, PoolId, Result};
@@ -68,14 +69,12 @@ impl Layout {
     }
 }
 
-/// How a pool's directory came to be.
+/// The directory of a pool's objects, as it came to be.
 #[derive(Clone, Debug)]
 pub(crate) struct Medium {
-    pub huge: bool,
+    pub path: PathBuf,
     pub swappable: bool,
-    pub lock_memory: bool,
-    /// The NUMA nodes that its memory is to be of; none: any.
-    pub nodes: Vec<u32>,
+    pub shm: ShmOptions,
 }
 
 pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<()> {
@@ -156,11 +155,15 @@ fn drop_unfinished(frames: &Path) -> Result<()> {
 pub(crate) fn prepare_pool(
     layout: &Layout,
     pool: &PoolRecord,
-    all_bytes: u64,
+    all: &[PoolRecord],
     options: &StoreOptions,
 ) -> Result<Medium> {
-    let bytes = PageCount(pool.frames).bytes();
-    let path = layout.pool(&pool.name);
+    let bytes_of = |which: &dyn Fn(&&PoolRecord) -> bool| {
+        all.iter().filter(which).map(|p| PageCount(p.frames).bytes()).sum::<u64>()
+    };
+    let shared = is_shared(pool, all);
+    let holder = all.iter().find(|p| p.id == pool.medium).unwrap_or(pool);
+    let path = layout.pool(&holder.name);
     let swap = codax_os::process::swap_total().unwrap_or(0) > 0;
     let nodes = match pool.numa {
         Some(memory) => vec![memory.node],
@@ -173,10 +176,20 @@ pub(crate) fn prepare_pool(
         Some(PageKind::Transparent) if options.huge == HugeMode::Never => HugeMode::WithinSize,
         _ => options.huge,
     };
-    Ok(match own_tmpfs(&path, bytes, huge, &nodes)? {
-        Some(tmpfs) => {
-            Medium { huge: tmpfs.huge, swappable: swap && !tmpfs.noswap, lock_memory: false, nodes }
-        }
+    let mounted = if pool.id == holder.id {
+        // What prefers a device's node by itself would go on with that when the device has gone.
+        let preferred = if shared && !is_dram(pool.id) { &[][..] } else { &nodes };
+        own_tmpfs(&path, bytes_of(&|p| p.medium == pool.medium), huge, preferred)?
+    } else {
+        // The first of them has mounted it, and says for whom.
+        Some(mounts::tmpfs_kind(&path).map_err(|e| os_error("look at the tmpfs on", &path.display(), &e))?)
+    };
+    Ok(match mounted {
+        Some(tmpfs) => Medium {
+            path,
+            swappable: swap && !tmpfs.noswap,
+            shm: ShmOptions { huge: tmpfs.huge, nodes, shared, ..ShmOptions::default() },
+        },
         None if !nodes.is_empty() => {
             return Err(Error::permission(format!(
                 "pool {}: only root may bind memory to a NUMA node: run the daemon as root",
@@ -184,10 +197,27 @@ pub(crate) fn prepare_pool(
             )));
         }
         None => {
-            let may_lock = codax_os::process::memlock_limit().is_none_or(|limit| limit >= all_bytes);
-            Medium { huge: false, swappable: swap && !may_lock, lock_memory: swap && may_lock, nodes }
+            let limit = codax_os::process::memlock_limit();
+            let may_lock = limit.is_none_or(|limit| limit >= bytes_of(&|_| true));
+            let shm = ShmOptions { lock_memory: swap && may_lock, ..ShmOptions::default() };
+            Medium { path, swappable: swap && !may_lock, shm }
         }
     })
+}
+
+/// Whether other pools have their objects where this one has.
+pub(crate) fn is_shared(pool: &PoolRecord, all: &[PoolRecord]) -> bool {
+    all.iter().any(|other| other.medium == pool.medium && other.id != pool.id)
+}
+
+/// In which pages files lie in `dram`, in a store that has it or will make it.
+pub(crate) fn dram_pages(layout: &Layout, options: &StoreOptions) -> DramPages {
+    let huge = mounts::tmpfs_kind(&layout.pool(DRAM_NAME)).map(|kind| kind.huge);
+    let page = match huge.unwrap_or(options.huge != HugeMode::Never) {
+        true => PageKind::Transparent,
+        false => PageKind::Small,
+    };
+    DramPages((!options.dram_nodes.is_empty()).then_some(page))
 }
 
 /// The directory of a detached device's pool: there is nothing in it.
@@ -195,12 +225,16 @@ pub(crate) fn detached_pool(layout: &Layout, pool: &PoolRecord) -> Result<Medium
     let path = layout.pool(&pool.name);
     make_dir(&path, 0o700)?;
     take_out(&path)?;
-    Ok(Medium { huge: false, swappable: false, lock_memory: false, nodes: Vec::new() })
+    Ok(Medium { path, swappable: false, shm: ShmOptions::default() })
 }
 
 /// The pools that the journal knows and the options name, as changes to be journalled for what is new or has another link.
-pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<Vec<PoolRecord>> {
-    let mut changed = Vec::new();
+pub(crate) fn reconcile(
+    known: &[PoolRecord],
+    options: &StoreOptions,
+    dram_pages: DramPages,
+) -> Result<Vec<PoolRecord>> {
+    let mut changed: Vec<PoolRecord> = Vec::new();
     let dram = options.dram_bytes.unwrap_or(options.dram_default);
     match known.iter().find(|p| p.id == DRAM) {
         None => changed.push(PoolRecord {
@@ -208,6 +242,7 @@ pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<
             name: DRAM_NAME.into(),
             backing: BackingKind::Shm,
             numa: None,
+            medium: DRAM,
             frames: dram / PAGE_SIZE,
             link: Default::default(),
             state: PoolState::Online,
@@ -242,8 +277,12 @@ pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<
                 }
             }
             None => {
+                let id = PoolId(next);
+                let before: Vec<PoolRecord> = known.iter().chain(&changed).cloned().collect();
+                let medium = numa.map_or(id, |memory| medium_for(&before, id, memory, dram_pages));
                 changed.push(PoolRecord {
-                    id: PoolId(next),
+                    id,
+                    medium,
                     name: name.clone(),
                     backing: device.backing(),
                     numa: *numa,
@@ -306,7 +345,7 @@ impl Store {
         let mut lines = Vec::new();
         let mut st = self.inner.lock();
         let known: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
-        for record in reconcile(&known, new)? {
+        for record in reconcile(&known, new, DramPages(None))? {
             let Some(at) = known.iter().position(|p| p.id == record.id) else {
                 lines.push(format!("device {} is new: it is taken up at the next start", record.name));
                 continue;

@@ -8,6 +8,7 @@ mod admin;
 mod attach;
 pub(crate) mod files;
 mod lifecycle;
+pub(crate) mod media;
 mod new_pools;
 mod recover;
 pub(crate) use admin::pages_in;
@@ -119,10 +120,19 @@ impl Inner {
             if let Change::Drop(id) = change {
                 st.keep_known(*id, self.env.wall_ns());
             }
+            let put = match change {
+                Change::Put(inode) => Some((inode.id, inode.ahead)),
+                Change::Drop(id) => Some((*id, None)),
+                _ => None,
+            };
+            let ahead = put.map(|(id, now)| (st.ns.get(id).and_then(|inode| inode.ahead), now));
             if let Err(e) = st.ns.apply(change) {
                 // The journal says what memory can't: whatever came next would be built on one of two truths.
                 tracing::error!("a change that is in the journal can't be true: {e}");
                 std::process::abort();
+            }
+            if let Some((was, now)) = ahead {
+                st.count_ahead(was, now);
             }
             // The names file only serves tools that look at a dead store; it is written anew at each start.
             let named = match change {

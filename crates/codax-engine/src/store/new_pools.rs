@@ -36,7 +36,7 @@ impl<'a> NewPools<'a> {
         }
         let dir = self.layout.pool(&pool.name);
         let had_mount = mounts::is_mount_point(&dir).unwrap_or(false);
-        if had_mount {
+        if had_mount && pool.medium == pool.id {
             // A start that was killed may have mounted it for another size.
             mounts::resize_tmpfs(&dir, PageCount(pool.frames).bytes())
                 .map_err(|e| os_error("resize the tmpfs on", &dir.display(), &e))?;

@@ -8,7 +8,10 @@ use crate::journal::{CommitWords, Journal};
 use crate::names::NamesFile;
 use crate::options::StoreOptions;
 use crate::store::files::all_in;
-use crate::store::lifecycle::{Layout, detached_pool, prepare_dir, prepare_meta, prepare_pool, reconcile};
+use crate::store::lifecycle::{
+    Layout, detached_pool, dram_pages, is_shared, prepare_dir, prepare_meta, prepare_pool, reconcile,
+};
+use crate::store::media::Media;
 use crate::store::new_pools::NewPools;
 use crate::store::state::{Note, Pool, State, Trouble};
 use crate::store::{Inner, Store};
@@ -96,7 +99,10 @@ impl Store {
         // What a start does to a store, in this order: first everything that can be refused; then what the journal needs to be told in any
         // case; and new pools last, when they are made. So a start that fails leaves the store as it was.
         let known: Vec<PoolRecord> = replayed.pools.values().cloned().collect();
-        let changed: Vec<Change> = reconcile(&known, &options)?.into_iter().map(Change::Pool).collect();
+        let changed: Vec<Change> = reconcile(&known, &options, dram_pages(&layout, &options))?
+            .into_iter()
+            .map(Change::Pool)
+            .collect();
         changed.iter().try_for_each(|change| replayed.take(change.clone()))?;
         let mut new_pools = NewPools::new(&layout, &known);
         let mut pools = open_pools(&layout, &replayed, &options, make, &mut new_pools)?;
@@ -111,9 +117,15 @@ impl Store {
         claim_frames(&replayed.ns, &mut pools)?;
         let names = NamesFile::rewrite(&layout.names(), names_of(&replayed.ns))?;
         let events = Events::open(&layout.meta())?;
+        for pool in replayed.ns.inodes().filter_map(|inode| inode.ahead) {
+            if let Some(pool) = pools.get_mut(usize::from(pool.0)) {
+                pool.ahead += 1;
+            }
+        }
         let state = State {
             ids_below: replayed.ids_below,
             ns: replayed.ns,
+            media: Media::new(pools.iter().map(|pool| &pool.record)),
             pools,
             live: HashMap::new(),
             sessions: HashMap::new(),
@@ -152,6 +164,7 @@ impl Store {
         // All of them or none.
         inner.journal.append(&changed)?;
         new_pools.keep();
+        inner.fit_media();
         let inodes = inner.lock().ns.count();
         inner.event("start", "store", &format!("{inodes} inodes; {} notes of recovery", notes.len()), 0);
         for note in &notes {
@@ -205,7 +218,7 @@ fn open_pools(
     make: &MakeBacking,
     new: &mut NewPools<'_>,
 ) -> Result<Vec<Pool>> {
-    let all_bytes = replayed.pools.values().map(|p| PageCount(p.frames).bytes()).sum();
+    let all: Vec<PoolRecord> = replayed.pools.values().cloned().collect();
     let mut pools = Vec::with_capacity(replayed.pools.len());
     for (at, record) in replayed.pools.values().enumerate() {
         if usize::from(record.id.0) != at {
@@ -213,16 +226,19 @@ fn open_pools(
         }
         new.begin(record)?;
         let medium = match record.state {
-            PoolState::Detached => detached_pool(layout, record)?,
-            _ => prepare_pool(layout, record, all_bytes, options)?,
+            PoolState::Detached if !is_shared(record, &all) => detached_pool(layout, record)?,
+            _ => prepare_pool(layout, record, &all, options)?,
         };
-        let shm = Shm::new(&layout.pool(&record.name), medium.lock_memory, medium.nodes)?;
+        let huge = medium.shm.huge;
+        let shm = Shm::new(&medium.path, medium.shm)?;
         pools.push(Pool {
             alloc: FrameAllocator::new(record.frames),
             table: FrameTable::prepare(&layout.frame_table(&record.name), &record.name, record.frames)?,
             backing: make(record, shm),
-            huge: medium.huge,
+            huge,
             swappable: medium.swappable,
+            ahead: 0,
+            limit: None,
             held: BTreeMap::new(),
             job: None,
             record: record.clone(),
@@ -270,10 +286,10 @@ impl Inner {
     /// Brings the objects in line with the journal: what no file claims goes, unless somebody holds it; what is missing is said.
     fn sweep(&self, notes: &mut Vec<Note>) -> Result<()> {
         let mut st = self.lock();
-        for at in 0..st.pools.len() {
-            let pool = st.pools[at].record.id;
-            let objects = st.pools[at].backing.list()?;
-            for stray in st.pools[at].backing.strays()? {
+        for pool in st.media.all() {
+            let backing = st.pool(pool).backing.clone();
+            let objects = backing.list()?;
+            for stray in backing.strays()? {
                 let what = crate::check::stray(&stray);
                 notes.push(Note { what, of: Some(Trouble::Stray(stray)) });
             }
@@ -283,7 +299,7 @@ impl Inner {
                 self.sweep_object(&mut st, pool, file, object, notes)?;
             }
             let missing: Vec<FileId> =
-                st.files_on(pool).map(|i| i.id).filter(|f| !seen.contains(f)).collect();
+                st.files_in(pool).map(|i| i.id).filter(|f| !seen.contains(f)).collect();
             for file in missing {
                 let (path, name) = (st.path(file), st.pool_name(pool));
                 notes.push(Note {
@@ -321,7 +337,8 @@ impl Inner {
         object: ObjectInfo,
         notes: &mut Vec<Note>,
     ) -> Result<()> {
-        if st.ns.get(file).is_some_and(|inode| inode.ahead == Some(pool)) {
+        let ahead = st.ns.get(file).and_then(|inode| inode.ahead);
+        if ahead.is_some_and(|its| st.media.same(its, pool)) {
             // Programs may have it open still, and write to it.
             if let Err(e) = self.settle(st, file) {
                 let path = st.path(file);
@@ -333,7 +350,7 @@ impl Inner {
             return Ok(());
         }
         let (len, expected) = st.ns.get(file).map_or((0, 0), |inode| {
-            let here = inode.extents.iter().filter(|e| e.pool == pool).map(|e| e.count.0).sum();
+            let here = st.media.extents(pool, &inode.extents).iter().map(|e| e.count.0).sum();
             (inode.len, here)
         });
         if expected == 0 {
@@ -352,10 +369,11 @@ impl Inner {
             backing.resize(fd.as_fd(), len)?;
             // That takes what the file has behind its end, too.
             let pages = PageCount::for_bytes(len).0;
-            let behind = st.ns.get(file).map(|inode| crate::store::pages_in(inode, pool)).unwrap_or_default();
-            let mut behind =
-                behind.into_iter().filter_map(|run| run.intersect(PageRange::new(pages, u64::MAX - pages)));
-            behind.try_for_each(|run| backing.allocate(fd.as_fd(), run))?;
+            let here =
+                st.ns.get(file).map(|inode| st.media.extents(pool, &inode.extents)).unwrap_or_default();
+            for run in extent::pool_runs(&extent::slice(&here, PageRange::new(pages, u64::MAX - pages))) {
+                st.pool(run.pool).backing.allocate(fd.as_fd(), run.pages)?;
+            }
         } else if object.len < len {
             let what = format!(
                 "{}: its object in {} was cut to {} bytes by who may write it: codax check says what is lost",
@@ -409,7 +427,7 @@ pub(crate) fn stale_ranges(
     file: FileId,
     fd: BorrowedFd<'_>,
 ) -> Result<Vec<PageRange>> {
-    let claimed = st.ns.get(file).map(|i| all_in(pool, &i.extents, &[])).unwrap_or_default();
+    let claimed = st.ns.get(file).map(|i| all_in(&st.media, pool, &i.extents, &[])).unwrap_or_default();
     let all = PageRange::new(0, PageCount::for_bytes(LEN_MAX).0);
     let mut stale = Vec::new();
     for gap in extent::gaps(&claimed, all) {

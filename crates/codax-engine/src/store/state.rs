@@ -2,6 +2,7 @@
 
 use crate::backing::Backing;
 use crate::fs::{FsHandle, Mount, MountHandle, MountUse};
+use crate::store::media::Media;
 use crate::store::session::SessionEntry;
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
@@ -29,6 +30,7 @@ pub(crate) struct State {
     pub ids_below: FileId,
     /// By id: pool `n` is at `n`.
     pub pools: Vec<Pool>,
+    pub media: Media,
     /// Files that somebody uses right now.
     pub live: HashMap<FileId, Live>,
     pub sessions: HashMap<SessionId, SessionEntry>,
@@ -101,6 +103,10 @@ pub(crate) struct Pool {
     pub backing: Arc<dyn Backing>,
     pub huge: bool,
     pub swappable: bool,
+    /// How many files may be ahead of their inodes in it.
+    pub ahead: usize,
+    /// The room that its medium was given last, where that is shared and this pool stands for it.
+    pub limit: Option<u64>,
     /// Frames that their file has left and that somebody still holds.
     pub held: BTreeMap<FileId, Vec<Extent>>,
     pub job: Option<Arc<Job>>,
@@ -302,6 +308,7 @@ impl State {
             extents.push(Extent { page: PageNo(page), count: run.count, pool, frame: run.frame });
             page += run.count.0;
         }
+        self.fit_medium(pool);
         Ok(extents)
     }
 
@@ -350,6 +357,7 @@ impl State {
             let pool = self.pool_mut(e.pool);
             pool.table.free(run);
             pool.alloc.release(run);
+            self.fit_medium(e.pool);
         }
     }
 

@@ -468,6 +468,7 @@ pub fn pool(id: u16, state: PoolState) -> Change {
         name,
         backing: BackingKind::Emulated,
         numa: None,
+        medium: PoolId(0),
         frames: 1 << 20,
         link,
         state,

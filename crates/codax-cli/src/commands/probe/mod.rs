@@ -174,6 +174,7 @@ fn sample(id: u16, name: &str, state: PoolState) -> PoolInfo {
         link: LinkModel::default(),
         swappable: false,
         huge: false,
+        moves_with: Vec::new(),
         job: None,
     }
 }

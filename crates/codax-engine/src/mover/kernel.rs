@@ -1,0 +1,190 @@
+//! Moves that the kernel makes: pages of one object from node to node, under whoever maps them.
+//!
+//! Nothing is switched, and nobody has to be asked: addresses, futexes and descriptors stay what they are. The kernel leaves pages where they are that
+//! somebody has pinned, and says so to nobody, so each page is asked for afterwards; only what is there is the target pool's. After a crash in between
+//! the pages are still those of the pool that the journal says, and brought back there ([`crate::patrol`]).
+
+use crate::fs::EVERYTHING;
+use crate::mover::{Order, Prepared, Stuck, relocated};
+use crate::store::Inner;
+use crate::store::state::State;
+use codax_core::change::{Change, Chunk};
+use codax_core::extent::{self, Extent};
+use codax_core::namespace::Inode;
+use codax_core::plan::Holder;
+use codax_core::{Error, FileId, PageCount, PageRange, PoolId, Result};
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+
+/// Chunks that the kernel is asked to move at once: each time it waits for all CPUs to put down what they have in their hands.
+const CHUNKS_AT_ONCE: usize = 8;
+
+impl Inner {
+    /// Moves a segment of a file from pool to pool of one medium.
+    pub(super) fn move_by_kernel(&self, order: &Order<'_>, prepared: Prepared) -> (u64, Option<Stuck>) {
+        let mut asked = Asked::default();
+        let result = self.ask_kernel(order, &prepared, &mut asked);
+        let mut st = self.lock();
+        let taken = self.take_moved(&mut st, order, &prepared, &asked);
+        self.end_busy(&mut st, order.file);
+        drop(st);
+        let (moved, left) = match taken {
+            Ok(bytes) => bytes,
+            Err(e) => return (0, Some(e.into())),
+        };
+        let stuck = match result {
+            Err(e) => Some(e.into()),
+            Ok(()) if left > 0 => Some(self.left_behind(order, prepared.to, left)),
+            Ok(()) => order.job.cancelled().then_some(Stuck::Cancelled),
+        };
+        (moved, stuck)
+    }
+
+    /// Has the kernel move chunk after chunk. What came of it counts, also if it fails in between.
+    fn ask_kernel(&self, order: &Order<'_>, prepared: &Prepared, asked: &mut Asked) -> Result<()> {
+        let target = self.lock().pool(prepared.to).backing.clone();
+        let object = target.open(order.file, true)?;
+        self.env.reached("move:copy");
+        for chunks in prepared.chunks.chunks(CHUNKS_AT_ONCE) {
+            let preempted = !asked.pages.is_empty() && prepared.preempt.load(Ordering::Relaxed);
+            if order.job.cancelled() || preempted {
+                break;
+            }
+            for pages in joined(chunks) {
+                order.pace.wait(pages.bytes(), &*self.env);
+                asked.pages.push(pages);
+                let there = target.take_over(object.as_fd(), pages)?;
+                self.env.reached("move:copied");
+                order.job.update(|j| j.done += there.iter().map(|run| run.bytes()).sum::<u64>());
+                asked.there.extend(there);
+            }
+        }
+        Ok(())
+    }
+
+    /// Journals what is in the target pool now, and gives back the frames that nothing lies in any more; returns the bytes that moved, and those that
+    /// did not.
+    fn take_moved(
+        &self,
+        st: &mut State,
+        order: &Order<'_>,
+        prepared: &Prepared,
+        asked: &Asked,
+    ) -> Result<(u64, u64)> {
+        let new = prepared.new_extents(&prepared.chunks);
+        let Some(now) = st.ns.get(order.file).cloned() else {
+            st.free(&new);
+            return Ok((0, 0));
+        };
+        // What programs have cut off meanwhile is not the file's any more.
+        let still = |pages: &[PageRange]| -> Vec<Extent> {
+            let here = pages.iter().flat_map(|run| extent::slice(&now.extents, *run));
+            here.filter(|e| e.pool != prepared.to).collect()
+        };
+        let bytes = |extents: &[Extent]| extents.iter().map(|e| e.count.bytes()).sum::<u64>();
+        let old = still(&asked.there);
+        let left = bytes(&still(&asked.pages)) - bytes(&old);
+        let taken: Vec<Extent> = old.iter().flat_map(|e| extent::slice(&new, e.pages())).collect();
+        let unused = old.iter().fold(new, |left, e| extent::remove(&left, e.pages()).0);
+        st.free(&unused);
+        if taken.is_empty() {
+            return Ok((0, left));
+        }
+        let mut inode = relocated(&now, &taken, order.home);
+        let grows = st.grows_in(&inode);
+        inode.ahead = grows.or(inode.ahead);
+        if let Err(e) = self.commit(st, &[Change::Put(Box::new(inode))]) {
+            st.free(&taken);
+            return Err(e);
+        }
+        st.own(order.file, &taken);
+        st.free(&old);
+        if let Some(pool) = grows {
+            self.grow_in(st, order.file, pool)?;
+        }
+        Ok((bytes(&taken), left))
+    }
+
+    /// New memory of a file that programs write to by themselves comes from where `pool` is.
+    fn grow_in(&self, st: &State, file: FileId, pool: PoolId) -> Result<()> {
+        let object = st.open_object(pool, file, true)?;
+        st.pool(pool).backing.prefer(object.as_fd(), EVERYTHING)
+    }
+
+    /// Files that programs may write to by themselves and that have nothing left in a pool grow elsewhere from now on, if their placement lets them.
+    pub fn grow_elsewhere(&self, st: &mut State, pool: PoolId) {
+        let growing = st.ns.inodes().filter(|inode| inode.ahead == Some(pool));
+        let growing: Vec<Inode> =
+            growing.filter(|i| i.extents.iter().all(|e| e.pool != pool)).cloned().collect();
+        for inode in growing {
+            let placement = st.ns.placement(inode.id);
+            let refuges = if placement.may_leave(pool) { placement.refuges(pool) } else { Vec::new() };
+            let Some(to) = refuges.into_iter().find(|to| st.room(*to).online && st.media.same(*to, pool))
+            else {
+                continue;
+            };
+            let file = inode.id;
+            let moved = self
+                .commit(st, &[Change::Put(Box::new(Inode { ahead: Some(to), ..inode }))])
+                .and_then(|()| self.grow_in(st, file, to));
+            if let Err(e) = moved {
+                tracing::warn!("{}: {e}", st.path(file));
+            }
+        }
+    }
+
+    /// Why pages stayed where they were.
+    fn left_behind(&self, order: &Order<'_>, to: PoolId, bytes: u64) -> Stuck {
+        let st = self.lock();
+        let (path, name) = (st.path(order.file), st.pool_name(to));
+        let backing = st.pool(to).backing.clone();
+        drop(st);
+        if backing.is_full(PageCount::for_bytes(bytes)) {
+            return Stuck::Failed(Error::no_space(format!(
+                "{path}: {bytes} bytes of it have no room in {name}: others use its node's memory (codax device discover shows how much is free)"
+            )));
+        }
+        let why =
+            format!("keeps {bytes} bytes of it where they are: pinned for DMA, or in use by the kernel");
+        let media: BTreeSet<PoolId> = [to].into();
+        let pinned =
+            |h: &Holder| h.pid.is_some_and(|pid| codax_os::process::vm_pin_bytes(pid).unwrap_or(0) > 0);
+        let mut by: Vec<Holder> =
+            self.holders_by_kernel(order.file, &media).into_iter().filter(pinned).collect();
+        by.iter_mut().for_each(|holder| holder.why.clone_from(&why));
+        if by.is_empty() {
+            by.push(Holder { pid: None, command: "a process".into(), why });
+        }
+        Stuck::Held(by)
+    }
+}
+
+/// What the kernel was asked to move, and what of it is where it should be.
+#[derive(Debug, Default)]
+struct Asked {
+    pages: Vec<PageRange>,
+    there: Vec<PageRange>,
+}
+
+/// The pages of chunks, neighbours joined.
+fn joined(chunks: &[Chunk]) -> Vec<PageRange> {
+    let mut runs: Vec<PageRange> = Vec::new();
+    for Chunk { pages, .. } in chunks {
+        match runs.last_mut() {
+            Some(last) if last.end() == pages.start.0 => last.count.0 += pages.count.0,
+            _ => runs.push(*pages),
+        }
+    }
+    runs
+}
+
+impl State {
+    /// Where a file grows that programs write to by themselves and whose pages have left the pool in which it did; none if it goes on there.
+    fn grows_in(&self, inode: &Inode) -> Option<PoolId> {
+        let now = inode.ahead?;
+        let last = inode.extents.last()?.pool;
+        let left = inode.extents.iter().all(|e| e.pool != now);
+        (left && self.media.same(last, now)).then_some(last)
+    }
+}

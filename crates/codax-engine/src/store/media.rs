@@ -1,0 +1,155 @@
+//! Media: the directories that hold objects.
+//!
+//! Most pools have one of their own. Pools that are memory of NUMA nodes and have pages of one kind share one: a file has a single object there,
+//! whichever of these pools its pages are in, and the kernel moves pages from one to the other under whoever maps them.
+//!
+//! The tmpfs of a shared medium has room for all of its pools. What programs write through the kernel has memory before it has frames, so while
+//! somebody may do that, the room is what is in use and what is free in the pools that such files grow in.
+
+use crate::store::Inner;
+use crate::store::state::State;
+use codax_core::change::{NodeMemory, PageKind, PoolRecord, PoolState};
+use codax_core::extent::{self, Extent};
+use codax_core::namespace::Inode;
+use codax_core::{PageCount, PageRange, PoolId};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// For each pool, the pool in whose directory its objects are, which stands for the medium.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Media(Arc<[PoolId]>);
+
+impl Media {
+    /// The media of pools, by their ids.
+    pub fn new<'a>(pools: impl Iterator<Item = &'a PoolRecord>) -> Self {
+        Self(pools.map(|pool| pool.medium).collect())
+    }
+
+    pub fn of(&self, pool: PoolId) -> PoolId {
+        self.0.get(usize::from(pool.0)).copied().unwrap_or(pool)
+    }
+
+    /// Whether the kernel moves pages from one of these pools to the other.
+    pub fn same(&self, a: PoolId, b: PoolId) -> bool {
+        self.of(a) == self.of(b)
+    }
+
+    /// All media, each once.
+    pub fn all(&self) -> BTreeSet<PoolId> {
+        self.0.iter().copied().collect()
+    }
+
+    /// The pools of a medium.
+    pub fn pools(&self, medium: PoolId) -> impl Iterator<Item = PoolId> + '_ {
+        let ids = (0..).map(PoolId).zip(self.0.iter());
+        ids.filter(move |(_, its)| **its == medium).map(|(pool, _)| pool)
+    }
+
+    pub fn is_shared(&self, medium: PoolId) -> bool {
+        self.pools(medium).nth(1).is_some()
+    }
+
+    /// Where a file with these extents has objects.
+    pub fn of_extents(&self, extents: &[Extent]) -> BTreeSet<PoolId> {
+        extents.iter().map(|e| self.of(e.pool)).collect()
+    }
+
+    /// Where a file has objects.
+    pub fn of_inode(&self, inode: &Inode) -> BTreeSet<PoolId> {
+        let mut media = self.of_extents(&inode.extents);
+        media.extend(inode.ahead.map(|pool| self.of(pool)));
+        media
+    }
+
+    /// What of `extents` is in the object that holds the pool's pages.
+    pub fn extents(&self, pool: PoolId, extents: &[Extent]) -> Vec<Extent> {
+        extents.iter().filter(|e| self.same(e.pool, pool)).copied().collect()
+    }
+
+    /// The pages of a file in the object that holds the pool's.
+    pub fn pages(&self, inode: &Inode, pool: PoolId) -> Vec<PageRange> {
+        extent::pool_runs(&self.extents(pool, &inode.extents)).into_iter().map(|run| run.pages).collect()
+    }
+}
+
+/// The medium for a new pool with the id `own`: that of a pool whose memory the kernel can move it to and from, or its own.
+pub(crate) fn medium_for(pools: &[PoolRecord], own: PoolId, memory: NodeMemory, dram: DramPages) -> PoolId {
+    let alike = |pool: &&PoolRecord| {
+        let page = match pool.numa {
+            Some(memory) => Some(memory.page),
+            None if crate::store::state::is_dram(pool.id) => dram.0,
+            None => None,
+        };
+        pool.medium == pool.id && page == Some(memory.page) && pool.state != PoolState::Detached
+    };
+    match memory.page {
+        PageKind::Small | PageKind::Transparent if codax_os::numa::can_move() => {
+            pools.iter().find(alike).map_or(own, |pool| pool.id)
+        }
+        _ => own,
+    }
+}
+
+/// In which pages files lie in `dram`; none where its memory is of no node in particular.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DramPages(pub Option<PageKind>);
+
+impl Inner {
+    /// Gives each medium that pools share as much room as there is now.
+    pub fn fit_media(&self) {
+        let mut st = self.lock();
+        st.media.all().into_iter().for_each(|medium| st.fit_medium(medium));
+    }
+}
+
+impl State {
+    /// Whether something that the file left is still held in the object that holds the pool's pages.
+    pub fn has_held(&self, file: codax_core::FileId, pool: PoolId) -> bool {
+        self.media.pools(self.media.of(pool)).any(|pool| self.pool(pool).held.contains_key(&file))
+    }
+
+    /// Files with pages, or an object that may have some, in a medium; orphans included.
+    pub fn files_in(&self, medium: PoolId) -> impl Iterator<Item = &Inode> {
+        let here = move |pool: PoolId| self.media.of(pool) == medium;
+        self.ns.inodes().filter(move |i| i.ahead.is_some_and(here) || i.extents.iter().any(|e| here(e.pool)))
+    }
+
+    /// One file fewer, or more, is ahead of its inode in these pools.
+    pub fn count_ahead(&mut self, was: Option<PoolId>, now: Option<PoolId>) {
+        if was == now {
+            return;
+        }
+        if let Some(pool) = was {
+            self.pool_mut(pool).ahead -= 1;
+        }
+        if let Some(pool) = now {
+            self.pool_mut(pool).ahead += 1;
+        }
+        for pool in [was, now].into_iter().flatten() {
+            self.fit_medium(pool);
+        }
+    }
+
+    /// Gives the medium of a pool as much room as there is now.
+    pub fn fit_medium(&mut self, pool: PoolId) {
+        let medium = self.media.of(pool);
+        if !self.media.is_shared(medium) {
+            return;
+        }
+        let pools = || self.media.pools(medium).map(|pool| self.pool(pool));
+        let growing = pools().filter(|p| p.ahead > 0).map(|p| p.alloc.free().0).max();
+        let frames: u64 = match growing {
+            None => pools().map(|p| p.record.frames).sum(),
+            Some(free) => free + pools().map(|p| p.record.frames - p.alloc.free().0).sum::<u64>(),
+        };
+        let bytes = PageCount(frames).bytes();
+        if self.pool(medium).limit == Some(bytes) {
+            return;
+        }
+        match self.pool(medium).backing.limit(bytes) {
+            Ok(()) => self.pool_mut(medium).limit = Some(bytes),
+            // More is in use than there is to be: it is tried again when something changes.
+            Err(e) => tracing::debug!("room of {}: {e}", self.pool_name(medium)),
+        }
+    }
+}
