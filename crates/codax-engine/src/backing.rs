@@ -129,7 +129,6 @@ pub struct Shm {
     locked: Option<Mutex<HashMap<FileId, Vec<LockedMap>>>>,
     nodes: Vec<u32>,
     shared: bool,
-    huge: bool,
 }
 
 /// How the objects of a [`Shm`] are to be.
@@ -149,17 +148,22 @@ impl Shm {
     /// The objects in `path`.
     pub fn new(path: &Path, options: ShmOptions) -> Result<Self> {
         let dir = ObjectDir::open(path).map_err(|e| os_error("open", &path.display(), &e))?;
-        let ShmOptions { lock_memory, nodes, shared, huge } = options;
-        Ok(Self { dir, path: path.to_owned(), locked: lock_memory.then(Mutex::default), nodes, shared, huge })
+        let ShmOptions { lock_memory, nodes, shared, huge: _ } = options;
+        Ok(Self { dir, path: path.to_owned(), locked: lock_memory.then(Mutex::default), nodes, shared })
     }
 
     /// The numbers of pages that lie on other nodes.
     fn strays_in(&self, located: &Located) -> Result<Vec<usize>> {
         let nodes =
             located.nodes().map_err(|e| os_error("ask where pages lie of", &self.path.display(), &e))?;
+        Ok(self.astray_of((0..nodes.len()).collect(), &nodes))
+    }
+
+    /// Those of pages that lie on other nodes.
+    fn astray_of(&self, pages: Vec<usize>, nodes: &[Option<u32>]) -> Vec<usize> {
         // A page that the kernel doesn't find has been given back, or is being moved by somebody else: it is not known to be at its place.
         let astray = |node: &Option<u32>| node.is_none_or(|node| !self.nodes.contains(&node));
-        Ok(nodes.iter().enumerate().filter(|(_, node)| astray(node)).map(|(page, _)| page).collect())
+        pages.into_iter().zip(nodes).filter(|(_, node)| astray(node)).map(|(page, _)| page).collect()
     }
 
     /// The pages, mapped, as far as they are before the object's end: the rest nobody can map, nor ask for.
@@ -292,23 +296,29 @@ impl Backing for Shm {
         self.prefer(object, pages)?;
         let Some(located) = self.located(object, pages)? else { return Ok(Vec::new()) };
         let failed = |e: &io::Error| os_error("move pages in", &self.path.display(), e);
-        let all: Vec<usize> = (0..located.pages()).collect();
-        // One page of a huge page takes the others along.
-        let mut strays = if self.huge { located.heads() } else { all };
-        let mut there = Vec::new();
-        for round in 0..ROUNDS {
-            for &node in &self.nodes {
-                if !strays.is_empty() {
-                    located.bring(&strays, node).map_err(|e| failed(&e))?;
+        let mut strays: Vec<usize> = (0..located.pages()).collect();
+        for _ in 0..ROUNDS {
+            // The kernel stops at what it can't move: that is set aside, and it goes on behind it.
+            let mut aside = Vec::new();
+            while let Some(&first) = strays.first() {
+                let mut left = strays;
+                for &node in &self.nodes {
+                    let unsure = located.bring(&left, node).map_err(|e| failed(&e))?;
+                    let nodes = located.nodes_of(&unsure).map_err(|e| failed(&e))?;
+                    left = self.astray_of(unsure, &nodes);
                 }
+                let block = |page: usize| (pages.start.0 + page as u64) / HUGE_PAGES;
+                let stuck =
+                    left.iter().take_while(|page| left[0] == first && block(**page) == block(first)).count();
+                strays = left.split_off(stuck);
+                aside.append(&mut left);
             }
-            let left = self.strays_in(&located)?;
-            let same = left == strays;
-            strays = left;
-            if strays.is_empty() || same && round > 0 {
+            strays = aside;
+            if strays.is_empty() {
                 break;
             }
         }
+        let mut there = Vec::new();
         let mut at = 0;
         for end in strays.into_iter().chain([located.pages()]) {
             if end > at {

@@ -3,7 +3,7 @@
 //! Unsafe code: `move_pages` (move_pages(2)) and `mbind` (mbind(2)) with arrays of our own, on pages of our own mapping. They change no byte and no
 //! address.
 
-use crate::area::{Area, HUGE};
+use crate::area::Area;
 use crate::util::{PAGE, invalid, to_usize};
 use std::io;
 use std::os::fd::AsFd;
@@ -14,6 +14,9 @@ const AT_ONCE: usize = 16 << 10;
 
 /// Moves pages that other processes map as well; wants `CAP_SYS_NICE`. From `linux/mempolicy.h`.
 const MPOL_MF_MOVE_ALL: libc::c_int = 1 << 2;
+
+/// What stands for a page of which the kernel has said nothing.
+const UNKNOWN: libc::c_int = libc::c_int::MIN;
 
 /// Takes memory from a node as long as it has some, and then from others; of several nodes. From `linux/mempolicy.h`.
 const MPOL_PREFERRED_MANY: libc::c_int = 5;
@@ -87,27 +90,21 @@ impl Located {
         Ok(status.into_iter().map(|node| u32::try_from(node).ok()).collect())
     }
 
-    /// The first pages of what may be huge pages, by their numbers here: to bring one brings all of its huge page.
-    #[must_use]
-    pub fn heads(&self) -> Vec<usize> {
-        let first = (HUGE - self.area.base() % HUGE) % HUGE / PAGE;
-        let inner = (first..self.area.len() / PAGE).step_by(HUGE / PAGE);
-        // One that begins before this mapping, too.
-        (first > 0).then_some(0).into_iter().chain(inner).collect()
-    }
-
-    /// Asks the kernel to bring pages, by their numbers here, to a node. It may leave some where they are, and its word for each is not to be
-    /// trusted: ask [`Self::nodes`] afterwards. `PermissionDenied` without `CAP_SYS_NICE`.
-    pub fn bring(&self, pages: &[usize], node: u32) -> io::Result<()> {
-        match self.call(pages, Some(node)) {
+    /// Asks the kernel to bring pages, by their numbers here, to a node; returns those of which it doesn't say that they are there: ask
+    /// [`Self::nodes_of`] of these. Of a huge page's it may say that it is busy, since it is bringing that already, and after the first that it can't
+    /// bring it tries no other. `PermissionDenied` without `CAP_SYS_NICE`.
+    pub fn bring(&self, pages: &[usize], node: u32) -> io::Result<Vec<usize>> {
+        let status = match self.call(pages, Some(node)) {
             // The node is full.
-            Err(e) if e.kind() == io::ErrorKind::OutOfMemory => Ok(()),
-            done => done.map(drop),
-        }
+            Err(e) if e.kind() == io::ErrorKind::OutOfMemory => return Ok(pages.to_vec()),
+            done => done?,
+        };
+        let there = |status: libc::c_int| u32::try_from(status) == Ok(node);
+        Ok(pages.iter().zip(status).filter(|(_, status)| !there(*status)).map(|(page, _)| *page).collect())
     }
 
     fn call(&self, pages: &[usize], to: Option<u32>) -> io::Result<Vec<libc::c_int>> {
-        let mut status = vec![0; pages.len()];
+        let mut status = vec![UNKNOWN; pages.len()];
         for (pages, status) in pages.chunks(AT_ONCE).zip(status.chunks_mut(AT_ONCE)) {
             let addresses: Vec<usize> = pages.iter().map(|page| self.area.base() + page * PAGE).collect();
             let nodes =
@@ -126,7 +123,7 @@ impl Located {
                     if to.is_some() { MPOL_MF_MOVE_ALL } else { 0 },
                 )
             };
-            // A number above 0 counts pages that were left where they are.
+            // A number above 0 counts pages that were left where they are: the rest of these is not tried.
             if done < 0 {
                 return Err(io::Error::last_os_error());
             }

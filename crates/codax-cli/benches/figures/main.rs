@@ -11,6 +11,7 @@ mod create;
 mod drain;
 mod mount;
 mod moving;
+mod nodes;
 mod restart;
 mod rig;
 mod stats;
@@ -23,10 +24,29 @@ const FIGURES: &[(&str, &[&str], &str, Figure)] = &[
     ("access", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", access::run),
     ("move-huge", &["--dram", "2GiB", "--device", "sim0=emulated:2GiB"], "", moving::run),
     ("move-4k", &["--dram", "2GiB", "--device", "sim0=emulated:2GiB"], "huge = \"never\"\n", moving::run),
+    ("nodes-thp", NODES_THP, "ack_timeout = \"60s\"\n", nodes::run),
+    ("nodes-4k", NODES_4K, "ack_timeout = \"60s\"\nhuge = \"never\"\n", nodes::run),
     ("create", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", create::run),
     ("drain", &["--dram", "2GiB", "--device", "sim0=emulated:2GiB"], "", drain::run),
     ("mount", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", mount::run),
     ("restart", &["--dram", "2GiB", "--device", "sim0=emulated:1GiB"], "", restart::run),
+];
+
+const NODES_THP: &[&str] = &[
+    "--dram",
+    "300MiB",
+    "--device",
+    "cxl0=numa:1,page=thp,reserve=300MiB",
+    "--device",
+    "sim0=emulated:300MiB",
+];
+const NODES_4K: &[&str] = &[
+    "--dram",
+    "300MiB",
+    "--device",
+    "cxl0=numa:1,page=4K,reserve=300MiB",
+    "--device",
+    "sim0=emulated:300MiB",
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -48,6 +68,10 @@ fn main() -> anyhow::Result<()> {
     for (name, options, config, run) in FIGURES {
         if wanted.is_empty() || wanted.iter().any(|w| w == name) {
             println!("== {name}");
+            if let Some(why) = nodes::missing().filter(|_| name.starts_with("nodes")) {
+                println!("skipped: {name}: {why}");
+                continue;
+            }
             let rig = rig::Rig::start(options, config)?;
             run(&rig)?;
         }

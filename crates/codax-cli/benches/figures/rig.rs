@@ -36,7 +36,9 @@ impl Rig {
     }
 
     pub fn program() -> Command {
-        Command::new(env!("CARGO_BIN_EXE_codax"))
+        // Elsewhere than where it was built: in a guest.
+        let program = std::env::var_os("CODAX_TEST_PROGRAM");
+        Command::new(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_codax").into()))
     }
 
     pub fn codax(&self, args: &[&str]) -> Result<String> {

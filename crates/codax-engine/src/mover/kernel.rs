@@ -18,7 +18,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
 /// Chunks that the kernel is asked to move at once: each time it waits for all CPUs to put down what they have in their hands.
-const CHUNKS_AT_ONCE: usize = 8;
+const CHUNKS_AT_ONCE: usize = 16;
 
 impl Inner {
     /// Moves a segment of a file from pool to pool of one medium.
