@@ -1,5 +1,7 @@
 //! What holds the bytes of a pool: one object for each file, reached through one narrow trait.
 
+use crate::budget::Budget;
+use crate::store::lost::WithMemory;
 use codax_core::{Error, ErrorKind, FileId, HUGE_PAGES, HUGE_SIZE, PAGE_SIZE, PageCount, PageRange, Result};
 use codax_os::copy::{LockedMap, SourceMap};
 use codax_os::numa::Located;
@@ -45,7 +47,7 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// is fast, when somebody waits for it. A failure is not an error: the write tells.
     fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange);
     /// Sees to it that these pages, which have memory, lie where the pool is; the medium may have given them elsewhere. `NoSpace` where they can't
-    /// be brought there: the pool's own memory is taken.
+    /// be brought there: the pool's own memory is taken. `DeviceState` where it is gone.
     fn confirm(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {
         Ok(())
     }
@@ -104,6 +106,8 @@ pub struct Shm {
     locked: Option<Mutex<HashMap<FileId, Vec<LockedMap>>>>,
     /// The NUMA nodes on which pages are to lie; none: any.
     nodes: Vec<u32>,
+    /// What a limit of the daemon's memory leaves; `None` where it has none.
+    budget: Option<&'static Budget>,
 }
 
 impl Shm {
@@ -111,7 +115,13 @@ impl Shm {
     /// the tmpfs prefers; any if there are none.
     pub fn new(path: &Path, lock_memory: bool, nodes: Vec<u32>) -> Result<Self> {
         let dir = ObjectDir::open(path).map_err(|e| os_error("open", &path.display(), &e))?;
-        Ok(Self { dir, path: path.to_owned(), locked: lock_memory.then(Mutex::default), nodes })
+        Ok(Self {
+            dir,
+            path: path.to_owned(),
+            locked: lock_memory.then(Mutex::default),
+            nodes,
+            budget: Budget::of_this_process(),
+        })
     }
 
     /// The numbers of pages that lie on other nodes.
@@ -121,6 +131,19 @@ impl Shm {
         // A page that the kernel doesn't find has been given back, or is being moved by somebody else: it is not known to be at its place.
         let astray = |node: &Option<u32>| node.is_none_or(|node| !self.nodes.contains(&node));
         Ok(nodes.iter().enumerate().filter(|(_, node)| astray(node)).map(|(page, _)| page).collect())
+    }
+
+    /// Does something that may give memory to bytes of an object; `NoSpace` where a limit of the daemon's memory leaves too little.
+    fn within_budget<T>(
+        &self,
+        object: BorrowedFd<'_>,
+        (at, len): (u64, u64),
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        match self.budget {
+            Some(budget) => budget.guard(object, PageRange::of_bytes(at, len), act),
+            None => act(),
+        }
     }
 
     /// The pages, mapped, as far as they are before the object's end: the rest nobody can map, nor ask for.
@@ -229,8 +252,14 @@ impl Backing for Shm {
             }
             holes.push(PageRange::new(at, end - at));
         }
-        object::allocate(object, pages.offset(), pages.bytes())
-            .map_err(|e| os_error("allocate in", &self.path.display(), &e))?;
+        let mut allocate = |pages: PageRange| {
+            object::allocate(object, pages.offset(), pages.bytes())
+                .map_err(|e| os_error("allocate in", &self.path.display(), &e))
+        };
+        match self.budget {
+            Some(budget) => budget.spend(object, pages, &mut allocate)?,
+            None => allocate(pages)?,
+        }
         self.confirm(object, pages).inspect_err(|_| {
             for hole in holes.into_iter().filter(|hole| !hole.is_empty()) {
                 let _ = self.release(object, hole);
@@ -245,11 +274,18 @@ impl Backing for Shm {
             if strays.is_empty() {
                 break;
             }
-            located.bring(&strays, node).map_err(|e| os_error("move pages in", &self.path.display(), &e))?;
+            match located.bring(&strays, node) {
+                // It is offline; the next one may not be.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                done => done.map_err(|e| os_error("move pages in", &self.path.display(), &e))?,
+            }
             strays = self.strays_in(&located)?;
         }
         if strays.is_empty() {
             return Ok(());
+        }
+        if let Some(why) = WithMemory::now().lost(&self.nodes) {
+            return Err(Error::device_state(why));
         }
         let nodes = self.nodes.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         Err(Error::no_space(format!(
@@ -270,7 +306,11 @@ impl Backing for Shm {
     }
 
     fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange) {
-        if object::allocate(object, pages.offset(), pages.bytes()).is_err() {
+        let allocate = || {
+            object::allocate(object, pages.offset(), pages.bytes())
+                .map_err(|e| os_error("allocate in", &self.path.display(), &e))
+        };
+        if self.within_budget(object, (pages.offset(), pages.bytes()), allocate).is_err() {
             return;
         }
         // tmpfs clears a huge page when the first part of it is written; small pages that are written whole it needn't clear.
@@ -294,15 +334,24 @@ impl Backing for Shm {
     }
 
     fn write(&self, object: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<()> {
-        object::write_all_at(object, bytes, at).map_err(|e| os_error("write in", &self.path.display(), &e))
+        self.within_budget(object, (at, bytes.len() as u64), || {
+            object::write_all_at(object, bytes, at)
+                .map_err(|e| os_error("write in", &self.path.display(), &e))
+        })
     }
 
     fn append(&self, object: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize> {
-        object::append(object, bytes).map_err(|e| os_error("append in", &self.path.display(), &e))
+        let failed = |e: io::Error| os_error("append in", &self.path.display(), &e);
+        let end = if self.budget.is_some() { object::stat(object).map_err(failed)?.len } else { 0 };
+        self.within_budget(object, (end, bytes.len() as u64), || {
+            object::append(object, bytes).map_err(failed)
+        })
     }
 
     fn copy(&self, from: &SourceMap, at: u64, len: u64, to: BorrowedFd<'_>) -> Result<u64> {
-        from.copy_to(at, len, to).map_err(|e| os_error("copy into", &self.path.display(), &e))
+        self.within_budget(to, (at, len), || {
+            from.copy_to(at, len, to).map_err(|e| os_error("copy into", &self.path.display(), &e))
+        })
     }
 
     fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>> {

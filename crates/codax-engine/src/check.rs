@@ -1,10 +1,11 @@
 //! `check`: whether frame table, names file, journal and objects say the same, and mending what they don't.
 
 use crate::backing::{Backing, ObjectInfo};
+use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::state::{State, Trouble};
 use crate::store::{Inner, Store, pages_in, resident, stale_ranges};
 use crate::table::shown_page;
-use codax_core::change::Change;
+use codax_core::change::{Change, PoolState};
 use codax_core::extent::{Extent, FrameRun};
 use codax_core::frame::{FrameRecord, FrameState};
 use codax_core::info::{Finding, Severity};
@@ -33,8 +34,14 @@ impl Store {
         inner.check_names(&st, &mut findings);
         check_table_files(&mut st, &mut findings)?;
         check_table(&mut st, &mut findings);
+        let machine = WithMemory::now();
         for at in 0..st.pools.len() {
             let pool = st.pools[at].record.id;
+            let without = machine.lost(&nodes_of(&st.pools[at].record, &inner.options()));
+            if let Some(why) = without.filter(|_| st.pools[at].record.state != PoolState::Detached) {
+                let what = format!("{}: {why}; what it holds is whole, on other nodes", st.pool_name(pool));
+                findings.trouble(Severity::Mendable, what, false, Trouble::Memory(pool));
+            }
             for path in st.pools[at].backing.strays()? {
                 findings.trouble(Severity::Mendable, stray(&path), false, Trouble::Stray(path));
             }
@@ -265,6 +272,9 @@ impl Inner {
         };
         let held: u64 = st.pool(pool).held.get(&file).into_iter().flatten().map(|e: &Extent| e.count.0).sum();
         if object.len == len && object.allocated.0 == expected + held {
+            if findings.troubles.contains(&Trouble::Memory(pool)) {
+                return Ok(());
+            }
             return check_place(&*backing, file, &here, (&path, &name), findings);
         }
         let fd = backing.open(file, true)?;

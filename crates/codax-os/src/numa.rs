@@ -37,11 +37,12 @@ impl Located {
     }
 
     /// Asks the kernel to bring pages, by their numbers here, to a node. It may leave some where they are, and its word for each is not to be
-    /// trusted: ask [`Self::nodes`] afterwards. `PermissionDenied` without `CAP_SYS_NICE`.
+    /// trusted: ask [`Self::nodes`] afterwards. `PermissionDenied` without `CAP_SYS_NICE`, `NotFound` if the node has no memory online.
     pub fn bring(&self, pages: &[usize], node: u32) -> io::Result<()> {
         match self.call(pages, Some(node)) {
             // The node is full.
             Err(e) if e.kind() == io::ErrorKind::OutOfMemory => Ok(()),
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Err(io::ErrorKind::NotFound.into()),
             done => done.map(drop),
         }
     }

@@ -6,7 +6,7 @@ use crate::options::{DeviceSpec, HugeMode, StoreOptions};
 use crate::patrol::Patrol;
 use crate::store::Store;
 use crate::store::attach::take_out;
-use crate::store::state::is_dram;
+use crate::store::lost::{WithMemory, nodes_of};
 use codax_core::change::{BackingKind, Change, NodeMemory, PageKind, PoolRecord, PoolState};
 use codax_core::{DRAM, DRAM_NAME, Error, ErrorKind, PAGE_SIZE, PageCount, PoolId, Result};
 use codax_os::mounts::{self, TmpfsKind};
@@ -126,7 +126,7 @@ fn own_tmpfs(path: &Path, bytes: u64, huge: HugeMode, nodes: &[u32]) -> Result<O
     if !mounts::is_mount_point(path).map_err(|e| failed("look at", &e))? {
         mounts::mount_tmpfs(path, bytes, huge.mount_option(), true, nodes)
             .map_err(|e| failed("mount a tmpfs on", &e))?;
-    } else if !nodes.is_empty() {
+    } else if !nodes.is_empty() && WithMemory::now().lost(nodes).is_none() {
         mounts::prefer_nodes(path, nodes).map_err(|e| failed("set the memory policy of the tmpfs on", &e))?;
     }
     mounts::tmpfs_kind(path).map(Some).map_err(|e| failed("look at the tmpfs on", &e))
@@ -162,11 +162,7 @@ pub(crate) fn prepare_pool(
     let bytes = PageCount(pool.frames).bytes();
     let path = layout.pool(&pool.name);
     let swap = codax_os::process::swap_total().unwrap_or(0) > 0;
-    let nodes = match pool.numa {
-        Some(memory) => vec![memory.node],
-        None if is_dram(pool.id) => options.dram_nodes.clone(),
-        None => Vec::new(),
-    };
+    let nodes = nodes_of(pool, options);
     let huge = match pool.numa.map(|memory| memory.page) {
         Some(PageKind::Small) => HugeMode::Never,
         // Huge pages were asked for: this device has them, whatever the rest of the store has.
@@ -222,9 +218,11 @@ pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<
     let mut next = u16::try_from(known.len().max(1)).unwrap_or(u16::MAX);
     for device @ DeviceSpec { name, bytes, default_bytes, numa, link, missing } in &options.devices {
         let there = known.iter().find(|p| p.name == *name);
-        if let Some(missing) =
-            missing.as_ref().filter(|_| there.is_none_or(|p| p.state != PoolState::Detached))
-        {
+        // What a device held before its node went offline is whole, and elsewhere: the kernel has seen to that, and the pool's tmpfs still has it.
+        let path = Layout { dir: options.dir.clone() }.pool(name);
+        let may_start =
+            |p: &PoolRecord| p.state == PoolState::Detached || mounts::is_mount_point(&path).unwrap_or(false);
+        if let Some(missing) = missing.as_ref().filter(|_| !there.is_some_and(may_start)) {
             return Err(Error::invalid(format!("device {name}: {missing}")));
         }
         match there {
@@ -325,6 +323,9 @@ impl Store {
         }
         if options.chunk_bytes != new.chunk_bytes {
             lines.push("chunk changed".to_owned());
+        }
+        if options.dram_nodes != new.dram_nodes {
+            lines.push("dram_nodes takes effect at the next start".to_owned());
         }
         if options.huge != new.huge {
             lines.push("huge takes effect in pools made after the next start".to_owned());

@@ -8,6 +8,7 @@ mod admin;
 mod attach;
 pub(crate) mod files;
 mod lifecycle;
+pub(crate) mod lost;
 mod new_pools;
 mod recover;
 pub(crate) use admin::pages_in;

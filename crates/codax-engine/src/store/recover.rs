@@ -9,6 +9,7 @@ use crate::names::NamesFile;
 use crate::options::StoreOptions;
 use crate::store::files::all_in;
 use crate::store::lifecycle::{Layout, detached_pool, prepare_dir, prepare_meta, prepare_pool, reconcile};
+use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::new_pools::NewPools;
 use crate::store::state::{Note, Pool, State, Trouble};
 use crate::store::{Inner, Store};
@@ -100,6 +101,7 @@ impl Store {
         changed.iter().try_for_each(|change| replayed.take(change.clone()))?;
         let mut new_pools = NewPools::new(&layout, &known);
         let mut pools = open_pools(&layout, &replayed, &options, make, &mut new_pools)?;
+        notes.extend(without_memory(&replayed, &options));
 
         if replayed.ns.count() == 0 {
             let format = Namespace::format(codax_os::process::uid(), codax_os::process::gid(), env.wall_ns());
@@ -196,6 +198,20 @@ fn settle_moves(journal: &Journal, replayed: &mut Replayed, notes: &mut Vec<Note
         changes.into_iter().try_for_each(|change| replayed.take(change))?;
     }
     Ok(())
+}
+
+/// Says of devices whose node has gone offline that they are without.
+fn without_memory(replayed: &Replayed, options: &StoreOptions) -> Vec<Note> {
+    let machine = WithMemory::now();
+    let attached = replayed.pools.values().filter(|pool| pool.state != PoolState::Detached);
+    attached
+        .filter_map(|pool| {
+            let why = machine.lost(&nodes_of(pool, options))?;
+            let safe = "what it held is whole, on other nodes, and a drain empties it";
+            let what = format!("{}: {why}; {safe}", pool.name);
+            Some(Note { what, of: Some(Trouble::Memory(pool.id)) })
+        })
+        .collect()
 }
 
 fn open_pools(

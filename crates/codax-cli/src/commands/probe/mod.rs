@@ -175,6 +175,8 @@ fn sample(id: u16, name: &str, state: PoolState) -> PoolInfo {
         swappable: false,
         huge: false,
         job: None,
+        nodes: Vec::new(),
+        missing: None,
     }
 }
 
