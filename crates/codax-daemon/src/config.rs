@@ -6,6 +6,7 @@ use crate::quantity::{Size, Span, pool_bytes};
 use codax_core::mounting::MountOptions;
 use codax_core::{Error, ErrorKind, HUGE_SIZE, Result};
 use codax_engine::{HugeMode, StoreOptions};
+use codax_os::cgroup::MemoryCgroups;
 use codax_os::topology;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -81,7 +82,7 @@ struct ConfigFile {
     /// Options of that mount, separated by commas, in the words of mount(8): "ro,noexec". Default: none.
     mount_options: Option<String>,
     /// Capacity of the pool `dram`, a multiple of 4096 bytes. Default: what the store has; for a new one a quarter of the machine's
-    /// memory, rounded down to 2 MiB.
+    /// memory, or of what the daemon's memory cgroup may have, rounded down to 2 MiB.
     dram: Option<Size>,
     /// The NUMA nodes that `dram` is kept to: a list as numactl(8) takes it ("0,2-3"), or of numbers. Default: those with CPUs if a device is a
     /// node, else wherever the kernel gives memory. Only root may say it.
@@ -318,11 +319,13 @@ fn check_filter(key: &str, filter: &str) -> Result<()> {
     parsed.map(drop).map_err(|e| Error::invalid(format!("{key}: `{filter}` is not a log filter: {e}")))
 }
 
-/// A quarter of the machine's memory, in whole huge pages.
+/// A quarter of the machine's memory, or of what this process's memory cgroup may have, in whole huge pages.
 fn default_dram() -> u64 {
     let info = rustix::system::sysinfo();
     #[allow(clippy::useless_conversion, reason = "the fields' type differs between architectures")]
     let bytes = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit));
+    let limit = MemoryCgroups::of(None).and_then(|cgroups| cgroups.limit());
+    let bytes = limit.map_or(bytes, |limit| bytes.min(limit.bytes));
     (bytes / 4 / HUGE_SIZE).max(1) * HUGE_SIZE
 }
 

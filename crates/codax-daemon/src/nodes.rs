@@ -84,7 +84,8 @@ fn announced(given: LinkModel, node: &Node) -> LinkModel {
 /// The nodes of the host's own memory, which `dram` keeps to when devices are nodes, too: those with CPUs that are no device's. None if it may be anywhere.
 pub(crate) fn of_dram(devices: &[DeviceSpec], nodes: &[Node]) -> Vec<u32> {
     let device = |node: &Node| devices.iter().any(|d| d.numa.is_some_and(|memory| memory.node == node.node));
-    if !nodes.iter().any(device) {
+    // Also of one whose node is not there now: it may come back.
+    if !devices.iter().any(|d| d.numa.is_some()) {
         return Vec::new();
     }
     nodes.iter().filter(|node| !node.cpus.is_empty() && !device(node)).map(|node| node.node).collect()
@@ -151,6 +152,7 @@ mod tests {
         assert_eq!(devices[1].bytes, Some(4096));
         assert_eq!(of_dram(&devices, &machine()), [0]);
         assert!(of_dram(&devices[1..], &machine()).is_empty());
+        assert_eq!(of_dram(&resolved(&["cxl0=numa:7"]).expect("perhaps detached"), &machine()), [0]);
     }
 
     #[test]

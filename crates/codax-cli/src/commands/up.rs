@@ -40,7 +40,9 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<()> {
     }
     let dir = config.store.clone();
     let ready = |info: &StoreInfo| {
-        warn_of_limit(&info.pools);
+        if let Some(limits) = limits() {
+            warn_of(&limits, &info.pools);
+        }
         let pools = info.pools.iter().map(|pool| format!("{} {}", pool.name, format_size(pool.bytes)));
         let pools = pools.collect::<Vec<_>>().join(", ");
         let mut text = format!("{} is served by process {}: {pools}\n", dir.display(), info.pid);
@@ -58,7 +60,9 @@ fn up_detached(context: &Context, config: Config) -> Result<()> {
     }
     let pid = detach::spawn()?;
     // It is in this process's cgroup.
-    warn_of_limit(&super::info(&context.store()?)?.pools);
+    if let Some(limits) = limits() {
+        warn_of(&limits, &super::info(&context.store()?)?.pools);
+    }
     let dir = config.store;
     let log = dir.join(codax_daemon::LOG_FILE);
     let text = format!("{} is served by process {pid}, which logs to {}\n", dir.display(), log.display());
@@ -66,30 +70,29 @@ fn up_detached(context: &Context, config: Config) -> Result<()> {
     context.print([row], || text)
 }
 
-/// Says if the pools may hold more than the daemon's memory cgroup may have.
-fn warn_of_limit(pools: &[PoolInfo]) {
-    let Some(cgroups) = MemoryCgroups::of(None) else { return };
-    let (limit, soft) = (cgroups.limit(), cgroups.soft_limit());
-    let Some((limit, follows)) = over_limit(pools, limit, soft) else { return };
-    let all = format_size(pools.iter().map(|pool| pool.bytes).sum());
+/// A limit of the memory of this process's cgroup, and what follows from it.
+type Consequence = (Limit, &'static str);
+
+/// The limits there are, the hard one first; `None` without any.
+fn limits() -> Option<Vec<Consequence>> {
+    let cgroups = MemoryCgroups::of(None)?;
+    let hard = cgroups.limit().map(|limit| (limit, "what goes over that is refused with \"no space\""));
+    let soft = cgroups.soft_limit().map(|limit| (limit, "the kernel slows the daemon down beyond that"));
+    let limits: Vec<_> = hard.into_iter().chain(soft).collect();
+    (!limits.is_empty()).then_some(limits)
+}
+
+/// Says if the pools may hold more than that.
+fn warn_of(limits: &[Consequence], pools: &[PoolInfo]) {
+    let all: u64 = pools.iter().map(|pool| pool.bytes).sum();
+    let Some((limit, follows)) = limits.iter().find(|(limit, _)| limit.bytes < all) else { return };
     let line = format!(
-        "the pools have {all}, and the daemon's memory cgroup {} may have {}: {follows} (codax doctor)",
+        "the pools have {}, and the daemon's memory cgroup {} may have {}: {follows} (codax doctor)",
+        format_size(all),
         limit.cgroup,
         format_size(limit.bytes)
     );
     eprintln!("codax: warning: {}", printable(&line));
-}
-
-/// The limit that the pools together exceed, and what follows from it.
-fn over_limit(
-    pools: &[PoolInfo],
-    limit: Option<Limit>,
-    soft: Option<Limit>,
-) -> Option<(Limit, &'static str)> {
-    let all: u64 = pools.iter().map(|pool| pool.bytes).sum();
-    let hard = limit.map(|limit| (limit, "what goes over that is refused with \"no space\""));
-    let soft = soft.map(|limit| (limit, "the kernel slows the daemon down beyond that"));
-    hard.into_iter().chain(soft).find(|(limit, _)| limit.bytes < all)
 }
 
 /// Says that the store is served. That nobody reads it is no reason to stop.

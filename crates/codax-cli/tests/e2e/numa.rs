@@ -172,7 +172,8 @@ fn dram_lies_on_the_nodes_that_somebody_chose() {
     let (Some(near), Some(&node)) = (near.filter(|_| root()), far.first()) else {
         return skipped(NAME, "wants root, and a NUMA node without CPUs");
     };
-    let rig = Plan::new().config(&format!("dram_nodes = [{node}]\n")).place();
+    let plan = Plan::new().device_as("sim0=emulated:64MiB");
+    let rig = plan.config(&format!("dram_nodes = [{node}]\n")).place();
     rig.up();
     rig.put("/f", &pattern(4 * MIB, 1), &[]).ok();
     assert_eq!(lies_on(&rig, "/f", &[("dram", vec![node])]), ["dram"]);

@@ -215,6 +215,16 @@ pub(crate) fn reconcile(known: &[PoolRecord], options: &StoreOptions) -> Result<
             }
         }
     }
+    // Devices that the store knows may be left out of the options, and their nodes are theirs all the same.
+    let attached = known.iter().filter(|p| p.state != PoolState::Detached);
+    for (pool, memory) in attached.filter_map(|p| Some((p, p.numa?))) {
+        if options.dram_nodes.contains(&memory.node) {
+            let (node, name) = (memory.node, &pool.name);
+            return Err(Error::invalid(format!(
+                "dram_nodes: node {node} is the device {name} of this store"
+            )));
+        }
+    }
     let mut next = u16::try_from(known.len().max(1)).unwrap_or(u16::MAX);
     for device @ DeviceSpec { name, bytes, default_bytes, numa, link, missing } in &options.devices {
         let there = known.iter().find(|p| p.name == *name);
