@@ -122,7 +122,7 @@ impl Inner {
         self.end_busy(&mut st, file);
         let path = st.path(file);
         drop(st);
-        let moved = "somebody moved pages to another NUMA node";
+        let moved = "pages lay on another NUMA node";
         match &result {
             Ok(()) if astray > 0 => self.event("stray", &path, &format!("{moved}: brought back"), astray),
             Err(e) if astray > 0 && told.insert(file) => {

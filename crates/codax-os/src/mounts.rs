@@ -198,7 +198,7 @@ mod tests {
         let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - fuse.codax codax rw,user_id=0";
         assert_eq!(point_and_type(line), Some((b"/mnt 2".to_vec(), &b"fuse.codax"[..])));
         assert_eq!(device_of(line), Some(rustix::fs::makedev(98, 0)));
-        assert_eq!(root_and_options(line), Some((b"/".to_vec(), &b"rw,user_id=0"[..])));
+        assert_eq!(root_and_options(line), Some((b"/mnt1".to_vec(), &b"rw,user_id=0"[..])));
         assert_eq!((point_and_type(b"36 35 98:0 / /mnt rw"), device_of(b"36 35 x")), (None, None));
     }
 }

@@ -342,7 +342,7 @@ fn memory_limit(facts: &Facts) -> Row {
     };
     let mend = |limit: &Limit| {
         format!(
-            "a higher limit in {} (systemctl set-property, MemoryMax= and MemoryHigh= of the unit), then start the daemon again; or smaller pools",
+            "echo BYTES > {} (of a unit: systemctl set-property UNIT MemoryMax=SIZE MemoryHigh=SIZE), or have smaller pools",
             limit.file.display()
         )
     };
