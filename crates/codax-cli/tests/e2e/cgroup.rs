@@ -83,26 +83,26 @@ fn parent() -> Option<PathBuf> {
     cgroups.dirs().iter().find(shares).cloned()
 }
 
-const LIMIT: u64 = 128 * MIB;
+const LIMIT: u64 = 64 * MIB;
 
 /// A store with more room than its daemon may have.
 fn limited(cgroup: &Cgroup) -> Rig {
-    Plan::new().dram("256MiB").device("256MiB").within(&cgroup.dir).up()
+    Plan::new().dram("128MiB").device("128MiB").within(&cgroup.dir).up()
 }
 
 #[test]
 fn a_daemon_below_a_limit_of_memory_refuses_what_goes_over_it_and_lives() {
     let Some(cgroup) = Cgroup::new("a_daemon_below_a_limit_of_memory", Some(LIMIT)) else { return };
     let rig = limited(&cgroup);
-    let says = ["the daemon's memory cgroup", "left of its limit of 134217728"];
+    let says = ["the daemon's memory cgroup", "left of its limit of 67108864"];
     let warned = rig.said();
-    assert!(warned.contains("the pools have 512 MiB") && warned.contains("may have 128 MiB"), "{warned}");
-    rig.put("/f", &counted(72 * MIB, 1), &[]).ok();
+    assert!(warned.contains("the pools have 256 MiB") && warned.contains("may have 64 MiB"), "{warned}");
+    rig.put("/f", &counted(34 * MIB, 1), &[]).ok();
     let file = rig.beside("file");
-    fs::write(&file, pattern(80 * MIB, 2)).expect("room");
+    fs::write(&file, pattern(40 * MIB, 2)).expect("room");
     let file = file.to_str().expect("text");
     rig.run(&["put", file, "/g"]).fails(4, &says);
-    rig.put("/g", &pattern(80 * MIB, 2), &["--on", "sim0"]).fails(4, &says);
+    rig.put("/g", &pattern(40 * MIB, 2), &["--on", "sim0"]).fails(4, &says);
     // A move has both copies for a while. It goes as far as there is room, and on from there when it is asked again.
     let mut counter = Client::start(&rig, "count", &["/f", "1", "0"]);
     rig.run(&["move", "/f", "--to", "sim0"]).fails(4, &says);
@@ -115,22 +115,22 @@ fn a_daemon_below_a_limit_of_memory_refuses_what_goes_over_it_and_lives() {
     check_counted(&rig.get("/f"), 1, &[rounds]);
     // Two at a time that fit each, and not together.
     let codes: Vec<i32> = std::thread::scope(|scope| {
-        let put = |path: &'static str| rig.put(path, &pattern(32 * MIB, 3), &[]).code;
+        let put = |path: &'static str| rig.put(path, &pattern(14 * MIB, 3), &[]).code;
         let both = ["/a", "/b"].map(|path| scope.spawn(move || put(path)));
         both.into_iter().map(|put| put.join().expect("it ran")).collect()
     });
     assert!(codes.contains(&4) && codes.iter().all(|code| [0, 4].contains(code)), "{codes:?}");
     // What is given back can be had again.
     rig.ok(&["rm", "/f"]);
-    rig.put("/h", &pattern(40 * MIB, 4), &[]).ok();
-    assert_eq!(rig.get("/h"), pattern(40 * MIB, 4));
+    rig.put("/h", &pattern(20 * MIB, 4), &[]).ok();
+    assert_eq!(rig.get("/h"), pattern(20 * MIB, 4));
     rig.sound();
     assert!(rig.alive());
     assert_eq!(cgroup.killed(), "0");
     let rows = rig.rows(&["doctor"]);
     let row = rows.iter().find(|row| row["fact"] == "memory cgroup").expect("a line of its own");
     assert!(
-        row["level"] == "limited" && row["value"].as_str().expect("text").contains("left of 128 MiB"),
+        row["level"] == "limited" && row["value"].as_str().expect("text").contains("left of 64 MiB"),
         "{row}"
     );
 }
