@@ -41,6 +41,10 @@ pub struct PoolInfo {
     pub moves_with: Vec<String>,
     /// The drain or return that runs, if one does.
     pub job: Option<JobInfo>,
+    /// The NUMA nodes that its pages are kept to; none: wherever the kernel gives them.
+    pub nodes: Vec<u32>,
+    /// Why its memory is not there, if it isn't: its NUMA node has none online.
+    pub missing: Option<String>,
 }
 
 /// A drain, a return (`online`) or a move that runs.

@@ -6,6 +6,7 @@ use crate::quantity::{Size, Span, pool_bytes};
 use codax_core::mounting::MountOptions;
 use codax_core::{Error, ErrorKind, HUGE_SIZE, Result};
 use codax_engine::{HugeMode, StoreOptions};
+use codax_os::cgroup::MemoryCgroups;
 use codax_os::topology;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ pub struct CommandLine {
     pub store: Option<PathBuf>,
     /// `--dram`.
     pub dram: Option<String>,
+    /// `--dram-nodes`.
+    pub dram_nodes: Option<String>,
     /// `--device`, each.
     pub devices: Vec<String>,
     /// `--config`.
@@ -43,6 +46,8 @@ pub struct Config {
     pub mount_options: MountOptions,
     /// Capacity of `dram` in bytes, if it was said.
     pub dram: Option<u64>,
+    /// The NUMA nodes that `dram` is kept to, if it was said.
+    pub dram_nodes: Option<Vec<u32>>,
     /// The devices.
     pub devices: Vec<Device>,
     /// Where tmpfs gives huge pages.
@@ -77,8 +82,11 @@ struct ConfigFile {
     /// Options of that mount, separated by commas, in the words of mount(8): "ro,noexec". Default: none.
     mount_options: Option<String>,
     /// Capacity of the pool `dram`, a multiple of 4096 bytes. Default: what the store has; for a new one a quarter of the machine's
-    /// memory, rounded down to 2 MiB.
+    /// memory, or of what the daemon's memory cgroup may have, rounded down to 2 MiB.
     dram: Option<Size>,
+    /// The NUMA nodes that `dram` is kept to: a list as numactl(8) takes it ("0,2-3"), or of numbers. Default: those with CPUs if a device is a
+    /// node, else wherever the kernel gives memory. Only root may say it.
+    dram_nodes: Option<NodeList>,
     /// Where tmpfs gives huge pages: "within_size" (where a file fills them), "always", "never" or "advise". Default: "within_size". Takes
     /// effect where the daemon may mount.
     huge: Option<Huge>,
@@ -118,6 +126,32 @@ impl From<Huge> for HugeMode {
     }
 }
 
+/// NUMA nodes, as they are written.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "dram_nodes: write the NUMA nodes as \"0,2-3\" or [0, 2, 3]")]
+enum NodeList {
+    Text(String),
+    Numbers(Vec<u32>),
+}
+
+impl NodeList {
+    fn numbers(self, key: &str) -> Result<Vec<u32>> {
+        let mut nodes = match self {
+            Self::Text(text) => topology::list(&text).ok_or_else(|| {
+                let text = text.escape_debug();
+                Error::invalid(format!("{key}: `{text}` is not a list of NUMA nodes, as 0,2-3"))
+            })?,
+            Self::Numbers(nodes) => nodes,
+        };
+        nodes.sort_unstable();
+        nodes.dedup();
+        if nodes.is_empty() {
+            return Err(Error::invalid(format!("{key}: it names no NUMA node: leave it out for any")));
+        }
+        Ok(nodes)
+    }
+}
+
 impl Config {
     /// Reads the configuration file, if there is one, and puts the command line over it. `Invalid` (`NotFound`, `Permission` for a file that
     /// can't be read) names the option or key that is wrong, in one line.
@@ -137,7 +171,11 @@ impl Config {
         Ok(StoreOptions {
             dram_bytes: self.dram,
             dram_default: default_dram(),
-            dram_nodes: nodes::of_dram(&devices, &machine),
+            dram_nodes: match &self.dram_nodes {
+                Some(wanted) => nodes::chosen_for_dram(wanted, &devices, &machine)
+                    .map_err(|e| Error::new(e.kind, format!("{}: {e}", self.dram_nodes_key())))?,
+                None => nodes::of_dram(&devices, &machine),
+            },
             devices,
             huge: self.huge,
             ack_timeout: self.ack_timeout,
@@ -145,6 +183,11 @@ impl Config {
             resume_wait: self.resume_wait,
             ..StoreOptions::new(self.store.clone())
         })
+    }
+
+    /// Where the nodes of `dram` were said.
+    fn dram_nodes_key(&self) -> &'static str {
+        if self.source.dram_nodes.is_some() { "--dram-nodes" } else { "dram_nodes" }
     }
 
     /// Reads everything again, from where it came from.
@@ -165,6 +208,7 @@ impl Config {
             mount: file.mount,
             mount_options: mount_options("mount_options", file.mount_options.as_deref())?,
             dram: file.dram.map(|size| dram_bytes("dram", size)).transpose()?,
+            dram_nodes: file.dram_nodes.map(|list| list.numbers("dram_nodes")).transpose()?,
             devices,
             huge: file.huge.unwrap_or(Huge::WithinSize).into(),
             ack_timeout: time("ack_timeout", file.ack_timeout, s(2), (ms(10), s(600)))?,
@@ -195,6 +239,9 @@ impl Config {
         if let Some(dram) = &source.dram {
             let size = Size::parse(dram).map_err(|e| Error::new(e.kind, format!("--dram: {e}")))?;
             self.dram = Some(dram_bytes("--dram", size)?);
+        }
+        if let Some(list) = &source.dram_nodes {
+            self.dram_nodes = Some(NodeList::Text(list.clone()).numbers("--dram-nodes")?);
         }
         let typed = source.devices.iter().map(|text| parse_device(text)).collect::<Result<Vec<_>>>()?;
         check_distinct(&typed)?;
@@ -272,11 +319,13 @@ fn check_filter(key: &str, filter: &str) -> Result<()> {
     parsed.map(drop).map_err(|e| Error::invalid(format!("{key}: `{filter}` is not a log filter: {e}")))
 }
 
-/// A quarter of the machine's memory, in whole huge pages.
+/// A quarter of the machine's memory, or of what this process's memory cgroup may have, in whole huge pages.
 fn default_dram() -> u64 {
     let info = rustix::system::sysinfo();
     #[allow(clippy::useless_conversion, reason = "the fields' type differs between architectures")]
     let bytes = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit));
+    let limit = MemoryCgroups::of(None).and_then(|cgroups| cgroups.limit());
+    let bytes = limit.map_or(bytes, |limit| bytes.min(limit.bytes));
     (bytes / 4 / HUGE_SIZE).max(1) * HUGE_SIZE
 }
 
@@ -313,6 +362,7 @@ mod tests {
         assert_eq!(whole.store, Path::new("/run/codax"));
         assert_eq!(whole.mount.as_deref(), Some(Path::new("/mnt/codax")));
         assert_eq!((whole.dram, whole.chunk), (Some(8 << 30), Some(1 << 20)));
+        assert_eq!(whole.dram_nodes, Some(vec![0, 1]));
         assert_eq!(whole.devices.len(), 3);
         assert_eq!(whole.devices[0].link.mbps, Some(12_500));
     }
@@ -347,6 +397,12 @@ mod tests {
             ("dram = \"18446744073709551615\"", "dram"),
             ("dram = \"much\"", "much"),
             ("dram = true", "true is not a size"),
+            ("dram_nodes = \"\"", "dram_nodes: it names no NUMA node"),
+            ("dram_nodes = []", "dram_nodes: it names no NUMA node"),
+            ("dram_nodes = \"0,x\"", "dram_nodes: `0,x` is not a list"),
+            ("dram_nodes = \"3-1\"", "dram_nodes: `3-1` is not a list"),
+            ("dram_nodes = [-1]", "dram_nodes: write the NUMA nodes as"),
+            ("dram_nodes = 1", "dram_nodes: write the NUMA nodes as"),
             ("ack_timeout = \"0s\"", "ack_timeout"),
             ("ack_timeout = 2", "2 is not a time"),
             ("ack_timeout = \"2h\"", "ack_timeout"),
@@ -393,11 +449,26 @@ mod tests {
         let bad = |line: CommandLine| Config::load(&line).unwrap_err();
         let dram = bad(CommandLine { dram: Some("0".into()), ..line() });
         assert!(dram.message.starts_with("--dram: size 0"), "{dram}");
+        let nodes = bad(CommandLine { dram_nodes: Some("all".into()), ..line() });
+        assert!(nodes.message.starts_with("--dram-nodes: `all` is not a list"), "{nodes}");
         let twice = vec!["a=emulated:1MiB".to_owned(); 2];
         assert!(bad(CommandLine { devices: twice, ..line() }).message.contains("given twice"));
         let missing = bad(CommandLine { config: Some("/nowhere/codax.toml".into()), ..line() });
         assert_eq!(missing.kind, ErrorKind::NotFound);
         assert!(bad(CommandLine { store: Some("".into()), ..line() }).message.contains("empty"));
+    }
+
+    #[test]
+    fn nodes_of_dram_are_lists_of_either_kind_and_those_typed_come_first() {
+        let nodes = |text: &str, typed: Option<&str>| {
+            load(text, &CommandLine { dram_nodes: typed.map(str::to_owned), ..line() }).unwrap().dram_nodes
+        };
+        assert_eq!(nodes("dram_nodes = \"0,2-3\"", None), Some(vec![0, 2, 3]));
+        assert_eq!(nodes("dram_nodes = [2, 0, 2]", None), Some(vec![0, 2]));
+        assert_eq!(nodes("dram_nodes = [2]", Some("1")), Some(vec![1]));
+        assert_eq!(nodes("", None), None);
+        let nowhere = load("dram_nodes = [60000]", &line()).unwrap().store_options().unwrap_err();
+        assert!(nowhere.message.starts_with("dram_nodes: there is no NUMA node 60000"), "{nowhere}");
     }
 
     #[test]

@@ -84,10 +84,31 @@ fn announced(given: LinkModel, node: &Node) -> LinkModel {
 /// The nodes of the host's own memory, which `dram` keeps to when devices are nodes, too: those with CPUs that are no device's. None if it may be anywhere.
 pub(crate) fn of_dram(devices: &[DeviceSpec], nodes: &[Node]) -> Vec<u32> {
     let device = |node: &Node| devices.iter().any(|d| d.numa.is_some_and(|memory| memory.node == node.node));
-    if !nodes.iter().any(device) {
+    // Also of one whose node is not there now: it may come back.
+    if !devices.iter().any(|d| d.numa.is_some()) {
         return Vec::new();
     }
     nodes.iter().filter(|node| !node.cpus.is_empty() && !device(node)).map(|node| node.node).collect()
+}
+
+/// The nodes that somebody chose for `dram`, if each is there, has memory, and is no device's.
+pub(crate) fn chosen_for_dram(wanted: &[u32], devices: &[DeviceSpec], nodes: &[Node]) -> Result<Vec<u32>> {
+    for &number in wanted {
+        let why = match nodes.iter().find(|node| node.node == number) {
+            None => {
+                let there: Vec<_> = nodes.iter().map(|node| node.node.to_string()).collect();
+                format!("there is no NUMA node {number} online; there are {}", there.join(", "))
+            }
+            Some(node) if node.bytes.unwrap_or(0) == 0 => format!("node {number} has no memory online"),
+            Some(_) => {
+                let taken = devices.iter().find(|d| d.numa.is_some_and(|memory| memory.node == number));
+                let Some(device) = taken else { continue };
+                format!("node {number} is the device {}", device.name)
+            }
+        };
+        return Err(Error::invalid(why));
+    }
+    Ok(wanted.to_vec())
 }
 
 #[cfg(test)]
@@ -131,6 +152,23 @@ mod tests {
         assert_eq!(devices[1].bytes, Some(4096));
         assert_eq!(of_dram(&devices, &machine()), [0]);
         assert!(of_dram(&devices[1..], &machine()).is_empty());
+        assert_eq!(of_dram(&resolved(&["cxl0=numa:7"]).expect("perhaps detached"), &machine()), [0]);
+    }
+
+    #[test]
+    fn nodes_chosen_for_dram_have_memory_and_are_no_device_s() {
+        let devices = resolved(&["cxl0=numa:1"]).expect("there");
+        let chosen = |wanted: &[u32], devices: &[DeviceSpec]| chosen_for_dram(wanted, devices, &machine());
+        assert_eq!(chosen(&[0, 1], &[]), Ok(vec![0, 1]));
+        assert_eq!(chosen(&[0], &devices), Ok(vec![0]));
+        for (wanted, says) in [
+            (1, "node 1 is the device cxl0"),
+            (2, "node 2 has no memory online"),
+            (7, "there is no NUMA node 7 online; there are 0, 1, 2"),
+        ] {
+            let error = chosen(&[0, wanted], &devices).expect_err("refused");
+            assert_eq!(error.message, says);
+        }
     }
 
     #[test]

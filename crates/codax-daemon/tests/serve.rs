@@ -41,9 +41,7 @@ impl Daemon {
             store: Some(dir.clone()),
             dram: Some("16MiB".into()),
             devices: vec!["sim0=emulated:16MiB".into()],
-            mount: None,
-            mount_options: None,
-            config: None,
+            ..CommandLine::default()
         };
         let config = Config::load(&line).unwrap();
         let (ready, wait) = channel();

@@ -1,5 +1,7 @@
 //! What holds the bytes of a pool: one object for each file, reached through one narrow trait.
 
+use crate::budget::Budget;
+use crate::store::lost::WithMemory;
 use codax_core::{Error, ErrorKind, FileId, HUGE_PAGES, HUGE_SIZE, PAGE_SIZE, PageCount, PageRange, Result};
 use codax_os::copy::{LockedMap, SourceMap};
 use codax_os::mounts;
@@ -47,7 +49,7 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// is fast, when somebody waits for it. A failure is not an error: the write tells.
     fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange);
     /// Sees to it that these pages, which have memory, lie where the pool is; the medium may have given them elsewhere. `NoSpace` where they can't
-    /// be brought there: the pool's own memory is taken.
+    /// be brought there: the pool's own memory is taken. `DeviceState` where it is gone.
     fn confirm(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {
         Ok(())
     }
@@ -64,9 +66,9 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn take_over(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<Vec<PageRange>> {
         Err(Error::internal("pages are brought only between the pools of one medium"))
     }
-    /// Whether the medium has no room for so many pages more, where it can tell.
-    fn is_full(&self, _pages: PageCount) -> bool {
-        false
+    /// Why so many pages more can't be brought to where the pool is, if that is for want of memory there.
+    fn why_full(&self, _pages: PageCount) -> Option<Error> {
+        None
     }
     /// How much memory all objects of the medium may have, in bytes.
     fn limit(&self, _bytes: u64) -> Result<()> {
@@ -129,6 +131,8 @@ pub struct Shm {
     locked: Option<Mutex<HashMap<FileId, Vec<LockedMap>>>>,
     nodes: Vec<u32>,
     shared: bool,
+    /// What a limit of the daemon's memory leaves; `None` where it has none.
+    budget: Option<&'static Budget>,
 }
 
 /// How the objects of a [`Shm`] are to be.
@@ -140,16 +144,15 @@ pub struct ShmOptions {
     pub nodes: Vec<u32>,
     /// Other pools have their pages in the same objects: where new ones come from is said for each range. Otherwise the tmpfs prefers the nodes.
     pub shared: bool,
-    /// There may be huge pages.
-    pub huge: bool,
 }
 
 impl Shm {
     /// The objects in `path`.
     pub fn new(path: &Path, options: ShmOptions) -> Result<Self> {
         let dir = ObjectDir::open(path).map_err(|e| os_error("open", &path.display(), &e))?;
-        let ShmOptions { lock_memory, nodes, shared, huge: _ } = options;
-        Ok(Self { dir, path: path.to_owned(), locked: lock_memory.then(Mutex::default), nodes, shared })
+        let ShmOptions { lock_memory, nodes, shared } = options;
+        let locked = lock_memory.then(Mutex::default);
+        Ok(Self { dir, path: path.to_owned(), locked, nodes, shared, budget: Budget::of_this_process() })
     }
 
     /// The numbers of pages that lie on other nodes.
@@ -164,6 +167,74 @@ impl Shm {
         // A page that the kernel doesn't find has been given back, or is being moved by somebody else: it is not known to be at its place.
         let astray = |node: &Option<u32>| node.is_none_or(|node| !self.nodes.contains(&node));
         pages.into_iter().zip(nodes).filter(|(_, node)| astray(node)).map(|(page, _)| page).collect()
+    }
+
+    /// Has the kernel bring pages to where the pool is; returns those that are elsewhere afterwards.
+    fn gather(&self, located: &Located, mut strays: Vec<usize>) -> Result<Vec<usize>> {
+        let failed = |e: io::Error| os_error("move pages in", &self.path.display(), &e);
+        for _ in 0..ROUNDS {
+            // The kernel stops at what it can't move: that is set aside, and it goes on behind it.
+            let mut aside: Vec<usize> = Vec::new();
+            while let Some(&first) = strays.first() {
+                let mut full = true;
+                for &node in &self.nodes {
+                    let unsure = match located.bring(&strays, node) {
+                        // This one is full, or offline.
+                        Err(e)
+                            if matches!(e.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::NotFound) =>
+                        {
+                            strays
+                        }
+                        done => {
+                            full = false;
+                            done.map_err(failed)?
+                        }
+                    };
+                    let nodes = located.nodes_of(&unsure).map_err(failed)?;
+                    strays = self.astray_of(unsure, &nodes);
+                }
+                if full {
+                    aside.append(&mut strays);
+                    return Ok(aside);
+                }
+                let block = |page: usize| located.address(page) / HUGE_SIZE;
+                let same = |page: &&usize| strays[0] == first && block(**page) == block(first);
+                let behind = strays.split_off(strays.iter().take_while(same).count());
+                aside.append(&mut strays);
+                strays = behind;
+            }
+            strays = aside;
+            if strays.is_empty() {
+                break;
+            }
+        }
+        Ok(strays)
+    }
+
+    /// Why so many pages can't be brought to the nodes.
+    fn without_room(&self, pages: PageCount) -> Error {
+        if let Some(why) = WithMemory::now().lost(&self.nodes) {
+            return Error::device_state(why);
+        }
+        let nodes = self.nodes.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        Error::no_space(format!(
+            "NUMA node {nodes} is full: it has no room for {} bytes that its pool has frames for, since others use its memory (codax device \
+             discover shows how much is free)",
+            pages.bytes()
+        ))
+    }
+
+    /// Does something that may give memory to bytes of an object; `NoSpace` where a limit of the daemon's memory leaves too little.
+    fn within_budget<T>(
+        &self,
+        object: BorrowedFd<'_>,
+        (at, len): (u64, u64),
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        match self.budget {
+            Some(budget) => budget.guard(object, PageRange::of_bytes(at, len), act),
+            None => act(),
+        }
     }
 
     /// The pages, mapped, as far as they are before the object's end: the rest nobody can map, nor ask for.
@@ -273,8 +344,14 @@ impl Backing for Shm {
             holes.push(PageRange::new(at, end - at));
         }
         self.prefer(object, pages)?;
-        object::allocate(object, pages.offset(), pages.bytes())
-            .map_err(|e| os_error("allocate in", &self.path.display(), &e))?;
+        let mut allocate = |pages: PageRange| {
+            object::allocate(object, pages.offset(), pages.bytes())
+                .map_err(|e| os_error("allocate in", &self.path.display(), &e))
+        };
+        match self.budget {
+            Some(budget) => budget.spend(object, pages, &mut allocate)?,
+            None => allocate(pages)?,
+        }
         self.confirm(object, pages).inspect_err(|_| {
             for hole in holes.into_iter().filter(|hole| !hole.is_empty()) {
                 let _ = self.release(object, hole);
@@ -295,29 +372,7 @@ impl Backing for Shm {
     fn take_over(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<Vec<PageRange>> {
         self.prefer(object, pages)?;
         let Some(located) = self.located(object, pages)? else { return Ok(Vec::new()) };
-        let failed = |e: &io::Error| os_error("move pages in", &self.path.display(), e);
-        let mut strays: Vec<usize> = (0..located.pages()).collect();
-        for _ in 0..ROUNDS {
-            // The kernel stops at what it can't move: that is set aside, and it goes on behind it.
-            let mut aside = Vec::new();
-            while let Some(&first) = strays.first() {
-                let mut left = strays;
-                for &node in &self.nodes {
-                    let unsure = located.bring(&left, node).map_err(|e| failed(&e))?;
-                    let nodes = located.nodes_of(&unsure).map_err(|e| failed(&e))?;
-                    left = self.astray_of(unsure, &nodes);
-                }
-                let block = |page: usize| (pages.start.0 + page as u64) / HUGE_PAGES;
-                let stuck =
-                    left.iter().take_while(|page| left[0] == first && block(**page) == block(first)).count();
-                strays = left.split_off(stuck);
-                aside.append(&mut left);
-            }
-            strays = aside;
-            if strays.is_empty() {
-                break;
-            }
-        }
+        let strays = self.gather(&located, (0..located.pages()).collect())?;
         let mut there = Vec::new();
         let mut at = 0;
         for end in strays.into_iter().chain([located.pages()]) {
@@ -329,10 +384,15 @@ impl Backing for Shm {
         Ok(there)
     }
 
-    fn is_full(&self, pages: PageCount) -> bool {
+    fn why_full(&self, pages: PageCount) -> Option<Error> {
         let nodes = topology::nodes(Path::new(topology::SYSFS));
-        let free = nodes.iter().filter(|n| self.nodes.contains(&n.node)).filter_map(|n| n.free).sum::<u64>();
-        !self.nodes.is_empty() && free < pages.bytes()
+        let here = || nodes.iter().filter(|n| self.nodes.contains(&n.node));
+        let sum = |of: fn(&topology::Node) -> Option<u64>| here().filter_map(of).sum::<u64>();
+        // The last of a node's memory the kernel keeps for itself.
+        if sum(|n| n.free) >= pages.bytes() + sum(|n| n.bytes) / 64 {
+            return None;
+        }
+        Some(self.without_room(pages))
     }
 
     fn limit(&self, bytes: u64) -> Result<()> {
@@ -342,23 +402,14 @@ impl Backing for Shm {
 
     fn confirm(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
         let Some(located) = self.located(object, pages)? else { return Ok(()) };
-        let mut strays = self.strays_in(&located)?;
-        for &node in &self.nodes {
-            if strays.is_empty() {
-                break;
-            }
-            located.bring(&strays, node).map_err(|e| os_error("move pages in", &self.path.display(), &e))?;
-            strays = self.strays_in(&located)?;
-        }
+        let strays = match self.strays_in(&located)? {
+            strays if strays.is_empty() => strays,
+            strays => self.gather(&located, strays)?,
+        };
         if strays.is_empty() {
             return Ok(());
         }
-        let nodes = self.nodes.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-        Err(Error::no_space(format!(
-            "NUMA node {nodes} is full: it has no room for {} bytes that its pool has frames for, since others use its memory (codax device \
-             discover shows how much is free)",
-            PageCount(strays.len() as u64).bytes()
-        )))
+        Err(self.without_room(PageCount(strays.len() as u64)))
     }
 
     fn is_placed(&self) -> bool {
@@ -372,8 +423,12 @@ impl Backing for Shm {
     }
 
     fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange) {
-        let preferred = self.prefer(object, pages);
-        if preferred.is_err() || object::allocate(object, pages.offset(), pages.bytes()).is_err() {
+        let allocate = || {
+            self.prefer(object, pages)?;
+            object::allocate(object, pages.offset(), pages.bytes())
+                .map_err(|e| os_error("allocate in", &self.path.display(), &e))
+        };
+        if self.within_budget(object, (pages.offset(), pages.bytes()), allocate).is_err() {
             return;
         }
         // tmpfs clears a huge page when the first part of it is written; small pages that are written whole it needn't clear.
@@ -397,15 +452,24 @@ impl Backing for Shm {
     }
 
     fn write(&self, object: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<()> {
-        object::write_all_at(object, bytes, at).map_err(|e| os_error("write in", &self.path.display(), &e))
+        self.within_budget(object, (at, bytes.len() as u64), || {
+            object::write_all_at(object, bytes, at)
+                .map_err(|e| os_error("write in", &self.path.display(), &e))
+        })
     }
 
     fn append(&self, object: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize> {
-        object::append(object, bytes).map_err(|e| os_error("append in", &self.path.display(), &e))
+        let failed = |e: io::Error| os_error("append in", &self.path.display(), &e);
+        let end = if self.budget.is_some() { object::stat(object).map_err(failed)?.len } else { 0 };
+        self.within_budget(object, (end, bytes.len() as u64), || {
+            object::append(object, bytes).map_err(failed)
+        })
     }
 
     fn copy(&self, from: &SourceMap, at: u64, len: u64, to: BorrowedFd<'_>) -> Result<u64> {
-        from.copy_to(at, len, to).map_err(|e| os_error("copy into", &self.path.display(), &e))
+        self.within_budget(to, (at, len), || {
+            from.copy_to(at, len, to).map_err(|e| os_error("copy into", &self.path.display(), &e))
+        })
     }
 
     fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>> {

@@ -1,10 +1,11 @@
 //! `check`: whether frame table, names file, journal and objects say the same, and mending what they don't.
 
 use crate::backing::ObjectInfo;
+use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::state::{State, Trouble};
 use crate::store::{Inner, Store, resident, stale_ranges};
 use crate::table::shown_page;
-use codax_core::change::Change;
+use codax_core::change::{Change, PoolState};
 use codax_core::extent::{Extent, FrameRun, PoolRun, pool_runs};
 use codax_core::frame::{FrameRecord, FrameState};
 use codax_core::info::{Finding, Severity};
@@ -33,6 +34,14 @@ impl Store {
         inner.check_names(&st, &mut findings);
         check_table_files(&mut st, &mut findings)?;
         check_table(&mut st, &mut findings);
+        let machine = WithMemory::now();
+        for pool in &st.pools {
+            let without = machine.lost(&nodes_of(&pool.record, &inner.options()));
+            if let Some(why) = without.filter(|_| pool.record.state != PoolState::Detached) {
+                let what = format!("{}: {why}; what it holds is whole, on other nodes", pool.record.name);
+                findings.trouble(Severity::Mendable, what, false, Trouble::Memory(pool.record.id));
+            }
+        }
         for pool in st.media.all() {
             let backing = st.pool(pool).backing.clone();
             for path in backing.strays()? {
@@ -213,7 +222,7 @@ fn check_table(st: &mut State, findings: &mut Findings) {
 fn check_place(st: &State, file: FileId, here: &[PoolRun], findings: &mut Findings) -> Result<()> {
     for PoolRun { pages, pool } in here {
         let backing = &st.pool(*pool).backing;
-        if !backing.is_placed() {
+        if !backing.is_placed() || findings.troubles.contains(&Trouble::Memory(*pool)) {
             continue;
         }
         let object = backing.open(file, false)?;

@@ -3,6 +3,7 @@
 //! `online → draining → offline → online` (and `offline → detached → offline`, in `store::attach`); each step is in the journal before it takes effect, so a restart goes on where it stopped.
 
 use crate::mover::{Order, Pace, Stuck, confirmed, keepers, mount_holder, stranger, unseen};
+use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Session, Store};
 use codax_core::change::{Change, PoolRecord, PoolState};
@@ -144,6 +145,13 @@ impl Session {
                 return Err(Error::device_state(format!(
                     "{name} is detached: codax device attach {name} first"
                 )));
+            }
+            // One that drains stays online with what it has.
+            if st.pool(pool).record.state == PoolState::Offline {
+                let nodes = nodes_of(&st.pool(pool).record, &inner.options());
+                if let Some(why) = WithMemory::now().lost(&nodes) {
+                    return Err(Error::device_state(format!("{name}: {why}")));
+                }
             }
             if st.pool(pool).record.state != PoolState::Online {
                 inner.set_pool_state(&mut st, pool, PoolState::Online, None)?;

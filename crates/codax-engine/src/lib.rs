@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backing;
+mod budget;
 pub mod check;
 pub mod drain;
 pub mod env;

@@ -4,6 +4,9 @@
 //! part of the store at a time, and what has strayed is brought back.
 
 use crate::store::Inner;
+use crate::store::lost::{WithMemory, nodes_of};
+use crate::store::state::Pool;
+use codax_core::change::{PoolRecord, PoolState};
 use codax_core::extent;
 use codax_core::{FileId, PageCount, PageRange, PoolId, Result};
 use std::collections::BTreeSet;
@@ -22,6 +25,8 @@ pub(crate) struct Patrol {
     files: Vec<FileId>,
     /// The page of the next one to go on at.
     page: u64,
+    /// Pools whose memory is gone: what lies elsewhere of them is where it has to be.
+    lost: BTreeSet<PoolId>,
     /// Files of which it has been said that pages can't be brought back: it is said once.
     told: BTreeSet<FileId>,
 }
@@ -30,8 +35,10 @@ impl Inner {
     /// Goes on where it was. A round begins anew when all files have been looked at.
     pub fn patrol(&self, patrol: &mut Patrol) {
         if patrol.files.is_empty() {
+            self.look_for_nodes(&mut patrol.lost);
             let st = self.lock();
-            let placed: Vec<bool> = st.pools.iter().map(|pool| pool.backing.is_placed()).collect();
+            let here = |pool: &Pool| pool.backing.is_placed() && !patrol.lost.contains(&pool.record.id);
+            let placed: Vec<bool> = st.pools.iter().map(here).collect();
             if !placed.contains(&true) {
                 return;
             }
@@ -42,10 +49,11 @@ impl Inner {
         let mut left = AT_ONCE;
         while let Some(&file) = patrol.files.last().filter(|_| left > 0) {
             let pages = PageRange::new(patrol.page, CHUNK);
-            let (looked, more) = self.look_after(file, pages, &mut patrol.told).unwrap_or_else(|e| {
-                tracing::debug!("patrol: #{file}: {e}");
-                (PageCount(1), false)
-            });
+            let (looked, more) =
+                self.look_after(file, pages, &patrol.lost, &mut patrol.told).unwrap_or_else(|e| {
+                    tracing::debug!("patrol: #{file}: {e}");
+                    (PageCount(1), false)
+                });
             left = left.saturating_sub(looked.0.max(1));
             patrol.page += CHUNK;
             if !more {
@@ -58,14 +66,38 @@ impl Inner {
     /// Sees to it that all pages in the objects of a medium are on the nodes of their pools. Those of files that somebody moves or programs write to are
     /// looked after when that is over.
     pub fn bring_strays(&self, medium: PoolId) -> Result<()> {
+        let mut lost = BTreeSet::new();
+        self.look_for_nodes(&mut lost);
         let files: Vec<FileId> = self.lock().files_in(medium).map(|inode| inode.id).collect();
         for file in files {
             let mut page = 0;
-            while self.look_after(file, PageRange::new(page, CHUNK), &mut BTreeSet::new())?.1 {
+            while self.look_after(file, PageRange::new(page, CHUNK), &lost, &mut BTreeSet::new())?.1 {
                 page += CHUNK;
             }
         }
         Ok(())
+    }
+
+    /// Looks which pools' nodes have memory, and says what has changed.
+    fn look_for_nodes(&self, lost: &mut BTreeSet<PoolId>) {
+        let options = self.options();
+        let pools: Vec<PoolRecord> = self.lock().pools.iter().map(|pool| pool.record.clone()).collect();
+        let machine = WithMemory::now();
+        for pool in &pools {
+            // Of a detached device it is no loss.
+            let why = machine.lost(&nodes_of(pool, &options)).filter(|_| pool.state != PoolState::Detached);
+            match why {
+                Some(why) if lost.insert(pool.id) => {
+                    tracing::warn!("{}: {why}", pool.name);
+                    let detail = format!("{why}; the kernel has brought its files to other nodes");
+                    self.event("lost", &pool.name, &detail, 0);
+                }
+                None if lost.remove(&pool.id) && pool.state != PoolState::Detached => {
+                    self.event("found", &pool.name, "its NUMA node has memory again: its files come back", 0);
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Looks after some pages of a file; how many there were, and whether there are more behind them. Leaves a file alone that somebody moves, or to
@@ -74,6 +106,7 @@ impl Inner {
         &self,
         file: FileId,
         pages: PageRange,
+        lost: &BTreeSet<PoolId>,
         told: &mut BTreeSet<FileId>,
     ) -> Result<(PageCount, bool)> {
         let mut st = self.lock();
@@ -82,7 +115,7 @@ impl Inner {
             return Ok((PageCount(0), false));
         }
         let more = inode.extents.last().is_some_and(|e| e.pages().end() > pages.end());
-        let placed = |e: &extent::Extent| st.pool(e.pool).backing.is_placed();
+        let placed = |e: &extent::Extent| st.pool(e.pool).backing.is_placed() && !lost.contains(&e.pool);
         let runs = extent::pool_runs(
             &extent::slice(&inode.extents, pages).into_iter().filter(placed).collect::<Vec<_>>(),
         );
@@ -104,7 +137,7 @@ impl Inner {
         self.end_busy(&mut st, file);
         let path = st.path(file);
         drop(st);
-        let moved = "somebody moved pages to another NUMA node";
+        let moved = "pages lay on another NUMA node";
         match &result {
             Ok(()) if astray > 0 => self.event("stray", &path, &format!("{moved}: brought back"), astray),
             Err(e) if astray > 0 && told.insert(file) => {

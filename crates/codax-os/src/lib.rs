@@ -12,6 +12,7 @@
 compile_error!("codax runs on 64-bit little-endian Linux");
 
 pub mod area;
+pub mod cgroup;
 pub mod copy;
 pub mod cpu;
 pub mod event;

@@ -78,6 +78,12 @@ impl Located {
         self.area.len() / PAGE
     }
 
+    /// Where a page is mapped, by its number here.
+    #[must_use]
+    pub fn address(&self, page: usize) -> u64 {
+        (self.area.base() + page * PAGE) as u64
+    }
+
     /// The node of each page, in their order; `None` for one that the kernel doesn't find, or is just moving.
     pub fn nodes(&self) -> io::Result<Vec<Option<u32>>> {
         let all: Vec<usize> = (0..self.pages()).collect();
@@ -92,11 +98,11 @@ impl Located {
 
     /// Asks the kernel to bring pages, by their numbers here, to a node; returns those of which it doesn't say that they are there: ask
     /// [`Self::nodes_of`] of these. Of a huge page's it may say that it is busy, since it is bringing that already, and after the first that it can't
-    /// bring it tries no other. `PermissionDenied` without `CAP_SYS_NICE`.
+    /// bring it tries no other. `PermissionDenied` without `CAP_SYS_NICE`, `NotFound` if the node has no memory online, `OutOfMemory` if it is full:
+    /// some may be there all the same.
     pub fn bring(&self, pages: &[usize], node: u32) -> io::Result<Vec<usize>> {
         let status = match self.call(pages, Some(node)) {
-            // The node is full.
-            Err(e) if e.kind() == io::ErrorKind::OutOfMemory => return Ok(pages.to_vec()),
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Err(io::ErrorKind::NotFound.into()),
             done => done?,
         };
         let there = |status: libc::c_int| u32::try_from(status) == Ok(node);

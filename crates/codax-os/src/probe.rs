@@ -37,6 +37,10 @@ pub struct Facts {
     pub fuse: bool,
     /// Whether the program is there that mounts for users who may not.
     pub fuse_helper: bool,
+    /// What the memory cgroups of this process, or of the daemon that was named, leave it; `None` without a limit.
+    pub memory_limit: Option<crate::cgroup::Limit>,
+    /// The same of the lower limit, beyond which the kernel slows it down.
+    pub memory_soft_limit: Option<crate::cgroup::Limit>,
     /// Whether a process can see what its threads do (`/proc/self/task/*/syscall`); futexes in moved memory need it.
     pub thread_states: bool,
 }
@@ -56,9 +60,10 @@ pub struct UserfaultfdFacts {
     pub missing_features: Vec<&'static str>,
 }
 
-/// Collects them. Opens devices and closes them again, changes nothing.
+/// Collects them; of `daemon`, if it is named, what limits its memory. Opens devices and closes them again, changes nothing.
 #[must_use]
-pub fn facts() -> Facts {
+pub fn facts(daemon: Option<u32>) -> Facts {
+    let cgroups = crate::cgroup::MemoryCgroups::of(daemon);
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let huge = Path::new("/sys/kernel/mm/transparent_hugepage");
     Facts {
@@ -76,6 +81,8 @@ pub fn facts() -> Facts {
         swap_total: field_kib(&meminfo, "SwapTotal"),
         fuse: crate::fuse::open_device().is_ok(),
         fuse_helper: crate::fuse::helper_is_there(),
+        memory_limit: cgroups.as_ref().and_then(crate::cgroup::MemoryCgroups::limit),
+        memory_soft_limit: cgroups.as_ref().and_then(crate::cgroup::MemoryCgroups::soft_limit),
         thread_states: crate::futex::sleepers(&[]).is_ok(),
     }
 }

@@ -219,7 +219,7 @@ fn a_lease_that_somebody_has_is_not_waited_for() {
 
 #[test]
 fn facts_of_this_machine_can_be_had() {
-    let facts = codax_os::probe::facts();
+    let facts = codax_os::probe::facts(None);
     assert!(!facts.kernel.is_empty() && facts.memory_total.unwrap() > 0 && facts.thread_states);
     assert!(process::map_count(std::process::id()).unwrap() > 5);
     assert_eq!(process::vm_pin_bytes(std::process::id()).unwrap(), 0);

@@ -46,9 +46,7 @@ impl Private {
             store: Some(dir.clone()),
             dram: Some(dram.to_owned()),
             devices: devices.iter().map(|&device| device.to_owned()).collect(),
-            mount: None,
-            mount_options: None,
-            config: None,
+            ..CommandLine::default()
         })?;
         let (ready, is_ready) = mpsc::channel();
         let daemon = std::thread::spawn(move || {

@@ -11,6 +11,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "SIZE")]
     pub dram: Option<String>,
 
+    /// The NUMA nodes that dram is kept to, as numactl(8) takes them: 0,2-3 (root only)
+    #[arg(long, value_name = "NODES")]
+    pub dram_nodes: Option<String>,
+
     /// A device; more than one may be given. The link's figures are what the pool announces; gbps also paces moves
     #[arg(long = "device", value_name = "NAME=emulated:SIZE[,read_ns=N,write_ns=N,gbps=N]")]
     pub devices: Vec<String>,

@@ -89,7 +89,11 @@ pub const fn state(state: PoolState) -> &'static str {
 
 fn backing(pool: &PoolInfo) -> String {
     match (pool.backing, pool.numa) {
-        (BackingKind::Shm, _) => "shm".to_owned(),
+        (BackingKind::Shm, _) if pool.nodes.is_empty() => "shm".to_owned(),
+        (BackingKind::Shm, _) => {
+            let nodes: Vec<_> = pool.nodes.iter().map(u32::to_string).collect();
+            format!("shm on NUMA nodes {}", nodes.join(","))
+        }
         (BackingKind::Emulated, _) => "emulated".to_owned(),
         (BackingKind::Numa, None) => "numa".to_owned(),
         (BackingKind::Numa, Some(memory)) => format!("numa:{},page={}", memory.node, memory.page.name()),
@@ -130,6 +134,7 @@ fn show_text(pool: &PoolInfo) -> String {
         ("device", pool.name.clone()),
         ("backing", backing(pool)),
         ("state", state(pool.state).to_owned()),
+        ("missing", pool.missing.clone().unwrap_or_default()),
         ("size", format!("{} ({} bytes)", format_size(pool.bytes), pool.bytes)),
         ("used", format!("{} by {}", format_size(pool.used), text::count(pool.files, "file"))),
         ("held", if pool.held > 0 { held } else { String::new() }),

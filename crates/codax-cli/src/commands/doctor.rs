@@ -8,6 +8,7 @@ use crate::output::text::printable;
 use anyhow::Result;
 use codax_core::Error;
 use codax_core::units::format_size;
+use codax_os::cgroup::Limit;
 use codax_os::probe::{self, Facts};
 use serde::Serialize;
 use std::path::Path;
@@ -24,7 +25,7 @@ pub fn run(context: &Context, args: &DoctorArgs) -> Result<()> {
         let rows = args.files.iter().map(|file| served::look(file)).collect::<Result<Vec<_>>>()?;
         return context.print(&rows, || rows.iter().map(text).collect());
     }
-    let facts = probe::facts();
+    let facts = probe::facts(daemon(&context.dir));
     let rows = diagnose(&facts, &place(&context.dir));
     context.print(&rows, || rows.iter().map(text).collect())?;
     let missing: Vec<_> = rows.iter().filter(|row| row.level == Level::Missing).map(|row| row.fact).collect();
@@ -32,6 +33,13 @@ pub fn run(context: &Context, args: &DoctorArgs) -> Result<()> {
         return Ok(());
     }
     Err(Error::internal(format!("a store can't work here as it should: see {}", missing.join(", "))).into())
+}
+
+/// The daemon of the store, if one runs and this user may know. It isn't asked.
+fn daemon(dir: &Path) -> Option<u32> {
+    let pid = codax_os::lockfile::holder(&dir.join("lock"))?;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    (name.trim_end() == "codax").then_some(pid)
 }
 
 /// How well a fact serves a store.
@@ -114,6 +122,7 @@ fn diagnose(facts: &Facts, place: &Place) -> Vec<Row> {
         map_count(facts),
         fuse(facts),
         memory(facts),
+        memory_limit(facts),
     ]
 }
 
@@ -325,6 +334,36 @@ fn memory(facts: &Facts) -> Row {
     Row::ok("memory", value, "pools, emulated ones too, take it as they are filled")
 }
 
+fn memory_limit(facts: &Facts) -> Row {
+    let fact = "memory cgroup";
+    let left = |limit: &Limit| {
+        let (left, all) = (format_size(limit.left()), format_size(limit.bytes));
+        format!("{left} left of {all} ({})", limit.cgroup)
+    };
+    let mend = |limit: &Limit| {
+        format!(
+            "echo BYTES > {} (of a unit: systemctl set-property UNIT MemoryMax=SIZE MemoryHigh=SIZE), or have smaller pools",
+            limit.file.display()
+        )
+    };
+    match (&facts.memory_limit, &facts.memory_soft_limit) {
+        (Some(limit), _) => {
+            let follows = "the daemon's cgroup is charged for what the library and the commands place and move, and a move for both copies: \
+                           what would go over is refused with \"no space\"";
+            Row::bad(Level::Limited, fact, left(limit), follows, mend(limit))
+        }
+        (None, Some(soft)) => {
+            let follows = "the daemon's cgroup is charged for what the library and the commands place and move: beyond this the kernel slows it down";
+            Row::bad(Level::Limited, fact, left(soft), follows, mend(soft))
+        }
+        (None, None) => Row::ok(
+            fact,
+            "no limit",
+            "what is placed and moved is charged to the daemon's cgroup, which has none",
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,6 +391,8 @@ mod tests {
             swap_total: Some(1 << 30),
             fuse: true,
             fuse_helper: true,
+            memory_limit: None,
+            memory_soft_limit: None,
             thread_states: true,
         }
     }
@@ -378,6 +419,25 @@ mod tests {
             .map(|fact| (fact, Level::Limited));
         assert_eq!(levels(&facts, true), limited);
         assert!(levels(&facts, false).contains(&("mounts", Level::Missing)));
+    }
+
+    #[test]
+    fn a_limit_of_memory_is_said_with_its_file() {
+        let limit = Limit {
+            cgroup: "/a".into(),
+            file: "/cg/a/memory.max".into(),
+            bytes: 8 << 20,
+            used: 3 << 20,
+            cache: 1 << 20,
+        };
+        let facts =
+            Facts { memory_limit: Some(limit.clone()), memory_soft_limit: Some(limit.clone()), ..good() };
+        assert_eq!(levels(&facts, true), [("memory cgroup", Level::Limited)]);
+        let row = memory_limit(&facts);
+        assert_eq!(row.value, "6 MiB left of 8 MiB (/a)");
+        assert!(row.mend.is_some_and(|mend| mend.contains("/cg/a/memory.max")));
+        let soft = Facts { memory_soft_limit: Some(limit), ..good() };
+        assert!(memory_limit(&soft).follows.contains("slows it down"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::output::json::PathForm;
 use crate::output::progress::held_lines;
 use crate::output::{table, text};
 use anyhow::Result;
+use codax_core::DRAM;
 use codax_core::info::{PoolInfo, StoreInfo};
 use codax_core::units::{format_duration, format_size};
 use codax_wire::{Reply, Request};
@@ -94,6 +95,7 @@ fn status_text(info: &StoreInfo) -> String {
         ("up", format_duration(Duration::from_nanos(info.uptime_ns))),
         ("files", format!("{}, directories among them", info.inodes)),
         ("clients", info.sessions.to_string()),
+        ("dram on", nodes_text(&info.pools)),
         ("mounted on", mounts.collect::<Vec<_>>().join("\n")),
     ]);
     out.push('\n');
@@ -105,6 +107,11 @@ fn status_text(info: &StoreInfo) -> String {
             out += &format!("  waits for {}\n", text::printable(&line));
         }
     }
+    for pool in &info.pools {
+        if let Some(missing) = &pool.missing {
+            out += &format!("\n{}: {}\n", pool.name, text::printable(missing));
+        }
+    }
     if !info.recovery.is_empty() {
         out += "\nthe last start found:\n";
         for line in &info.recovery {
@@ -112,6 +119,13 @@ fn status_text(info: &StoreInfo) -> String {
         }
     }
     out
+}
+
+/// The NUMA nodes that `dram` is kept to, if it is.
+fn nodes_text(pools: &[PoolInfo]) -> String {
+    let nodes = pools.iter().find(|pool| pool.id == DRAM).map_or(&[][..], |pool| &pool.nodes);
+    let list: Vec<_> = nodes.iter().map(u32::to_string).collect();
+    if list.is_empty() { String::new() } else { format!("NUMA nodes {}", list.join(",")) }
 }
 
 fn pools_text(pools: &[PoolInfo]) -> String {

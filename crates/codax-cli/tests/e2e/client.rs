@@ -150,6 +150,7 @@ fn child() {
         "hold" => hold(&store, &words),
         "fork" => crate::raw::fork(&store, words[0]),
         "pread" => crate::raw::pread(&store, words[0], words[1]),
+        "mbind" => crate::raw::mbind(&store, words[0], number(words[1])),
         "direct" => crate::raw::direct(&store, words[0], words[1]),
         "reopen" => reopen(words[0], words[1]),
         "map-path" => crate::mount::map_path(words[0]),

@@ -9,6 +9,7 @@ mod rig;
 mod setting;
 
 mod bad_input;
+mod cgroup;
 mod commands;
 mod crash;
 mod damage;
@@ -19,6 +20,7 @@ mod kernel_moves;
 mod live;
 mod mount;
 mod numa;
+mod pairs;
 mod probe;
 mod stopped;
 mod strangers;

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
-fn nodes() -> Vec<Node> {
+pub fn nodes() -> Vec<Node> {
     topology::nodes(Path::new(topology::SYSFS))
 }
 
@@ -34,22 +34,25 @@ fn plans(test: &str, node: Option<u32>) -> Vec<Plan> {
 /// Asserts that each page of a file lies on the node of the pool that the store says; returns the pools.
 #[track_caller]
 pub fn at_its_place(rig: &Rig, path: &str, node: u32) -> Vec<String> {
+    let near = nodes().into_iter().filter(|node| !node.cpus.is_empty()).map(|node| node.node).collect();
+    lies_on(rig, path, &[("dram", near), ("cxl0", vec![node])])
+}
+
+/// Asserts that each page of a file lies on one of the nodes that are given for its pool, as the kernel says; returns the pools.
+#[track_caller]
+pub fn lies_on(rig: &Rig, path: &str, places: &[(&str, Vec<u32>)]) -> Vec<String> {
     let stat = rig.row(&["stat", path]);
     let id = stat["id"].as_u64().expect("a number");
     for run in stat["runs"].as_array().expect("runs") {
         let pool = run["pool"].as_str().expect("a name");
+        let Some((_, nodes)) = places.iter().find(|(name, _)| *name == pool) else { continue };
         let number = |field: &str| run[field].as_u64().expect("a number");
         // Pools whose pages the kernel moves to and fro share the objects.
         let places = [pool, "dram"].map(|pool| rig.dir().join("pools").join(pool).join(format!("{id:016x}")));
         let object = places.iter().find_map(|object| File::open(object).ok()).expect("root may");
         let located = Located::new(&object, number("page") << 12, number("pages") << 12).expect("mapped");
         let found = located.nodes().expect("the kernel knows");
-        let near: Vec<u32> =
-            nodes().iter().filter(|node| !node.cpus.is_empty()).map(|node| node.node).collect();
-        let right = |found: &Option<u32>| match pool {
-            "dram" => found.is_some_and(|found| near.contains(&found)),
-            _ => *found == Some(node),
-        };
+        let right = |found: &Option<u32>| found.is_some_and(|found| nodes.contains(&found));
         let wrong: Vec<_> = found.iter().enumerate().filter(|(_, node)| !right(node)).take(5).collect();
         assert!(wrong.is_empty(), "{path} in {pool}: {wrong:?}, of {run}");
     }
@@ -139,6 +142,65 @@ fn pages_that_somebody_moves_away_are_brought_back_and_it_is_said() {
     }
 }
 
+#[test]
+fn pages_that_a_client_binds_elsewhere_are_brought_back_and_it_is_said() {
+    let node = far().first().copied();
+    for plan in plans("pages_that_a_client_binds_elsewhere", node) {
+        let (rig, node) = (plan.up(), node.expect("there"));
+        rig.put("/f", &pattern(4 * MIB, 1), &["--on", "cxl0"]).ok();
+        let mut client = Client::start(&rig, "mbind", &["/f", "0"]);
+        let seen = client.number("get 8");
+        assert_eq!(client.ask("bind"), "bound");
+        until("the patrol finds them", || rig.events("stray").pop());
+        assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+        rig.sound();
+        // What is bound is the object, for as long as it is there: what is given to it later lies on the node as well.
+        rig.ok(&["move", "/f", "--to", "dram", "--range", "2MiB:2MiB"]);
+        rig.ok(&["move", "/f", "--to", "cxl0"]);
+        assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+        assert_eq!(client.number("get 8"), seen);
+        client.end();
+        assert_eq!(rig.get("/f"), pattern(4 * MIB, 1));
+        rig.sound();
+    }
+}
+
+#[test]
+fn dram_lies_on_the_nodes_that_somebody_chose() {
+    const NAME: &str = "dram_lies_on_the_nodes_that_somebody_chose";
+    let (near, far) = (nodes(), far());
+    let near = near.iter().find(|node| !node.cpus.is_empty());
+    let (Some(near), Some(&node)) = (near.filter(|_| root()), far.first()) else {
+        return skipped(NAME, "wants root, and a NUMA node without CPUs");
+    };
+    let plan = Plan::new().device_as("sim0=emulated:64MiB");
+    let rig = plan.config(&format!("dram_nodes = [{node}]\n")).place();
+    rig.up();
+    rig.put("/f", &pattern(4 * MIB, 1), &[]).ok();
+    assert_eq!(lies_on(&rig, "/f", &[("dram", vec![node])]), ["dram"]);
+    let shown = rig.row(&["device", "show", "dram"]);
+    assert_eq!(shown["nodes"], serde_json::json!([node]), "{shown}");
+    assert!(rig.ok(&["device", "show", "dram"]).text().contains(&format!("NUMA nodes {node}")));
+    assert!(rig.ok(&["status"]).text().contains(&format!("NUMA nodes {node}")));
+    rig.down();
+    // Others, at the next start: what is there comes after.
+    rig.up_with(&["--dram-nodes", &near.node.to_string()]);
+    until("the patrol brings it", || rig.events("stray").pop());
+    assert_eq!(lies_on(&rig, "/f", &[("dram", vec![near.node])]), ["dram"]);
+    assert_eq!(rig.get("/f"), pattern(4 * MIB, 1));
+    rig.sound();
+    rig.down();
+    for (words, says) in [
+        (&["--dram-nodes", "77"][..], "--dram-nodes: there is no NUMA node 77"),
+        (
+            &["--dram-nodes", &node.to_string(), "--device", &format!("cxl0=numa:{node}")],
+            "is the device cxl0",
+        ),
+    ] {
+        rig.try_up_with(words).expect_err("refused").fails(2, &[says]);
+    }
+}
+
 /// Of tests that need a node for themselves, one at a time. They may be in processes of their own.
 fn alone() -> File {
     let lock = File::create(std::env::temp_dir().join("codax-e2e-node")).expect("room");
@@ -177,6 +239,78 @@ fn a_detached_node_goes_offline_and_comes_back() {
         assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
         assert_eq!(rig.get("/f"), pattern(8 * MIB, 1));
         rig.sound();
+    }
+}
+
+#[test]
+fn a_node_that_goes_offline_in_use_loses_nothing_and_is_named() {
+    const NAME: &str = "a_node_that_goes_offline_in_use";
+    let machine = topology::Topology::read(Path::new(topology::SYSFS), Path::new(topology::MOUNTINFO));
+    let ram = |dax: &&topology::Dax| dax.mode == topology::Mode::SystemRam;
+    let Some(dax) = machine.dax.iter().find(ram).filter(|_| setting::may_change_machine()) else {
+        return skipped(NAME, "wants a DAX device that is system RAM, and CODAX_TEST_MACHINE=1");
+    };
+    let (node, dax) = (dax.target_node.expect("the kernel says it"), &dax.name);
+    let _alone = alone();
+    // In huge pages: to take a node offline takes long.
+    for plan in plans(NAME, Some(node)).into_iter().skip(1) {
+        let _back = Online(dax.clone());
+        let (online, offline) = ("online-memory", "offline-memory");
+        let switch = |how: &str| sh(&format!("daxctl {how} {dax} >/dev/null"));
+        let gone = format!("NUMA node {node} has no memory online");
+        let rig = plan.up();
+        let bytes = pattern(8 * MIB, 1);
+        rig.put("/f", &bytes, &["--on", "cxl0"]).ok();
+        let mut client = Client::start(&rig, "hold", &["/f", "ro"]);
+        let seen = client.number("get 4096");
+
+        switch(offline);
+        let said = until("the patrol looks", || rig.events("lost").pop());
+        assert!(said.contains(&gone), "{said}");
+        assert!(rig.ok(&["status"]).text().contains(&gone));
+        assert!(
+            rig.row(&["device", "show", "cxl0"])["missing"].as_str().is_some_and(|why| why.contains(&gone))
+        );
+        let found = rig.run(&["check"]);
+        assert!(found.code == 9 && found.text().contains(&gone), "{found}");
+        assert_eq!((client.number("get 4096"), rig.get("/f") == bytes), (seen, true));
+        rig.put("/g", &bytes, &["--on", "cxl0"]).fails(6, &[&gone]);
+        rig.put("/g", &bytes, &[]).ok();
+        rig.run(&["move", "/g", "--to", "cxl0"]).fails(6, &[&gone]);
+        assert_eq!(rig.pools_of("/g"), ["dram"]);
+
+        // It comes back, and so do the pages.
+        switch(online);
+        until("the patrol looks", || rig.events("found").pop());
+        until("the patrol brings them", || rig.events("stray").pop());
+        assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+        rig.sound();
+
+        // A daemon that starts without it has everything, and can empty the device.
+        switch(offline);
+        rig.kill();
+        rig.up();
+        assert!(rig.ok(&["status"]).text().contains("what it held is whole"));
+        until("the client is back", || (client.ask("stat") == (8 * MIB).to_string()).then_some(()));
+        rig.ok(&["device", "drain", "cxl0"]);
+        assert_eq!((rig.pools_of("/f"), client.number("get 4096")), (vec!["dram".to_owned()], seen));
+        rig.run(&["device", "online", "cxl0"]).fails(6, &[&gone]);
+        switch(online);
+        rig.ok(&["device", "online", "cxl0"]);
+        assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+        assert_eq!((client.number("get 4096"), rig.get("/f") == bytes), (seen, true));
+        client.end();
+        rig.sound();
+    }
+}
+
+/// Puts memory online again, also when the test fails.
+struct Online(String);
+
+impl Drop for Online {
+    fn drop(&mut self) {
+        // What is online already is no failure.
+        let _ = Command::new("daxctl").args(["online-memory", &self.0]).output();
     }
 }
 

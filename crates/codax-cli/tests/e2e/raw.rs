@@ -31,6 +31,31 @@ fn map(store: &Store, path: &str) -> (codax::File, Mapping) {
     (file, mapping)
 }
 
+/// From `linux/mempolicy.h`.
+const MPOL_BIND: libc::c_int = 2;
+const MPOL_MF_MOVE: libc::c_int = 1 << 1;
+
+/// Binds a file to a NUMA node behind the store's back when told to (`bind`), with all its pages; `get OFFSET` otherwise.
+pub fn mbind(store: &Store, path: &str, node: u64) {
+    let (_file, mapping) = map(store, path);
+    let memory = mapping.memory();
+    serve(|line| match line[0] {
+        "bind" => {
+            // Only what it has touched is moved.
+            (0..memory.len()).step_by(4096).for_each(|at| assert!(memory.load_u64(at) < u64::MAX));
+            let nodes: libc::c_ulong = 1 << node;
+            // SAFETY: the range is the mapping's, which stays where it is with every byte; the kernel reads one word of nodes.
+            let done = unsafe {
+                let bytes = memory.as_slice();
+                let (at, len) = (bytes.as_ptr(), bytes.len());
+                libc::syscall(libc::SYS_mbind, at, len, MPOL_BIND, &raw const nodes, 64, MPOL_MF_MOVE)
+            };
+            if done == 0 { "bound".to_owned() } else { std::io::Error::last_os_error().to_string() }
+        }
+        _ => memory.load_u64(line[1].parse().expect("an offset")).to_string(),
+    });
+}
+
 /// Forks when told to (`fork`), and answers with the child's number; the child says what it found, and sleeps until `reap`. `get` and `set` use the first word.
 pub fn fork(store: &Store, path: &str) {
     let (file, mapping) = map(store, path);

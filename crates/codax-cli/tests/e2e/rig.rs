@@ -176,6 +176,7 @@ pub struct Plan {
     config: String,
     huge: String,
     uid: Option<u32>,
+    cgroup: Option<PathBuf>,
 }
 
 impl Plan {
@@ -187,6 +188,7 @@ impl Plan {
             config: String::new(),
             huge: setting::huge(),
             uid: None,
+            cgroup: None,
         };
         // On a busy machine a client that is well may take its time; tests of those that aren't say how long.
         plan.dram("64MiB").device("64MiB").patient(Duration::from_secs(10))
@@ -212,6 +214,18 @@ impl Plan {
     /// The only device, as it would be typed.
     pub fn device_as(mut self, device: &str) -> Self {
         self.devices = vec![device.to_owned()];
+        self
+    }
+
+    /// One more device, as it would be typed.
+    pub fn and_device(mut self, device: &str) -> Self {
+        self.devices.push(device.to_owned());
+        self
+    }
+
+    /// The daemon is in this cgroup, by its directory.
+    pub fn within(mut self, cgroup: &Path) -> Self {
+        self.cgroup = Some(cgroup.to_owned());
         self
     }
 
@@ -316,7 +330,21 @@ impl Rig {
     /// A command of the program's, as the store's user.
     pub fn command<S: AsRef<OsStr>>(&self, words: &[S]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(words).env("CODAX_STORE", self.dir()).current_dir(&self.root).stdin(Stdio::null());
+        command.args(words);
+        self.settled(command)
+    }
+
+    /// The daemon's command line, by way of a shell that enters its cgroup first, if it is to have one.
+    fn daemon_command(&self, words: &[OsString]) -> Command {
+        let Some(cgroup) = &self.plan.cgroup else { return self.command(words) };
+        let mut command = Command::new("sh");
+        let enter = "echo $$ >\"$0\" && exec \"$@\"";
+        command.args(["-c", enter]).arg(cgroup.join("cgroup.procs")).arg(&self.program).args(words);
+        self.settled(command)
+    }
+
+    fn settled(&self, mut command: Command) -> Command {
+        command.env("CODAX_STORE", self.dir()).current_dir(&self.root).stdin(Stdio::null());
         command.env_remove("CODAX_AT").env_remove("CODAX_LOG");
         if let Some(uid) = self.plan.uid {
             command.uid(uid).gid(uid);
@@ -443,12 +471,19 @@ impl Rig {
         self.start(hooks, &[])
     }
 
+    /// The same, with more options.
+    #[track_caller]
+    pub fn try_up_with(&self, more: &[&str]) -> Result<(), Said> {
+        self.start("", more)
+    }
+
     #[track_caller]
     fn start(&self, hooks: &str, more: &[&str]) -> Result<(), Said> {
         let log = File::options().create(true).append(true).open(self.log()).expect("ours");
         let before = fs::metadata(self.log()).map_or(0, |meta| meta.len());
-        let mut command = self.command(&self.up_words());
-        command.args(more);
+        let mut words = self.up_words();
+        words.extend(more.iter().map(OsString::from));
+        let mut command = self.daemon_command(&words);
         command.env("CODAX_AT", hooks).stdout(Stdio::piped()).stderr(log);
         if let Some(filter) = std::env::var_os("CODAX_LOG") {
             command.env("CODAX_LOG", filter);
@@ -470,6 +505,11 @@ impl Rig {
         // Later lines have a reader as long as the daemon lives.
         std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
         Ok(())
+    }
+
+    /// What the daemon has said.
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.log()).expect("text")
     }
 
     fn log(&self) -> PathBuf {

@@ -137,13 +137,10 @@ impl Inner {
     /// Why pages stayed where they were.
     fn left_behind(&self, order: &Order<'_>, to: PoolId, bytes: u64) -> Stuck {
         let st = self.lock();
-        let (path, name) = (st.path(order.file), st.pool_name(to));
-        let backing = st.pool(to).backing.clone();
+        let (path, backing) = (st.path(order.file), st.pool(to).backing.clone());
         drop(st);
-        if backing.is_full(PageCount::for_bytes(bytes)) {
-            return Stuck::Failed(Error::no_space(format!(
-                "{path}: {bytes} bytes of it have no room in {name}: others use its node's memory (codax device discover shows how much is free)"
-            )));
+        if let Some(e) = backing.why_full(PageCount::for_bytes(bytes)) {
+            return Stuck::Failed(Error::new(e.kind, format!("{path}: {}", e.message)));
         }
         let why =
             format!("keeps {bytes} bytes of it where they are: pinned for DMA, or in use by the kernel");

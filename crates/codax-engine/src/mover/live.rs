@@ -78,6 +78,8 @@ struct Drive {
     target: Arc<dyn Backing>,
     object: OwnedFd,
     verify: bool,
+    /// What went wrong here first.
+    failed: Option<Error>,
 }
 
 impl Inner {
@@ -117,7 +119,8 @@ impl Inner {
             return order.job.cancelled().then_some(Stuck::Cancelled);
         }
         if let Some(own) = failures.iter().find(|f| f.session.is_none()) {
-            return Some(Stuck::Failed(Error::internal(own.why.clone())));
+            let own = || Error::internal(own.why.clone());
+            return Some(Stuck::Failed(drive.failed.clone().unwrap_or_else(own)));
         }
         let holders = failures
             .iter()
@@ -180,6 +183,7 @@ impl Inner {
             target,
             object,
             verify: order.verify,
+            failed: None,
         })
     }
 
@@ -288,6 +292,7 @@ impl Inner {
             }
             Action::Copy(chunk) => {
                 let result = self.copy_chunk(d, chunk);
+                d.failed = d.failed.take().or_else(|| result.as_ref().err().cloned());
                 self.env.reached("move:copied");
                 d.segment.copied(chunk, result.map_err(|e| e.message));
             }

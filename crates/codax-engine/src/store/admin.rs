@@ -1,8 +1,10 @@
 //! Names, attributes, and what the store says of itself.
 
+use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::session::Session;
 use crate::store::state::State;
 use crate::store::{Guard, Inner, Store};
+use codax_core::change::PoolState;
 use codax_core::extent::{self, pool_runs};
 use codax_core::info::{Event, FileInfo, PoolInfo, StoreInfo};
 use codax_core::name::StorePath;
@@ -265,6 +267,8 @@ impl State {
             huge: p.huge,
             moves_with,
             job: p.job.as_ref().map(|j| j.info()),
+            nodes: Vec::new(),
+            missing: None,
         }
     }
 }
@@ -284,16 +288,25 @@ impl Store {
                 files[pool] += 1;
             }
         }
+        let options = inner.options();
+        let with_memory = WithMemory::now();
+        let mut pools: Vec<PoolInfo> = files.iter().enumerate().map(|(at, &n)| st.pool_info(at, n)).collect();
+        for (info, pool) in pools.iter_mut().zip(&st.pools) {
+            info.nodes = nodes_of(&pool.record, &options);
+            if info.state != PoolState::Detached {
+                info.missing = with_memory.lost(&info.nodes);
+            }
+        }
         StoreInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_ns: u64::try_from((inner.env.now() - inner.started).as_nanos()).unwrap_or(u64::MAX),
-            dir: std::os::unix::ffi::OsStrExt::as_bytes(inner.options().dir.as_os_str()).to_vec(),
+            dir: std::os::unix::ffi::OsStrExt::as_bytes(options.dir.as_os_str()).to_vec(),
             uid: inner.uid,
             inodes: st.ns.count() as u64,
             sessions: st.sessions.len() as u64,
             journal_bytes: inner.journal.bytes(),
-            pools: files.iter().enumerate().map(|(at, &n)| st.pool_info(at, n)).collect(),
+            pools,
             recovery: st.recovery.iter().take(64).map(|note| note.what.clone()).collect(),
             mounts: Vec::new(),
         }

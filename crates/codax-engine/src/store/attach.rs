@@ -58,7 +58,7 @@ impl Session {
         let layout = Layout { dir: inner.options().dir.clone() };
         let all: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
         let medium = prepare_pool(&layout, &record, &all, &inner.options())?;
-        let huge = medium.shm.huge;
+        let huge = medium.huge;
         let shm = Shm::new(&medium.path, medium.shm)?;
         inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
         let pool = st.pool_mut(pool);

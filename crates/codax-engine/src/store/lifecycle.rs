@@ -6,6 +6,7 @@ use crate::options::{DeviceSpec, HugeMode, StoreOptions};
 use crate::patrol::Patrol;
 use crate::store::Store;
 use crate::store::attach::take_out;
+use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::media::{DramPages, medium_for};
 use crate::store::state::is_dram;
 use codax_core::change::{BackingKind, Change, NodeMemory, PageKind, PoolRecord, PoolState};
@@ -73,6 +74,7 @@ impl Layout {
 #[derive(Clone, Debug)]
 pub(crate) struct Medium {
     pub path: PathBuf,
+    pub huge: bool,
     pub swappable: bool,
     pub shm: ShmOptions,
 }
@@ -125,7 +127,7 @@ fn own_tmpfs(path: &Path, bytes: u64, huge: HugeMode, nodes: &[u32]) -> Result<O
     if !mounts::is_mount_point(path).map_err(|e| failed("look at", &e))? {
         mounts::mount_tmpfs(path, bytes, huge.mount_option(), true, nodes)
             .map_err(|e| failed("mount a tmpfs on", &e))?;
-    } else if !nodes.is_empty() {
+    } else if !nodes.is_empty() && WithMemory::now().lost(nodes).is_none() {
         mounts::prefer_nodes(path, nodes).map_err(|e| failed("set the memory policy of the tmpfs on", &e))?;
     }
     mounts::tmpfs_kind(path).map(Some).map_err(|e| failed("look at the tmpfs on", &e))
@@ -165,11 +167,7 @@ pub(crate) fn prepare_pool(
     let holder = all.iter().find(|p| p.id == pool.medium).unwrap_or(pool);
     let path = layout.pool(&holder.name);
     let swap = codax_os::process::swap_total().unwrap_or(0) > 0;
-    let nodes = match pool.numa {
-        Some(memory) => vec![memory.node],
-        None if is_dram(pool.id) => options.dram_nodes.clone(),
-        None => Vec::new(),
-    };
+    let nodes = nodes_of(pool, options);
     let huge = match pool.numa.map(|memory| memory.page) {
         Some(PageKind::Small) => HugeMode::Never,
         // Huge pages were asked for: this device has them, whatever the rest of the store has.
@@ -188,7 +186,8 @@ pub(crate) fn prepare_pool(
         Some(tmpfs) => Medium {
             path,
             swappable: swap && !tmpfs.noswap,
-            shm: ShmOptions { huge: tmpfs.huge, nodes, shared, ..ShmOptions::default() },
+            huge: tmpfs.huge,
+            shm: ShmOptions { nodes, shared, ..ShmOptions::default() },
         },
         None if !nodes.is_empty() => {
             return Err(Error::permission(format!(
@@ -200,7 +199,7 @@ pub(crate) fn prepare_pool(
             let limit = codax_os::process::memlock_limit();
             let may_lock = limit.is_none_or(|limit| limit >= bytes_of(&|_| true));
             let shm = ShmOptions { lock_memory: swap && may_lock, ..ShmOptions::default() };
-            Medium { path, swappable: swap && !may_lock, shm }
+            Medium { path, huge: false, swappable: swap && !may_lock, shm }
         }
     })
 }
@@ -225,7 +224,7 @@ pub(crate) fn detached_pool(layout: &Layout, pool: &PoolRecord) -> Result<Medium
     let path = layout.pool(&pool.name);
     make_dir(&path, 0o700)?;
     take_out(&path)?;
-    Ok(Medium { path, swappable: false, shm: ShmOptions::default() })
+    Ok(Medium { path, huge: false, swappable: false, shm: ShmOptions::default() })
 }
 
 /// The pools that the journal knows and the options name, as changes to be journalled for what is new or has another link.
@@ -254,12 +253,24 @@ pub(crate) fn reconcile(
             }
         }
     }
+    // Devices that the store knows may be left out of the options, and their nodes are theirs all the same.
+    let attached = known.iter().filter(|p| p.state != PoolState::Detached);
+    for (pool, memory) in attached.filter_map(|p| Some((p, p.numa?))) {
+        if options.dram_nodes.contains(&memory.node) {
+            let (node, name) = (memory.node, &pool.name);
+            return Err(Error::invalid(format!(
+                "dram_nodes: node {node} is the device {name} of this store"
+            )));
+        }
+    }
     let mut next = u16::try_from(known.len().max(1)).unwrap_or(u16::MAX);
     for device @ DeviceSpec { name, bytes, default_bytes, numa, link, missing } in &options.devices {
         let there = known.iter().find(|p| p.name == *name);
-        if let Some(missing) =
-            missing.as_ref().filter(|_| there.is_none_or(|p| p.state != PoolState::Detached))
-        {
+        // What a device held before its node went offline is whole, and elsewhere: the kernel has seen to that, and the pool's tmpfs still has it.
+        let path = Layout { dir: options.dir.clone() }.pool(name);
+        let may_start =
+            |p: &PoolRecord| p.state == PoolState::Detached || mounts::is_mount_point(&path).unwrap_or(false);
+        if let Some(missing) = missing.as_ref().filter(|_| !there.is_some_and(may_start)) {
             return Err(Error::invalid(format!("device {name}: {missing}")));
         }
         match there {
@@ -364,6 +375,9 @@ impl Store {
         }
         if options.chunk_bytes != new.chunk_bytes {
             lines.push("chunk changed".to_owned());
+        }
+        if options.dram_nodes != new.dram_nodes {
+            lines.push("dram_nodes takes effect at the next start".to_owned());
         }
         if options.huge != new.huge {
             lines.push("huge takes effect in pools made after the next start".to_owned());

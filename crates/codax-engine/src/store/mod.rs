@@ -8,6 +8,7 @@ mod admin;
 mod attach;
 pub(crate) mod files;
 mod lifecycle;
+pub(crate) mod lost;
 pub(crate) mod media;
 mod new_pools;
 mod recover;

@@ -11,6 +11,7 @@ use crate::store::files::all_in;
 use crate::store::lifecycle::{
     Layout, detached_pool, dram_pages, is_shared, prepare_dir, prepare_meta, prepare_pool, reconcile,
 };
+use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::media::Media;
 use crate::store::new_pools::NewPools;
 use crate::store::state::{Note, Pool, State, Trouble};
@@ -106,6 +107,7 @@ impl Store {
         changed.iter().try_for_each(|change| replayed.take(change.clone()))?;
         let mut new_pools = NewPools::new(&layout, &known);
         let mut pools = open_pools(&layout, &replayed, &options, make, &mut new_pools)?;
+        notes.extend(without_memory(&replayed, &options));
 
         if replayed.ns.count() == 0 {
             let format = Namespace::format(codax_os::process::uid(), codax_os::process::gid(), env.wall_ns());
@@ -211,6 +213,20 @@ fn settle_moves(journal: &Journal, replayed: &mut Replayed, notes: &mut Vec<Note
     Ok(())
 }
 
+/// Says of devices whose node has gone offline that they are without.
+fn without_memory(replayed: &Replayed, options: &StoreOptions) -> Vec<Note> {
+    let machine = WithMemory::now();
+    let attached = replayed.pools.values().filter(|pool| pool.state != PoolState::Detached);
+    attached
+        .filter_map(|pool| {
+            let why = machine.lost(&nodes_of(pool, options))?;
+            let safe = "what it held is whole, on other nodes, and a drain empties it";
+            let what = format!("{}: {why}; {safe}", pool.name);
+            Some(Note { what, of: Some(Trouble::Memory(pool.id)) })
+        })
+        .collect()
+}
+
 fn open_pools(
     layout: &Layout,
     replayed: &Replayed,
@@ -229,7 +245,7 @@ fn open_pools(
             PoolState::Detached if !is_shared(record, &all) => detached_pool(layout, record)?,
             _ => prepare_pool(layout, record, &all, options)?,
         };
-        let huge = medium.shm.huge;
+        let huge = medium.huge;
         let shm = Shm::new(&medium.path, medium.shm)?;
         pools.push(Pool {
             alloc: FrameAllocator::new(record.frames),

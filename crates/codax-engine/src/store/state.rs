@@ -81,6 +81,8 @@ impl From<String> for Note {
 pub(crate) enum Trouble {
     /// The file's object in the pool.
     Object(FileId, PoolId),
+    /// The pool's NUMA node, which has no memory.
+    Memory(PoolId),
     /// Something in the pool's directory that isn't the store's.
     Stray(String),
 }

@@ -65,6 +65,18 @@ pub fn nodes(root: &Path) -> Vec<Node> {
     node::read(&Reader::new(root))
 }
 
+/// Nodes that have memory online; `None` where the kernel doesn't say.
+#[must_use]
+pub fn nodes_with_memory(root: &Path) -> Option<Vec<u32>> {
+    Reader::new(root).list("devices/system/node/has_memory")
+}
+
+/// A list of CPUs or nodes as the kernel and numactl(8) write it, `0-3,8`, in full and in order; `None` if it is no such list.
+#[must_use]
+pub fn list(text: &str) -> Option<Vec<u32>> {
+    reader::list(text)
+}
+
 /// The CPUs.
 #[must_use]
 pub fn cpus(root: &Path) -> Vec<Cpu> {

@@ -192,7 +192,7 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// `0-3,8` in full; empty text is an empty list.
-fn list(text: &str) -> Option<Vec<u32>> {
+pub(super) fn list(text: &str) -> Option<Vec<u32>> {
     let mut all = Vec::new();
     for part in text.split(',').filter(|_| !text.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

@@ -176,6 +176,8 @@ fn sample(id: u16, name: &str, state: PoolState) -> PoolInfo {
         huge: false,
         moves_with: Vec::new(),
         job: None,
+        nodes: Vec::new(),
+        missing: None,
     }
 }
 
