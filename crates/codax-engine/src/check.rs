@@ -2,7 +2,7 @@
 
 use crate::backing::{Backing, ObjectInfo};
 use crate::store::state::{State, Trouble};
-use crate::store::{Inner, Store, pages_in, resident, stale_ranges};
+use crate::store::{Inner, Store, pages_in, stale_ranges};
 use crate::table::shown_page;
 use codax_core::change::Change;
 use codax_core::extent::{Extent, FrameRun};
@@ -264,11 +264,12 @@ impl Inner {
             return Ok(());
         };
         let held: u64 = st.pool(pool).held.get(&file).into_iter().flatten().map(|e: &Extent| e.count.0).sum();
-        if object.len == len && object.allocated.0 == expected + held {
+        let object_len = backing.object_len(len);
+        if object.len == object_len && object.allocated.0 == expected + held {
             return check_place(&*backing, file, &here, (&path, &name), findings);
         }
         let fd = backing.open(file, true)?;
-        if object.len < len {
+        if object.len < object_len {
             let left = PageCount::for_bytes(object.len);
             let lost: u64 = here
                 .iter()
@@ -285,7 +286,7 @@ impl Inner {
             findings.trouble(Severity::Lost, what, mended, Trouble::Object(file, pool));
             return Ok(());
         }
-        if object.len > len {
+        if object.len > object_len {
             let what = format!(
                 "{path}: its object in {name} was grown to {} bytes behind the store's back",
                 object.len
@@ -295,7 +296,10 @@ impl Inner {
         }
         let mut bytes = 0;
         for range in &here {
-            bytes += range.bytes() - resident(fd.as_fd(), *range, file)?.bytes().min(range.bytes());
+            bytes += range.bytes() - backing.resident(fd.as_fd(), *range)?.bytes().min(range.bytes());
+        }
+        if !backing.tells_which() {
+            bytes = PageCount(expected.saturating_sub(object.allocated.0)).bytes();
         }
         if bytes > 0 {
             let what =

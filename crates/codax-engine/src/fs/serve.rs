@@ -478,6 +478,9 @@ impl State {
             return Ok(pool);
         }
         let mut pools = inode.extents.iter().map(|e| e.pool);
+        if pools.clone().any(|pool| self.unit(pool) > 1) {
+            return Err("it lies in pages of hugetlbfs, which FUSE doesn't pass through");
+        }
         match pools.next() {
             Some(first) if pools.all(|pool| pool == first) => Ok(first),
             Some(_) => Err("it is spread over several objects"),
@@ -489,7 +492,9 @@ impl State {
 
     /// Where the object of a file without pages is to be, of such a placement.
     fn pool_of_empty(&self, placement: &Placement) -> Option<PoolId> {
-        let takes = |pool: &PoolId| self.pool(*pool).record.state == PoolState::Online;
+        // In huge pages the daemon serves it.
+        let takes =
+            |pool: &PoolId| self.pool(*pool).record.state == PoolState::Online && self.unit(*pool) == 1;
         match placement {
             Placement::On { pool, .. } => Some(*pool).filter(takes),
             Placement::Prefer(pool) => {

@@ -84,7 +84,7 @@ impl Inner {
         let target = &*backings[usize::from(prepared.to.0)];
         let fresh = !prepared.target_exists;
         // A small object gets its length by being written; a large one has to have it for the medium to give it huge pages.
-        let short = fresh && len < HUGE_SIZE;
+        let short = fresh && len < HUGE_SIZE && target.object_len(len) == len;
         let to = if fresh {
             target.create(file, if short { 0 } else { len })?
         } else {
@@ -121,6 +121,7 @@ impl Inner {
             let from = from.ok_or_else(|| Error::internal("a chunk of a pool without a lease"))?;
             let source = &*backings[usize::from(chunk.from.0)];
             let (at, end) = bytes_of(chunk, prepared.inode.len);
+            to.0.before_write(to.1, PageRange::of_bytes(at, end - at))?;
             copy_checked((source, from.as_fd()), to, (at, end), order)?;
             to.0.confirm(to.1, PageRange::of_bytes(at, end - at))?;
             *done += 1;
@@ -228,7 +229,8 @@ struct Sources {
 fn remove_sources(backings: &Backings, idle: &mut Idle<'_>) -> Sources {
     let mut sources = Sources::default();
     for (pool, _lease) in std::mem::take(&mut idle.leased) {
-        let moved: u64 = idle.chunks().iter().filter(|c| c.from == pool).map(|c| c.pages.count.0).sum();
+        let old = idle.prepared.old_extents(idle.chunks());
+        let moved: u64 = old.iter().filter(|e| e.pool == pool).map(|e| e.count.0).sum();
         let extents = &idle.prepared.inode.extents;
         let had: u64 = extents.iter().filter(|e| e.pool == pool).map(|e| e.count.0).sum();
         let removed = moved == had

@@ -278,7 +278,7 @@ impl Inner {
             }
             Action::MakeReady(first, count) => {
                 for chunk in first..first + count {
-                    let pages = d.record.chunks[chunk as usize].pages;
+                    let pages = d.record.chunks[chunk as usize].target_pages();
                     if let Some(order) = order {
                         order.pace.wait(pages.bytes(), &*self.env);
                     }
@@ -331,6 +331,7 @@ impl Inner {
         let source = d.sources.get(&chunk.from);
         let source = source.ok_or_else(|| Error::internal("a chunk from a pool that is not mapped"))?;
         let (at, end) = bytes_of(chunk, d.prepared.inode.len);
+        d.target.before_write(d.object.as_fd(), PageRange::of_bytes(at, end - at))?;
         let copied = d.target.copy(&source.map, at, end - at, d.object.as_fd())?;
         if copied < end - at {
             return Err(Error::corrupt(format!(

@@ -6,6 +6,7 @@
 
 mod idle;
 pub(crate) mod live;
+mod units;
 mod pace;
 
 pub(crate) use pace::Pace;
@@ -171,7 +172,7 @@ impl Inner {
             return Ok(false);
         }
         let Some(inode) = st.ns.get(file) else { return Ok(true) };
-        let end = PageCount::for_bytes(inode.len).0;
+        let end = st.end_of(inode, inode.len).0;
         if inode.extents.last().is_some_and(|e| e.pages().end() > end) {
             let inode = inode.clone();
             let times = (inode.mtime_ns, inode.ctime_ns);
@@ -263,7 +264,10 @@ impl Inner {
     /// The next segment of the order, its frames reserved and the file busy; `None` if there is nothing left to move.
     fn prepare(&self, st: &mut State, order: &Order<'_>) -> std::result::Result<Option<Prepared>, Stuck> {
         let Some(inode) = st.ns.get(order.file).cloned() else { return Ok(None) };
-        let Some((to, wanted)) = next_segment(&inode, &order.to) else { return Ok(None) };
+        let Some((to, cuts)) = self.next_cuts(st, &inode, &order.to).map_err(Stuck::Failed)? else {
+            return Ok(None);
+        };
+        let wanted: Vec<Extent> = cuts.iter().flat_map(|(_, pages)| extent::slice(&inode.extents, *pages)).collect();
         if st.pool(to).record.state != PoolState::Online {
             let name = st.pool_name(to);
             return Err(Stuck::Failed(Error::device_state(format!(
@@ -281,17 +285,14 @@ impl Inner {
                 return Err(Stuck::Held(vec![Holder { pid: None, command: "a process".into(), why }]));
             }
         }
-        // A part of a huge page is never left alone if it can be helped: the kernel may make it whole again, holes and all.
-        let huge = st.pool(to).huge || wanted.iter().any(|e| st.pool(e.pool).huge);
-        let size = self.options().chunk_pages(huge);
         let target_exists = inode.extents.iter().any(|e| e.pool == to);
         let mut chunks: Vec<Chunk> = Vec::new();
-        for (from, pages) in chunked(&wanted, size) {
+        for (from, pages) in cuts {
             let near = chunks
                 .last()
                 .and_then(|c: &Chunk| c.target.last())
                 .map(|r| codax_core::Frame(r.frame.0 + r.count.0));
-            match st.reserve(to, order.file, pages, near) {
+            match st.reserve(to, order.file, units::with_frames(st, &inode, to, pages), near) {
                 Ok(extents) => {
                     let target =
                         extents.iter().map(|e| FrameRun { frame: e.frame, count: e.count }).collect();
@@ -309,6 +310,27 @@ impl Inner {
         }
         let preempt = self.make_busy(st, order.file, MOVE);
         Ok(Some(Prepared { inode, to, chunks, preempt, target_exists }))
+    }
+
+    /// The next segment of what is ordered: the pool it goes to, and the chunks, each in one pool.
+    fn next_cuts(
+        &self,
+        st: &State,
+        inode: &Inode,
+        to: &[PoolRun],
+    ) -> Result<Option<(PoolId, Vec<(PoolId, PageRange)>)>> {
+        // A part of a huge page is never left alone if it can be helped: the kernel may make it whole again, holes and all.
+        let size = |to: PoolId, wanted: &[Extent]| {
+            let huge = st.pool(to).huge || wanted.iter().any(|e| st.pool(e.pool).huge);
+            self.options().chunk_pages(huge)
+        };
+        if st.block() > 1 {
+            return units::next_cuts(st, inode, to, &size);
+        }
+        Ok(next_segment(inode, to).map(|(to, wanted)| {
+            let size = size(to, &wanted);
+            (to, chunked(&wanted, size))
+        }))
     }
 
     /// Processes that hold an object of the file and don't use it through a session.
@@ -521,6 +543,11 @@ pub(crate) fn relocated(now: &Inode, new: &[Extent], home: Option<PoolId>) -> In
     // What moves may lie scattered over the file: `replace` takes one run without gaps at a time.
     for run in new.chunk_by(|a, b| a.pages().end() == b.page.0) {
         inode.extents = extent::replace(&inode.extents, run).0;
+    }
+    // What it had behind its end, in a unit of the pool it left, went with the rest.
+    let end = PageCount::for_bytes(inode.len).0;
+    if let Some(last) = new.last().filter(|last| last.page.0 < end && last.pages().end() >= end) {
+        extent::truncate(&mut inode.extents, PageCount(last.pages().end()));
     }
     let moved: Vec<PageRange> = new.iter().map(Extent::pages).collect();
     inode.away = without(&inode.away, &moved);

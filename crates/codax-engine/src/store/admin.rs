@@ -1,5 +1,6 @@
 //! Names, attributes, and what the store says of itself.
 
+use crate::store::blocks::frames;
 use crate::store::session::Session;
 use crate::store::state::State;
 use crate::store::{Guard, Inner, Store};
@@ -247,6 +248,7 @@ impl State {
         let held: u64 = p.held.values().flatten().map(|e| e.count.bytes()).sum();
         let free = p.alloc.free().bytes();
         let bytes = PageCount(p.record.frames).bytes();
+        let absent = frames(&p.absent).bytes();
         PoolInfo {
             id: p.record.id,
             name: p.record.name.clone(),
@@ -254,13 +256,14 @@ impl State {
             numa: p.record.numa,
             state: p.record.state,
             bytes,
-            used: bytes - free - held,
+            used: bytes - free - held - absent,
             held,
             free,
             files,
             link: p.record.link,
             swappable: p.swappable,
             huge: p.huge,
+            reserve: p.backing.reserve(),
             job: p.job.as_ref().map(|j| j.info()),
         }
     }

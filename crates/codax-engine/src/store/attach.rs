@@ -1,8 +1,8 @@
 //! Detaching a device that a drain has emptied, so that its memory can leave the machine, and attaching it again.
 
-use crate::backing::{Shm, os_error};
+use crate::backing::{Backing, Shm, give_back, os_error, raised_path};
 use crate::store::Session;
-use crate::store::lifecycle::{Layout, prepare_pool};
+use crate::store::lifecycle::{Layout, open_backing};
 use crate::store::state::{State, is_dram};
 use codax_core::change::{PoolRecord, PoolState};
 use codax_core::units::format_size;
@@ -28,9 +28,12 @@ impl Session {
         inner.set_pool_state(&mut st, pool, PoolState::Detached, None)?;
         // The journal says so already: a start would take it out of its place as well.
         let layout = Layout { dir: inner.options().dir.clone() };
-        let path = layout.pool(name);
-        match take_out(&path).and_then(|()| Shm::new(&path, false, Vec::new())) {
-            Ok(empty) => st.pool_mut(pool).backing = Arc::new(empty),
+        match take_out(&layout, name).and_then(|()| Shm::new(&layout.pool(name), false, Vec::new())) {
+            Ok(empty) => {
+                let pool = st.pool_mut(pool);
+                pool.set_absent(PageCount(0));
+                pool.backing = Arc::new(empty);
+            }
             Err(e) => {
                 inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
                 return Err(e);
@@ -54,11 +57,14 @@ impl Session {
         memory_is_there(&record)?;
         let layout = Layout { dir: inner.options().dir.clone() };
         let all_bytes = st.pools.iter().map(|p| PageCount(p.record.frames).bytes()).sum();
-        let medium = prepare_pool(&layout, &record, all_bytes, &inner.options())?;
-        let shm = Shm::new(&layout.pool(name), medium.lock_memory, medium.nodes)?;
+        let attached = PoolRecord { state: PoolState::Offline, ..record };
+        let make = |_: &PoolRecord, shm| Arc::new(shm) as Arc<dyn Backing>;
+        let (medium, backing) = open_backing(&layout, &attached, all_bytes, &inner.options(), &make)?;
         inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
-        let pool = st.pool_mut(pool);
-        (pool.huge, pool.swappable, pool.backing) = (medium.huge, medium.swappable, Arc::new(shm));
+        let taken = st.pool_mut(pool);
+        (taken.huge, taken.swappable, taken.backing) = (medium.huge, medium.swappable, backing);
+        taken.take_reserve();
+        inner.tell_reserve(&st, pool);
         drop(st);
         inner.event("attach", name, "its memory is the store's again", 0);
         Ok(())
@@ -76,12 +82,13 @@ fn device(st: &State, name: &str) -> Result<PoolId> {
     Ok(pool)
 }
 
-/// Unmounts the tmpfs that holds a device's objects, if it is one of its own.
-pub(crate) fn take_out(path: &Path) -> Result<()> {
-    if mounts::is_mount_point(path).unwrap_or(false) {
-        mounts::umount(path).map_err(|e| os_error("unmount", &path.display(), &e))?;
+/// Unmounts what holds a device's objects, if it is a mount of its own, and gives back the huge pages that were set aside for it.
+pub(crate) fn take_out(layout: &Layout, name: &str) -> Result<()> {
+    let path = layout.pool(name);
+    if mounts::is_mount_point(&path).unwrap_or(false) {
+        mounts::umount(&path).map_err(|e| os_error("unmount", &path.display(), &e))?;
     }
-    Ok(())
+    give_back(&raised_path(&layout.meta(), name))
 }
 
 fn memory_is_there(record: &PoolRecord) -> Result<()> {
@@ -94,7 +101,8 @@ fn memory_is_there(record: &PoolRecord) -> Result<()> {
         None => Err(Error::device_state(format!(
             "{name}: NUMA node {node} has no memory online: daxctl online-memory, or codax device discover"
         ))),
-        Some(free) if free < bytes => Err(Error::device_state(format!(
+        // Of huge pages it has as many as it gets.
+        Some(free) if free < bytes && !memory.page.is_reserved() => Err(Error::device_state(format!(
             "{name}: NUMA node {node} has {} free, and {name} has {}: others use it (codax device show {name})",
             format_size(free),
             format_size(bytes)

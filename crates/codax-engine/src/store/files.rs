@@ -1,6 +1,7 @@
 //! Files: made, opened, resized, named, and their frames given back.
 
 use crate::backing::{Backing, os_error};
+use crate::store::blocks::uncovered;
 use crate::store::session::{LayoutFds, OpenFile, Session};
 use crate::store::state::State;
 use crate::store::{Guard, Inner};
@@ -260,7 +261,7 @@ fn check_len(len: u64, path: &StorePath) -> Result<()> {
 /// Gives an object its length, if it has another: setting the one it has would take memory behind its end.
 fn make_len(backing: &dyn Backing, object: BorrowedFd<'_>, len: u64) -> Result<()> {
     let stat = codax_os::object::stat(object).map_err(|e| os_error("stat", &"an object", &e))?;
-    if stat.len == len { Ok(()) } else { backing.resize(object, len) }
+    if stat.len == backing.object_len(len) { Ok(()) } else { backing.resize(object, len) }
 }
 
 /// What is in `pool` once the pages of `new` are where that says.
@@ -347,9 +348,10 @@ impl Inner {
     }
 
     fn grow<'a>(&'a self, mut st: Guard<'a>, inode: &Inode, len: u64) -> (Guard<'a>, Result<()>) {
-        let old = PageCount::for_bytes(inode.len);
+        // It may have frames behind its end already.
+        let old = uncovered(&inode.extents, PageCount::for_bytes(inode.len).0);
         let new = PageCount::for_bytes(len);
-        let added = PageRange::new(old.0, new.0 - old.0);
+        let added = PageRange::new(old, new.0.saturating_sub(old));
         let placement = st.placement(inode.id);
         let extents = match st.place(&placement, inode.id, added, inode.extents.last().copied()) {
             Ok(extents) => extents,
@@ -411,7 +413,7 @@ impl Inner {
     }
 
     pub fn shrink(&self, st: &mut State, inode: &Inode, len: u64) -> Result<()> {
-        let pages = PageCount::for_bytes(len);
+        let pages = st.end_of(inode, len);
         let mut now = inode.clone();
         let cut = extent::truncate(&mut now.extents, pages);
         now.away = now
@@ -460,7 +462,7 @@ impl Inner {
             }
         }
         let fds = pools.iter().map(|&p| st.open_object(p, file, write)).collect::<Result<Vec<OwnedFd>>>()?;
-        Ok((Layout { len: inode.len, runs }, fds))
+        Ok((Layout { len: inode.len, runs, block: st.block() }, fds))
     }
 
     /// The contents may have changed.
@@ -542,7 +544,7 @@ impl Inner {
         for run in pages {
             backing.release(object.as_fd(), *run)?;
             // A part of a huge page is only cleared, and stays, where the kernel can't split the page at this moment.
-            gone &= crate::store::resident(object.as_fd(), *run, file)?.0 == 0;
+            gone &= backing.resident(object.as_fd(), *run)?.0 == 0;
         }
         Ok(gone)
     }

@@ -1,11 +1,12 @@
 //! A store's start and end: its directory, its mounts, its pools.
 
-use crate::backing::os_error;
+use crate::backing::{Backing, Hugetlb, Shm, give_back, os_error, raised_path};
 use crate::journal;
 use crate::options::{DeviceSpec, HugeMode, StoreOptions};
 use crate::patrol::Patrol;
 use crate::store::Store;
 use crate::store::attach::take_out;
+use crate::store::recover::MakeBacking;
 use crate::store::state::is_dram;
 use codax_core::change::{BackingKind, Change, NodeMemory, PageKind, PoolRecord, PoolState};
 use codax_core::{DRAM, DRAM_NAME, Error, ErrorKind, PAGE_SIZE, PageCount, PoolId, Result};
@@ -152,8 +153,43 @@ fn drop_unfinished(frames: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The directory of a pool's objects.
-pub(crate) fn prepare_pool(
+/// A pool's objects, and how their place came to be; tmpfs in the way that `make` says.
+pub(crate) fn open_backing(
+    layout: &Layout,
+    pool: &PoolRecord,
+    all_bytes: u64,
+    options: &StoreOptions,
+    make: &MakeBacking,
+) -> Result<(Medium, Arc<dyn Backing>)> {
+    let path = layout.pool(&pool.name);
+    if pool.state == PoolState::Detached {
+        let medium = detached_pool(layout, pool)?;
+        return Ok((medium, Arc::new(Shm::new(&path, false, Vec::new())?)));
+    }
+    if let Some(memory) = pool.numa.filter(|memory| memory.page.is_reserved()) {
+        if !mounts::can_mount() {
+            return Err(only_root(pool));
+        }
+        make_dir(&path, 0o700)?;
+        let bytes = PageCount(pool.frames).bytes();
+        let backing = Hugetlb::open(&path, &pool.name, memory, bytes, &layout.meta())?;
+        let medium = Medium { huge: true, swappable: false, lock_memory: false, nodes: vec![memory.node] };
+        return Ok((medium, Arc::new(backing)));
+    }
+    let medium = prepare_pool(layout, pool, all_bytes, options)?;
+    let shm = Shm::new(&path, medium.lock_memory, medium.nodes.clone())?;
+    Ok((medium, make(pool, shm)))
+}
+
+fn only_root(pool: &PoolRecord) -> Error {
+    Error::permission(format!(
+        "pool {}: only root may bind memory to a NUMA node: run the daemon as root",
+        pool.name
+    ))
+}
+
+/// The directory of the objects of a pool on tmpfs.
+fn prepare_pool(
     layout: &Layout,
     pool: &PoolRecord,
     all_bytes: u64,
@@ -178,10 +214,7 @@ pub(crate) fn prepare_pool(
             Medium { huge: tmpfs.huge, swappable: swap && !tmpfs.noswap, lock_memory: false, nodes }
         }
         None if !nodes.is_empty() => {
-            return Err(Error::permission(format!(
-                "pool {}: only root may bind memory to a NUMA node: run the daemon as root",
-                pool.name
-            )));
+            return Err(only_root(pool));
         }
         None => {
             let may_lock = codax_os::process::memlock_limit().is_none_or(|limit| limit >= all_bytes);
@@ -191,10 +224,9 @@ pub(crate) fn prepare_pool(
 }
 
 /// The directory of a detached device's pool: there is nothing in it.
-pub(crate) fn detached_pool(layout: &Layout, pool: &PoolRecord) -> Result<Medium> {
-    let path = layout.pool(&pool.name);
-    make_dir(&path, 0o700)?;
-    take_out(&path)?;
+fn detached_pool(layout: &Layout, pool: &PoolRecord) -> Result<Medium> {
+    make_dir(&layout.pool(&pool.name), 0o700)?;
+    take_out(layout, &pool.name)?;
     Ok(Medium { huge: false, swappable: false, lock_memory: false, nodes: Vec::new() })
 }
 
@@ -294,6 +326,8 @@ impl Store {
                         tracing::error!("journal: {e}");
                     }
                     inner.retry_held(&mut inner.lock());
+                    let backings: Vec<_> = inner.lock().pools.iter().map(|p| p.backing.clone()).collect();
+                    backings.iter().for_each(|backing| backing.tend());
                     inner.patrol(&mut patrol);
                 }
             }),
@@ -429,6 +463,10 @@ fn purge_pools(layout: &Layout, pools: &[String]) -> Result<()> {
             mounts::umount(dir).map_err(|e| os_error("unmount", &dir.display(), &e))?;
         }
         remove_tree(dir)?;
+        let pool = dir.file_name().filter(|_| *dir != layout.meta());
+        if let Some(pool) = pool.and_then(|name| name.to_str()) {
+            give_back(&raised_path(&layout.meta(), pool))?;
+        }
     }
     remove_tree(&layout.dir.join("pools"))?;
     remove_tree(&layout.frames())?;
