@@ -3,18 +3,21 @@
 //! They are set aside per node and size, never split, swapped or merged, and are not there for anything else. A file of hugetlbfs is as long as whole
 //! pages, can be read and mapped, and not written to by write(2). Told in the kernel's `admin-guide/mm/hugetlbpage.rst`.
 #![allow(unsafe_code)]
-//! Unsafe code: `set_mempolicy` and `get_mempolicy` with a mask of our own, and `process_vm_writev` into a mapping that no Rust reference points into.
+//! Unsafe code: `set_mempolicy` and `get_mempolicy` with a mask of our own, a mapping that is unmapped by the function that made it, and
+//! `process_vm_writev` into a mapping that no Rust reference points into.
 //! The kernel writes it, so a page that is gone is a short count, where a store would be SIGBUS.
 
 use crate::area::Area;
 use crate::util::{check, invalid, to_u64, to_usize};
+use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::ptr::{null, with_exposed_provenance_mut};
+use std::ptr::{null, null_mut, with_exposed_provenance_mut};
 
 /// `f_type` of hugetlbfs.
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
@@ -46,6 +49,24 @@ pub fn mount(path: &Path, page: u64, size: u64, min: u64) -> io::Result<()> {
     Ok(rustix::mount::mount("codax", path, "hugetlbfs", flags, data.as_c_str())?)
 }
 
+/// Whether a program can have a huge page of 2 MiB now, as any may ask for one: in anonymous memory, where this thread's memory comes from.
+pub fn can_be_had() -> io::Result<bool> {
+    use rustix::mm::{Advice, MapFlags, ProtFlags};
+    const LEN: usize = 2 << 20;
+    let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB;
+    // SAFETY: a null address lets the kernel choose one where nothing is mapped.
+    let mapped = unsafe { rustix::mm::mmap_anonymous(null_mut(), LEN, ProtFlags::READ | ProtFlags::WRITE, flags) };
+    let at = match mapped {
+        Err(Errno::NOMEM) => return Ok(false),
+        other => other?,
+    };
+    // SAFETY: the mapping just made, which nobody else knows; populating it is an error where a store would be SIGBUS.
+    let had = unsafe { rustix::mm::madvise(at, LEN, Advice::LinuxPopulateWrite) };
+    // SAFETY: as above; nobody uses it.
+    unsafe { rustix::mm::munmap(at, LEN)? };
+    Ok(had.is_ok())
+}
+
 /// The huge pages of one size that a node has set aside.
 #[derive(Clone, Debug)]
 pub struct NodePages {
@@ -65,6 +86,13 @@ impl NodePages {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok(Self { dir })
+    }
+
+    /// Keeps other daemons from changing how many there are, and from taking what is free, until the file is dropped.
+    pub fn lock(&self) -> io::Result<File> {
+        let file = File::open(self.dir.join("nr_hugepages"))?;
+        file.lock()?;
+        Ok(file)
     }
 
     /// How many there are, used or not.

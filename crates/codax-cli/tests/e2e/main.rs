@@ -15,6 +15,7 @@ mod damage;
 mod discover;
 mod drain;
 mod holders;
+mod huge;
 mod live;
 mod mount;
 mod numa;

@@ -3,6 +3,7 @@
 //! Whatever happens to the test, dropping the [`Rig`] ends what it started (by process id), unmounts and removes.
 
 use crate::setting::{self, patience, slowed_text};
+use codax_engine::store::Layout;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -508,8 +509,14 @@ impl Drop for Rig {
     }
 }
 
-/// Unmounts what is mounted below `root`, and removes it.
+/// Unmounts what is mounted below `root`, and removes it. Huge pages that its devices had go back to their node.
 fn remove(root: &Path) {
+    let store = Layout { dir: root.join("store") };
+    if store.meta().exists()
+        && let Err(e) = codax_engine::store::purge_contents(&store)
+    {
+        eprintln!("{}: {e}", root.display());
+    }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let below = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
     for mount in below.filter(|mount| mount.starts_with(root)) {

@@ -56,6 +56,8 @@ impl Hugetlb {
         let unit = PageCount(memory.page.unit()).bytes();
         let failed = |what: &str, e: &io::Error| os_error(what, &path.display(), e);
         let mut raised = Raised::open(&raised_path(meta, name), memory, unit).map_err(|e| no_pages(memory, &e))?;
+        // What is raised here is not for another store that starts at the same time.
+        let _alone = raised.pages.lock().map_err(|e| no_pages(memory, &e))?;
         if !mounts::is_mount_point(path).map_err(|e| failed("look at", &e))? {
             let free = raised.want(capacity / unit)?;
             let mount = |min| hugetlb::mount(path, unit, capacity, min);
@@ -77,7 +79,7 @@ impl Hugetlb {
         // What the kernel couldn't put together for itself it may put together for us, and the other way round.
         loop {
             holder.fill()?;
-            let missing = holder.missing()?;
+            let missing = holder.left()?;
             if missing == 0 || !raised.more(missing / unit)? {
                 break;
             }
@@ -139,9 +141,15 @@ impl Holder {
         os_error("look at the holder in", &self.path.display(), e)
     }
 
-    /// Bytes of the pool's huge pages that it doesn't have, in whatever file.
-    fn missing(&self) -> Result<u64> {
+    /// Bytes of the pool's capacity that are in no file.
+    fn left(&self) -> Result<u64> {
         hugetlb::left(&self.file).map_err(|e| self.failed(&e))
+    }
+
+    /// Bytes of the pool's capacity that can't be had: what files have just let go of is on its way back.
+    fn missing(&self) -> Result<u64> {
+        let pages = NodePages::of(self.memory.node, self.unit).and_then(|pages| pages.free());
+        Ok(self.left()?.saturating_sub(pages.map_err(|e| self.failed(&e))? * self.unit))
     }
 
     /// Bytes in it.
@@ -158,7 +166,7 @@ impl Holder {
 
     /// Populates the holder with what is free, up to the pool's capacity. A page at a time: who wants one doesn't wait for all.
     fn fill(&self) -> Result<()> {
-        while self.missing()? > 0 {
+        while self.left()? > 0 {
             let _passing = self.lock();
             let held = self.held()?;
             if held >= self.capacity {
@@ -242,6 +250,10 @@ impl Backing for Hugetlb {
 
     fn tells_which(&self) -> bool {
         false
+    }
+
+    fn is_never_duplicated(&self) -> bool {
+        true
     }
 
     fn reserve(&self) -> Option<ReserveInfo> {
@@ -409,6 +421,7 @@ pub(crate) fn give_back(path: &Path) -> Result<()> {
         let Some((node, unit, ..)) = parse_raised(path)? else { return Ok(()) };
         match NodePages::of(node, unit) {
             Ok(pages) => {
+                let _alone = pages.lock()?;
                 let by = read_raised(path, &pages)?.map_or(0, |(_, _, by)| by);
                 pages.set_total(pages.total()?.saturating_sub(by))?;
             }

@@ -65,6 +65,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn tells_which(&self) -> bool {
         true
     }
+    /// Whether who maps an object needs a descriptor to map it once more: the kernel doesn't duplicate mappings of it.
+    fn is_never_duplicated(&self) -> bool {
+        false
+    }
     /// What it has of the kernel's huge pages, if it is made of such.
     fn reserve(&self) -> Option<ReserveInfo> {
         None

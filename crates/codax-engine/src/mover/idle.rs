@@ -64,6 +64,7 @@ impl Inner {
         self.commit_idle(&mut moves);
         // Here, and not under the lock, the old memory goes: with the last descriptor.
         let sources: Vec<Sources> = moves.iter_mut().map(|idle| remove_sources(&backings, idle)).collect();
+        sources.iter().flat_map(|from| &from.gone).for_each(|pool| backings[usize::from(pool.0)].tend());
         let mut st = self.lock();
         let ended = moves.into_iter().zip(sources).map(|(idle, from)| self.end_idle(&mut st, idle, &from));
         let outcomes = ended.collect();

@@ -309,17 +309,19 @@ impl Inner {
     fn send(&self, d: &Drive, session: SessionId, message: &MoverMsg) {
         let Some(link) = d.mappers.get(&session) else { return };
         let Some(mapper) = &link.mapper else { return };
-        let fd = match message {
-            MoverMsg::Begin { file, .. } => match d.target.open(*file, link.write) {
-                Ok(fd) => Some(fd),
-                Err(e) => {
-                    // Without the descriptor the mapper refuses, and says so.
-                    tracing::error!("open the target for a mapper: {e}");
-                    None
-                }
-            },
+        let backing = match message {
+            MoverMsg::Begin { .. } => Some(&d.target),
+            MoverMsg::Freeze { chunk, .. } => {
+                let source = d.record.chunks.get(*chunk as usize).and_then(|chunk| d.sources.get(&chunk.from));
+                source.map(|source| &source.backing).filter(|backing| backing.is_never_duplicated())
+            }
             _ => None,
         };
+        // Without the descriptor the mapper refuses, and says so.
+        let fd = backing.and_then(|backing| {
+            let opened = backing.open(d.record.file, link.write);
+            opened.inspect_err(|e| tracing::error!("open an object for a mapper: {e}")).ok()
+        });
         if let Err(e) = mapper.send(message, fd.as_ref().map(AsFd::as_fd)) {
             // It will be gone, or late.
             tracing::warn!("mapper {}: {e}", link.holder.pid.unwrap_or(0));

@@ -525,13 +525,15 @@ impl Inner {
         let backing = &st.pool(pool).backing;
         let still = st.ns.get(file).is_some_and(|i| i.extents.iter().any(|e| e.pool == pool));
         if !still {
-            let Some(_lease) = (match backing.sole_holder(file) {
+            let Some(lease) = (match backing.sole_holder(file) {
                 Err(e) if e.kind == ErrorKind::NotFound => return Ok(true),
                 other => other?,
             }) else {
                 return Ok(false);
             };
             backing.remove(file)?;
+            drop(lease);
+            backing.tend();
             return Ok(true);
         }
         let object = st.open_object(pool, file, true)?;

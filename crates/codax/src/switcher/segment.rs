@@ -36,9 +36,13 @@ struct Part {
     /// Offset in the region and length, in bytes.
     at: usize,
     len: usize,
+    /// Its offset in the file.
+    off: u64,
     stage: Stage,
     /// The old object's pages, at these offsets in the part.
     old: Vec<(usize, Area)>,
+    /// Whether those can't be duplicated, and must be moved if they are needed again.
+    single: bool,
 }
 
 /// A mapping that takes part.
@@ -93,8 +97,10 @@ impl Segment {
     }
 
     /// Holds writes. On an error the chunk is as it was.
-    pub(super) fn freeze(&mut self, tools: Tools<'_>, chunk: usize) -> io::Result<()> {
-        let result = self.each(chunk, |member, part| part.freeze(tools, &member.region, member.write));
+    ///
+    /// `object` is that which the chunk lies in, if it came with the message: its mappings can't be duplicated.
+    pub(super) fn freeze(&mut self, tools: Tools<'_>, chunk: usize, object: Option<&OwnedFd>) -> io::Result<()> {
+        let result = self.each(chunk, |member, part| part.freeze(tools, &member.region, member.write, object));
         if result.is_err() {
             // What can't be rolled back now will be by the rollback that follows, or at the end.
             let _ = self.roll_back(tools, chunk);
@@ -179,8 +185,10 @@ fn member(live: &Live, chunks: &[PageRange], object: &OwnedFd) -> io::Result<Opt
         pages.map(|pages| Part {
             at: offset(pages),
             len: bytes(pages.bytes()),
+            off: pages.offset(),
             stage: Stage::Idle,
             old: Vec::new(),
+            single: false,
         })
     });
     Ok(Some(Member {
@@ -194,13 +202,23 @@ fn member(live: &Live, chunks: &[PageRange], object: &OwnedFd) -> io::Result<Opt
 }
 
 impl Part {
-    fn freeze(&mut self, tools: Tools<'_>, region: &Region, write: bool) -> io::Result<()> {
+    fn freeze(
+        &mut self,
+        tools: Tools<'_>,
+        region: &Region,
+        write: bool,
+        object: Option<&OwnedFd>,
+    ) -> io::Result<()> {
         if self.stage != Stage::Idle {
             return Ok(());
         }
         // Before the registration, which a duplicate would inherit.
         self.old.clear();
-        duplicate(region, self.at, 0, self.len, &mut self.old)?;
+        match object {
+            Some(object) => self.old.push((0, Area::object(object, self.off, self.len, write)?)),
+            None => duplicate(region, self.at, 0, self.len, &mut self.old)?,
+        }
+        self.single = object.is_some();
         self.stage = Stage::Frozen;
         if write {
             let start = region.base() + self.at;
@@ -254,7 +272,10 @@ impl Part {
             Stage::Frozen => {}
             Stage::Held => {
                 for (at, area) in &self.old {
-                    area.duplicate_over(0, area.len(), region, self.at + at)?;
+                    match self.single {
+                        true => area.move_over(0, area.len(), region, self.at + at)?,
+                        false => area.duplicate_over(0, area.len(), region, self.at + at)?,
+                    }
                 }
             }
         }
