@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 const POOLS: u16 = 4;
 
 fn rooms() -> impl Strategy<Value = Vec<Room>> {
-    let room = (0..4_000u64, prop::bool::weighted(0.8))
-        .prop_map(|(free, online)| Room { free: PageCount(free), online, unit: 1 });
+    let room = (0..4_000u64, prop::bool::weighted(0.8)).prop_map(|(free, online)| Room {
+        free: PageCount(free),
+        online,
+        unit: 1,
+    });
     prop::collection::vec(room, usize::from(POOLS))
 }
 

@@ -145,7 +145,9 @@ mod tests {
             bytes: Some(1 << 30),
             free: Some(1 << 30),
             access: vec![access],
-            huge: [2 << 20, 1 << 30].map(|page_bytes| HugePool { page_bytes, free: 1, ..HugePool::default() }).into(),
+            huge: [2 << 20, 1 << 30]
+                .map(|page_bytes| HugePool { page_bytes, free: 1, ..HugePool::default() })
+                .into(),
             blocks: Blocks { online: 8, movable: 8, ..Blocks::default() },
             ..Node::default()
         };
@@ -165,7 +167,11 @@ mod tests {
         assert_eq!((cxl.bytes, cxl.default_bytes), (None, (1 << 30) - (32 << 20)));
         assert_eq!((link.read_ns, link.write_ns, link.mbps), (Some(250), Some(300), Some(10_240)));
         let huge = resolved(&["cxl0=numa:1,page=2M"]).expect("there");
-        assert_eq!(huge[0].default_bytes, (1 << 30) - (32 << 20) + (2 << 20), "and what is set aside already");
+        assert_eq!(
+            huge[0].default_bytes,
+            (1 << 30) - (32 << 20) + (2 << 20),
+            "and what is set aside already"
+        );
         assert_eq!(devices[1].bytes, Some(4096));
         assert_eq!(of_dram(&devices, &machine()), [0]);
         assert!(of_dram(&devices[1..], &machine()).is_empty());

@@ -3,8 +3,8 @@
 //! `online → draining → offline → online` (and `offline → detached → offline`, in `store::attach`); each step is in the journal before it takes effect, so a restart goes on where it stopped.
 
 use crate::mover::{Order, Pace, Stuck, confirmed, keepers, mount_holder, stranger, unseen};
-use crate::store::state::{Job, State, is_dram};
 use crate::store::blocks::frames;
+use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Session, Store};
 use codax_core::change::{Change, PoolRecord, PoolState};
 use codax_core::extent::{self, Extent, PoolRun};
@@ -373,7 +373,9 @@ impl Inner {
                     // What of a huge page is behind a file's end goes with the rest, and needs no place.
                     ranges: crate::store::pages_in(inode, pool)
                         .into_iter()
-                        .filter_map(|range| range.intersect(PageRange::new(0, PageCount::for_bytes(inode.len).0.max(1))))
+                        .filter_map(|range| {
+                            range.intersect(PageRange::new(0, PageCount::for_bytes(inode.len).0.max(1)))
+                        })
                         .collect(),
                     refuges: if placement.may_leave(pool) { placement.refuges(pool) } else { Vec::new() },
                     held,

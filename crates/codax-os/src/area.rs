@@ -324,8 +324,7 @@ fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) ->
     // SAFETY: the range belongs to the caller's region or area (both callers pass a checked part of theirs), so
     // nothing of anybody else is replaced. No references into it exist but those a caller of `Memory`'s unsafe
     // methods answers for.
-    let mapped =
-        unsafe { rustix::mm::mmap(pointer(to), len, access, flags, fd, fd_off) };
+    let mapped = unsafe { rustix::mm::mmap(pointer(to), len, access, flags, fd, fd_off) };
     if let Err(e) = mapped {
         // A filesystem that refuses does so when what was there is unmapped already: the gap would be anybody's, and would be unmapped under them with
         // the rest of the range.

@@ -25,7 +25,9 @@ const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 /// Size of a page of the file, if it is one of hugetlbfs.
 pub fn page_of(fd: impl AsFd) -> io::Result<Option<u64>> {
     let stat = rustix::fs::fstatfs(fd)?;
-    Ok((stat.f_type == HUGETLBFS_MAGIC).then(|| u64::try_from(stat.f_bsize).unwrap_or(0)).filter(|size| *size > 0))
+    Ok((stat.f_type == HUGETLBFS_MAGIC)
+        .then(|| u64::try_from(stat.f_bsize).unwrap_or(0))
+        .filter(|size| *size > 0))
 }
 
 /// Bytes that a mount may still take, by a file on it.
@@ -55,7 +57,8 @@ pub fn can_be_had() -> io::Result<bool> {
     const LEN: usize = 2 << 20;
     let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB;
     // SAFETY: a null address lets the kernel choose one where nothing is mapped.
-    let mapped = unsafe { rustix::mm::mmap_anonymous(null_mut(), LEN, ProtFlags::READ | ProtFlags::WRITE, flags) };
+    let mapped =
+        unsafe { rustix::mm::mmap_anonymous(null_mut(), LEN, ProtFlags::READ | ProtFlags::WRITE, flags) };
     let at = match mapped {
         Err(Errno::NOMEM) => return Ok(false),
         other => other?,
@@ -140,7 +143,8 @@ impl Bound {
         let mut before = Self { mode: 0, mask: [0; NODES_MAX / 64], _thread: PhantomData };
         let mut only: NodeMask = [0; NODES_MAX / 64];
         let word = usize::try_from(node / 64).unwrap_or(usize::MAX);
-        *only.get_mut(word).ok_or_else(|| invalid(format!("node {node} is beyond all nodes")))? |= 1 << (node % 64);
+        *only.get_mut(word).ok_or_else(|| invalid(format!("node {node} is beyond all nodes")))? |=
+            1 << (node % 64);
         // SAFETY: the kernel writes one integer and a mask of NODES_MAX bits, which is what it is given; no address is asked about.
         let got = unsafe {
             libc::syscall(
@@ -188,7 +192,13 @@ pub(crate) fn refused(fd: impl AsFd, e: &io::Error) -> Option<u64> {
 /// # Safety
 ///
 /// `from..from + len` is memory that this process may give the kernel to read, whatever is there.
-pub(crate) unsafe fn write_from(fd: impl AsFd, from: *const u8, len: usize, off: u64, page: u64) -> io::Result<usize> {
+pub(crate) unsafe fn write_from(
+    fd: impl AsFd,
+    from: *const u8,
+    len: usize,
+    off: u64,
+    page: u64,
+) -> io::Result<usize> {
     // The kernel lengthens a file that is mapped for writing beyond its end.
     let end = crate::object::stat(&fd)?.len;
     let len = to_usize(end.saturating_sub(off)).min(len);
@@ -204,7 +214,8 @@ pub(crate) unsafe fn write_from(fd: impl AsFd, from: *const u8, len: usize, off:
         let remote = libc::iovec { iov_base: to.wrapping_add(done).cast(), iov_len: len - done };
         // SAFETY: the source is the caller's word; the destination is our mapping, which lives as long as `area` and into which nobody has references. The
         // kernel answers EFAULT, or a short count, for pages that it can't reach.
-        let n = unsafe { libc::process_vm_writev(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
+        let n =
+            unsafe { libc::process_vm_writev(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
         match usize::try_from(n) {
             Ok(0) => break,
             Ok(n) => done += n,

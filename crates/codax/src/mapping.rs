@@ -110,8 +110,14 @@ impl Mapping {
             // The descriptors go before anybody may ask who holds the objects.
             let layout = placed.layout;
             drop(placed.objects);
-            let live =
-                NewMapping { file: file.id, region: &region, pages: whole, write, runs: &layout.runs, generation };
+            let live = NewMapping {
+                file: file.id,
+                region: &region,
+                pages: whole,
+                write,
+                runs: &layout.runs,
+                generation,
+            };
             if let Some(id) = switcher.add(making, &live) {
                 let skip = to_usize(start - whole.offset())?;
                 let (file, switcher) = (Arc::clone(file), Arc::clone(switcher));

@@ -150,9 +150,13 @@ fn huge(pool: &PoolInfo) -> String {
         return if pool.huge { "where they are whole" } else { "no" }.to_owned();
     };
     let (page, taken) = (format_size(reserve.page), format_size(reserve.taken));
-    let mut text = format!("{taken} in pages of {page}, set aside on the node; {} of it stay with the kernel", format_size(reserve.kernel));
+    let mut text = format!(
+        "{taken} in pages of {page}, set aside on the node; {} of it stay with the kernel",
+        format_size(reserve.kernel)
+    );
     if reserve.missing > 0 {
-        text += &format!("\n{} are missing, and given to nobody: {}", format_size(reserve.missing), reserve.why);
+        text +=
+            &format!("\n{} are missing, and given to nobody: {}", format_size(reserve.missing), reserve.why);
     }
     text
 }

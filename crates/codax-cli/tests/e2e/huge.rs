@@ -2,7 +2,7 @@
 
 use crate::client::{Client, check_counted, counted};
 use crate::mount::{Mounted, mounted};
-use crate::rig::{MIB, Plan, Rig, pattern, root, skipped, until};
+use crate::rig::{MIB, Plan, Rig, Running, pattern, root, skipped, until};
 use crate::setting;
 use codax_os::hugetlb::{self, Bound, NodePages};
 use codax_os::topology::{self, Node};
@@ -19,7 +19,8 @@ fn nodes() -> Vec<Node> {
 
 /// A node for the device: without CPUs if there is one.
 fn node() -> Option<Node> {
-    let mut nodes: Vec<Node> = nodes().into_iter().filter(|node| node.bytes.is_some_and(|bytes| bytes > 0)).collect();
+    let mut nodes: Vec<Node> =
+        nodes().into_iter().filter(|node| node.bytes.is_some_and(|bytes| bytes > 0)).collect();
     nodes.sort_by_key(|node| !node.cpus.is_empty());
     nodes.into_iter().next()
 }
@@ -35,7 +36,9 @@ struct Alone {
 impl Alone {
     /// `None`, and it is said, where the machine has no such pages.
     fn with(test: &str, page: u64) -> Option<Self> {
-        let pages = node().filter(|_| root()).and_then(|node| Some((NodePages::of(node.node, page).ok()?, node.node)));
+        let pages = node()
+            .filter(|_| root())
+            .and_then(|node| Some((NodePages::of(node.node, page).ok()?, node.node)));
         let Some((pages, node)) = pages else {
             skipped(test, "wants root, and a kernel with hugetlbfs");
             return None;
@@ -54,6 +57,15 @@ impl Alone {
     #[track_caller]
     fn raised_by(&self, pages: u64) {
         assert_eq!(self.pages.total().expect("there"), self.before + pages);
+    }
+
+    /// Ends the store and all that it has; its last pages go with the daemon.
+    #[track_caller]
+    fn purge(&self, rig: &Rig) {
+        rig.ok(&["down", "--purge"]);
+        let status = rig.with_daemon(Running::end);
+        assert!(status.success(), "{status}");
+        self.raised_by(0);
     }
 
     /// Nobody else gets a huge page of the node, also if he wants it from there.
@@ -93,18 +105,28 @@ fn files_are_whole_huge_pages_and_cost_what_they_cost() {
     alone.nothing_for_strangers();
     assert!(rig.get("/small") == pattern(5000, 1) && rig.get("/big") == pattern(7 * MIB + 4321, 2));
     let reserve = rig.row(&["device", "show", "cxl0"])["reserve"].clone();
-    assert_eq!((reserve["taken"].as_u64(), reserve["missing"].as_u64()), (Some(64 * MIB), Some(0)), "{reserve}");
+    assert_eq!(
+        (reserve["taken"].as_u64(), reserve["missing"].as_u64()),
+        (Some(64 * MIB), Some(0)),
+        "{reserve}"
+    );
     // Within its page it grows for nothing.
-    rig.ok(&["truncate", "/small", "--size", "1MiB"]);
-    rig.ok(&["truncate", "/small", "--size", "3MiB"]);
+    let store = codax::Store::connect(rig.dir()).expect("a daemon");
+    let set_len = |path: &str, len: u64| {
+        let file = codax::OpenOptions::new().write(true).open(&store, path).expect("there");
+        file.set_len(len).expect("room");
+    };
+    set_len("/small", MIB);
+    assert_eq!(rig.pool("cxl0", "used"), 5 * HUGE);
+    set_len("/small", 3 * MIB);
     assert_eq!(rig.pool("cxl0", "used"), 6 * HUGE);
     let mut grown = pattern(5000, 1);
     grown.resize(3 << 20, 0);
     assert!(rig.get("/small") == grown);
     rig.sound();
     // What was cut off is zeros when it is there again.
-    rig.ok(&["truncate", "/big", "--size", "1234567"]);
-    rig.ok(&["truncate", "/big", "--size", "2MiB"]);
+    set_len("/big", 1_234_567);
+    set_len("/big", 2 * MIB);
     let mut cut = pattern(1_234_567, 2);
     cut.resize(2 << 20, 0);
     assert!(rig.get("/big") == cut);
@@ -116,8 +138,7 @@ fn files_are_whole_huge_pages_and_cost_what_they_cost() {
     rig.sound();
     rig.ok(&["rm", "/spilt", "/big", "/small", "/empty"]);
     holder_has(&rig, 64 * MIB);
-    rig.ok(&["down", "--purge"]);
-    alone.raised_by(0);
+    alone.purge(&rig);
 }
 
 #[test]
@@ -138,7 +159,10 @@ fn moves_under_programs_that_count_lose_nothing() {
         assert_eq!(rig.pools_of("/counters"), ["cxl0", "dram"]);
         assert_eq!(rig.pool("cxl0", "used"), HUGE);
         rig.ok(&["move", "/counters", "--to", "cxl0"]);
-        assert_eq!((rig.pools_of("/counters"), rig.pool("cxl0", "used")), (vec!["cxl0".to_owned()], 4 * HUGE));
+        assert_eq!(
+            (rig.pools_of("/counters"), rig.pool("cxl0", "used")),
+            (vec!["cxl0".to_owned()], 4 * HUGE)
+        );
         assert!(counters[round % 2].number("rounds") > before, "it went on all the time");
     }
     assert!(watcher.number("looks") > 0);
@@ -154,7 +178,8 @@ fn moves_under_programs_that_count_lose_nothing() {
 fn a_drain_a_detach_and_a_crash_leave_files_whole_and_give_pages_back() {
     let Some(alone) = Alone::with("a_drain_a_detach_and_a_crash", HUGE) else { return };
     let rig = alone.plan("2M", "32MiB").up();
-    let files: Vec<(String, Vec<u8>)> = (0..5).map(|n| (format!("/f{n}"), pattern(n * 900_000 + 10, n))).collect();
+    let files: Vec<(String, Vec<u8>)> =
+        (0..5).map(|n| (format!("/f{n}"), pattern(n * 900_000 + 10, n))).collect();
     for (name, bytes) in &files {
         rig.put(name, bytes, &["--on", "cxl0"]).ok();
     }
@@ -204,8 +229,7 @@ fn a_drain_a_detach_and_a_crash_leave_files_whole_and_give_pages_back() {
     rig.ok(&["device", "online", "cxl0"]);
     assert!(files[..3].iter().all(|(name, bytes)| rig.get(name) == *bytes && rig.pools_of(name) == ["cxl0"]));
     rig.sound();
-    rig.ok(&["down", "--purge"]);
-    alone.raised_by(0);
+    alone.purge(&rig);
 }
 
 #[test]
@@ -267,8 +291,7 @@ fn pages_of_a_gibibyte_hold_files_too() {
     check_counted(&rig.get("/f"), 1, &rounds);
     counter.end();
     rig.sound();
-    rig.ok(&["down", "--purge"]);
-    alone.raised_by(0);
+    alone.purge(&rig);
 }
 
 #[test]
@@ -314,7 +337,10 @@ fn what_can_not_be_had_is_refused_with_the_reason() {
     if node.blocks.online > 0 && node.blocks.online == node.blocks.movable {
         refused(&format!("cxl0=numa:{number},page=1G"), 2, &["movable"]);
     }
-    let rig = Plan::new().device_as(&format!("cxl0=numa:{number},cpus=yes,page=2M,reserve=4MiB")).user(65534).place();
+    let rig = Plan::new()
+        .device_as(&format!("cxl0=numa:{number},cpus=yes,page=2M,reserve=4MiB"))
+        .user(65534)
+        .place();
     if root() {
         rig.try_up("").expect_err("an ordinary user's").fails(7, &["only root"]);
     }

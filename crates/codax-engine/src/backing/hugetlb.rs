@@ -55,7 +55,8 @@ impl Hugetlb {
     pub fn open(path: &Path, name: &str, memory: NodeMemory, capacity: u64, meta: &Path) -> Result<Self> {
         let unit = PageCount(memory.page.unit()).bytes();
         let failed = |what: &str, e: &io::Error| os_error(what, &path.display(), e);
-        let mut raised = Raised::open(&raised_path(meta, name), memory, unit).map_err(|e| no_pages(memory, &e))?;
+        let mut raised =
+            Raised::open(&raised_path(meta, name), memory, unit).map_err(|e| no_pages(memory, &e))?;
         // What is raised here is not for another store that starts at the same time.
         let _alone = raised.pages.lock().map_err(|e| no_pages(memory, &e))?;
         if !mounts::is_mount_point(path).map_err(|e| failed("look at", &e))? {
@@ -65,7 +66,10 @@ impl Hugetlb {
             let mounted = mount(free.min(capacity / unit) * unit).or_else(|_| mount(0));
             mounted.map_err(|e| failed("mount a hugetlbfs on", &e))?;
         } else if !hugetlb::is_hugetlbfs(path).map_err(|e| failed("look at", &e))? {
-            return Err(Error::internal(format!("{} is no hugetlbfs: another mount is on it", path.display())));
+            return Err(Error::internal(format!(
+                "{} is no hugetlbfs: another mount is on it",
+                path.display()
+            )));
         }
         let shm = Shm::new(path, false, vec![memory.node])?;
         let dir = ObjectDir::open(path).map_err(|e| failed("open", &e))?;
@@ -175,7 +179,9 @@ impl Holder {
             let _bound = Bound::to(self.memory.node).map_err(|e| self.failed(&e))?;
             match object::allocate(&self.file, held, self.unit) {
                 Ok(()) => {}
-                Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory) => break,
+                Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory) => {
+                    break;
+                }
                 Err(e) => return Err(self.failed(&e)),
             }
         }
@@ -244,7 +250,8 @@ impl Backing for Hugetlb {
     }
 
     fn resident(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<PageCount> {
-        let stat = object::stat(object).map_err(|e| os_error("look at an object in", &self.path.display(), &e))?;
+        let stat =
+            object::stat(object).map_err(|e| os_error("look at an object in", &self.path.display(), &e))?;
         Ok(PageCount::for_bytes(stat.allocated_bytes).min(pages.count))
     }
 
@@ -394,7 +401,8 @@ impl Raised {
 /// Node, bytes of a page, and by how many pages it was raised, in all. `None` if it wasn't.
 fn read_raised(path: &Path, pages: &NodePages) -> io::Result<Option<(u32, u64, u64)>> {
     let Some((node, unit, by, raising)) = parse_raised(path)? else { return Ok(None) };
-    let unfinished = raising.map_or(Ok(0), |(from, to)| pages.total().map(|now| now.clamp(from, to) - from))?;
+    let unfinished =
+        raising.map_or(Ok(0), |(from, to)| pages.total().map(|now| now.clamp(from, to) - from))?;
     Ok(Some((node, unit, by + unfinished)))
 }
 

@@ -312,7 +312,8 @@ impl Inner {
         let backing = match message {
             MoverMsg::Begin { .. } => Some(&d.target),
             MoverMsg::Freeze { chunk, .. } => {
-                let source = d.record.chunks.get(*chunk as usize).and_then(|chunk| d.sources.get(&chunk.from));
+                let source =
+                    d.record.chunks.get(*chunk as usize).and_then(|chunk| d.sources.get(&chunk.from));
                 source.map(|source| &source.backing).filter(|backing| backing.is_never_duplicated())
             }
             _ => None,

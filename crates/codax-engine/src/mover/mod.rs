@@ -6,8 +6,8 @@
 
 mod idle;
 pub(crate) mod live;
-mod units;
 mod pace;
+mod units;
 
 pub(crate) use pace::Pace;
 
@@ -267,7 +267,8 @@ impl Inner {
         let Some((to, cuts)) = self.next_cuts(st, &inode, &order.to).map_err(Stuck::Failed)? else {
             return Ok(None);
         };
-        let wanted: Vec<Extent> = cuts.iter().flat_map(|(_, pages)| extent::slice(&inode.extents, *pages)).collect();
+        let wanted: Vec<Extent> =
+            cuts.iter().flat_map(|(_, pages)| extent::slice(&inode.extents, *pages)).collect();
         if st.pool(to).record.state != PoolState::Online {
             let name = st.pool_name(to);
             return Err(Stuck::Failed(Error::device_state(format!(

@@ -56,7 +56,11 @@ pub(super) fn next_cuts(
                     let all = PageRange::new(start, here.last().map_or(start, |e| e.pages().end()) - start);
                     let all = all.widened(unit);
                     let cut = |at| (from, PageRange::new(at, unit));
-                    cuts.extend((all.start.0..all.end()).step_by(usize::try_from(unit).unwrap_or(usize::MAX)).map(cut));
+                    cuts.extend(
+                        (all.start.0..all.end())
+                            .step_by(usize::try_from(unit).unwrap_or(usize::MAX))
+                            .map(cut),
+                    );
                 }
                 _ if st.unit(run.pool) > 1 => {
                     let path = st.path(inode.id);

@@ -33,7 +33,8 @@ impl State {
 
     /// The bytes behind a file's end that become part of it when it is `len` bytes long, and have memory already: the rest of its last page or unit.
     pub fn tail(&self, inode: &Inode, len: u64) -> (u64, u64) {
-        let end = self.end_of(inode, inode.len).bytes().max(inode.len.next_multiple_of(codax_core::PAGE_SIZE));
+        let end =
+            self.end_of(inode, inode.len).bytes().max(inode.len.next_multiple_of(codax_core::PAGE_SIZE));
         (inode.len, end.min(len))
     }
 

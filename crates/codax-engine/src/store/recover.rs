@@ -415,7 +415,8 @@ pub(crate) fn stale_ranges(
     let all = PageRange::new(0, PageCount::for_bytes(LEN_MAX).0);
     if !st.pool(pool).backing.tells_which() {
         // Whatever it has beyond what is claimed is somewhere in between.
-        let object = codax_os::object::stat(fd).map_err(|e| crate::backing::os_error("look at object of", &file, &e))?;
+        let object = codax_os::object::stat(fd)
+            .map_err(|e| crate::backing::os_error("look at object of", &file, &e))?;
         let expected: u64 = claimed.iter().map(|e| e.count.bytes()).sum();
         let whole = PageRange::new(0, PageCount::for_bytes(object.len).0);
         let gaps = extent::gaps(&claimed, whole);

@@ -99,8 +99,14 @@ impl Segment {
     /// Holds writes. On an error the chunk is as it was.
     ///
     /// `object` is that which the chunk lies in, if it came with the message: its mappings can't be duplicated.
-    pub(super) fn freeze(&mut self, tools: Tools<'_>, chunk: usize, object: Option<&OwnedFd>) -> io::Result<()> {
-        let result = self.each(chunk, |member, part| part.freeze(tools, &member.region, member.write, object));
+    pub(super) fn freeze(
+        &mut self,
+        tools: Tools<'_>,
+        chunk: usize,
+        object: Option<&OwnedFd>,
+    ) -> io::Result<()> {
+        let result =
+            self.each(chunk, |member, part| part.freeze(tools, &member.region, member.write, object));
         if result.is_err() {
             // What can't be rolled back now will be by the rollback that follows, or at the end.
             let _ = self.roll_back(tools, chunk);
