@@ -324,7 +324,7 @@ fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) ->
     // SAFETY: the range belongs to the caller's region or area (both callers pass a checked part of theirs), so
     // nothing of anybody else is replaced. No references into it exist but those a caller of `Memory`'s unsafe
     // methods answers for.
-    let mapped = unsafe { rustix::mm::mmap(pointer(to), len, access, flags, fd, fd_off) };
+    let mapped = unsafe { rustix::mm::mmap(pointer(to), len, access, flags, &fd, fd_off) };
     if let Err(e) = mapped {
         // A filesystem that refuses does so when what was there is unmapped already: the gap would be anybody's, and would be unmapped under them with
         // the rest of the range.
@@ -336,6 +336,13 @@ fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) ->
     // SAFETY: as above; what is mapped there is the mapping just made.
     unsafe {
         rustix::mm::madvise(pointer(to), len, Advice::LinuxDontFork)?;
+    }
+    // Where it goes on behind the object's end, the kernel would make the last huge page whole and take memory for it (khugepaged).
+    let end = crate::util::to_usize(crate::object::stat(&fd)?.len.saturating_sub(fd_off));
+    if len > end.next_multiple_of(PAGE) {
+        let from = end / HUGE * HUGE;
+        // SAFETY: as above; it changes no byte. A kernel without huge pages refuses it, and has no need of it.
+        let _ = unsafe { rustix::mm::madvise(pointer(to + from), len - from, Advice::LinuxNoHugepage) };
     }
     Ok(())
 }

@@ -126,7 +126,7 @@ impl Inner {
             copy_checked((source, from.as_fd()), to, (at, end), order)?;
             to.0.confirm(to.1, PageRange::of_bytes(at, end - at))?;
             *done += 1;
-            order.job.update(|j| j.done += chunk.pages.bytes());
+            order.job.update(|j| j.done += moved_bytes(chunk, prepared.inode.len));
         }
         Ok(())
     }
@@ -160,7 +160,7 @@ impl Inner {
         let keep = prepared.target_exists || done > 0;
         self.discard_copies(st, order.file, prepared.to, keep, &prepared.new_extents(rest));
         let old = prepared.old_extents(chunks);
-        let bytes = old.iter().map(|e| e.count.bytes()).sum();
+        let bytes = chunks.iter().map(|chunk| moved_bytes(chunk, prepared.inode.len)).sum();
         let (gone, left): (Vec<Extent>, Vec<Extent>) =
             old.into_iter().partition(|e| sources.gone.contains(&e.pool));
         st.free(&gone);
@@ -248,6 +248,12 @@ fn remove_sources(backings: &Backings, idle: &mut Idle<'_>) -> Sources {
 pub(super) fn bytes_of(chunk: &Chunk, len: u64) -> (u64, u64) {
     let at = chunk.pages.offset();
     (at, (at + chunk.pages.bytes()).min(len.max(at)))
+}
+
+/// What a chunk has of a file of `len` bytes, in bytes of whole pages.
+pub(super) fn moved_bytes(chunk: &Chunk, len: u64) -> u64 {
+    let (at, end) = bytes_of(chunk, len);
+    PageRange::of_bytes(at, end - at).bytes()
 }
 
 /// Copies bytes between objects through a buffer that stays in the cache; if the order says so it reads them back and compares.

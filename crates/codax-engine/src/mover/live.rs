@@ -4,7 +4,7 @@
 //! daemon that died. The inode in the journal follows when the segment is over.
 
 use crate::backing::Backing;
-use crate::mover::idle::{bytes_of, same_bytes};
+use crate::mover::idle::{bytes_of, moved_bytes, same_bytes};
 use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
 use crate::store::session::Mapper;
@@ -298,7 +298,7 @@ impl Inner {
                     std::process::abort();
                 }
                 if let Some(order) = order {
-                    let bytes = d.record.chunks[count as usize - 1].pages.bytes();
+                    let bytes = moved_bytes(&d.record.chunks[count as usize - 1], d.prepared.inode.len);
                     order.job.update(|j| j.done += bytes);
                 }
                 self.env.reached("move:committed");
@@ -438,7 +438,8 @@ fn take(segment: &mut Segment, input: Input) {
 
 impl Drive {
     fn committed_bytes(&self) -> u64 {
-        self.record.chunks.iter().take(self.segment.committed() as usize).map(|c| c.pages.bytes()).sum()
+        let committed = self.record.chunks.iter().take(self.segment.committed() as usize);
+        committed.map(|chunk| moved_bytes(chunk, self.prepared.inode.len)).sum()
     }
 
     fn late_holders(&self) -> Vec<Holder> {
