@@ -455,6 +455,66 @@ fn no_pages(memory: NodeMemory, e: &io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
+
+    /// A pool of so many huge pages on node 0, alone on the machine; `None` where there are no such pages.
+    fn pool(pages: u64) -> Option<(Hugetlb, tempfile::TempDir, fs::File)> {
+        let node = NodePages::of(0, 2 << 20).ok().filter(|_| mounts::can_mount());
+        if node.is_none() {
+            eprintln!("skipped: wants root, and a kernel with hugetlbfs");
+            return None;
+        }
+        let lock = fs::File::create("/dev/shm/codax-e2e-huge.lock").expect("root may");
+        lock.lock().expect("nobody has it for ever");
+        let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
+        fs::create_dir(dir.path().join("p")).expect("room");
+        let memory = NodeMemory { node: 0, page: codax_core::change::PageKind::Huge };
+        let pool = Hugetlb::open(&dir.path().join("p"), "p", memory, pages * (2 << 20), dir.path());
+        Some((pool.expect("two pages can be had"), dir, lock))
+    }
+
+    fn end(pool: Hugetlb, dir: &tempfile::TempDir) {
+        mounts::umount(&dir.path().join("p")).expect("mounted");
+        drop(pool);
+        give_back(&raised_path(dir.path(), "p")).expect("written");
+    }
+
+    #[test]
+    fn what_can_not_be_given_in_full_is_not_given_at_all() {
+        let Some((pool, dir, _lock)) = pool(3) else { return };
+        let all = |object: &OwnedFd| object::stat(object).expect("there").allocated_bytes;
+        let unit = codax_core::HUGE_PAGES;
+        let object = pool.create(FileId(7), 5).expect("made");
+        assert_eq!(object::stat(&object).expect("there").len, 2 << 20, "as long as whole pages");
+        pool.allocate(object.as_fd(), PageRange::new(0, unit)).expect("room");
+        pool.allocate(object.as_fd(), PageRange::new(0, unit)).expect("it has it already");
+        pool.resize(object.as_fd(), 8 << 20).expect("longer");
+        let error = pool.allocate(object.as_fd(), PageRange::new(0, 4 * unit)).expect_err("there are three");
+        assert_eq!(error.kind, ErrorKind::NoSpace);
+        assert_eq!(all(&object), 2 << 20, "what was there stays, and the rest is given back");
+        pool.allocate(object.as_fd(), PageRange::new(unit, 2 * unit)).expect("room");
+        assert_eq!((all(&object), pool.reserve().expect("huge").taken), (6 << 20, 6 << 20));
+        end(pool, &dir);
+    }
+
+    #[test]
+    fn an_object_that_is_cut_is_an_error_and_no_signal() {
+        let Some((pool, dir, _lock)) = pool(2) else { return };
+        let object = pool.create(FileId(7), 4 << 20).expect("made");
+        pool.allocate(object.as_fd(), PageRange::new(0, 2 * codax_core::HUGE_PAGES)).expect("room");
+        pool.write(object.as_fd(), b"across", (2 << 20) - 3).expect("there");
+        let mut read = [0; 6];
+        assert_eq!(pool.read(object.as_fd(), &mut read, (2 << 20) - 3), Ok(6));
+        assert_eq!(&read, b"across");
+        let map = SourceMap::new(&object, 4 << 20).expect("mapped");
+        let other = tempfile::tempfile_in("/dev/shm").expect("room");
+        assert_eq!(map.copy_to(0, 4 << 20, &other).expect("whole"), 4 << 20);
+        pool.resize(object.as_fd(), 2 << 20).expect("cut");
+        pool.write(object.as_fd(), b"beyond", 2 << 20).expect_err("it ends there");
+        assert_eq!(map.copy_to(0, 4 << 20, &other).expect("as far as it goes"), 2 << 20);
+        drop(map);
+        end(pool, &dir);
+    }
 
     #[test]
     fn what_was_raised_is_read_as_it_was_written_and_nothing_else() {

@@ -3,7 +3,7 @@
 use crate::backing::{Backing, Shm, give_back, os_error, raised_path};
 use crate::store::Session;
 use crate::store::lifecycle::{Layout, open_backing};
-use crate::store::state::{State, is_dram};
+use crate::store::state::{Job, State, is_dram};
 use codax_core::change::{PoolRecord, PoolState};
 use codax_core::units::format_size;
 use codax_core::{Error, PageCount, PoolId, Result};
@@ -59,7 +59,14 @@ impl Session {
         let all_bytes = st.pools.iter().map(|p| PageCount(p.record.frames).bytes()).sum();
         let attached = PoolRecord { state: PoolState::Offline, ..record };
         let make = |_: &PoolRecord, shm| Arc::new(shm) as Arc<dyn Backing>;
-        let (medium, backing) = open_backing(&layout, &attached, all_bytes, &inner.options(), &make)?;
+        // To take a node's huge pages takes its time.
+        st.pool_mut(pool).job = Some(Arc::new(Job::new("attach")));
+        drop(st);
+        let opened = open_backing(&layout, &attached, all_bytes, &inner.options(), &make);
+        let mut st = inner.lock();
+        st.pool_mut(pool).job = None;
+        inner.changed.notify_all();
+        let (medium, backing) = opened?;
         inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
         let taken = st.pool_mut(pool);
         (taken.huge, taken.swappable, taken.backing) = (medium.huge, medium.swappable, backing);

@@ -6,7 +6,7 @@
 
 use crate::store::Inner;
 use crate::store::state::{Pool, State};
-use codax_core::extent::{self, Extent, FrameRun, PoolRun};
+use codax_core::extent::{self, FrameRun, PoolRun};
 use codax_core::info::ReserveInfo;
 use codax_core::namespace::Inode;
 use codax_core::units::format_size;
@@ -97,9 +97,4 @@ impl Pool {
 /// Frames in all, of runs.
 pub(crate) fn frames(runs: &[FrameRun]) -> PageCount {
     PageCount(runs.iter().map(|run| run.count.0).sum())
-}
-
-/// The first page from `page` on that no extent before it reaches.
-pub(crate) fn uncovered(extents: &[Extent], page: u64) -> u64 {
-    extents.last().map_or(page, |last| last.pages().end().max(page))
 }

@@ -1,7 +1,6 @@
 //! Files: made, opened, resized, named, and their frames given back.
 
 use crate::backing::{Backing, os_error};
-use crate::store::blocks::uncovered;
 use crate::store::session::{LayoutFds, OpenFile, Session};
 use crate::store::state::State;
 use crate::store::{Guard, Inner};
@@ -348,15 +347,22 @@ impl Inner {
     }
 
     fn grow<'a>(&'a self, mut st: Guard<'a>, inode: &Inode, len: u64) -> (Guard<'a>, Result<()>) {
-        // It may have frames behind its end already.
-        let old = uncovered(&inode.extents, PageCount::for_bytes(inode.len).0);
+        let old = PageCount::for_bytes(inode.len);
         let new = PageCount::for_bytes(len);
-        let added = PageRange::new(old, new.0.saturating_sub(old));
+        let added = PageRange::new(old.0, new.0 - old.0);
         let placement = st.placement(inode.id);
-        let extents = match st.place(&placement, inode.id, added, inode.extents.last().copied()) {
-            Ok(extents) => extents,
-            Err(e) => return (st, Err(e)),
-        };
+        let mut extents: Vec<Extent> = Vec::new();
+        // It may have frames behind its end already.
+        for gap in extent::gaps(&inode.extents, added) {
+            let after = extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
+            match st.place(&placement, inode.id, gap, after) {
+                Ok(more) => extents.extend(more),
+                Err(e) => {
+                    st.free(&extents);
+                    return (st, Err(e));
+                }
+            }
+        }
         // What is held of the file lies at the same place in the same object: it would be given back with the new bytes in it.
         let held = |st: &State| extents.iter().any(|e| st.pool(e.pool).held.contains_key(&inode.id));
         if held(&st) {
@@ -378,7 +384,7 @@ impl Inner {
         let result = backed.and_then(|()| {
             // The inode may have got another mode or name meanwhile: only what changes here is taken over.
             let mut now = st.ns.get(inode.id).cloned().unwrap_or_else(|| inode.clone());
-            now.extents = extent::replace(&now.extents, &extents).0;
+            now.extents = extent::insert(&now.extents, &extents);
             now.len = len;
             now.mtime_ns = self.env.wall_ns();
             now.ctime_ns = now.mtime_ns;
