@@ -43,7 +43,7 @@ impl Alone {
             skipped(test, "wants root, and a kernel with hugetlbfs");
             return None;
         };
-        let lock = File::create("/dev/shm/codax-e2e-huge.lock").expect("root may");
+        let lock = File::create(setting::HUGE_LOCK).expect("root may");
         lock.lock().expect("nobody has it for ever");
         let before = pages.total().expect("root may read it");
         Some(Self { pages, node, before, _lock: lock })

@@ -176,12 +176,14 @@ pub struct Plan {
     devices: Vec<String>,
     config: String,
     uid: Option<u32>,
+    /// Takes huge pages beside other tests.
+    huge: bool,
 }
 
 impl Plan {
     /// `dram` and the device `sim0`, of 64 MiB each.
     pub fn new() -> Self {
-        let plan = Self { dram: String::new(), devices: Vec::new(), config: String::new(), uid: None };
+        let plan = Self { dram: String::new(), devices: Vec::new(), config: String::new(), uid: None, huge: false };
         // On a busy machine a client that is well may take its time; tests of those that aren't say how long.
         plan.dram("64MiB").device("64MiB").patient(Duration::from_secs(10))
     }
@@ -200,12 +202,14 @@ impl Plan {
     /// The only device, under this name.
     pub fn device_named(mut self, name: &str, size: &str) -> Self {
         self.devices = vec![setting::device(name, size)];
+        self.huge = setting::takes_huge_pages();
         self
     }
 
     /// The only device, as it would be typed.
     pub fn device_as(mut self, device: &str) -> Self {
         self.devices = vec![device.to_owned()];
+        self.huge = false;
         self
     }
 
@@ -246,6 +250,8 @@ pub struct Rig {
     plan: Plan,
     program: PathBuf,
     daemon: Mutex<Option<Running>>,
+    /// Dropped after all else.
+    _huge: Option<File>,
 }
 
 impl Rig {
@@ -261,7 +267,12 @@ impl Rig {
         }
         fs::write(root.join("codax.toml"), &plan.config).expect("ours");
         let program = setting::program();
-        let mut rig = Self { root, plan, program, daemon: Mutex::new(None) };
+        let huge = plan.huge.then(|| {
+            let lock = File::create(setting::HUGE_LOCK).expect("root may");
+            lock.lock_shared().expect("nobody has it for ever");
+            lock
+        });
+        let mut rig = Self { root, plan, program, daemon: Mutex::new(None), _huge: huge };
         rig.program = rig.reachable(&rig.program);
         rig
     }
