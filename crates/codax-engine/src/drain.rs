@@ -671,8 +671,8 @@ fn takes(st: &State, pool: PoolId, inode: &Inode, pages: PageRange) -> Result<()
         return Err(Error::device_state(format!("pool {name} is not online: nothing can be moved to it")));
     }
     let here = extent::slice(&inode.extents, pages);
-    let wanted = here.iter().filter(|e| e.pool != pool);
-    let wanted: u64 = wanted.map(|e| e.pages().widened(st.unit(pool)).count.0).sum();
+    let runs = extent::pool_runs(&here).into_iter().filter(|run| run.pool != pool);
+    let wanted: u64 = runs.map(|run| run.pages.widened(st.unit(pool)).count.0).sum();
     match wanted.saturating_sub(st.room(pool).free.0) {
         0 => Ok(()),
         missing => Err(Error::no_space(format!(

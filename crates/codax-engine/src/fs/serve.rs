@@ -22,6 +22,9 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+/// Why the daemon serves a file in huge pages.
+const IN_HUGE_PAGES: &str = "lies in pages of hugetlbfs, which FUSE doesn't pass through";
+
 /// A mount, as the state keeps it.
 #[derive(Debug)]
 pub(crate) struct Mount {
@@ -334,11 +337,15 @@ impl Fs {
             Kind::File if st.served_by_kernel(id) => (ServedBy::Kernel, so()),
             Kind::File => match st.sole_pool(inode) {
                 Ok(pool) => (ServedBy::Kernel, format!("all of it is one object in {}", st.pool_name(pool))),
+                Err(IN_HUGE_PAGES) => (ServedBy::Daemon, format!("it {IN_HUGE_PAGES}")),
                 Err(why) => (ServedBy::Daemon, why.to_owned()),
             },
             Kind::Dir => match st.pool_of_empty(&st.ns.placement(id)) {
                 Some(pool) => {
                     (ServedBy::Kernel, format!("a new file here is one object in {}", st.pool_name(pool)))
+                }
+                None if st.in_huge_pages(&st.ns.placement(id)) => {
+                    (ServedBy::Daemon, format!("a new file here {IN_HUGE_PAGES}"))
                 }
                 None => (
                     ServedBy::Daemon,
@@ -479,23 +486,31 @@ impl State {
         }
         let mut pools = inode.extents.iter().map(|e| e.pool);
         if pools.clone().any(|pool| self.unit(pool) > 1) {
-            return Err("it lies in pages of hugetlbfs, which FUSE doesn't pass through");
+            return Err(IN_HUGE_PAGES);
         }
         match pools.next() {
             Some(first) if pools.all(|pool| pool == first) => Ok(first),
             Some(_) => Err("it is spread over several objects"),
+            None if self.in_huge_pages(&self.placement(inode.id)) => Err(IN_HUGE_PAGES),
             None => self
                 .pool_of_empty(&self.placement(inode.id))
                 .ok_or("it is empty, and its placement names no single pool that takes new pages"),
         }
     }
 
+    /// Whether the first pages of a file of such a placement are huge pages, as far as that names one pool.
+    fn in_huge_pages(&self, placement: &Placement) -> bool {
+        match placement {
+            Placement::On { pool, .. } => self.unit(*pool) > 1,
+            Placement::Prefer(pool) => self.unit(*pool) > 1 && self.pool_of_empty(placement).is_none(),
+            Placement::Interleave(pools) => matches!(pools[..], [pool] if self.unit(pool) > 1),
+        }
+    }
+
     /// Where the object of a file without pages is to be, of such a placement.
     fn pool_of_empty(&self, placement: &Placement) -> Option<PoolId> {
-        // In huge pages the daemon serves it.
-        let takes =
-            |pool: &PoolId| self.pool(*pool).record.state == PoolState::Online && self.unit(*pool) == 1;
-        match placement {
+        let takes = |pool: &PoolId| self.pool(*pool).record.state == PoolState::Online;
+        let chosen = match placement {
             Placement::On { pool, .. } => Some(*pool).filter(takes),
             Placement::Prefer(pool) => {
                 let has_room = takes(pool) && self.room(*pool).free.0 > 0;
@@ -505,7 +520,9 @@ impl State {
                 [pool] => Some(pool).filter(takes),
                 _ => None,
             },
-        }
+        };
+        // In huge pages the daemon serves it.
+        chosen.filter(|pool| self.unit(*pool) == 1)
     }
 
     /// Whether the kernel serves the file, or somebody maps it since it did.
