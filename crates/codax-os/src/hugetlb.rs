@@ -121,6 +121,7 @@ impl NodePages {
 }
 
 /// From `linux/mempolicy.h`.
+const MPOL_PREFERRED: libc::c_int = 1;
 const MPOL_BIND: libc::c_int = 2;
 
 /// Nodes that a mask has bits for, as many as a kernel may be built with.
@@ -128,18 +129,28 @@ const NODES_MAX: usize = 1024;
 
 type NodeMask = [u64; NODES_MAX / 64];
 
-/// As long as it lives, what this thread allocates comes from one node, or not at all. Then it is again as it was.
+/// Where this thread's memory comes from, as long as it lives. Then it is again as it was.
 #[derive(Debug)]
-pub struct Bound {
+pub struct Policy {
     mode: libc::c_int,
     mask: NodeMask,
     // The policy is a thread's.
     _thread: PhantomData<*const ()>,
 }
 
-impl Bound {
-    /// Binds this thread to `node`. To be kept for huge pages: of small ones a node that is full would have the kernel end bystanders.
-    pub fn to(node: u32) -> io::Result<Self> {
+impl Policy {
+    /// From `node` if it has any left; else from another.
+    pub fn prefer(node: u32) -> io::Result<Self> {
+        Self::set(MPOL_PREFERRED, node)
+    }
+
+    /// From `node`, or not at all: the small pages too that the kernel needs for itself. Where the node is full of huge pages it ends this process for want of
+    /// them.
+    pub fn bind(node: u32) -> io::Result<Self> {
+        Self::set(MPOL_BIND, node)
+    }
+
+    fn set(mode: libc::c_int, node: u32) -> io::Result<Self> {
         let mut before = Self { mode: 0, mask: [0; NODES_MAX / 64], _thread: PhantomData };
         let mut only: NodeMask = [0; NODES_MAX / 64];
         let word = usize::try_from(node / 64).unwrap_or(usize::MAX);
@@ -157,12 +168,12 @@ impl Bound {
             )
         };
         check(libc::c_int::try_from(got).unwrap_or(-1))?;
-        set_policy(MPOL_BIND, Some(&only))?;
+        set_policy(mode, Some(&only))?;
         Ok(before)
     }
 }
 
-impl Drop for Bound {
+impl Drop for Policy {
     fn drop(&mut self) {
         // What was in force is allowed.
         let mask = self.mask.iter().any(|word| *word != 0).then_some(&self.mask);

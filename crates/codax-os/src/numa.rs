@@ -36,6 +36,11 @@ impl Located {
         Ok(status.into_iter().map(|node| u32::try_from(node).ok()).collect())
     }
 
+    /// The node of the first page.
+    pub fn first(&self) -> io::Result<Option<u32>> {
+        Ok(self.call(&[0], None)?.first().and_then(|node| u32::try_from(*node).ok()))
+    }
+
     /// Asks the kernel to bring pages, by their numbers here, to a node. It may leave some where they are, and its word for each is not to be
     /// trusted: ask [`Self::nodes`] afterwards. `PermissionDenied` without `CAP_SYS_NICE`.
     pub fn bring(&self, pages: &[usize], node: u32) -> io::Result<()> {

@@ -4,7 +4,7 @@ use crate::client::{Client, check_counted, counted};
 use crate::mount::{Mounted, mounted};
 use crate::rig::{MIB, Plan, Rig, Running, pattern, root, skipped, until};
 use crate::setting;
-use codax_os::hugetlb::{self, Bound, NodePages};
+use codax_os::hugetlb::{self, NodePages, Policy};
 use codax_os::topology::{self, Node};
 use std::fs::{self, File};
 use std::path::Path;
@@ -51,7 +51,11 @@ impl Alone {
 
     /// A store with `cxl0` of so many bytes in such pages.
     fn plan(&self, page: &str, reserve: &str) -> Plan {
-        Plan::new().device_as(&format!("cxl0=numa:{},cpus=yes,page={page},reserve={reserve}", self.node))
+        Plan::new().device_as(&self.device(page, reserve))
+    }
+
+    fn device(&self, page: &str, reserve: &str) -> String {
+        format!("cxl0=numa:{},cpus=yes,page={page},reserve={reserve}", self.node)
     }
 
     #[track_caller]
@@ -71,7 +75,7 @@ impl Alone {
     /// Nobody else gets a huge page of the node, also if he wants it from there.
     #[track_caller]
     fn nothing_for_strangers(&self) {
-        let _bound = Bound::to(self.node).expect("root may");
+        let _bound = Policy::bind(self.node).expect("root may");
         assert!(!hugetlb::can_be_had().expect("asked"), "a stranger got a page");
     }
 }
@@ -230,6 +234,28 @@ fn a_drain_a_detach_and_a_crash_leave_files_whole_and_give_pages_back() {
     assert!(files[..3].iter().all(|(name, bytes)| rig.get(name) == *bytes && rig.pools_of(name) == ["cxl0"]));
     rig.sound();
     alone.purge(&rig);
+}
+
+#[test]
+fn what_was_mapped_before_there_were_huge_pages_is_refused_until_it_is_mapped_anew() {
+    let Some(alone) = Alone::with("what_was_mapped_before", HUGE) else { return };
+    let rig = Plan::new().up();
+    rig.put("/f", &pattern(5000, 1), &[]).ok();
+    let mut client = Client::start(&rig, "hold", &["/f", "rw"]);
+    client.number("get 8");
+    rig.kill();
+    rig.up_with(&["--device", &alone.device("2M", "8MiB")]);
+    until("the client is back", || (client.ask("len") == "5000").then_some(()));
+    rig.run(&["move", "/f", "--to", "cxl0"]).fails(5, &["/f", "map it anew"]);
+    client.ask("set 8 77");
+    client.ask("unmap");
+    client.ask("map");
+    rig.ok(&["move", "/f", "--to", "cxl0"]);
+    assert_eq!(client.number("get 8"), 77);
+    rig.ok(&["move", "/f", "--to", "sim0"]);
+    assert_eq!(client.number("get 8"), 77);
+    client.end();
+    rig.sound();
 }
 
 #[test]

@@ -183,7 +183,8 @@ pub struct Plan {
 impl Plan {
     /// `dram` and the device `sim0`, of 64 MiB each.
     pub fn new() -> Self {
-        let plan = Self { dram: String::new(), devices: Vec::new(), config: String::new(), uid: None, huge: false };
+        let plan =
+            Self { dram: String::new(), devices: Vec::new(), config: String::new(), uid: None, huge: false };
         // On a busy machine a client that is well may take its time; tests of those that aren't say how long.
         plan.dram("64MiB").device("64MiB").patient(Duration::from_secs(10))
     }

@@ -74,7 +74,8 @@ pub fn device(name: &str, size: &str) -> String {
 
 /// Whether that is one that takes huge pages of a node.
 pub fn takes_huge_pages() -> bool {
-    told("CODAX_TEST_DEVICE").is_some_and(|what| ["page=2M", "page=1G"].iter().any(|page| what.contains(page)))
+    told("CODAX_TEST_DEVICE")
+        .is_some_and(|what| ["page=2M", "page=1G"].iter().any(|page| what.contains(page)))
 }
 
 /// The file by whose lock tests take turns that take huge pages of a node: shared, or alone where they count what others take.

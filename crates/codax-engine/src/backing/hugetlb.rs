@@ -12,12 +12,13 @@ use codax_core::info::ReserveInfo;
 use codax_core::units::format_size;
 use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, Result};
 use codax_os::copy::SourceMap;
-use codax_os::hugetlb::{self, Bound, NodePages};
+use codax_os::hugetlb::{self, NodePages, Policy};
+use codax_os::numa::Located;
 use codax_os::object::{self, ObjectDir};
 use codax_os::{mounts, topology};
 use std::fs;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -112,27 +113,19 @@ impl Hugetlb {
 
     /// Gives memory to the page at `at` of an object; whether it had none.
     fn give(&self, object: BorrowedFd<'_>, at: u64) -> Result<bool> {
-        let failed = |e: io::Error| os_error("allocate in", &self.path.display(), &e);
-        let allocated = || object::stat(object).map(|stat| stat.allocated_bytes).map_err(failed);
-        let before = allocated()?;
         let _passing = self.holder.lock();
-        let _bound = Bound::to(self.holder.memory.node).map_err(failed)?;
         // Where the object has the page, or the holder lacks some, none has to come from there.
-        let mut given = object::allocate(object, at, self.holder.unit);
-        if given.is_err() && self.holder.take_one()? {
-            given = object::allocate(object, at, self.holder.unit);
+        let mut given = self.holder.page_for(object, at)?;
+        if given.is_none() && self.holder.take_one()? {
+            given = self.holder.page_for(object, at)?;
         }
-        match given {
-            Ok(()) => Ok(allocated()? > before),
-            Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory) => {
-                Err(Error::no_space(format!(
-                    "NUMA node {} has no huge page for {}: others have taken it",
-                    self.holder.memory.node,
-                    self.path.display()
-                )))
-            }
-            Err(e) => Err(failed(e)),
-        }
+        given.ok_or_else(|| {
+            Error::no_space(format!(
+                "NUMA node {} has no huge page for {}: others have taken it",
+                self.holder.memory.node,
+                self.path.display()
+            ))
+        })
     }
 }
 
@@ -176,16 +169,38 @@ impl Holder {
             if held >= self.capacity {
                 break;
             }
-            let _bound = Bound::to(self.memory.node).map_err(|e| self.failed(&e))?;
-            match object::allocate(&self.file, held, self.unit) {
-                Ok(()) => {}
-                Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory) => {
-                    break;
-                }
-                Err(e) => return Err(self.failed(&e)),
+            if self.page_for(self.file.as_fd(), held)? != Some(true) {
+                break;
             }
         }
         Ok(())
+    }
+
+    /// Gives a file a page of the node at `at`: whether it had none before; `None` if the node has none that is free.
+    ///
+    /// The node is preferred, and what comes from elsewhere given back: were this thread bound to it, so would be the small pages that the kernel needs for its
+    /// own records, and of a node that is full it would end a process to have one.
+    fn page_for(&self, object: BorrowedFd<'_>, at: u64) -> Result<Option<bool>> {
+        let failed = |e: io::Error| os_error("allocate in", &self.path.display(), &e);
+        let allocated = || object::stat(object).map(|stat| stat.allocated_bytes).map_err(failed);
+        let before = allocated()?;
+        let policy = Policy::prefer(self.memory.node).map_err(failed)?;
+        match object::allocate(object, at, self.unit) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory) => {
+                return Ok(None);
+            }
+            other => other.map_err(failed)?,
+        }
+        drop(policy);
+        if allocated()? == before {
+            return Ok(Some(false));
+        }
+        let place = Located::new(object, at, self.unit).and_then(|page| page.first()).map_err(failed)?;
+        if place == Some(self.memory.node) {
+            return Ok(Some(true));
+        }
+        object::punch(object, at, self.unit).map_err(failed)?;
+        Ok(None)
     }
 }
 
@@ -455,7 +470,6 @@ fn no_pages(memory: NodeMemory, e: &io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     /// A pool of so many huge pages on node 0, alone on the machine; `None` where there are no such pages.
     fn pool(pages: u64) -> Option<(Hugetlb, tempfile::TempDir, fs::File)> {

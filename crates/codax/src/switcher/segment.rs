@@ -11,6 +11,7 @@ use super::settle::Old;
 use super::waits::Waits;
 use codax_core::{FileId, HUGE_SIZE, PageRange, PoolId};
 use codax_os::area::{Area, Region};
+use codax_os::hugetlb;
 use codax_os::uffd::Uffd;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -87,7 +88,19 @@ impl Segment {
     pub(super) fn stage(&mut self, live: &[Live], object: &OwnedFd) -> io::Result<()> {
         let members: io::Result<Vec<_>> =
             live.iter().filter_map(|live| member(live, &self.chunks, object).transpose()).collect();
-        self.members = members?;
+        let members = members?;
+        // Only whole pages of the new object can be laid over a mapping, and what is committed must be.
+        let page = bytes(hugetlb::page_of(object)?.unwrap_or(1));
+        let whole = |member: &Member| {
+            let mut parts = member.parts.iter().flatten();
+            parts.all(|part| {
+                (member.region.base() + part.at).is_multiple_of(page) && part.len.is_multiple_of(page)
+            })
+        };
+        if !members.iter().all(whole) {
+            return Err(io::Error::other("it was mapped before the store had such huge pages: map it anew"));
+        }
+        self.members = members;
         Ok(())
     }
 
