@@ -81,6 +81,9 @@ impl From<Error> for Stuck {
     }
 }
 
+/// What of a file moves next: the pool it goes to, and its chunks, each with the pool it lies in.
+type Cuts = (PoolId, Vec<(PoolId, PageRange)>);
+
 /// A segment that is about to be moved: its frames are reserved, its file is busy.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -314,12 +317,7 @@ impl Inner {
     }
 
     /// The next segment of what is ordered: the pool it goes to, and the chunks, each in one pool.
-    fn next_cuts(
-        &self,
-        st: &State,
-        inode: &Inode,
-        to: &[PoolRun],
-    ) -> Result<Option<(PoolId, Vec<(PoolId, PageRange)>)>> {
+    fn next_cuts(&self, st: &State, inode: &Inode, to: &[PoolRun]) -> Result<Option<Cuts>> {
         // A part of a huge page is never left alone if it can be helped: the kernel may make it whole again, holes and all.
         let size = |to: PoolId, wanted: &[Extent]| {
             let huge = st.pool(to).huge || wanted.iter().any(|e| st.pool(e.pool).huge);

@@ -1,21 +1,17 @@
 //! Segments in a store that has pools of huge pages only: blocks of a file move whole (see `store::blocks`).
 
-use super::{SEGMENT_PAGES, chunked};
+use super::{Cuts, SEGMENT_PAGES, chunked};
 use crate::store::state::State;
 use codax_core::extent::{self, PoolRun};
 use codax_core::namespace::Inode;
 use codax_core::{Error, PageCount, PageRange, PoolId, Result};
 use std::collections::BTreeSet;
 
-/// The pages of a file in a block that will have frames in `to`: all, or those before the file's end.
+/// The pages of a chunk that will have frames in `to`: up to the file's end, or to that of the unit it is in.
 pub(super) fn with_frames(st: &State, inode: &Inode, to: PoolId, pages: PageRange) -> PageRange {
     let end = PageCount::for_bytes(inode.len).0;
-    match st.unit(to) {
-        unit => {
-            let end = end.next_multiple_of(unit).saturating_sub(pages.start.0);
-            PageRange::new(pages.start.0, pages.count.0.min(end))
-        }
-    }
+    let end = end.next_multiple_of(st.unit(to)).saturating_sub(pages.start.0);
+    PageRange::new(pages.start.0, pages.count.0.min(end))
 }
 
 /// The next segment of what is ordered: the pool it goes to, and the chunks, each in one pool. A chunk to or from huge pages is whole ones, and the last one of a
@@ -25,7 +21,7 @@ pub(super) fn next_cuts(
     inode: &Inode,
     to: &[PoolRun],
     size: &dyn Fn(PoolId, &[extent::Extent]) -> u64,
-) -> Result<Option<(PoolId, Vec<(PoolId, PageRange)>)>> {
+) -> Result<Option<Cuts>> {
     let block = st.block();
     let end = PageCount::for_bytes(inode.len).0;
     let mut target: Option<PoolId> = None;
@@ -78,14 +74,4 @@ pub(super) fn next_cuts(
         last.count.0 = last.end().next_multiple_of(block) - last.start.0;
     }
     Ok(target.map(|target| (target, cuts)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_are_whole() {
-        assert_eq!(PageRange::new(3, 510).widened(512), PageRange::new(0, 1024));
-    }
 }
