@@ -239,7 +239,7 @@ fn a_drain_a_detach_and_a_crash_leave_files_whole_and_give_pages_back() {
 #[test]
 fn what_was_mapped_before_there_were_huge_pages_is_refused_until_it_is_mapped_anew() {
     let Some(alone) = Alone::with("what_was_mapped_before", HUGE) else { return };
-    let rig = Plan::new().up();
+    let rig = Plan::new().device_as("sim0=emulated:64MiB").up();
     rig.put("/f", &pattern(5000, 1), &[]).ok();
     let mut client = Client::start(&rig, "hold", &["/f", "rw"]);
     client.number("get 8");
@@ -343,7 +343,9 @@ fn a_node_that_has_not_as_many_pages_gives_those_it_has_and_it_is_said() {
     rig.ok(&["device", "online", "cxl0"]);
     rig.kill();
     rig.up();
-    assert_eq!(rig.row(&["device", "show", "cxl0"])["reserve"]["taken"].as_u64(), Some(taken));
+    // The kernel may find more by then, and not less: what was taken is kept.
+    let again = rig.row(&["device", "show", "cxl0"])["reserve"]["taken"].as_u64();
+    assert!(again >= Some(taken), "{again:?}");
 }
 
 #[test]
