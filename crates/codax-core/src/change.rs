@@ -6,7 +6,7 @@
 use crate::extent::Extent;
 use crate::extent::FrameRun;
 use crate::namespace::Inode;
-use crate::{FileId, MoveId, PageRange, PoolId};
+use crate::{FileId, HUGE_PAGES, MoveId, PageRange, PoolId};
 use serde::{Deserialize, Serialize};
 
 /// One change of the store's metadata. Order and numbering of the variants are part of the journal's format: append only.
@@ -75,7 +75,7 @@ pub enum BackingKind {
     Shm,
     /// tmpfs with a capacity and a link model, in place of a device.
     Emulated,
-    /// tmpfs whose pages lie on a NUMA node: a device's memory that Linux counts as its own.
+    /// tmpfs, or hugetlbfs, whose pages lie on a NUMA node: a device's memory that Linux counts as its own.
     Numa,
 }
 
@@ -98,6 +98,12 @@ pub enum PageKind {
     #[default]
     #[serde(rename = "thp")]
     Transparent,
+    /// Huge pages of 2 MiB of the kernel's pool for them (hugetlb).
+    #[serde(rename = "2M")]
+    Huge,
+    /// The same, of 1 GiB.
+    #[serde(rename = "1G")]
+    Gigantic,
 }
 
 impl PageKind {
@@ -107,7 +113,25 @@ impl PageKind {
         match self {
             Self::Small => "4K",
             Self::Transparent => "thp",
+            Self::Huge => "2M",
+            Self::Gigantic => "1G",
         }
+    }
+
+    /// What files have of such a pool is a multiple of so many pages.
+    #[must_use]
+    pub const fn unit(self) -> u64 {
+        match self {
+            Self::Small | Self::Transparent => 1,
+            Self::Huge => HUGE_PAGES,
+            Self::Gigantic => 512 * HUGE_PAGES,
+        }
+    }
+
+    /// Whether they come from the kernel's pool for huge pages.
+    #[must_use]
+    pub const fn is_reserved(self) -> bool {
+        self.unit() > 1
     }
 }
 
@@ -135,6 +159,14 @@ pub struct PoolRecord {
     pub drain_limit: Option<u64>,
 }
 
+impl PoolRecord {
+    /// What files have of it is a multiple of so many pages, and begins at one.
+    #[must_use]
+    pub fn unit(&self) -> u64 {
+        self.numa.map_or(1, |memory| memory.page.unit())
+    }
+}
+
 /// One segment of a live move: chunks of one file on their way to one pool.
 ///
 /// How many of the chunks, counted from the first, are committed is in the commit word `slot` (see the engine's journal); the
@@ -158,15 +190,21 @@ pub struct MoveRecord {
 /// A run of pages that is moved as one step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
-    /// The pages; all of them lie in `from`.
+    /// The pages; what of them the file has lies in `from`. They may go on behind its end.
     pub pages: PageRange,
     /// The pool they lie in before.
     pub from: PoolId,
-    /// The frames they go to, in the order of the pages; the counts add up to `pages.count`.
+    /// The frames they go to, in the order of the pages, as far as they have any there: the counts add up to `pages.count`, or less behind the file's end.
     pub target: Vec<FrameRun>,
 }
 
 impl Chunk {
+    /// The pages that have frames once it is committed.
+    #[must_use]
+    pub fn target_pages(&self) -> PageRange {
+        PageRange::new(self.pages.start.0, self.target.iter().map(|run| run.count.0).sum())
+    }
+
     /// The extents the chunk's pages have once it is committed.
     pub fn extents(&self, to: PoolId) -> impl Iterator<Item = Extent> + '_ {
         let mut page = self.pages.start.0;

@@ -136,6 +136,16 @@ impl PageRange {
         self.count.bytes()
     }
 
+    /// The whole units of `unit` pages that it touches.
+    #[must_use]
+    pub const fn widened(self, unit: u64) -> Self {
+        if self.is_empty() {
+            return self;
+        }
+        let start = self.start.0 / unit * unit;
+        Self::new(start, self.end().next_multiple_of(unit) - start)
+    }
+
     /// The pages in both, if there are any.
     #[must_use]
     pub fn intersect(self, other: Self) -> Option<Self> {

@@ -35,16 +35,33 @@ pub struct PoolInfo {
     pub link: LinkModel,
     /// Whether the kernel may take its pages elsewhere (swap): none if its tmpfs is mounted `noswap` or its objects are locked.
     pub swappable: bool,
-    /// Whether its tmpfs gives huge pages where they are whole.
+    /// Whether its tmpfs gives huge pages where they are whole, or it has nothing but huge pages.
     pub huge: bool,
     /// Pools to and from which the kernel moves pages, whoever uses them.
     pub moves_with: Vec<String>,
+    /// What it has of the kernel's huge pages, if its pages are such.
+    pub reserve: Option<ReserveInfo>,
     /// The drain or return that runs, if one does.
     pub job: Option<JobInfo>,
     /// The NUMA nodes that its pages are kept to; none: wherever the kernel gives them.
     pub nodes: Vec<u32>,
     /// Why its memory is not there, if it isn't: its NUMA node has none online.
     pub missing: Option<String>,
+}
+
+/// The huge pages of a node that a pool has taken, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReserveInfo {
+    /// A page.
+    pub page: u64,
+    /// What it has: in the files of the store, and populated in its holder.
+    pub taken: u64,
+    /// What it lacks of its capacity: nobody is given that.
+    pub missing: u64,
+    /// Why, if something is missing.
+    pub why: String,
+    /// What of the node stays with the kernel, in whatever pages.
+    pub kernel: u64,
 }
 
 /// A drain, a return (`online`) or a move that runs.

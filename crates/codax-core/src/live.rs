@@ -24,7 +24,8 @@ pub enum MoverMsg {
         /// The chunks' pages, in commit order.
         chunks: Vec<PageRange>,
     },
-    /// Hold writes to chunk `chunk`: write-protect it in every writable mapping.
+    /// Hold writes to chunk `chunk`: write-protect it in every writable mapping. Carries a descriptor of the object it lies in where the kernel doesn't
+    /// duplicate mappings of that (hugetlbfs): the mapper needs one for what it does with the old pages, and closes the descriptor.
     Freeze {
         /// The segment.
         id: MoveId,

@@ -2,7 +2,7 @@
 
 use crate::extent::PoolRun;
 use crate::units::format_size;
-use crate::{DRAM, Error, HUGE_PAGES, PAGE_SIZE, PageRange, PoolId, Result};
+use crate::{DRAM, Error, PAGE_SIZE, PageRange, PoolId, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ pub enum Placement {
     },
     /// In this pool, and in `dram` when it is full.
     Prefer(PoolId),
-    /// In turns of [`crate::HUGE_SIZE`] over these pools.
+    /// In turns of [`crate::HUGE_SIZE`] over these pools; of 1 GiB in a store that has pages of that size.
     Interleave(Vec<PoolId>),
 }
 
@@ -29,25 +29,32 @@ pub struct Room {
     pub free: crate::PageCount,
     /// Whether new frames may be given out (it is online).
     pub online: bool,
+    /// What files have of it is whole units of so many pages.
+    pub unit: u64,
 }
 
 impl Placement {
-    /// Where the pages `range` of a file go: runs in the order of pages that cover `range` exactly.
+    /// Where the pages `range` of a file go: runs in the order of pages that cover `range`, and nothing beyond but for whole units of the pools at its ends. They
+    /// are cut at multiples of `block`, which is a multiple of all units.
     ///
     /// Errors: `NoSpace` (how many bytes are missing, in which pool) and `DeviceState` (a pool that drains or is offline), with
     /// the pool's `name`. A preferred pool that takes no new frames is passed over as if it were full.
     pub fn choose(
         &self,
         range: PageRange,
+        block: u64,
         room: &dyn Fn(PoolId) -> Room,
         name: &dyn Fn(PoolId) -> String,
     ) -> Result<Vec<PoolRun>> {
-        let runs = match self {
+        let mut runs = match self {
             _ if range.is_empty() => return Ok(Vec::new()),
             Self::On { pool, .. } => vec![PoolRun { pages: range, pool: *pool }],
-            Self::Prefer(pool) => prefer(*pool, range, room(*pool)),
-            Self::Interleave(pools) => interleave(pools, range, room, name)?,
+            Self::Prefer(pool) => prefer(*pool, range, block, room(*pool)),
+            Self::Interleave(pools) => interleave(pools, range, block, room, name)?,
         };
+        for run in &mut runs {
+            run.pages = run.pages.widened(room(run.pool).unit);
+        }
         let mut wanted: BTreeMap<PoolId, u64> = BTreeMap::new();
         for run in &runs {
             *wanted.entry(run.pool).or_default() += run.pages.count.0;
@@ -91,13 +98,14 @@ impl Placement {
     }
 }
 
-/// As many huge pages from the front as `pool` has room for, or all; the rest goes to `dram`.
-fn prefer(pool: PoolId, range: PageRange, room: Room) -> Vec<PoolRun> {
+/// As many blocks from the front as `pool` has room for, or all; the rest goes to `dram`.
+fn prefer(pool: PoolId, range: PageRange, block: u64, room: Room) -> Vec<PoolRun> {
     let free = if room.online { room.free.0 } else { 0 };
-    let end = match free >= range.count.0 {
+    let wide = range.widened(room.unit);
+    let end = match free >= wide.count.0 {
         true => range.end(),
         // An extent costs every process that maps the file a mapped area, so none is cut within a huge page.
-        false => ((range.start.0 + free) / HUGE_PAGES * HUGE_PAGES).max(range.start.0),
+        false => ((wide.start.0 + free) / block * block).max(range.start.0),
     };
     let front = PageRange::new(range.start.0, end - range.start.0);
     let rest = PageRange::new(end, range.end() - end);
@@ -109,6 +117,7 @@ fn prefer(pool: PoolId, range: PageRange, room: Room) -> Vec<PoolRun> {
 fn interleave(
     pools: &[PoolId],
     range: PageRange,
+    block: u64,
     room: &dyn Fn(PoolId) -> Room,
     name: &dyn Fn(PoolId) -> String,
 ) -> Result<Vec<PoolRun>> {
@@ -125,8 +134,8 @@ fn interleave(
     let mut runs: Vec<PoolRun> = Vec::new();
     let mut page = range.start.0;
     while page < range.end() {
-        let turn = page / HUGE_PAGES;
-        let count = ((turn + 1) * HUGE_PAGES).min(range.end()) - page;
+        let turn = page / block;
+        let count = ((turn + 1) * block).min(range.end()) - page;
         let index = usize::try_from(turn % pools.len() as u64).unwrap_or(0);
         match runs.last_mut() {
             Some(last) if last.pool == pools[index] => last.pages.count.0 += count,
@@ -145,7 +154,7 @@ fn no_space(what: &str, missing: u64) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ErrorKind, PageCount};
+    use crate::{ErrorKind, HUGE_PAGES, PageCount};
 
     const A: PoolId = PoolId(1);
     const B: PoolId = PoolId(2);
@@ -153,7 +162,7 @@ mod tests {
     /// `dram` has 10,000 free frames, A 1,000, B none; pool 3 is offline.
     fn room(pool: PoolId) -> Room {
         let free = [10_000, 1_000, 0, 5_000][usize::from(pool.0)];
-        Room { free: PageCount(free), online: pool.0 < 3 }
+        Room { free: PageCount(free), online: pool.0 < 3, unit: 1 }
     }
 
     fn name(pool: PoolId) -> String {
@@ -161,7 +170,7 @@ mod tests {
     }
 
     fn choose(placement: &Placement, start: u64, count: u64) -> Result<Vec<PoolRun>> {
-        placement.choose(PageRange::new(start, count), &room, &name)
+        placement.choose(PageRange::new(start, count), HUGE_PAGES, &room, &name)
     }
 
     fn run(start: u64, count: u64, pool: PoolId) -> PoolRun {
@@ -193,6 +202,22 @@ mod tests {
         assert_eq!(choose(&Placement::Prefer(PoolId(3)), 7, 3), Ok(vec![run(7, 3, DRAM)]));
         assert_eq!(choose(&Placement::Prefer(B), 7, 10_001).unwrap_err().kind, ErrorKind::NoSpace);
         assert_eq!(choose(&Placement::Prefer(DRAM), 0, 10_001).unwrap_err().kind, ErrorKind::NoSpace);
+    }
+
+    #[test]
+    fn a_pool_of_huge_pages_is_given_whole_ones_and_dram_no_more_than_is_asked_for() {
+        // A has 1,000 free frames in huge pages: it has room for one of them.
+        let huge = |pool| Room { unit: if pool == A { HUGE_PAGES } else { 1 }, ..room(pool) };
+        let choose = |placement: &Placement, start, count| {
+            placement.choose(PageRange::new(start, count), HUGE_PAGES, &huge, &name)
+        };
+        let on = Placement::On { pool: A, strict: false };
+        assert_eq!(choose(&on, 5, 3), Ok(vec![run(0, 512, A)]));
+        assert_eq!(choose(&on, 510, 3).unwrap_err().kind, ErrorKind::NoSpace);
+        assert_eq!(choose(&Placement::Prefer(A), 0, 2), Ok(vec![run(0, 512, A)]));
+        assert_eq!(choose(&Placement::Prefer(A), 0, 600), Ok(vec![run(0, 512, A), run(512, 88, DRAM)]));
+        let both = Placement::Interleave(vec![DRAM, A]);
+        assert_eq!(choose(&both, 0, 513), Ok(vec![run(0, 512, DRAM), run(512, 512, A)]));
     }
 
     #[test]

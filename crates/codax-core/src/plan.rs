@@ -199,7 +199,7 @@ mod tests {
     }
 
     fn room(dram: u64, sim: u64) -> impl Fn(PoolId) -> Room {
-        move |pool| Room { free: PageCount(if pool == DRAM { dram } else { sim }), online: true }
+        move |pool| Room { free: PageCount(if pool == DRAM { dram } else { sim }), online: true, unit: 1 }
     }
 
     fn run(start: u64, count: u64, pool: PoolId) -> PoolRun {
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_refuge_that_takes_nothing_is_passed_over() {
-        let off = |pool| Room { free: PageCount(100), online: pool == DRAM };
+        let off = |pool| Room { free: PageCount(100), online: pool == DRAM, unit: 1 };
         let plan = plan_drain(vec![candidate(5, &[(0, 10)], &[SIM, DRAM])], &off);
         assert_eq!(plan.moves[0].to, [run(0, 10, DRAM)]);
     }

@@ -60,6 +60,9 @@ pub struct Layout {
     pub len: u64,
     /// Its pages, in order and without gaps.
     pub runs: Vec<PoolRun>,
+    /// Moves and pages of this store may be as large as so many pages, 1 where all are small: who maps the file maps whole blocks of them, also where it ends
+    /// within one.
+    pub block: u64,
 }
 
 /// A placement as people write it: pools by name.

@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 const POOLS: u16 = 4;
 
 fn rooms() -> impl Strategy<Value = Vec<Room>> {
-    let room = (0..4_000u64, prop::bool::weighted(0.8))
-        .prop_map(|(free, online)| Room { free: PageCount(free), online });
+    let room = (0..4_000u64, prop::bool::weighted(0.8)).prop_map(|(free, online)| Room {
+        free: PageCount(free),
+        online,
+        unit: 1,
+    });
     prop::collection::vec(room, usize::from(POOLS))
 }
 
@@ -118,7 +121,7 @@ proptest! {
         }
         let total: u64 = candidates.iter().map(|c| pages(&c.ranges)).sum();
         let free = total.saturating_add_signed(spare);
-        let plan = plan_drain(candidates, &|pool| if pool == DRAM { Room { free: PageCount(free), online: true } } else { rooms[1] });
+        let plan = plan_drain(candidates, &|pool| if pool == DRAM { Room { free: PageCount(free), online: true, unit: 1 } } else { rooms[1] });
         prop_assert_eq!(obstacles(&plan).0, total.saturating_sub(free));
     }
 
@@ -130,7 +133,7 @@ proptest! {
             1 => Placement::Prefer(pools[0]),
             _ => Placement::Interleave(pools.clone()),
         };
-        let Ok(runs) = placement.choose(PageRange::new(start, count), &|pool| rooms[usize::from(pool.0)], &|pool| pool.to_string()) else {
+        let Ok(runs) = placement.choose(PageRange::new(start, count), codax_core::HUGE_PAGES, &|pool| rooms[usize::from(pool.0)], &|pool| pool.to_string()) else {
             // Everything in one pool that has room is never refused.
             prop_assert!(which == 2 || usable(rooms[usize::from(pools[0].0)]) < count);
             return Ok(());

@@ -424,7 +424,10 @@ mod tests {
             ("[[device]]\nname = \"a\"\nbacking = \"numa\"\nnode = 1\nsize = 4096", "a node has `reserve`"),
             ("[[device]]\nname = \"a\"\nbacking = \"numa\"\nnode = 1\nreserve = \"some\"", "or `all`"),
             ("[[device]]\nname = \"a\"\nbacking = \"numa\"\nnode = 1\nreserve = 5000", "reserve: "),
-            ("[[device]]\nname = \"a\"\nbacking = \"numa\"\nnode = 1\npage = \"8K\"", "there are 4K and thp"),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"numa\"\nnode = 1\npage = \"8K\"",
+                "there are 4K, thp, 2M and 1G",
+            ),
             ("[[device]]\nname = \"a/b\"\nbacking = \"emulated\"\nsize = 4096", "only letters"),
             ("[[device]]\nname = \"a\"\nbacking = \"cxl\"\nsize = 4096", "no backing `cxl`"),
             ("[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 1", "not a multiple"),

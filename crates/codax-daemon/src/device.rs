@@ -2,7 +2,7 @@
 
 use crate::quantity::{Rate, Size, pool_bytes};
 use codax_core::change::{LinkModel, NodeMemory, PageKind};
-use codax_core::{DRAM_NAME, Error, Result};
+use codax_core::{DRAM_NAME, Error, PageCount, Result};
 use serde::Deserialize;
 
 /// Longest name of a device, in bytes.
@@ -12,7 +12,7 @@ pub const DEVICE_NAME_MAX: usize = 32;
 const BACKINGS: &str = "emulated and numa";
 
 /// How a device is written on the command line.
-const USAGE: &str = "NAME=emulated:SIZE or NAME=numa:NODE[,page=4K|thp][,reserve=SIZE|all][,cpus=yes], \
+const USAGE: &str = "NAME=emulated:SIZE or NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,cpus=yes], \
                      and [,read_ns=N][,write_ns=N][,gbps=N]";
 
 /// `[[device]]` in the configuration: memory that is served beside `dram`.
@@ -30,9 +30,11 @@ pub(crate) struct DeviceEntry {
     size: Option<Size>,
     /// The NUMA node whose memory it is.
     node: Option<u32>,
-    /// In which pages files lie on the node: "4K", or "thp", transparent huge pages where files fill them. Default: "thp".
+    /// In which pages files lie on the node: "4K"; "thp", transparent huge pages where files fill them; "2M" or "1G", huge pages of that size, which are set
+    /// aside for the pool. Default: "thp".
     page: Option<String>,
-    /// How much of the node is the pool's: a size, or "all" of what is free when the store is made, but for a little that the kernel wants. Default: "all".
+    /// How much of the node is the pool's: a size, of whole pages, or "all" of what is free when the store is made, but for a little that the kernel wants.
+    /// Default: "all".
     reserve: Option<Reserve>,
     /// Whether the node may have CPUs: it is the host's own memory then, and everything else lands on it. Default: no.
     #[serde(default)]
@@ -134,6 +136,7 @@ impl DeviceEntry {
         let node = self.node.ok_or_else(missing)?;
         let page = self.page.as_deref().map_or(Ok(PageKind::default()), page_kind)?;
         let bytes = self.reserve.map_or(Ok(None), Reserve::bytes)?;
+        whole_pages(page, bytes)?;
         Ok((bytes, Some(NodeWish { memory: NodeMemory { node, page }, cpus: self.cpus })))
     }
 }
@@ -180,20 +183,31 @@ pub fn parse_device(text: &str) -> Result<Device> {
             })
             .map_err(|e| about(name, &e))?;
     }
+    if let Some(wish) = device.node {
+        whole_pages(wish.memory.page, device.bytes).map_err(|e| about(name, &e))?;
+    }
     Ok(device)
 }
 
 fn page_kind(word: &str) -> Result<PageKind> {
-    match word {
-        "4K" => Ok(PageKind::Small),
-        "thp" => Ok(PageKind::Transparent),
-        "2M" | "1G" => Err(Error::not_supported(format!(
-            "page={word}: pools of hugetlb pages are not served yet; there are 4K and thp (transparent huge pages)"
-        ))),
-        _ => Err(Error::invalid(format!(
-            "page: `{}` is not a kind of page; there are 4K and thp",
+    let kinds = [PageKind::Small, PageKind::Transparent, PageKind::Huge, PageKind::Gigantic];
+    kinds.into_iter().find(|kind| kind.name() == word).ok_or_else(|| {
+        Error::invalid(format!(
+            "page: `{}` is not a kind of page; there are 4K, thp, 2M and 1G",
             word.escape_debug()
+        ))
+    })
+}
+
+/// Refuses a reserve that is no multiple of the page.
+fn whole_pages(page: PageKind, bytes: Option<u64>) -> Result<()> {
+    let unit = PageCount(page.unit()).bytes();
+    match bytes.filter(|bytes| !bytes.is_multiple_of(unit)) {
+        Some(bytes) => Err(Error::invalid(format!(
+            "reserve: {bytes} bytes are not a multiple of the page, {unit} bytes (page={})",
+            page.name()
         ))),
+        None => Ok(()),
     }
 }
 
@@ -328,20 +342,16 @@ mod tests {
             ("cxl0=numa:", "`` is not the number"),
             ("cxl0=numa:-1", "`-1` is not the number"),
             ("cxl0=numa:one", "`one` is not the number"),
-            ("cxl0=numa:1,page=8K", "there are 4K and thp"),
-            ("cxl0=numa:1,page=2M", "not served yet"),
+            ("cxl0=numa:1,page=8K", "there are 4K, thp, 2M and 1G"),
+            ("cxl0=numa:1,page=2M,reserve=3MiB", "not a multiple of the page, 2097152 bytes"),
+            ("cxl0=numa:1,reserve=512MiB,page=1G", "not a multiple of the page"),
             ("cxl0=numa:1,reserve=some", "reserve"),
             ("cxl0=numa:1,reserve=5000", "not a multiple"),
             ("cxl0=numa:1,cpus=perhaps", "neither yes nor no"),
             ("cxl0=numa:1,size=1GiB", "there are page, reserve, cpus, read_ns"),
         ] {
             let error = parse_device(bad).unwrap_err();
-            let wanted = if bad.contains("2M") {
-                codax_core::ErrorKind::NotSupported
-            } else {
-                codax_core::ErrorKind::Invalid
-            };
-            assert_eq!(error.kind, wanted);
+            assert_eq!(error.kind, codax_core::ErrorKind::Invalid);
             assert!(error.message.contains(says) && !error.message.contains('\n'), "{bad:?}: {error}");
         }
     }

@@ -141,6 +141,7 @@ mod tests {
     fn what_cannot_be_cut_is_an_error() {
         let layout = codax_core::request::Layout {
             len: 1,
+            block: 1,
             runs: vec![
                 codax_core::extent::PoolRun {
                     pages: codax_core::PageRange::new(1 << 40, 1 << 40),

@@ -1,11 +1,11 @@
 //! Devices that are NUMA nodes, against what the machine has.
 
 use crate::device::{Device, NodeWish};
-use codax_core::change::LinkModel;
+use codax_core::change::{LinkModel, NodeMemory, PageKind};
 use codax_core::units::format_size;
-use codax_core::{Error, HUGE_SIZE, Result};
+use codax_core::{Error, HUGE_SIZE, PageCount, Result};
 use codax_engine::DeviceSpec;
-use codax_os::topology::Node;
+use codax_os::topology::{HugePool, Node};
 
 /// Of a node's free memory so much stays with the kernel when all of it is asked for, in bytes and as a part: below its watermarks it gives
 /// out nothing, and page tables and slabs of the node's own come from there.
@@ -58,16 +58,50 @@ fn on_node(device: &Device, wish: NodeWish, nodes: &[Node]) -> Result<DeviceSpec
         let (bytes, all) = (format_size(bytes), format_size(all));
         return Err(wrong(device, &format!("reserve {bytes}: node {number} has {all} in all")));
     }
+    if let Some(node) = node.filter(|_| missing.is_none()) {
+        check_pages(device, wish.memory, node)?;
+    }
+    let unit = PageCount(wish.memory.page.unit()).bytes().max(HUGE_SIZE);
     let free = node.and_then(|node| node.free).unwrap_or(0);
-    let rest = free.saturating_sub((free / LEFT_PART).max(LEFT_MIN)) / HUGE_SIZE * HUGE_SIZE;
+    let set_aside = node.and_then(|node| pages_of(node, unit)).map_or(0, |pages| pages.free * unit);
+    let rest = free.saturating_sub((free / LEFT_PART).max(LEFT_MIN)) / unit * unit;
+    let rest = if wish.memory.page.is_reserved() { rest + set_aside } else { rest };
     Ok(DeviceSpec {
         name: device.name.clone(),
         bytes: device.bytes,
-        default_bytes: rest.max(HUGE_SIZE),
+        default_bytes: rest.max(unit),
         numa: Some(wish.memory),
         link: node.map_or(device.link, |node| announced(device.link, node)),
         missing,
     })
+}
+
+/// The node's pool of huge pages of this size.
+fn pages_of(node: &Node, bytes: u64) -> Option<&HugePool> {
+    node.huge.iter().find(|pool| pool.page_bytes == bytes)
+}
+
+/// Refuses pages that the node can't have.
+fn check_pages(device: &Device, memory: NodeMemory, node: &Node) -> Result<()> {
+    if !memory.page.is_reserved() {
+        return Ok(());
+    }
+    let (number, page) = (memory.node, memory.page.name());
+    if pages_of(node, PageCount(memory.page.unit()).bytes()).is_none() {
+        let why = format!(
+            "page={page}: node {number} has no hugetlb pages of that size: the kernel is without hugetlbfs, or the machine without such pages"
+        );
+        return Err(Error::not_supported(format!("device {}: {why}", device.name)));
+    }
+    let movable = node.blocks.online > 0 && node.blocks.movable == node.blocks.online;
+    if memory.page == PageKind::Gigantic && movable {
+        let why = format!(
+            "page=1G: the memory of node {number} is movable, and the kernel puts no pages of 1 GiB there: bring it online as unmovable \
+             (daxctl online-memory --no-movable), or take page=2M"
+        );
+        return Err(wrong(device, &why));
+    }
+    Ok(())
 }
 
 /// What was said of a link, and what the firmware says where nothing was.
@@ -115,7 +149,7 @@ pub(crate) fn chosen_for_dram(wanted: &[u32], devices: &[DeviceSpec], nodes: &[N
 mod tests {
     use super::*;
     use crate::device::parse_device;
-    use codax_os::topology::Access;
+    use codax_os::topology::{Access, Blocks};
 
     fn machine() -> Vec<Node> {
         let host =
@@ -132,6 +166,10 @@ mod tests {
             bytes: Some(1 << 30),
             free: Some(1 << 30),
             access: vec![access],
+            huge: [2 << 20, 1 << 30]
+                .map(|page_bytes| HugePool { page_bytes, free: 1, ..HugePool::default() })
+                .into(),
+            blocks: Blocks { online: 8, movable: 8, ..Blocks::default() },
             ..Node::default()
         };
         vec![host, far, Node { node: 2, ..Node::default() }]
@@ -149,6 +187,12 @@ mod tests {
         let (cxl, link) = (&devices[0], devices[0].link);
         assert_eq!((cxl.bytes, cxl.default_bytes), (None, (1 << 30) - (32 << 20)));
         assert_eq!((link.read_ns, link.write_ns, link.mbps), (Some(250), Some(300), Some(10_240)));
+        let huge = resolved(&["cxl0=numa:1,page=2M"]).expect("there");
+        assert_eq!(
+            huge[0].default_bytes,
+            (1 << 30) - (32 << 20) + (2 << 20),
+            "and what is set aside already"
+        );
         assert_eq!(devices[1].bytes, Some(4096));
         assert_eq!(of_dram(&devices, &machine()), [0]);
         assert!(of_dram(&devices[1..], &machine()).is_empty());
@@ -181,6 +225,9 @@ mod tests {
             (&["a=numa:0"][..], "has CPUs"),
             (&["a=numa:1,reserve=2GiB"], "node 1 has 1 GiB in all"),
             (&["a=numa:1", "b=numa:1"], "node 1 is a already"),
+            (&["a=numa:1,page=2M,reserve=2GiB"], "node 1 has 1 GiB in all"),
+            (&["a=numa:1,page=1G"], "movable"),
+            (&["a=numa:0,cpus=yes,page=2M"], "without hugetlbfs"),
         ] {
             let error = resolved(bad).expect_err("refused");
             assert!(error.message.contains(says), "{bad:?}: {error}");

@@ -3,7 +3,7 @@
 use crate::backing::ObjectInfo;
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::state::{State, Trouble};
-use crate::store::{Inner, Store, resident, stale_ranges};
+use crate::store::{Inner, Store, stale_ranges};
 use crate::table::shown_page;
 use codax_core::change::{Change, PoolState};
 use codax_core::extent::{Extent, FrameRun, PoolRun, pool_runs};
@@ -273,13 +273,14 @@ impl Inner {
         };
         let held = st.media.pools(pool).filter_map(|pool| st.pool(pool).held.get(&file));
         let held: Vec<PageRange> = held.flatten().map(Extent::pages).collect();
-        if object.len == len
+        let object_len = backing.object_len(len);
+        if object.len == object_len
             && object.allocated.0 == expected + held.iter().map(|run| run.count.0).sum::<u64>()
         {
             return check_place(st, file, &here, findings);
         }
         let fd = backing.open(file, true)?;
-        if object.len < len {
+        if object.len < object_len {
             let left = PageCount::for_bytes(object.len);
             let lost: u64 = here
                 .iter()
@@ -295,7 +296,7 @@ impl Inner {
             findings.trouble(Severity::Lost, what, mended, Trouble::Object(file, pool));
             return Ok(());
         }
-        if object.len > len {
+        if object.len > object_len {
             let what = format!(
                 "{path}: its object in {name} was grown to {} bytes behind the store's back",
                 object.len
@@ -305,7 +306,10 @@ impl Inner {
         }
         let mut bytes = 0;
         for PoolRun { pages, .. } in &here {
-            bytes += pages.bytes() - resident(fd.as_fd(), *pages, file)?.bytes().min(pages.bytes());
+            bytes += pages.bytes() - backing.resident(fd.as_fd(), *pages)?.bytes().min(pages.bytes());
+        }
+        if !backing.tells_which() {
+            bytes = PageCount(expected.saturating_sub(object.allocated.0)).bytes();
         }
         if bytes > 0 {
             let what =

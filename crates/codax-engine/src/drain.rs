@@ -3,6 +3,7 @@
 //! `online → draining → offline → online` (and `offline → detached → offline`, in `store::attach`); each step is in the journal before it takes effect, so a restart goes on where it stopped.
 
 use crate::mover::{Order, Pace, Stuck, confirmed, keepers, mount_holder, stranger, unseen};
+use crate::store::blocks::frames;
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Session, Store};
@@ -68,7 +69,7 @@ impl Session {
                 return Err(Error::new(ErrorKind::IsDir, format!("{path} is a directory: move its files")));
             }
             let pool = st.pool_named(to)?;
-            let pages = blocks(inode, range, path)?;
+            let pages = blocks(inode, range, path, st.block())?;
             let refused = |e: &Error| inner.event("refuse", &path.to_string(), &format!("move: {e}"), 0);
             takes(&st, pool, inode, pages).inspect_err(refused)?;
             (file, pages, pace(&st, inode.extents.iter().map(|e| e.pool).chain([pool]), None), pool)
@@ -388,7 +389,13 @@ impl Inner {
                 Candidate {
                     file: inode.id,
                     path: st.path(inode.id),
-                    ranges: crate::store::pages_in(inode, pool),
+                    // What of a huge page is behind a file's end goes with the rest, and needs no place.
+                    ranges: crate::store::pages_in(inode, pool)
+                        .into_iter()
+                        .filter_map(|range| {
+                            range.intersect(PageRange::new(0, PageCount::for_bytes(inode.len).0.max(1)))
+                        })
+                        .collect(),
                     refuges,
                     held,
                 }
@@ -565,7 +572,7 @@ impl Inner {
             self.refresh_all(&mut st);
             self.retry_held(&mut st);
             let p = st.pool(pool);
-            if p.alloc.free() != p.alloc.capacity() || p.ahead > 0 {
+            if p.alloc.free().0 + frames(&p.absent).0 != p.alloc.capacity().0 || p.ahead > 0 {
                 return Ok(false);
             }
             if !st.media.is_shared(st.media.of(pool)) {
@@ -677,17 +684,16 @@ fn drainable(st: &State, pool: PoolId, name: &str) -> Result<()> {
     }
 }
 
-/// The pages a range of bytes stands for in a move: whole 2 MiB blocks, since an extent costs each mapper an area of its address space.
-fn blocks(inode: &Inode, range: Option<(u64, u64)>, path: &StorePath) -> Result<PageRange> {
+/// The pages a range of bytes stands for in a move: whole blocks of 2 MiB (or the largest unit that there is), since an extent costs each mapper an area of its address space.
+fn blocks(inode: &Inode, range: Option<(u64, u64)>, path: &StorePath, block: u64) -> Result<PageRange> {
     let have = PageCount::for_bytes(inode.len);
     let Some((offset, len)) = range else { return Ok(PageRange::new(0, have.0)) };
     let end = offset.checked_add(len).filter(|&end| len > 0 && end <= inode.len).ok_or_else(|| {
         Error::invalid(format!("{path}: {len} bytes from {offset} on are not in it: it has {}", inode.len))
     })?;
     let touched = PageRange::of_bytes(offset, end - offset);
-    let start = touched.start.0 / HUGE_PAGES * HUGE_PAGES;
-    let end = touched.end().next_multiple_of(HUGE_PAGES).min(have.0);
-    Ok(PageRange::new(start, end - start))
+    let wide = touched.widened(block.max(HUGE_PAGES));
+    Ok(PageRange::new(wide.start.0, wide.end().min(have.0) - wide.start.0))
 }
 
 /// Whether `pool` can take all of these pages that it doesn't have yet: a move begins only if it can be made.
@@ -697,7 +703,8 @@ fn takes(st: &State, pool: PoolId, inode: &Inode, pages: PageRange) -> Result<()
         return Err(Error::device_state(format!("pool {name} is not online: nothing can be moved to it")));
     }
     let here = extent::slice(&inode.extents, pages);
-    let wanted: u64 = here.iter().filter(|e| e.pool != pool).map(|e| e.count.0).sum();
+    let runs = extent::pool_runs(&here).into_iter().filter(|run| run.pool != pool);
+    let wanted: u64 = runs.map(|run| run.pages.widened(st.unit(pool)).count.0).sum();
     match wanted.saturating_sub(st.room(pool).free.0) {
         0 => Ok(()),
         missing => Err(Error::no_space(format!(

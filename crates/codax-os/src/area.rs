@@ -23,8 +23,11 @@ use std::sync::{Mutex, PoisonError};
 
 pub use crate::memory::{Cells, Memory, Number};
 
-/// Largest page that mappings are aligned for, in bytes.
+/// Largest page that all mappings are aligned for, in bytes.
 pub const HUGE: usize = 2 << 20;
+
+/// The largest page there is, for which mappings are aligned where they are asked to be, in bytes.
+const GIGANTIC: usize = 1 << 30;
 
 /// A range of addresses that stays where it is, whatever is mapped there. Unmapped as a whole on drop.
 #[derive(Debug)]
@@ -55,17 +58,22 @@ impl Region {
     /// As [`Self::reserve`], for a part of a file that begins at `file_off` (a multiple of the page): the base is
     /// congruent to it modulo 2 MiB, so that huge pages can be mapped.
     pub fn reserve_for(len: usize, file_off: u64) -> io::Result<Self> {
+        Self::reserve_in(len, file_off, HUGE)
+    }
+
+    /// As [`Self::reserve_for`], modulo `block`, a multiple of 2 MiB.
+    pub fn reserve_in(len: usize, file_off: u64, block: usize) -> io::Result<Self> {
         let len = whole_pages(len)?;
-        let phase = phase_of(file_off)?;
+        let phase = phase_of(file_off, block)?;
         let total = (phase + len).checked_next_multiple_of(HUGE).ok_or_else(too_large)?;
-        let start = reserve_aligned(total, 0)?;
+        let start = reserve_aligned(total, 0, block)?;
         Ok(Self { start, total, base: start + phase, len, maker: std::process::id() })
     }
 
     /// Maps an object over a part: `len` bytes from `fd_off` of `fd` at `off`. All multiples of the page.
     pub fn place(&self, off: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) -> io::Result<()> {
         let to = part(self.base, self.len, off, len)?;
-        phase_of(fd_off)?;
+        phase_of(fd_off, HUGE)?;
         map_object(to, len, fd, fd_off, write)
     }
 
@@ -111,9 +119,12 @@ impl Drop for Region {
 
 impl Area {
     /// Maps `len` bytes (rounded up to whole pages) of an object, from `fd_off`. The address is congruent to `fd_off`
-    /// modulo 2 MiB.
+    /// modulo 2 MiB, or the object's page if that is larger.
     pub fn object(fd: impl AsFd, fd_off: u64, len: usize, write: bool) -> io::Result<Self> {
-        let area = Self::reserve(len, phase_of(fd_off)?)?;
+        let page = crate::hugetlb::page_of(&fd)?.map_or(PAGE, crate::util::to_usize);
+        let len = len.checked_next_multiple_of(page).ok_or_else(too_large)?;
+        let align = page.max(HUGE);
+        let area = Self::reserve(len, phase_of(fd_off, align)?, align)?;
         map_object(area.base, area.len, fd, fd_off, write)?;
         Ok(area)
     }
@@ -125,7 +136,8 @@ impl Area {
     /// read the event ([`Uffd::next_event`]).
     pub fn duplicate(region: &Region, off: usize, len: usize) -> io::Result<Self> {
         let from = part(region.base, region.len, off, len)?;
-        let area = Self::reserve(len, from % HUGE)?;
+        let align = alignment(from, len);
+        let area = Self::reserve(len, from % align, align)?;
         // SAFETY: the destination is the reservation just made, which nobody else knows. The source keeps its mapping
         // (an old size of 0 asks for a duplicate).
         unsafe { duplicate_at(from, len, area.base)? };
@@ -136,7 +148,7 @@ impl Area {
     /// pages. To be laid over parts of regions by [`Self::move_over`], where threads then wait until something else
     /// lies there and they are [woken](Uffd::wake).
     pub fn placeholder(uffd: &Uffd, len: usize) -> io::Result<Self> {
-        let area = Self::reserve(len, 0)?;
+        let area = Self::reserve(len, 0, HUGE)?;
         // SAFETY: changes what accesses to the reservation just made do; nobody else knows its addresses.
         unsafe {
             let access = rustix::mm::MprotectFlags::READ | rustix::mm::MprotectFlags::WRITE;
@@ -215,10 +227,10 @@ impl Area {
         unsafe { duplicate_at(from, len, to) }
     }
 
-    /// An inaccessible area of `len` bytes at `phase` modulo 2 MiB.
-    fn reserve(len: usize, phase: usize) -> io::Result<Self> {
+    /// An inaccessible area of `len` bytes at `phase` modulo `align`.
+    fn reserve(len: usize, phase: usize, align: usize) -> io::Result<Self> {
         let len = whole_pages(len)?;
-        let base = reserve_aligned(len, phase)?;
+        let base = reserve_aligned(len, phase, align)?;
         let whole = base..base + len;
         Ok(Self { base, len, owned: Mutex::new(vec![whole]), maker: std::process::id() })
     }
@@ -255,8 +267,13 @@ fn whole_pages(len: usize) -> io::Result<usize> {
     }
 }
 
-fn phase_of(file_off: u64) -> io::Result<usize> {
-    let phase = crate::util::to_usize(file_off) % HUGE;
+/// What a second mapping of this range has to be aligned for: it may be of gigantic pages.
+fn alignment(from: usize, len: usize) -> usize {
+    if from.is_multiple_of(GIGANTIC) && len.is_multiple_of(GIGANTIC) { GIGANTIC } else { HUGE }
+}
+
+fn phase_of(file_off: u64, align: usize) -> io::Result<usize> {
+    let phase = crate::util::to_usize(file_off) % align;
     if !phase.is_multiple_of(PAGE) {
         return Err(invalid("an offset in a file is not a multiple of the page"));
     }
@@ -280,15 +297,15 @@ fn covering(owned: &[Range<usize>], part: &Range<usize>) -> io::Result<usize> {
         .ok_or_else(|| invalid("this part of an area was moved away before"))
 }
 
-/// `len` inaccessible bytes whose address is `phase` modulo [`HUGE`]; both multiples of the page.
-fn reserve_aligned(len: usize, phase: usize) -> io::Result<usize> {
-    let spare = len + HUGE;
+/// `len` inaccessible bytes whose address is `phase` modulo `align`; all multiples of the page.
+fn reserve_aligned(len: usize, phase: usize, align: usize) -> io::Result<usize> {
+    let spare = len.checked_add(align).ok_or_else(too_large)?;
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: a null address lets the kernel choose one where nothing is mapped.
     let found =
         unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), spare, ProtFlags::empty(), flags)? };
     let found = found.expose_provenance();
-    let start = found + (phase + HUGE - found % HUGE) % HUGE;
+    let start = found + (phase + align - found % align) % align;
     if start > found {
         unmap(found..start);
     }
@@ -301,12 +318,13 @@ fn reserve_aligned(len: usize, phase: usize) -> io::Result<usize> {
 /// Maps an object at `to`, replacing what is there. The caller owns `to..to + len`.
 fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) -> io::Result<()> {
     let access = if write { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+    // Of hugetlbfs a mapping would keep pages back for the object's holes.
+    let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
     let _no_fork = fork::gate();
     // SAFETY: the range belongs to the caller's region or area (both callers pass a checked part of theirs), so
     // nothing of anybody else is replaced. No references into it exist but those a caller of `Memory`'s unsafe
     // methods answers for.
-    let mapped =
-        unsafe { rustix::mm::mmap(pointer(to), len, access, MapFlags::SHARED | MapFlags::FIXED, fd, fd_off) };
+    let mapped = unsafe { rustix::mm::mmap(pointer(to), len, access, flags, &fd, fd_off) };
     if let Err(e) = mapped {
         // A filesystem that refuses does so when what was there is unmapped already: the gap would be anybody's, and would be unmapped under them with
         // the rest of the range.
@@ -318,6 +336,13 @@ fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) ->
     // SAFETY: as above; what is mapped there is the mapping just made.
     unsafe {
         rustix::mm::madvise(pointer(to), len, Advice::LinuxDontFork)?;
+    }
+    // Where it goes on behind the object's end, the kernel would make the last huge page whole and take memory for it (khugepaged).
+    let end = crate::util::to_usize(crate::object::stat(&fd)?.len.saturating_sub(fd_off));
+    if len > end.next_multiple_of(PAGE) {
+        let from = end / HUGE * HUGE;
+        // SAFETY: as above; it changes no byte. A kernel without huge pages refuses it, and has no need of it.
+        let _ = unsafe { rustix::mm::madvise(pointer(to + from), len - from, Advice::LinuxNoHugepage) };
     }
     Ok(())
 }

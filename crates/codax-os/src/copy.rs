@@ -4,6 +4,7 @@
 //! that is gone is a short count, where a load would be SIGBUS.
 
 use crate::area::Area;
+use crate::hugetlb;
 use crate::util::{invalid, to_u64, to_usize};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -29,21 +30,26 @@ impl SourceMap {
         // The kernel copies into a new page with faults switched off; where it meets a source page that isn't mapped yet, it clears the rest of
         // the new (huge) page before it tries again, which costs as much as the copy. Pages that can't be mapped are found below.
         let _ = self.area.populate(to_usize(off), to_usize(len), false);
-        let dst = dst.as_fd().as_raw_fd();
+        let dst = dst.as_fd();
         let mut at = off;
         while at < end {
-            let from = with_exposed_provenance(self.area.base() + to_usize(at));
+            let from = with_exposed_provenance::<u8>(self.area.base() + to_usize(at));
             let to = libc::off_t::try_from(at).map_err(|_| invalid("an offset is too large"))?;
             // SAFETY: the kernel reads `end - at` bytes within the mapping, which lives as long as `self`; it answers
             // EFAULT, or a short count, for pages that can't be read.
-            let n = unsafe { libc::pwrite(dst, from, to_usize(end - at), to) };
+            let n = unsafe { libc::pwrite(dst.as_raw_fd(), from.cast(), to_usize(end - at), to) };
             match u64::try_from(n) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => at += n,
                 Err(_) => match io::Error::last_os_error() {
                     e if e.kind() == io::ErrorKind::Interrupted => {}
                     e if e.raw_os_error() == Some(libc::EFAULT) => break,
-                    e => return Err(e),
+                    e => {
+                        let page = hugetlb::refused(dst, &e).ok_or(e)?;
+                        // SAFETY: the bytes lie within the mapping, which lives as long as `self`; pages that are gone are a short count.
+                        let n = unsafe { hugetlb::write_from(dst, from, to_usize(end - at), at, page)? };
+                        return Ok(at + to_u64(n) - off);
+                    }
                 },
             }
         }

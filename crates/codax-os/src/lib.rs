@@ -19,6 +19,7 @@ pub mod event;
 mod fork;
 pub mod fuse;
 pub mod futex;
+pub mod hugetlb;
 pub mod lockfile;
 mod memory;
 pub mod mounts;

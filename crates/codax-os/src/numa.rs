@@ -96,6 +96,11 @@ impl Located {
         Ok(status.into_iter().map(|node| u32::try_from(node).ok()).collect())
     }
 
+    /// The node of the first page.
+    pub fn first(&self) -> io::Result<Option<u32>> {
+        Ok(self.call(&[0], None)?.first().and_then(|node| u32::try_from(*node).ok()))
+    }
+
     /// Asks the kernel to bring pages, by their numbers here, to a node; returns those of which it doesn't say that they are there: ask
     /// [`Self::nodes_of`] of these. Of a huge page's it may say that it is busy, since it is bringing that already, and after the first that it can't
     /// bring it tries no other. `PermissionDenied` without `CAP_SYS_NICE`, `NotFound` if the node has no memory online, `OutOfMemory` if it is full:

@@ -1,7 +1,8 @@
-//! Objects: the tmpfs files that hold the bytes of files, one for each (file, pool).
+//! Objects: the files of tmpfs or hugetlbfs that hold the bytes of files, one for each (file, pool).
 #![allow(unsafe_code)]
 //! Unsafe code: `fcntl` with lease commands, which take integers and touch no memory of ours, and `cachestat`.
 
+use crate::hugetlb;
 use crate::util::{PAGE, check, invalid, retry, to_u64};
 use rustix::fs::{
     AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps,
@@ -198,7 +199,7 @@ pub fn data_ranges(fd: impl AsFd) -> io::Result<Vec<(u64, u64)>> {
 const SYS_CACHESTAT: libc::c_long = 451;
 
 /// Bytes of a range that take memory (whole pages), whether they were ever touched or not; those in swap don't count.
-/// `Unsupported` (ENOSYS) before Linux 6.5.
+/// `Unsupported` (ENOSYS) before Linux 6.5, and (EOPNOTSUPP) on hugetlbfs.
 pub fn resident_bytes(fd: impl AsFd, off: u64, len: u64) -> io::Result<u64> {
     // A length of 0 would mean "to the end".
     if len == 0 {
@@ -262,13 +263,17 @@ pub fn append(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
     retry(|| rustix::io::pwritev2(&fd, &parts, 0, rustix::io::ReadWriteFlags::APPEND))
 }
 
-/// Writes all of `buf`.
+/// Writes all of `buf`. Of an object on hugetlbfs, which is not written to by write(2), as far as it reaches: `WriteZero` beyond.
 pub fn write_all_at(fd: impl AsFd, buf: &[u8], off: u64) -> io::Result<()> {
     let mut done = 0;
     while done < buf.len() {
-        match retry(|| rustix::io::pwrite(&fd, &buf[done..], off + to_u64(done)))? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            n => done += n,
+        match retry(|| rustix::io::pwrite(&fd, &buf[done..], off + to_u64(done))) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => done += n,
+            Err(e) => match hugetlb::refused(&fd, &e) {
+                Some(page) => return hugetlb::write_at(&fd, &buf[done..], off + to_u64(done), page),
+                None => return Err(e),
+            },
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use crate::link::{Attempt, Trouble, unexpected};
 use crate::switcher::{Making, NewMapping, Shared};
 use codax_core::extent::PoolRun;
 use codax_core::request::{Layout, PinId};
-use codax_core::{Error, FileId, PageRange, PoolId, Result};
+use codax_core::{Error, FileId, HUGE_PAGES, PageCount, PageRange, PoolId, Result};
 use codax_os::area::{Memory, Region};
 use codax_wire::{Reply, Request};
 use std::collections::HashMap;
@@ -100,18 +100,26 @@ impl Mapping {
             let unmap = || link.tell(generation, &Request::Unmap { file: file.id });
             let made = within(range, placed.layout.len).and_then(|(start, len)| {
                 let pages = PageRange::of_bytes(start, len);
-                let region = place(&placed, pages, write)?;
-                Ok((start, len, pages, region))
+                // Whole blocks, also behind the file's end: so they move.
+                let whole = pages.widened(placed.layout.block.max(1));
+                let region = place(&placed, pages, whole, write)?;
+                Ok((start, len, pages, whole, region))
             });
-            let (start, len, pages, region) = made.inspect_err(|_| unmap())?;
+            let (start, len, pages, whole, region) = made.inspect_err(|_| unmap())?;
             let region = Arc::new(region);
             // The descriptors go before anybody may ask who holds the objects.
             let layout = placed.layout;
             drop(placed.objects);
-            let live =
-                NewMapping { file: file.id, region: &region, pages, write, runs: &layout.runs, generation };
+            let live = NewMapping {
+                file: file.id,
+                region: &region,
+                pages: whole,
+                write,
+                runs: &layout.runs,
+                generation,
+            };
             if let Some(id) = switcher.add(making, &live) {
-                let skip = to_usize(start - pages.offset())?;
+                let skip = to_usize(start - whole.offset())?;
                 let (file, switcher) = (Arc::clone(file), Arc::clone(switcher));
                 let len = to_usize(len)?;
                 return Ok(Self { file, switcher, region: Some(region), id, pages, skip, len, access });
@@ -271,20 +279,26 @@ fn within(range: &impl RangeBounds<u64>, len: u64) -> Result<(u64, u64)> {
     }
 }
 
-/// Maps `pages`, each run from its pool's object.
-fn place(placed: &Placed, pages: PageRange, write: bool) -> Result<Region> {
+/// Maps `whole`, in which `pages` are, each run from its pool's object. What of it is behind the file's end is mapped from that of the last one.
+fn place(placed: &Placed, pages: PageRange, whole: PageRange, write: bool) -> Result<Region> {
     let failed = |e: std::io::Error| Error::internal(format!("map {} bytes: {e}", pages.bytes()));
-    let region = Region::reserve_for(to_usize(pages.bytes())?, pages.offset()).map_err(failed)?;
+    let block = to_usize(PageCount(placed.layout.block.max(HUGE_PAGES)).bytes())?;
+    let region = Region::reserve_in(to_usize(whole.bytes())?, whole.offset(), block).map_err(failed)?;
     let mut covered = 0;
-    for run in &placed.layout.runs {
-        let Some(part) = run.pages.intersect(pages) else { continue };
-        let at = to_usize(part.offset() - pages.offset())?;
+    let last = placed.layout.runs.len().saturating_sub(1);
+    for (n, run) in placed.layout.runs.iter().enumerate() {
+        let mut reaches = run.pages;
+        if n == last {
+            reaches.count.0 = reaches.count.0.max(whole.end().saturating_sub(reaches.start.0));
+        }
+        let Some(part) = reaches.intersect(whole) else { continue };
+        let at = to_usize(part.offset() - whole.offset())?;
         region
             .place(at, to_usize(part.bytes())?, &placed.objects[&run.pool], part.offset(), write)
             .map_err(failed)?;
         covered += part.count.0;
     }
-    if covered != pages.count.0 {
+    if covered != whole.count.0 {
         return Err(Error::corrupt(format!("the daemon's layout of file {} has gaps", placed.file)));
     }
     Ok(region)

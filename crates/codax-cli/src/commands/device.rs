@@ -147,11 +147,28 @@ fn show_text(pool: &PoolInfo) -> String {
                 .mbps
                 .map_or_else(String::new, |_| format!("{} GB/s, as announced", gbps(pool.link.mbps))),
         ),
-        ("huge pages", if pool.huge { "where they are whole" } else { "no" }.to_owned()),
+        ("huge pages", huge(pool)),
         ("swap", swap.to_owned()),
         ("by the kernel", moves),
         ("job", job_lines),
     ])
+}
+
+/// What a pool has of huge pages, and what it lacks.
+fn huge(pool: &PoolInfo) -> String {
+    let Some(reserve) = &pool.reserve else {
+        return if pool.huge { "where they are whole" } else { "no" }.to_owned();
+    };
+    let (page, taken) = (format_size(reserve.page), format_size(reserve.taken));
+    let mut text = format!(
+        "{taken} in pages of {page}, set aside on the node; {} of it stay with the kernel",
+        format_size(reserve.kernel)
+    );
+    if reserve.missing > 0 {
+        text +=
+            &format!("\n{} are missing, and given to nobody: {}", format_size(reserve.missing), reserve.why);
+    }
+    text
 }
 
 /// What a move, a drain or a return did.

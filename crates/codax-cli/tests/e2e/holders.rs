@@ -170,7 +170,7 @@ fn a_mapped_file_whose_old_object_is_held_keeps_its_device_from_being_empty() {
 #[test]
 fn pinned_memory_is_not_moved_until_it_is_unpinned() {
     let rig = Plan::new().up();
-    rig.put("/f", &pattern(3 * MIB, 8), &["--on", "sim0"]).ok();
+    rig.put("/f", &pattern(4 * MIB, 8), &["--on", "sim0"]).ok();
     let mut client = Client::start(&rig, "hold", &["/f", "rw"]);
     assert_eq!(client.ask("pin"), "pinned");
     let pid = format!("process {}", client.pid());

@@ -16,6 +16,7 @@ mod damage;
 mod discover;
 mod drain;
 mod holders;
+mod huge;
 mod kernel_moves;
 mod live;
 mod mount;

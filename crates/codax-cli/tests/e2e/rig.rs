@@ -3,6 +3,7 @@
 //! Whatever happens to the test, dropping the [`Rig`] ends what it started (by process id), unmounts and removes.
 
 use crate::setting::{self, patience, slowed_text};
+use codax_engine::store::Layout;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -177,6 +178,8 @@ pub struct Plan {
     huge: String,
     uid: Option<u32>,
     cgroup: Option<PathBuf>,
+    /// Takes huge pages beside other tests.
+    takes_huge_pages: bool,
 }
 
 impl Plan {
@@ -189,6 +192,7 @@ impl Plan {
             huge: setting::huge(),
             uid: None,
             cgroup: None,
+            takes_huge_pages: false,
         };
         // On a busy machine a client that is well may take its time; tests of those that aren't say how long.
         plan.dram("64MiB").device("64MiB").patient(Duration::from_secs(10))
@@ -208,12 +212,14 @@ impl Plan {
     /// The only device, under this name.
     pub fn device_named(mut self, name: &str, size: &str) -> Self {
         self.devices = vec![setting::device(name, size)];
+        self.takes_huge_pages = setting::takes_huge_pages();
         self
     }
 
     /// The only device, as it would be typed.
     pub fn device_as(mut self, device: &str) -> Self {
         self.devices = vec![device.to_owned()];
+        self.takes_huge_pages = false;
         self
     }
 
@@ -277,6 +283,8 @@ pub struct Rig {
     plan: Plan,
     program: PathBuf,
     daemon: Mutex<Option<Running>>,
+    /// Dropped after all else.
+    _huge: Option<File>,
 }
 
 impl Rig {
@@ -292,7 +300,12 @@ impl Rig {
         }
         fs::write(root.join("codax.toml"), plan.configuration()).expect("ours");
         let program = setting::program();
-        let mut rig = Self { root, plan, program, daemon: Mutex::new(None) };
+        let huge = plan.takes_huge_pages.then(|| {
+            let lock = File::create(setting::HUGE_LOCK).expect("root may");
+            lock.lock_shared().expect("nobody has it for ever");
+            lock
+        });
+        let mut rig = Self { root, plan, program, daemon: Mutex::new(None), _huge: huge };
         rig.program = rig.reachable(&rig.program);
         rig
     }
@@ -566,8 +579,14 @@ impl Drop for Rig {
     }
 }
 
-/// Unmounts what is mounted below `root`, and removes it.
+/// Unmounts what is mounted below `root`, and removes it. Huge pages that its devices had go back to their node.
 fn remove(root: &Path) {
+    let store = Layout { dir: root.join("store") };
+    if store.meta().exists()
+        && let Err(e) = codax_engine::store::purge_contents(&store)
+    {
+        eprintln!("{}: {e}", root.display());
+    }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let below = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
     for mount in below.filter(|mount| mount.starts_with(root)) {

@@ -78,6 +78,15 @@ pub fn huge() -> String {
     told("CODAX_TEST_HUGE").map_or_else(String::new, |mode| format!("huge = \"{mode}\"\n"))
 }
 
+/// Whether that is one that takes huge pages of a node.
+pub fn takes_huge_pages() -> bool {
+    told("CODAX_TEST_DEVICE")
+        .is_some_and(|what| ["page=2M", "page=1G"].iter().any(|page| what.contains(page)))
+}
+
+/// The file by whose lock tests take turns that take huge pages of a node: shared, or alone where they count what others take.
+pub const HUGE_LOCK: &str = "/dev/shm/codax-e2e-huge.lock";
+
 /// The host's own memory in a store whose test wants this much.
 pub fn dram(size: &str) -> String {
     told("CODAX_TEST_DRAM").unwrap_or_else(|| SIZE.to_owned()).replace(SIZE, size)

@@ -128,7 +128,7 @@ impl Fs {
         begin_io(&mut st, open.file);
         drop(st);
         let read = place.read(off, buf);
-        drop(self.end_io(open.file));
+        drop(self.end_io(open.file, place));
         read
     }
 
@@ -189,7 +189,7 @@ impl Fs {
                 At::End => place.append(data),
                 At::Offset(_) => place.write(off, data).map(|()| data.len()),
             };
-            let mut st = self.end_io(file);
+            let mut st = self.end_io(file, place);
             self.wrote(&mut st, file);
             return written;
         }
@@ -229,7 +229,9 @@ impl Fs {
         }
     }
 
-    fn end_io(&self, file: FileId) -> Guard<'_> {
+    /// The file can be moved again: not before our descriptors are gone, which would stand in the way of a lease.
+    fn end_io(&self, file: FileId, place: Where) -> Guard<'_> {
+        drop(place);
         let mut st = self.lock();
         if let Some(live) = st.live.get_mut(&file) {
             live.io -= 1;

@@ -24,6 +24,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// All pages that a file may come to have.
 pub(crate) const EVERYTHING: PageRange = PageRange { start: PageNo(0), count: PageCount(u64::MAX) };
+/// Why the daemon serves a file in huge pages.
+const IN_HUGE_PAGES: &str = "lies in pages of hugetlbfs, which FUSE doesn't pass through";
 
 /// A mount, as the state keeps it.
 #[derive(Debug)]
@@ -339,11 +341,15 @@ impl Fs {
             Kind::File if st.served_by_kernel(id) => (ServedBy::Kernel, so()),
             Kind::File => match st.sole_pool(inode) {
                 Ok(pool) => (ServedBy::Kernel, format!("all of it is one object in {}", st.pool_name(pool))),
+                Err(IN_HUGE_PAGES) => (ServedBy::Daemon, format!("it {IN_HUGE_PAGES}")),
                 Err(why) => (ServedBy::Daemon, why.to_owned()),
             },
             Kind::Dir => match st.pool_of_empty(&st.ns.placement(id)) {
                 Some(pool) => {
                     (ServedBy::Kernel, format!("a new file here is one object in {}", st.pool_name(pool)))
+                }
+                None if st.in_huge_pages(&st.ns.placement(id)) => {
+                    (ServedBy::Daemon, format!("a new file here {IN_HUGE_PAGES}"))
                 }
                 None => (
                     ServedBy::Daemon,
@@ -482,8 +488,14 @@ impl State {
         if let Some(pool) = inode.ahead {
             return Ok(pool);
         }
+        if inode.extents.iter().any(|e| self.unit(e.pool) > 1) {
+            return Err(IN_HUGE_PAGES);
+        }
         let placed = self.pool_of_empty(&self.placement(inode.id));
         let Some(last) = inode.extents.last().map(|e| e.pool) else {
+            if self.in_huge_pages(&self.placement(inode.id)) {
+                return Err(IN_HUGE_PAGES);
+            }
             return placed.ok_or("it is empty, and its placement names no single pool that takes new pages");
         };
         if self.media.of_extents(&inode.extents).len() > 1 {
@@ -497,10 +509,19 @@ impl State {
             .ok_or("its placement spreads it over several pools")
     }
 
+    /// Whether the first pages of a file of such a placement are huge pages, as far as that names one pool.
+    fn in_huge_pages(&self, placement: &Placement) -> bool {
+        match placement {
+            Placement::On { pool, .. } => self.unit(*pool) > 1,
+            Placement::Prefer(pool) => self.unit(*pool) > 1 && self.pool_of_empty(placement).is_none(),
+            Placement::Interleave(pools) => matches!(pools[..], [pool] if self.unit(pool) > 1),
+        }
+    }
+
     /// Where the object of a file without pages is to be, of such a placement.
     fn pool_of_empty(&self, placement: &Placement) -> Option<PoolId> {
         let takes = |pool: &PoolId| self.pool(*pool).record.state == PoolState::Online;
-        match placement {
+        let chosen = match placement {
             Placement::On { pool, .. } => Some(*pool).filter(takes),
             Placement::Prefer(pool) => {
                 let has_room = takes(pool) && self.room(*pool).free.0 > 0;
@@ -510,7 +531,9 @@ impl State {
                 [pool] => Some(pool).filter(takes),
                 _ => None,
             },
-        }
+        };
+        // In huge pages the daemon serves it.
+        chosen.filter(|pool| self.unit(*pool) == 1)
     }
 
     /// Whether the kernel serves the file, or somebody maps it since it did.

@@ -103,9 +103,10 @@ impl Fs {
             let online = st.room(pool).online;
             let pool = st.pool(pool);
             stat.bytes += PageCount(pool.record.frames).bytes();
-            // What programs write through the kernel has no frames yet, and memory.
+            // What programs write through the kernel has no frames yet, and memory. Of a pool of huge pages all is in the holder or in files.
             let medium = st.pool(pool.record.medium);
-            let free = codax_os::mounts::free_bytes(&layout.pool(&medium.record.name)).unwrap_or(u64::MAX);
+            let by_kernel = codax_os::mounts::free_bytes(&layout.pool(&medium.record.name));
+            let free = by_kernel.ok().filter(|_| pool.record.unit() == 1).unwrap_or(u64::MAX);
             let free = free.min(pool.alloc.free().bytes());
             stat.free += free;
             rooms.push(if online { free } else { 0 });
@@ -147,7 +148,7 @@ fn beside(st: &State, inode: &Inode, placement: &Placement, gap: PageRange) -> O
     let after = || inode.extents.iter().find(|e| e.page.0 >= gap.end()).copied();
     let pool = extent::before(&inode.extents, gap.start).or_else(after)?.pool;
     let room = st.room(pool);
-    (room.online && room.free >= gap.count).then_some(pool)
+    (room.online && room.free >= gap.count && gap == gap.widened(room.unit)).then_some(pool)
 }
 
 impl Inner {
@@ -172,7 +173,8 @@ impl Inner {
             let object = st.open_object(pool, inode.id, true)?;
             backing.resize(object.as_fd(), len)?;
         }
-        self.zero_in(st, inode, inode.len, end_of_page(inode.len).min(len))?;
+        let (from, end) = st.tail(inode, len);
+        self.zero_in(st, inode, from, end)?;
         let now = self.env.wall_ns();
         let new = Inode { len, mtime_ns: now, ctime_ns: now, ..inode.clone() };
         self.commit(st, &[Change::Put(Box::new(new))])
@@ -440,9 +442,12 @@ impl Inner {
     /// Makes a hole of a range of bytes. What it covers of a page in part is zeroed.
     fn punch<'a>(&'a self, mut st: Guard<'a>, inode: &Inode, off: u64, end: u64) -> (Guard<'a>, Result<()>) {
         let file = inode.id;
-        let first = off.div_ceil(PAGE_SIZE);
+        // Of a unit only all can go.
+        let unit = inode.extents.iter().map(|e| st.unit(e.pool)).max().unwrap_or(1);
+        let whole = PageCount(unit).bytes();
+        let first = off.div_ceil(whole) * unit;
         // Behind the end of the file there is nothing to be kept.
-        let last = if end >= inode.len { end.div_ceil(PAGE_SIZE) } else { end / PAGE_SIZE };
+        let last = if end >= inode.len { end.div_ceil(whole) } else { end / whole } * unit;
         let pages = PageRange::new(first, last.saturating_sub(first));
         let acting = st.acting;
         self.make_busy(&mut st, file, "punching of a hole");
@@ -483,10 +488,11 @@ impl Inner {
         self.give_back(st, file, whole);
     }
 
-    /// What lies behind the end in the last page becomes part of the file, now `len` bytes long: it must read as zeros, also if somebody stored there
+    /// What lies behind the end in the last page or unit becomes part of the file, now `len` bytes long: it must read as zeros, also if somebody stored there
     /// through a mapping.
     pub fn clear_tail(&self, inode: &Inode, len: u64) -> Result<()> {
-        self.zero(inode, inode.len, end_of_page(inode.len).min(len))
+        let (from, end) = self.lock().tail(inode, len);
+        self.zero(inode, from, end)
     }
 
     /// Writes zeros over what a range of bytes has in memory, of a file that is not ahead.

@@ -64,6 +64,7 @@ impl Inner {
         self.commit_idle(&mut moves);
         // Here, and not under the lock, the old memory goes: with the last descriptor.
         let sources: Vec<Sources> = moves.iter_mut().map(|idle| remove_sources(&backings, idle)).collect();
+        sources.iter().flat_map(|from| &from.gone).for_each(|pool| backings[usize::from(pool.0)].tend());
         let mut st = self.lock();
         let ended = moves.into_iter().zip(sources).map(|(idle, from)| self.end_idle(&mut st, idle, &from));
         let outcomes = ended.collect();
@@ -84,16 +85,13 @@ impl Inner {
         let target = &*backings[usize::from(prepared.to.0)];
         let fresh = !prepared.target_exists;
         // A small object gets its length by being written; a large one has to have it for the medium to give it huge pages.
-        let short = fresh && len < HUGE_SIZE;
+        let short = fresh && len < HUGE_SIZE && target.object_len(len) == len;
         let to = if fresh {
             target.create(file, if short { 0 } else { len })?
         } else {
             target.open(file, true)?
         };
         self.env.reached("move:copy");
-        for chunk in &prepared.chunks {
-            target.prefer(to.as_fd(), chunk.pages)?;
-        }
         let copied = self.copy_chunks(backings, idle, (target, to.as_fd()));
         // What was copied counts, also if not all was: the object has to be as the file wants it in any case.
         let Idle { prepared, done, .. } = idle;
@@ -125,10 +123,11 @@ impl Inner {
             let from = from.ok_or_else(|| Error::internal("a chunk of a pool without a lease"))?;
             let source = &*backings[usize::from(medium.0)];
             let (at, end) = bytes_of(chunk, prepared.inode.len);
+            to.0.before_write(to.1, PageRange::of_bytes(at, end - at))?;
             copy_checked((source, from.as_fd()), to, (at, end), order)?;
             to.0.confirm(to.1, PageRange::of_bytes(at, end - at))?;
             *done += 1;
-            order.job.update(|j| j.done += chunk.pages.bytes());
+            order.job.update(|j| j.done += moved_bytes(chunk, prepared.inode.len));
         }
         Ok(())
     }
@@ -162,7 +161,7 @@ impl Inner {
         let keep = prepared.target_exists || done > 0;
         self.discard_copies(st, order.file, prepared.to, keep, &prepared.new_extents(rest));
         let old = prepared.old_extents(chunks);
-        let bytes = old.iter().map(|e| e.count.bytes()).sum();
+        let bytes = chunks.iter().map(|chunk| moved_bytes(chunk, prepared.inode.len)).sum();
         let (gone, left): (Vec<Extent>, Vec<Extent>) =
             old.into_iter().partition(|e| sources.gone.contains(&prepared.media.of(e.pool)));
         st.free(&gone);
@@ -234,9 +233,10 @@ fn remove_sources(backings: &Backings, idle: &mut Idle<'_>) -> Sources {
     let mut sources = Sources::default();
     for (medium, _lease) in std::mem::take(&mut idle.leased) {
         let media = &idle.prepared.media;
-        let from_here = idle.chunks().iter().filter(|c| media.of(c.from) == medium);
-        let moved: u64 = from_here.map(|c| c.pages.count.0).sum();
-        let had: u64 = media.extents(medium, &idle.prepared.inode.extents).iter().map(|e| e.count.0).sum();
+        let old = idle.prepared.old_extents(idle.chunks());
+        let count =
+            |extents: &[Extent]| media.extents(medium, extents).iter().map(|e| e.count.0).sum::<u64>();
+        let (moved, had) = (count(&old), count(&idle.prepared.inode.extents));
         let removed = moved == had
             && backings[usize::from(medium.0)]
                 .remove(idle.order.file)
@@ -251,6 +251,12 @@ fn remove_sources(backings: &Backings, idle: &mut Idle<'_>) -> Sources {
 pub(super) fn bytes_of(chunk: &Chunk, len: u64) -> (u64, u64) {
     let at = chunk.pages.offset();
     (at, (at + chunk.pages.bytes()).min(len.max(at)))
+}
+
+/// What a chunk has of a file of `len` bytes, in bytes of whole pages.
+pub(super) fn moved_bytes(chunk: &Chunk, len: u64) -> u64 {
+    let (at, end) = bytes_of(chunk, len);
+    PageRange::of_bytes(at, end - at).bytes()
 }
 
 /// Copies bytes between objects through a buffer that stays in the cache; if the order says so it reads them back and compares.

@@ -4,7 +4,7 @@
 //! daemon that died. The inode in the journal follows when the segment is over.
 
 use crate::backing::Backing;
-use crate::mover::idle::{bytes_of, same_bytes};
+use crate::mover::idle::{bytes_of, moved_bytes, same_bytes};
 use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
 use crate::store::session::Mapper;
@@ -283,7 +283,7 @@ impl Inner {
             }
             Action::MakeReady(first, count) => {
                 for chunk in first..first + count {
-                    let pages = d.record.chunks[chunk as usize].pages;
+                    let pages = d.record.chunks[chunk as usize].target_pages();
                     if let Some(order) = order {
                         order.pace.wait(pages.bytes(), &*self.env);
                     }
@@ -304,7 +304,7 @@ impl Inner {
                     std::process::abort();
                 }
                 if let Some(order) = order {
-                    let bytes = d.record.chunks[count as usize - 1].pages.bytes();
+                    let bytes = moved_bytes(&d.record.chunks[count as usize - 1], d.prepared.inode.len);
                     order.job.update(|j| j.done += bytes);
                 }
                 self.env.reached("move:committed");
@@ -315,17 +315,20 @@ impl Inner {
     fn send(&self, d: &Drive, session: SessionId, message: &MoverMsg) {
         let Some(link) = d.mappers.get(&session) else { return };
         let Some(mapper) = &link.mapper else { return };
-        let fd = match message {
-            MoverMsg::Begin { file, .. } => match d.target.open(*file, link.write) {
-                Ok(fd) => Some(fd),
-                Err(e) => {
-                    // Without the descriptor the mapper refuses, and says so.
-                    tracing::error!("open the target for a mapper: {e}");
-                    None
-                }
-            },
+        let backing = match message {
+            MoverMsg::Begin { .. } => Some(&d.target),
+            MoverMsg::Freeze { chunk, .. } => {
+                let source =
+                    d.record.chunks.get(*chunk as usize).and_then(|chunk| d.sources.get(&chunk.from));
+                source.map(|source| &source.backing).filter(|backing| backing.is_never_duplicated())
+            }
             _ => None,
         };
+        // Without the descriptor the mapper refuses, and says so.
+        let fd = backing.and_then(|backing| {
+            let opened = backing.open(d.record.file, link.write);
+            opened.inspect_err(|e| tracing::error!("open an object for a mapper: {e}")).ok()
+        });
         if let Err(e) = mapper.send(message, fd.as_ref().map(AsFd::as_fd)) {
             // It will be gone, or late.
             tracing::warn!("mapper {}: {e}", link.holder.pid.unwrap_or(0));
@@ -337,6 +340,7 @@ impl Inner {
         let source = d.sources.get(&d.prepared.media.of(chunk.from));
         let source = source.ok_or_else(|| Error::internal("a chunk from a pool that is not mapped"))?;
         let (at, end) = bytes_of(chunk, d.prepared.inode.len);
+        d.target.before_write(d.object.as_fd(), PageRange::of_bytes(at, end - at))?;
         let copied = d.target.copy(&source.map, at, end - at, d.object.as_fd())?;
         if copied < end - at {
             return Err(Error::corrupt(format!(
@@ -440,7 +444,8 @@ fn take(segment: &mut Segment, input: Input) {
 
 impl Drive {
     fn committed_bytes(&self) -> u64 {
-        self.record.chunks.iter().take(self.segment.committed() as usize).map(|c| c.pages.bytes()).sum()
+        let committed = self.record.chunks.iter().take(self.segment.committed() as usize);
+        committed.map(|chunk| moved_bytes(chunk, self.prepared.inode.len)).sum()
     }
 
     fn late_holders(&self) -> Vec<Holder> {

@@ -8,6 +8,7 @@ mod idle;
 mod kernel;
 pub(crate) mod live;
 mod pace;
+mod units;
 
 pub(crate) use pace::Pace;
 
@@ -82,6 +83,9 @@ impl From<Error> for Stuck {
     }
 }
 
+/// What of a file moves next: the pool it goes to, and its chunks, each with the pool it lies in.
+type Cuts = (PoolId, Vec<(PoolId, PageRange)>);
+
 /// A segment that is about to be moved: its frames are reserved, its file is busy.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -136,7 +140,7 @@ impl Inner {
             let st = self.lock();
             let mut st = self.wait_turn(st, order.file).map_err(|stuck| (moved, stuck))?;
             let at_rest = self.movable(&mut st, order.file).map_err(|e| (moved, e.into()))?;
-            let Some(by_kernel) = st.moved_by_kernel(order) else { return Ok(moved) };
+            let Some(by_kernel) = self.moved_by_kernel(&st, order) else { return Ok(moved) };
             if !at_rest && !by_kernel {
                 let openers = st.openers(order.file);
                 drop(st);
@@ -180,7 +184,7 @@ impl Inner {
             return Ok(false);
         }
         let Some(inode) = st.ns.get(file) else { return Ok(true) };
-        let end = PageCount::for_bytes(inode.len).0;
+        let end = st.end_of(inode, inode.len).0;
         if inode.extents.last().is_some_and(|e| e.pages().end() > end) {
             let inode = inode.clone();
             let times = (inode.mtime_ns, inode.ctime_ns);
@@ -215,7 +219,8 @@ impl Inner {
             let mut st = self.lock();
             for (i, order) in orders.iter().enumerate() {
                 let small = matches!(&order.to[..], [run] if run.pages.count.0 <= TOGETHER_PAGES);
-                let alone = st.live.contains_key(&order.file) || st.moved_by_kernel(order) == Some(true);
+                let alone =
+                    st.live.contains_key(&order.file) || self.moved_by_kernel(&st, order) == Some(true);
                 if !small || alone || order.job.cancelled() {
                     continue;
                 }
@@ -273,8 +278,12 @@ impl Inner {
     /// The next segment of the order, its frames reserved and the file busy; `None` if there is nothing left to move.
     fn prepare(&self, st: &mut State, order: &Order<'_>) -> std::result::Result<Option<Prepared>, Stuck> {
         let Some(inode) = st.ns.get(order.file).cloned() else { return Ok(None) };
-        let Some((to, wanted)) = next_segment(&inode, &order.to, &st.media) else { return Ok(None) };
-        let by_kernel = wanted.first().is_some_and(|e| st.media.same(e.pool, to));
+        let Some((to, cuts)) = self.next_cuts(st, &inode, &order.to).map_err(Stuck::Failed)? else {
+            return Ok(None);
+        };
+        let wanted: Vec<Extent> =
+            cuts.iter().flat_map(|(_, pages)| extent::slice(&inode.extents, *pages)).collect();
+        let by_kernel = cuts.first().is_some_and(|(from, _)| st.media.same(*from, to));
         if st.pool(to).record.state != PoolState::Online {
             let name = st.pool_name(to);
             return Err(Stuck::Failed(Error::device_state(format!(
@@ -295,17 +304,14 @@ impl Inner {
                 return Err(Stuck::Held(vec![Holder { pid: None, command: "a process".into(), why }]));
             }
         }
-        // A part of a huge page is never left alone if it can be helped: the kernel may make it whole again, holes and all.
-        let huge = st.pool(to).huge || wanted.iter().any(|e| st.pool(e.pool).huge);
-        let size = self.options().chunk_pages(huge);
         let target_exists = !st.media.extents(to, &inode.extents).is_empty();
         let mut chunks: Vec<Chunk> = Vec::new();
-        for (from, pages) in chunked(&wanted, size) {
+        for (from, pages) in cuts {
             let near = chunks
                 .last()
                 .and_then(|c: &Chunk| c.target.last())
                 .map(|r| codax_core::Frame(r.frame.0 + r.count.0));
-            match st.reserve(to, order.file, pages, near) {
+            match st.reserve(to, order.file, units::with_frames(st, &inode, to, pages), near) {
                 Ok(extents) => {
                     let target =
                         extents.iter().map(|e| FrameRun { frame: e.frame, count: e.count }).collect();
@@ -323,6 +329,31 @@ impl Inner {
         }
         let preempt = self.make_busy(st, order.file, MOVE);
         Ok(Some(Prepared { inode, to, chunks, preempt, media: st.media.clone(), target_exists }))
+    }
+
+    /// Whether what comes next of an order is moved by the kernel; `None` if nothing is left to move.
+    fn moved_by_kernel(&self, st: &State, order: &Order<'_>) -> Option<bool> {
+        match self.next_cuts(st, st.ns.get(order.file)?, &order.to) {
+            Ok(cuts) => cuts.and_then(|(to, cuts)| cuts.first().map(|(from, _)| st.media.same(*from, to))),
+            // Why it can't be moved at all is said when it is prepared.
+            Err(_) => Some(false),
+        }
+    }
+
+    /// The next segment of what is ordered: the pool it goes to, and the chunks, each in one pool.
+    fn next_cuts(&self, st: &State, inode: &Inode, to: &[PoolRun]) -> Result<Option<Cuts>> {
+        // A part of a huge page is never left alone if it can be helped: the kernel may make it whole again, holes and all.
+        let size = |to: PoolId, wanted: &[Extent]| {
+            let huge = st.pool(to).huge || wanted.iter().any(|e| st.pool(e.pool).huge);
+            self.options().chunk_pages(huge)
+        };
+        if st.block() > 1 {
+            return units::next_cuts(st, inode, to, &size);
+        }
+        Ok(next_segment(inode, to, &st.media).map(|(to, wanted)| {
+            let size = size(to, &wanted);
+            (to, chunked(&wanted, size))
+        }))
     }
 
     /// Processes that hold an object of the file and don't use it through a session.
@@ -459,12 +490,6 @@ impl State {
         self.live.get(&file).is_some_and(|l| l.mappers.keys().any(lost))
     }
 
-    /// Whether what comes next of an order is moved by the kernel; `None` if nothing is left to move.
-    pub fn moved_by_kernel(&self, order: &Order<'_>) -> Option<bool> {
-        let (to, wanted) = next_segment(self.ns.get(order.file)?, &order.to, &self.media)?;
-        wanted.first().map(|e| self.media.same(e.pool, to))
-    }
-
     /// Who has said that he needs these pages of a file where they are: nobody moves them, not even the kernel.
     pub fn pinned_by(&self, file: FileId, pages: &[Extent]) -> Vec<Holder> {
         let pins = self.live.get(&file).into_iter().flat_map(|live| &live.pins);
@@ -546,6 +571,11 @@ pub(crate) fn relocated(now: &Inode, new: &[Extent], home: Option<PoolId>) -> In
     // What moves may lie scattered over the file: `replace` takes one run without gaps at a time.
     for run in new.chunk_by(|a, b| a.pages().end() == b.page.0) {
         inode.extents = extent::replace(&inode.extents, run).0;
+    }
+    // What it had behind its end, in a unit of the pool it left, went with the rest.
+    let end = PageCount::for_bytes(inode.len).0;
+    if let Some(last) = new.last().filter(|last| last.page.0 < end && last.pages().end() >= end) {
+        extent::truncate(&mut inode.extents, PageCount(last.pages().end()));
     }
     let moved: Vec<PageRange> = new.iter().map(Extent::pages).collect();
     inode.away = without(&inode.away, &moved);

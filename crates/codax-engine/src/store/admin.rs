@@ -1,5 +1,6 @@
 //! Names, attributes, and what the store says of itself.
 
+use crate::store::blocks::frames;
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::session::Session;
 use crate::store::state::State;
@@ -251,6 +252,7 @@ impl State {
         let bytes = PageCount(p.record.frames).bytes();
         let near = self.media.pools(p.record.medium).filter(|pool| *pool != p.record.id);
         let moves_with = near.map(|pool| self.pool_name(pool)).collect();
+        let absent = frames(&p.absent).bytes();
         PoolInfo {
             id: p.record.id,
             name: p.record.name.clone(),
@@ -258,7 +260,7 @@ impl State {
             numa: p.record.numa,
             state: p.record.state,
             bytes,
-            used: bytes - free - held,
+            used: bytes - free - held - absent,
             held,
             free,
             files,
@@ -266,6 +268,7 @@ impl State {
             swappable: p.swappable,
             huge: p.huge,
             moves_with,
+            reserve: p.backing.reserve(),
             job: p.job.as_ref().map(|j| j.info()),
             nodes: Vec::new(),
             missing: None,

@@ -1,9 +1,9 @@
 //! Detaching a device that a drain has emptied, so that its memory can leave the machine, and attaching it again.
 
-use crate::backing::{Shm, ShmOptions, os_error};
+use crate::backing::{Backing, Shm, ShmOptions, give_back, os_error, raised_path};
 use crate::store::Session;
-use crate::store::lifecycle::{Layout, prepare_pool};
-use crate::store::state::{State, is_dram};
+use crate::store::lifecycle::{Layout, open_backing};
+use crate::store::state::{Job, State, is_dram};
 use codax_core::change::{PoolRecord, PoolState};
 use codax_core::units::format_size;
 use codax_core::{Error, PageCount, PoolId, Result};
@@ -28,11 +28,15 @@ impl Session {
         inner.set_pool_state(&mut st, pool, PoolState::Detached, None)?;
         // The journal says so already: a start would take it out of its place as well.
         let layout = Layout { dir: inner.options().dir.clone() };
-        let path = layout.pool(name);
         // What other pools have objects in stays, with none of its memory on this device.
         if !st.media.is_shared(st.media.of(pool)) {
-            match take_out(&path).and_then(|()| Shm::new(&path, ShmOptions::default())) {
-                Ok(empty) => st.pool_mut(pool).backing = Arc::new(empty),
+            let path = layout.pool(name);
+            match take_out(&layout, name).and_then(|()| Shm::new(&path, ShmOptions::default())) {
+                Ok(empty) => {
+                    let pool = st.pool_mut(pool);
+                    pool.set_absent(PageCount(0));
+                    pool.backing = Arc::new(empty);
+                }
                 Err(e) => {
                     inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
                     return Err(e);
@@ -57,12 +61,21 @@ impl Session {
         memory_is_there(&record)?;
         let layout = Layout { dir: inner.options().dir.clone() };
         let all: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
-        let medium = prepare_pool(&layout, &record, &all, &inner.options())?;
-        let huge = medium.huge;
-        let shm = Shm::new(&medium.path, medium.shm)?;
+        let attached = PoolRecord { state: PoolState::Offline, ..record };
+        let make = |_: &PoolRecord, shm| Arc::new(shm) as Arc<dyn Backing>;
+        // To take a node's huge pages takes its time.
+        st.pool_mut(pool).job = Some(Arc::new(Job::new("attach")));
+        drop(st);
+        let opened = open_backing(&layout, &attached, &all, &inner.options(), &make);
+        let mut st = inner.lock();
+        st.pool_mut(pool).job = None;
+        inner.changed.notify_all();
+        let (medium, backing) = opened?;
         inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
-        let pool = st.pool_mut(pool);
-        (pool.huge, pool.swappable, pool.backing) = (huge, medium.swappable, Arc::new(shm));
+        let taken = st.pool_mut(pool);
+        (taken.huge, taken.swappable, taken.backing) = (medium.huge, medium.swappable, backing);
+        taken.take_reserve();
+        inner.tell_reserve(&st, pool);
         drop(st);
         inner.event("attach", name, "its memory is the store's again", 0);
         Ok(())
@@ -80,12 +93,13 @@ fn device(st: &State, name: &str) -> Result<PoolId> {
     Ok(pool)
 }
 
-/// Unmounts the tmpfs that holds a device's objects, if it is one of its own.
-pub(crate) fn take_out(path: &Path) -> Result<()> {
-    if mounts::is_mount_point(path).unwrap_or(false) {
-        mounts::umount(path).map_err(|e| os_error("unmount", &path.display(), &e))?;
+/// Unmounts what holds a device's objects, if it is a mount of its own, and gives back the huge pages that were set aside for it.
+pub(crate) fn take_out(layout: &Layout, name: &str) -> Result<()> {
+    let path = layout.pool(name);
+    if mounts::is_mount_point(&path).unwrap_or(false) {
+        mounts::umount(&path).map_err(|e| os_error("unmount", &path.display(), &e))?;
     }
-    Ok(())
+    give_back(&raised_path(&layout.meta(), name))
 }
 
 fn memory_is_there(record: &PoolRecord) -> Result<()> {
@@ -98,7 +112,8 @@ fn memory_is_there(record: &PoolRecord) -> Result<()> {
         None => Err(Error::device_state(format!(
             "{name}: NUMA node {node} has no memory online: daxctl online-memory, or codax device discover"
         ))),
-        Some(free) if free < bytes => Err(Error::device_state(format!(
+        // Of huge pages it has as many as it gets.
+        Some(free) if free < bytes && !memory.page.is_reserved() => Err(Error::device_state(format!(
             "{name}: NUMA node {node} has {} free, and {name} has {}: others use it (codax device show {name})",
             format_size(free),
             format_size(bytes)

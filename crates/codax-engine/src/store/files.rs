@@ -261,7 +261,7 @@ fn check_len(len: u64, path: &StorePath) -> Result<()> {
 /// Gives an object its length, if it has another: setting the one it has would take memory behind its end.
 fn make_len(backing: &dyn Backing, object: BorrowedFd<'_>, len: u64) -> Result<()> {
     let stat = codax_os::object::stat(object).map_err(|e| os_error("stat", &"an object", &e))?;
-    if stat.len == len { Ok(()) } else { backing.resize(object, len) }
+    if stat.len == backing.object_len(len) { Ok(()) } else { backing.resize(object, len) }
 }
 
 /// What is in the object that holds the pages of `pool`, once the pages of `new` are where that says.
@@ -358,10 +358,18 @@ impl Inner {
         let new = PageCount::for_bytes(len);
         let added = PageRange::new(old.0, new.0 - old.0);
         let placement = st.placement(inode.id);
-        let extents = match st.place(&placement, inode.id, added, inode.extents.last().copied()) {
-            Ok(extents) => extents,
-            Err(e) => return (st, Err(e)),
-        };
+        let mut extents: Vec<Extent> = Vec::new();
+        // It may have frames behind its end already.
+        for gap in extent::gaps(&inode.extents, added) {
+            let after = extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
+            match st.place(&placement, inode.id, gap, after) {
+                Ok(more) => extents.extend(more),
+                Err(e) => {
+                    st.free(&extents);
+                    return (st, Err(e));
+                }
+            }
+        }
         // What is held of the file lies at the same place in the same object: it would be given back with the new bytes in it.
         let held = |st: &State| extents.iter().any(|e| st.has_held(inode.id, e.pool));
         if held(&st) {
@@ -382,7 +390,7 @@ impl Inner {
         let result = backed.and_then(|()| {
             // The inode may have got another mode or name meanwhile: only what changes here is taken over.
             let mut now = st.ns.get(inode.id).cloned().unwrap_or_else(|| inode.clone());
-            now.extents = extent::replace(&now.extents, &extents).0;
+            now.extents = extent::insert(&now.extents, &extents);
             now.len = len;
             now.mtime_ns = self.env.wall_ns();
             now.ctime_ns = now.mtime_ns;
@@ -416,7 +424,7 @@ impl Inner {
     }
 
     pub fn shrink(&self, st: &mut State, inode: &Inode, len: u64) -> Result<()> {
-        let pages = PageCount::for_bytes(len);
+        let pages = st.end_of(inode, len);
         let mut now = inode.clone();
         let cut = extent::truncate(&mut now.extents, pages);
         now.away = now
@@ -475,7 +483,7 @@ impl Inner {
         }
         let fds =
             objects.iter().map(|&m| st.open_object(m, file, write)).collect::<Result<Vec<OwnedFd>>>()?;
-        Ok((Layout { len: inode.len, runs }, fds))
+        Ok((Layout { len: inode.len, runs, block: st.block() }, fds))
     }
 
     /// The contents may have changed.
@@ -538,13 +546,15 @@ impl Inner {
         let backing = &st.pool(pool).backing;
         let still = st.ns.get(file).is_some_and(|i| !st.media.extents(pool, &i.extents).is_empty());
         if !still {
-            let Some(_lease) = (match backing.sole_holder(file) {
+            let Some(lease) = (match backing.sole_holder(file) {
                 Err(e) if e.kind == ErrorKind::NotFound => return Ok(true),
                 other => other?,
             }) else {
                 return Ok(false);
             };
             backing.remove(file)?;
+            drop(lease);
+            backing.tend();
             return Ok(true);
         }
         let object = st.open_object(pool, file, true)?;
@@ -557,7 +567,7 @@ impl Inner {
         for run in pages {
             backing.release(object.as_fd(), *run)?;
             // A part of a huge page is only cleared, and stays, where the kernel can't split the page at this moment.
-            gone &= crate::store::resident(object.as_fd(), *run, file)?.0 == 0;
+            gone &= !backing.tells_which() || backing.resident(object.as_fd(), *run)?.0 == 0;
         }
         Ok(gone)
     }

@@ -1,6 +1,6 @@
 //! A store's start and end: its directory, its mounts, its pools.
 
-use crate::backing::{ShmOptions, os_error};
+use crate::backing::{Backing, Hugetlb, Shm, ShmOptions, give_back, os_error, raised_path};
 use crate::journal;
 use crate::options::{DeviceSpec, HugeMode, StoreOptions};
 use crate::patrol::Patrol;
@@ -8,6 +8,7 @@ use crate::store::Store;
 use crate::store::attach::take_out;
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::media::{DramPages, medium_for};
+use crate::store::recover::MakeBacking;
 use crate::store::state::is_dram;
 use codax_core::change::{BackingKind, Change, NodeMemory, PageKind, PoolRecord, PoolState};
 use codax_core::{DRAM, DRAM_NAME, Error, ErrorKind, PAGE_SIZE, PageCount, PoolId, Result};
@@ -153,8 +154,43 @@ fn drop_unfinished(frames: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The directory of a pool's objects.
-pub(crate) fn prepare_pool(
+/// A pool's objects, and how their place came to be; tmpfs in the way that `make` says.
+pub(crate) fn open_backing(
+    layout: &Layout,
+    pool: &PoolRecord,
+    all: &[PoolRecord],
+    options: &StoreOptions,
+    make: &MakeBacking,
+) -> Result<(Medium, Arc<dyn Backing>)> {
+    let path = layout.pool(&pool.name);
+    if pool.state == PoolState::Detached && !is_shared(pool, all) {
+        let medium = detached_pool(layout, pool)?;
+        return Ok((medium, Arc::new(Shm::new(&path, ShmOptions::default())?)));
+    }
+    if let Some(memory) = pool.numa.filter(|memory| memory.page.is_reserved()) {
+        if !mounts::can_mount() {
+            return Err(only_root(pool));
+        }
+        make_dir(&path, 0o700)?;
+        let bytes = PageCount(pool.frames).bytes();
+        let backing = Hugetlb::open(&path, &pool.name, memory, bytes, &layout.meta())?;
+        let medium = Medium { path, huge: true, swappable: false, shm: ShmOptions::default() };
+        return Ok((medium, Arc::new(backing)));
+    }
+    let medium = prepare_pool(layout, pool, all, options)?;
+    let shm = Shm::new(&medium.path, medium.shm.clone())?;
+    Ok((medium, make(pool, shm)))
+}
+
+fn only_root(pool: &PoolRecord) -> Error {
+    Error::permission(format!(
+        "pool {}: only root may bind memory to a NUMA node: run the daemon as root",
+        pool.name
+    ))
+}
+
+/// The directory of the objects of a pool on tmpfs.
+fn prepare_pool(
     layout: &Layout,
     pool: &PoolRecord,
     all: &[PoolRecord],
@@ -190,10 +226,7 @@ pub(crate) fn prepare_pool(
             shm: ShmOptions { nodes, shared, ..ShmOptions::default() },
         },
         None if !nodes.is_empty() => {
-            return Err(Error::permission(format!(
-                "pool {}: only root may bind memory to a NUMA node: run the daemon as root",
-                pool.name
-            )));
+            return Err(only_root(pool));
         }
         None => {
             let limit = codax_os::process::memlock_limit();
@@ -205,7 +238,7 @@ pub(crate) fn prepare_pool(
 }
 
 /// Whether other pools have their objects where this one has.
-pub(crate) fn is_shared(pool: &PoolRecord, all: &[PoolRecord]) -> bool {
+fn is_shared(pool: &PoolRecord, all: &[PoolRecord]) -> bool {
     all.iter().any(|other| other.medium == pool.medium && other.id != pool.id)
 }
 
@@ -220,10 +253,10 @@ pub(crate) fn dram_pages(layout: &Layout, options: &StoreOptions) -> DramPages {
 }
 
 /// The directory of a detached device's pool: there is nothing in it.
-pub(crate) fn detached_pool(layout: &Layout, pool: &PoolRecord) -> Result<Medium> {
+fn detached_pool(layout: &Layout, pool: &PoolRecord) -> Result<Medium> {
     let path = layout.pool(&pool.name);
     make_dir(&path, 0o700)?;
-    take_out(&path)?;
+    take_out(layout, &pool.name)?;
     Ok(Medium { path, huge: false, swappable: false, shm: ShmOptions::default() })
 }
 
@@ -344,6 +377,8 @@ impl Store {
                         tracing::error!("journal: {e}");
                     }
                     inner.retry_held(&mut inner.lock());
+                    let backings: Vec<_> = inner.lock().pools.iter().map(|p| p.backing.clone()).collect();
+                    backings.iter().for_each(|backing| backing.tend());
                     inner.patrol(&mut patrol);
                 }
             }),
@@ -482,6 +517,10 @@ fn purge_pools(layout: &Layout, pools: &[String]) -> Result<()> {
             mounts::umount(dir).map_err(|e| os_error("unmount", &dir.display(), &e))?;
         }
         remove_tree(dir)?;
+        let pool = dir.file_name().filter(|_| *dir != layout.meta());
+        if let Some(pool) = pool.and_then(|name| name.to_str()) {
+            give_back(&raised_path(&layout.meta(), pool))?;
+        }
     }
     remove_tree(&layout.dir.join("pools"))?;
     remove_tree(&layout.frames())?;

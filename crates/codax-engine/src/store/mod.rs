@@ -6,6 +6,7 @@
 
 mod admin;
 mod attach;
+pub(crate) mod blocks;
 pub(crate) mod files;
 mod lifecycle;
 pub(crate) mod lost;

@@ -1,9 +1,10 @@
 //! What a start makes for pools that the journal doesn't know yet, and takes back if the start fails.
 
-use crate::backing::os_error;
+use crate::backing::{Backing, os_error};
+use crate::store::attach::take_out;
 use crate::store::lifecycle::Layout;
 use codax_core::change::PoolRecord;
-use codax_core::{PageCount, Result};
+use codax_core::{Error, PageCount, Result};
 use codax_os::mounts;
 use std::collections::BTreeSet;
 
@@ -35,7 +36,12 @@ impl<'a> NewPools<'a> {
             return Ok(());
         }
         let dir = self.layout.pool(&pool.name);
-        let had_mount = mounts::is_mount_point(&dir).unwrap_or(false);
+        let mut had_mount = mounts::is_mount_point(&dir).unwrap_or(false);
+        if had_mount && pool.unit() > 1 {
+            // There is nothing in it but pages that were got for another size.
+            take_out(self.layout, &pool.name)?;
+            had_mount = false;
+        }
         if had_mount && pool.medium == pool.id {
             // A start that was killed may have mounted it for another size.
             mounts::resize_tmpfs(&dir, PageCount(pool.frames).bytes())
@@ -43,6 +49,14 @@ impl<'a> NewPools<'a> {
         }
         self.begun.push(Begun { name: pool.name.clone(), had_dir: dir.exists(), had_mount });
         Ok(())
+    }
+
+    /// A new pool of huge pages has some: one that gets fewer than it wants says so, and one without any is none.
+    pub fn has_memory(&self, pool: &PoolRecord, backing: &dyn Backing) -> Result<()> {
+        match backing.reserve().filter(|reserve| reserve.taken == 0 && !self.known.contains(&pool.name)) {
+            Some(reserve) => Err(Error::no_space(format!("device {}: {}", pool.name, reserve.why))),
+            None => Ok(()),
+        }
     }
 
     /// They are in the journal now.
@@ -55,8 +69,8 @@ impl Drop for NewPools<'_> {
     fn drop(&mut self) {
         for pool in self.begun.drain(..).rev() {
             let dir = self.layout.pool(&pool.name);
-            if !pool.had_mount && mounts::is_mount_point(&dir).unwrap_or(false) {
-                let _ = mounts::umount(&dir);
+            if !pool.had_mount {
+                let _ = take_out(self.layout, &pool.name);
             }
             if !pool.had_dir {
                 // Only an empty directory goes: what somebody has put there is theirs.

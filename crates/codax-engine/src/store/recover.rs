@@ -8,9 +8,7 @@ use crate::journal::{CommitWords, Journal};
 use crate::names::NamesFile;
 use crate::options::StoreOptions;
 use crate::store::files::all_in;
-use crate::store::lifecycle::{
-    Layout, detached_pool, dram_pages, is_shared, prepare_dir, prepare_meta, prepare_pool, reconcile,
-};
+use crate::store::lifecycle::{Layout, dram_pages, open_backing, prepare_dir, prepare_meta, reconcile};
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::media::Media;
 use crate::store::new_pools::NewPools;
@@ -117,6 +115,7 @@ impl Store {
         let quarantine = replayed.moves.values().map(|m| m.slot).collect();
         settle_moves(&journal, &mut replayed, &mut notes)?;
         claim_frames(&replayed.ns, &mut pools)?;
+        pools.iter_mut().for_each(Pool::take_reserve);
         let names = NamesFile::rewrite(&layout.names(), names_of(&replayed.ns))?;
         let events = Events::open(&layout.meta())?;
         for pool in replayed.ns.inodes().filter_map(|inode| inode.ahead) {
@@ -172,6 +171,8 @@ impl Store {
         for note in &notes {
             inner.event("recover", "store", &note.what, 0);
         }
+        let pools: Vec<PoolId> = inner.lock().pools.iter().map(|pool| pool.record.id).collect();
+        pools.into_iter().for_each(|pool| inner.tell_reserve(&inner.lock(), pool));
         inner.lock().recovery = notes;
         let store = Self { inner };
         store.start_maintenance();
@@ -241,22 +242,19 @@ fn open_pools(
             return Err(Error::corrupt(format!("the journal names pool {} and not pool {at}", record.id)));
         }
         new.begin(record)?;
-        let medium = match record.state {
-            PoolState::Detached if !is_shared(record, &all) => detached_pool(layout, record)?,
-            _ => prepare_pool(layout, record, &all, options)?,
-        };
-        let huge = medium.huge;
-        let shm = Shm::new(&medium.path, medium.shm)?;
+        let (medium, backing) = open_backing(layout, record, &all, options, make)?;
+        new.has_memory(record, &*backing)?;
         pools.push(Pool {
             alloc: FrameAllocator::new(record.frames),
             table: FrameTable::prepare(&layout.frame_table(&record.name), &record.name, record.frames)?,
-            backing: make(record, shm),
-            huge,
+            backing,
+            huge: medium.huge,
             swappable: medium.swappable,
             ahead: 0,
             limit: None,
             held: BTreeMap::new(),
             job: None,
+            absent: Vec::new(),
             record: record.clone(),
         });
     }
@@ -376,21 +374,22 @@ impl Inner {
             self.sweep_stale(st, pool, file, &stale);
             return Ok(());
         }
-        if object.len == len && object.allocated.0 == expected {
+        let backing = st.pool(pool).backing.clone();
+        let object_len = backing.object_len(len);
+        if object.len == object_len && object.allocated.0 == expected {
             return Ok(());
         }
-        let backing = st.pool(pool).backing.clone();
         let fd = backing.open(file, true)?;
-        if object.len > len {
+        if object.len > object_len {
             backing.resize(fd.as_fd(), len)?;
             // That takes what the file has behind its end, too.
-            let pages = PageCount::for_bytes(len).0;
+            let pages = PageCount::for_bytes(object_len).0;
             let here =
                 st.ns.get(file).map(|inode| st.media.extents(pool, &inode.extents)).unwrap_or_default();
             for run in extent::pool_runs(&extent::slice(&here, PageRange::new(pages, u64::MAX - pages))) {
                 st.pool(run.pool).backing.allocate(fd.as_fd(), run.pages)?;
             }
-        } else if object.len < len {
+        } else if object.len < object_len {
             let what = format!(
                 "{}: its object in {} was cut to {} bytes by who may write it: codax check says what is lost",
                 st.path(file),
@@ -445,6 +444,15 @@ pub(crate) fn stale_ranges(
 ) -> Result<Vec<PageRange>> {
     let claimed = st.ns.get(file).map(|i| all_in(&st.media, pool, &i.extents, &[])).unwrap_or_default();
     let all = PageRange::new(0, PageCount::for_bytes(LEN_MAX).0);
+    if !st.pool(pool).backing.tells_which() {
+        // Whatever it has beyond what is claimed is somewhere in between.
+        let object = codax_os::object::stat(fd)
+            .map_err(|e| crate::backing::os_error("look at object of", &file, &e))?;
+        let expected: u64 = claimed.iter().map(|e| e.count.bytes()).sum();
+        let whole = PageRange::new(0, PageCount::for_bytes(object.len).0);
+        let gaps = extent::gaps(&claimed, whole);
+        return Ok(if object.allocated_bytes > expected { gaps } else { Vec::new() });
+    }
     let mut stale = Vec::new();
     for gap in extent::gaps(&claimed, all) {
         find_memory(fd, gap, file, &mut stale)?;

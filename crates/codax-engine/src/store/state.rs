@@ -7,14 +7,15 @@ use crate::store::session::SessionEntry;
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
 use codax_core::change::{PoolRecord, PoolState};
-use codax_core::extent::{self, Extent, FrameRun};
+use codax_core::extent::{self, Extent, FrameRun, PoolRun};
 use codax_core::frame::{FrameFlags, FrameState};
 use codax_core::info::JobInfo;
 use codax_core::namespace::{Inode, Namespace};
 use codax_core::placement::{Placement, Room};
 use codax_core::request::{PinId, PlacementSpec};
 use codax_core::{
-    DRAM, Error, ErrorKind, FileId, Frame, MoveId, PageCount, PageNo, PageRange, PoolId, Result, SessionId,
+    DRAM, Error, ErrorKind, FileId, Frame, HUGE_PAGES, MoveId, PageCount, PageNo, PageRange, PoolId, Result,
+    SessionId,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
@@ -112,6 +113,8 @@ pub(crate) struct Pool {
     /// Frames that their file has left and that somebody still holds.
     pub held: BTreeMap<FileId, Vec<Extent>>,
     pub job: Option<Arc<Job>>,
+    /// Frames that have no memory: the kernel had not as many huge pages as there were to be. Nobody is given them.
+    pub absent: Vec<FrameRun>,
 }
 
 /// A drain, a return or a move that runs.
@@ -253,9 +256,11 @@ impl State {
     }
 
     pub fn room(&self, id: PoolId) -> Room {
-        self.pools.get(usize::from(id.0)).map_or(Room { free: PageCount(0), online: false }, |p| Room {
+        let none = Room { free: PageCount(0), online: false, unit: 1 };
+        self.pools.get(usize::from(id.0)).map_or(none, |p| Room {
             free: p.alloc.free(),
             online: p.record.state == PoolState::Online,
+            unit: p.record.unit(),
         })
     }
 
@@ -328,7 +333,16 @@ impl State {
         pages: PageRange,
         after: Option<Extent>,
     ) -> Result<Vec<Extent>> {
-        let runs = placement.choose(pages, &|id| self.room(id), &|id| self.pool_name(id))?;
+        let (beside, pages) = self.beside_others(file, pages);
+        if let Some(run) = beside.filter(|run| !self.room(run.pool).online) {
+            let name = self.pool_name(run.pool);
+            return Err(Error::device_state(format!(
+                "pool {name} takes nothing new (it drains or is offline), and has the pages beside these"
+            )));
+        }
+        let mut runs: Vec<PoolRun> = beside.into_iter().collect();
+        let block = self.block().max(HUGE_PAGES);
+        runs.extend(placement.choose(pages, block, &|id| self.room(id), &|id| self.pool_name(id))?);
         let mut extents: Vec<Extent> = Vec::with_capacity(runs.len());
         for run in runs {
             let last = extents.last().copied().or(after);

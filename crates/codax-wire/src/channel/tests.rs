@@ -165,7 +165,8 @@ fn file_info() -> impl Strategy<Value = FileInfo> {
 fn reply() -> impl Strategy<Value = Reply> {
     let error = (prop_oneof![Just(ErrorKind::NoSpace), Just(ErrorKind::Cancelled)], ".*")
         .prop_map(|(kind, message)| Reply::Error(Error { kind, message }));
-    let layout = || (any::<u64>(), runs()).prop_map(|(len, runs)| Layout { len, runs });
+    let layout =
+        || (any::<u64>(), runs(), 1_u64..).prop_map(|(len, runs, block)| Layout { len, runs, block });
     let opened =
         (any::<(u32, u64, bool)>(), option::of(layout())).prop_map(|((handle, n, created), layout)| {
             Reply::Opened { handle: Handle(handle), file: FileId(n), len: n, created, layout }

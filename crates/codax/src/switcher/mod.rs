@@ -240,7 +240,8 @@ impl Shared {
                 MoverAck { id, step: Step::Begin, mappings, refused }
             }
             MoverMsg::Freeze { id, chunk } => {
-                let frozen = self.try_step(id, chunk, |segment, chunk| segment.freeze(tools, chunk));
+                let object = fds.first();
+                let frozen = self.try_step(id, chunk, |segment, chunk| segment.freeze(tools, chunk, object));
                 done(id, Step::Freeze(chunk), frozen.map_err(|e| format!("can't hold writes: {e}")))
             }
             MoverMsg::Hold { id, chunk } => {

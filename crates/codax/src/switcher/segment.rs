@@ -11,6 +11,7 @@ use super::settle::Old;
 use super::waits::Waits;
 use codax_core::{FileId, HUGE_SIZE, PageRange, PoolId};
 use codax_os::area::{Area, Region};
+use codax_os::hugetlb;
 use codax_os::uffd::Uffd;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,9 +37,13 @@ struct Part {
     /// Offset in the region and length, in bytes.
     at: usize,
     len: usize,
+    /// Its offset in the file.
+    off: u64,
     stage: Stage,
     /// The old object's pages, at these offsets in the part.
     old: Vec<(usize, Area)>,
+    /// Whether those can't be duplicated, and must be moved if they are needed again.
+    single: bool,
 }
 
 /// A mapping that takes part.
@@ -83,7 +88,19 @@ impl Segment {
     pub(super) fn stage(&mut self, live: &[Live], object: &OwnedFd) -> io::Result<()> {
         let members: io::Result<Vec<_>> =
             live.iter().filter_map(|live| member(live, &self.chunks, object).transpose()).collect();
-        self.members = members?;
+        let members = members?;
+        // Only whole pages of the new object can be laid over a mapping, and what is committed must be.
+        let page = bytes(hugetlb::page_of(object)?.unwrap_or(1));
+        let whole = |member: &Member| {
+            let mut parts = member.parts.iter().flatten();
+            parts.all(|part| {
+                (member.region.base() + part.at).is_multiple_of(page) && part.len.is_multiple_of(page)
+            })
+        };
+        if !members.iter().all(whole) {
+            return Err(io::Error::other("it was mapped before the store had such huge pages: map it anew"));
+        }
+        self.members = members;
         Ok(())
     }
 
@@ -93,8 +110,16 @@ impl Segment {
     }
 
     /// Holds writes. On an error the chunk is as it was.
-    pub(super) fn freeze(&mut self, tools: Tools<'_>, chunk: usize) -> io::Result<()> {
-        let result = self.each(chunk, |member, part| part.freeze(tools, &member.region, member.write));
+    ///
+    /// `object` is that which the chunk lies in, if it came with the message: its mappings can't be duplicated.
+    pub(super) fn freeze(
+        &mut self,
+        tools: Tools<'_>,
+        chunk: usize,
+        object: Option<&OwnedFd>,
+    ) -> io::Result<()> {
+        let result =
+            self.each(chunk, |member, part| part.freeze(tools, &member.region, member.write, object));
         if result.is_err() {
             // What can't be rolled back now will be by the rollback that follows, or at the end.
             let _ = self.roll_back(tools, chunk);
@@ -179,8 +204,10 @@ fn member(live: &Live, chunks: &[PageRange], object: &OwnedFd) -> io::Result<Opt
         pages.map(|pages| Part {
             at: offset(pages),
             len: bytes(pages.bytes()),
+            off: pages.offset(),
             stage: Stage::Idle,
             old: Vec::new(),
+            single: false,
         })
     });
     Ok(Some(Member {
@@ -194,13 +221,23 @@ fn member(live: &Live, chunks: &[PageRange], object: &OwnedFd) -> io::Result<Opt
 }
 
 impl Part {
-    fn freeze(&mut self, tools: Tools<'_>, region: &Region, write: bool) -> io::Result<()> {
+    fn freeze(
+        &mut self,
+        tools: Tools<'_>,
+        region: &Region,
+        write: bool,
+        object: Option<&OwnedFd>,
+    ) -> io::Result<()> {
         if self.stage != Stage::Idle {
             return Ok(());
         }
         // Before the registration, which a duplicate would inherit.
         self.old.clear();
-        duplicate(region, self.at, 0, self.len, &mut self.old)?;
+        match object {
+            Some(object) => self.old.push((0, Area::object(object, self.off, self.len, write)?)),
+            None => duplicate(region, self.at, 0, self.len, &mut self.old)?,
+        }
+        self.single = object.is_some();
         self.stage = Stage::Frozen;
         if write {
             let start = region.base() + self.at;
@@ -254,7 +291,10 @@ impl Part {
             Stage::Frozen => {}
             Stage::Held => {
                 for (at, area) in &self.old {
-                    area.duplicate_over(0, area.len(), region, self.at + at)?;
+                    match self.single {
+                        true => area.move_over(0, area.len(), region, self.at + at)?,
+                        false => area.duplicate_over(0, area.len(), region, self.at + at)?,
+                    }
                 }
             }
         }

@@ -70,7 +70,7 @@ impl FakeFile {
                 _ => runs.push(PoolRun { pages: PageRange::new(page, 1), pool: PoolId(pool) }),
             }
         }
-        Layout { len: self.len, runs }
+        Layout { len: self.len, runs, block: 1 }
     }
 }
 

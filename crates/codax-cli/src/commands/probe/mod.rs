@@ -173,6 +173,7 @@ fn sample(id: u16, name: &str, state: PoolState) -> PoolInfo {
         files: 0,
         link: LinkModel::default(),
         swappable: false,
+        reserve: None,
         huge: false,
         moves_with: Vec::new(),
         job: None,

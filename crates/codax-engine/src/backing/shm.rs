@@ -1,8 +1,9 @@
-//! What holds the bytes of a pool: one object for each file, reached through one narrow trait.
+//! Objects as files of a tmpfs directory.
 
+use super::{Backing, ObjectInfo, object_name, object_of, os_error};
 use crate::budget::Budget;
 use crate::store::lost::WithMemory;
-use codax_core::{Error, ErrorKind, FileId, HUGE_PAGES, HUGE_SIZE, PAGE_SIZE, PageCount, PageRange, Result};
+use codax_core::{Error, FileId, HUGE_PAGES, HUGE_SIZE, PAGE_SIZE, PageCount, PageRange, Result};
 use codax_os::copy::{LockedMap, SourceMap};
 use codax_os::mounts;
 use codax_os::numa::{self, Located};
@@ -13,108 +14,6 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-
-/// What an object is, as the kernel says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ObjectInfo {
-    /// Length in bytes.
-    pub len: u64,
-    /// Pages that have memory.
-    pub allocated: PageCount,
-    /// Device number and inode number, by which its holders are found.
-    pub identity: (u64, u64),
-}
-
-/// Where the objects of a pool are. An object lies at the same offsets as its file, and is as long.
-///
-/// Pages that an object gives are zero until somebody writes them: the medium clears what it takes back.
-pub trait Backing: Send + Sync + std::fmt::Debug {
-    /// Makes the object of `file`, `len` bytes long, with no memory. `Exists` if there is one.
-    fn create(&self, file: FileId, len: u64) -> Result<OwnedFd>;
-    /// Opens the object of `file`: an open description of its own.
-    fn open(&self, file: FileId, write: bool) -> Result<OwnedFd>;
-    /// Removes the object; its memory goes when the last mapping does.
-    fn remove(&self, file: FileId) -> Result<()>;
-    /// The device number that all objects have in their identities.
-    fn device(&self) -> Result<u64>;
-    /// All objects.
-    fn list(&self) -> Result<Vec<(FileId, ObjectInfo)>>;
-    /// What else is where the objects are, by names for people: nothing of the store's.
-    fn strays(&self) -> Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-    /// Gives memory to these pages: zero, and never to be missing later. `NoSpace` if there isn't any.
-    fn allocate(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()>;
-    /// Gives memory to pages that will be written in whole, and sees to it that the medium has cleared what it has to clear: so that the write itself
-    /// is fast, when somebody waits for it. A failure is not an error: the write tells.
-    fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange);
-    /// Sees to it that these pages, which have memory, lie where the pool is; the medium may have given them elsewhere. `NoSpace` where they can't
-    /// be brought there: the pool's own memory is taken. `DeviceState` where it is gone.
-    fn confirm(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {
-        Ok(())
-    }
-    /// Whether it says of pages where they are to lie.
-    fn is_placed(&self) -> bool {
-        false
-    }
-    /// Has new memory of these pages, and of all behind them if there is no end, come from where the pool is.
-    fn prefer(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {
-        Ok(())
-    }
-    /// Has the kernel bring these pages to where the pool is, from where another pool of the same medium is, under whoever maps them; returns those that
-    /// are there now. Others somebody keeps where they are, or there is no room.
-    fn take_over(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<Vec<PageRange>> {
-        Err(Error::internal("pages are brought only between the pools of one medium"))
-    }
-    /// Why so many pages more can't be brought to where the pool is, if that is for want of memory there.
-    fn why_full(&self, _pages: PageCount) -> Option<Error> {
-        None
-    }
-    /// How much memory all objects of the medium may have, in bytes.
-    fn limit(&self, _bytes: u64) -> Result<()> {
-        Ok(())
-    }
-    /// How many of these pages, which have memory, lie elsewhere than where the pool is.
-    fn astray(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<PageCount> {
-        Ok(PageCount(0))
-    }
-    /// Takes the memory of these pages back.
-    fn release(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()>;
-    /// Sets the object's length in bytes.
-    fn resize(&self, object: BorrowedFd<'_>, len: u64) -> Result<()>;
-    /// Reads bytes from `at` on until `buf` is full or the object ends; returns how many.
-    fn read(&self, object: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> Result<usize>;
-    /// Writes bytes from `at` on, all of them.
-    fn write(&self, object: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<()>;
-    /// Writes bytes at the end of the object, wherever that is by now; returns how many: fewer where the medium got full.
-    fn append(&self, object: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize>;
-    /// Copies `len` bytes at `at` of a mapped object to the same place in another; returns how many: fewer where the source has been cut.
-    fn copy(&self, from: &SourceMap, at: u64, len: u64, to: BorrowedFd<'_>) -> Result<u64>;
-    /// Opens the object with a write lease: proof that no other open description of it and no mapping is left anywhere. `None` if there is one.
-    fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>>;
-    /// Keeps these pages of the object, and no others, from being swapped, where the pool itself doesn't. They have memory.
-    fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: &[PageRange]) -> Result<()>;
-    /// Undoes [`Backing::lock`]: a locked object is mapped, and so it has a holder.
-    fn unlock(&self, file: FileId);
-}
-
-/// Zeros that are written at once, in bytes.
-const ZEROS: usize = 64 << 10;
-
-/// Writes zeros over bytes of an object, from `at` to `end`.
-pub(crate) fn write_zeros(
-    backing: &dyn Backing,
-    object: BorrowedFd<'_>,
-    mut at: u64,
-    end: u64,
-) -> Result<()> {
-    while at < end {
-        let n = usize::try_from(end - at).unwrap_or(ZEROS).min(ZEROS);
-        backing.write(object, &[0; ZEROS][..n], at)?;
-        at += n as u64;
-    }
-    Ok(())
-}
 
 /// How far a file may grow before its new memory comes from anywhere.
 const GROWTH: u64 = 1 << 44;
@@ -257,31 +156,6 @@ impl Shm {
     }
 }
 
-/// An object's file name.
-#[must_use]
-pub fn object_name(file: FileId) -> String {
-    format!("{:016x}", file.0)
-}
-
-/// The file whose object has this name, if it is an object's.
-fn object_of(name: &str) -> Option<FileId> {
-    let file = FileId(u64::from_str_radix(name, 16).ok()?);
-    (object_name(file) == name).then_some(file)
-}
-
-/// An error of the system as one of the store's.
-pub(crate) fn os_error(what: &str, subject: &dyn std::fmt::Display, e: &io::Error) -> Error {
-    let kind = match e.kind() {
-        io::ErrorKind::NotFound => ErrorKind::NotFound,
-        io::ErrorKind::PermissionDenied => ErrorKind::Permission,
-        io::ErrorKind::AlreadyExists => ErrorKind::Exists,
-        io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory => ErrorKind::NoSpace,
-        io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename => ErrorKind::Invalid,
-        _ => ErrorKind::Internal,
-    };
-    Error::new(kind, format!("{what} {subject}: {e}"))
-}
-
 impl Backing for Shm {
     fn create(&self, file: FileId, len: u64) -> Result<OwnedFd> {
         self.dir.create(&object_name(file), len).map_err(|e| self.error("create", file, &e))
@@ -357,6 +231,10 @@ impl Backing for Shm {
                 let _ = self.release(object, hole);
             }
         })
+    }
+
+    fn before_write(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        self.prefer(object, pages)
     }
 
     fn prefer(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {

@@ -1,0 +1,550 @@
+//! Objects as files of a hugetlbfs: huge pages that a node has set aside, for a pool that has nothing else.
+//!
+//! Huge pages that are merely free are anybody's who asks for `MAP_HUGETLB`. So all that are in no object are in one more file, the *holder*, and objects get
+//! theirs from it: a page is punched out of the holder, and at once allocated in the object. In between the mount's `min_size` keeps it from others (on whichever
+//! node, so where another node has free pages a stranger may still be quicker; then there is no space, and the holder is so much smaller).
+//!
+//! By how much the node's reserve was raised for the pool is in a file beside the journal, so that exactly that is given back, by whatever process.
+
+use super::{Backing, ObjectInfo, Shm, ShmOptions, os_error};
+use codax_core::change::NodeMemory;
+use codax_core::info::ReserveInfo;
+use codax_core::units::format_size;
+use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, Result};
+use codax_os::copy::SourceMap;
+use codax_os::hugetlb::{self, NodePages, Policy};
+use codax_os::numa::Located;
+use codax_os::object::{self, ObjectDir};
+use codax_os::{mounts, topology};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The holder's name, which no object has.
+const HOLDER: &str = "holder";
+
+/// Objects in huge pages of one size, of one node.
+#[derive(Debug)]
+pub(crate) struct Hugetlb {
+    shm: Shm,
+    path: PathBuf,
+    holder: Arc<Holder>,
+    /// Wakes the thread that fills the holder.
+    let_go: SyncSender<()>,
+}
+
+/// The pages of the pool that no object has.
+#[derive(Debug)]
+struct Holder {
+    path: PathBuf,
+    memory: NodeMemory,
+    /// Bytes of a page, and of all that there are to be.
+    unit: u64,
+    capacity: u64,
+    /// The holder; its pages are the first ones, without gaps.
+    file: OwnedFd,
+    /// Locked while a page is on its way.
+    passing: Mutex<()>,
+}
+
+impl Hugetlb {
+    /// The objects on the hugetlbfs at `path`, which is mounted if it isn't yet, with `capacity` bytes in huge pages, or as many as the node gives. `meta` is
+    /// the journal's directory.
+    pub fn open(path: &Path, name: &str, memory: NodeMemory, capacity: u64, meta: &Path) -> Result<Self> {
+        let unit = PageCount(memory.page.unit()).bytes();
+        let failed = |what: &str, e: &io::Error| os_error(what, &path.display(), e);
+        let mut raised =
+            Raised::open(&raised_path(meta, name), memory, unit).map_err(|e| no_pages(memory, &e))?;
+        // What is raised here is not for another store that starts at the same time.
+        let _alone = raised.pages.lock().map_err(|e| no_pages(memory, &e))?;
+        if !mounts::is_mount_point(path).map_err(|e| failed("look at", &e))? {
+            let free = raised.want(capacity / unit)?;
+            let mount = |min| hugetlb::mount(path, unit, capacity, min);
+            // What is free may be promised to others.
+            let mounted = mount(free.min(capacity / unit) * unit).or_else(|_| mount(0));
+            mounted.map_err(|e| failed("mount a hugetlbfs on", &e))?;
+        } else if !hugetlb::is_hugetlbfs(path).map_err(|e| failed("look at", &e))? {
+            return Err(Error::internal(format!(
+                "{} is no hugetlbfs: another mount is on it",
+                path.display()
+            )));
+        }
+        let shm = Shm::new(path, ShmOptions { nodes: vec![memory.node], ..ShmOptions::default() })?;
+        let dir = ObjectDir::open(path).map_err(|e| failed("open", &e))?;
+        let file = match dir.open_object(HOLDER, true) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => dir.create(HOLDER, capacity),
+            other => other,
+        };
+        let file = file.map_err(|e| failed("make the holder in", &e))?;
+        let passing = Mutex::default();
+        let holder = Arc::new(Holder { path: path.to_owned(), memory, unit, capacity, file, passing });
+        // What the kernel couldn't put together for itself it may put together for us, and the other way round.
+        loop {
+            holder.fill()?;
+            let missing = holder.left()?;
+            if missing == 0 || !raised.more(missing / unit)? {
+                break;
+            }
+        }
+        let (let_go, woken) = mpsc::sync_channel(1);
+        let filler = Arc::downgrade(&holder);
+        std::thread::Builder::new()
+            .name("holder".to_owned())
+            .spawn(move || {
+                while woken.recv().is_ok() {
+                    let Some(holder) = filler.upgrade() else { return };
+                    if let Err(e) = holder.fill() {
+                        tracing::warn!("the holder of huge pages: {e}");
+                    }
+                }
+            })
+            .map_err(|e| Error::internal(format!("start a thread: {e}")))?;
+        Ok(Self { shm, path: path.to_owned(), holder, let_go })
+    }
+
+    /// Huge pages may be free now.
+    fn wake(&self) {
+        // If it can't be told, it has been and has not looked yet.
+        let _ = self.let_go.try_send(());
+    }
+
+    /// Gives memory to the page at `at` of an object; whether it had none.
+    fn give(&self, object: BorrowedFd<'_>, at: u64) -> Result<bool> {
+        let _passing = self.holder.lock();
+        // Where the object has the page, or the holder lacks some, none has to come from there.
+        let mut given = self.holder.page_for(object, at)?;
+        if given.is_none() && self.holder.take_one()? {
+            given = self.holder.page_for(object, at)?;
+        }
+        given.ok_or_else(|| {
+            Error::no_space(format!(
+                "NUMA node {} has no huge page for {}: others have taken it",
+                self.holder.memory.node,
+                self.path.display()
+            ))
+        })
+    }
+}
+
+impl Holder {
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.passing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, e: &io::Error) -> Error {
+        os_error("look at the holder in", &self.path.display(), e)
+    }
+
+    /// Bytes of the pool's capacity that are in no file.
+    fn left(&self) -> Result<u64> {
+        hugetlb::left(&self.file).map_err(|e| self.failed(&e))
+    }
+
+    /// Bytes of the pool's capacity that can't be had: what files have just let go of is on its way back.
+    fn missing(&self) -> Result<u64> {
+        let pages = NodePages::of(self.memory.node, self.unit).and_then(|pages| pages.free());
+        Ok(self.left()?.saturating_sub(pages.map_err(|e| self.failed(&e))? * self.unit))
+    }
+
+    /// Bytes in it.
+    fn held(&self) -> Result<u64> {
+        Ok(object::stat(&self.file).map_err(|e| self.failed(&e))?.allocated_bytes)
+    }
+
+    /// Lets one page go; whether there was one.
+    fn take_one(&self) -> Result<bool> {
+        let Some(last) = self.held()?.checked_sub(self.unit) else { return Ok(false) };
+        object::punch(&self.file, last, self.unit).map_err(|e| self.failed(&e))?;
+        Ok(true)
+    }
+
+    /// Populates the holder with what is free, up to the pool's capacity. A page at a time: who wants one doesn't wait for all.
+    fn fill(&self) -> Result<()> {
+        while self.left()? > 0 {
+            let _passing = self.lock();
+            let held = self.held()?;
+            if held >= self.capacity {
+                break;
+            }
+            if self.page_for(self.file.as_fd(), held)? != Some(true) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a file a page of the node at `at`: whether it had none before; `None` if the node has none that is free.
+    ///
+    /// The node is preferred, and what comes from elsewhere given back: were this thread bound to it, so would be the small pages that the kernel needs for its
+    /// own records, and of a node that is full it would end a process to have one.
+    fn page_for(&self, object: BorrowedFd<'_>, at: u64) -> Result<Option<bool>> {
+        let failed = |e: io::Error| os_error("allocate in", &self.path.display(), &e);
+        let allocated = || object::stat(object).map(|stat| stat.allocated_bytes).map_err(failed);
+        let before = allocated()?;
+        let policy = Policy::prefer(self.memory.node).map_err(failed)?;
+        match object::allocate(object, at, self.unit) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory) => {
+                return Ok(None);
+            }
+            other => other.map_err(failed)?,
+        }
+        drop(policy);
+        if allocated()? == before {
+            return Ok(Some(false));
+        }
+        let place = Located::new(object, at, self.unit).and_then(|page| page.first()).map_err(failed)?;
+        if place == Some(self.memory.node) {
+            return Ok(Some(true));
+        }
+        object::punch(object, at, self.unit).map_err(failed)?;
+        Ok(None)
+    }
+}
+
+impl Backing for Hugetlb {
+    fn object_len(&self, len: u64) -> u64 {
+        len.next_multiple_of(self.holder.unit)
+    }
+
+    fn create(&self, file: FileId, len: u64) -> Result<OwnedFd> {
+        self.shm.create(file, self.object_len(len))
+    }
+
+    fn open(&self, file: FileId, write: bool) -> Result<OwnedFd> {
+        self.shm.open(file, write)
+    }
+
+    fn remove(&self, file: FileId) -> Result<()> {
+        self.shm.remove(file)?;
+        self.wake();
+        Ok(())
+    }
+
+    fn device(&self) -> Result<u64> {
+        self.shm.device()
+    }
+
+    fn list(&self) -> Result<Vec<(FileId, ObjectInfo)>> {
+        self.shm.list()
+    }
+
+    fn strays(&self) -> Result<Vec<String>> {
+        let holder = self.path.join(HOLDER).display().to_string();
+        Ok(self.shm.strays()?.into_iter().filter(|path| *path != holder).collect())
+    }
+
+    fn allocate(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        let (mut at, end) = (pages.offset(), pages.offset() + pages.bytes());
+        let mut given = Vec::new();
+        while at < end {
+            match self.give(object, at) {
+                Ok(true) => given.push(at),
+                Ok(false) => {}
+                Err(e) => {
+                    for at in given {
+                        let _ = object::punch(object, at, self.holder.unit);
+                    }
+                    self.wake();
+                    return Err(e);
+                }
+            }
+            at += self.holder.unit;
+        }
+        Ok(())
+    }
+
+    fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange) {
+        let _ = self.allocate(object, pages);
+    }
+
+    fn before_write(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        self.allocate(object, pages.widened(self.holder.memory.page.unit()))
+    }
+
+    fn resident(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<PageCount> {
+        let stat =
+            object::stat(object).map_err(|e| os_error("look at an object in", &self.path.display(), &e))?;
+        Ok(PageCount::for_bytes(stat.allocated_bytes).min(pages.count))
+    }
+
+    fn tells_which(&self) -> bool {
+        false
+    }
+
+    fn is_never_duplicated(&self) -> bool {
+        true
+    }
+
+    fn reserve(&self) -> Option<ReserveInfo> {
+        let Holder { memory, unit, capacity, .. } = *self.holder;
+        let missing = self.holder.missing().ok()?;
+        let nodes = topology::nodes(Path::new(topology::SYSFS));
+        let node = nodes.into_iter().find(|node| node.node == memory.node).unwrap_or_default();
+        let huge: u64 = node.huge.iter().map(|pool| pool.total * pool.page_bytes).sum();
+        let kernel = node.bytes.unwrap_or(0).saturating_sub(huge);
+        let why = format!(
+            "node {} has no more memory that the kernel could put together to pages of {}: {} of it are free, in other pages",
+            memory.node,
+            format_size(unit),
+            format_size(node.free.unwrap_or(0))
+        );
+        let why = if missing > 0 { why } else { String::new() };
+        Some(ReserveInfo { page: unit, taken: capacity.saturating_sub(missing), missing, why, kernel })
+    }
+
+    fn tend(&self) {
+        self.wake();
+    }
+
+    fn is_placed(&self) -> bool {
+        true
+    }
+
+    fn confirm(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        match self.astray(object, pages)? {
+            PageCount(0) => Ok(()),
+            strays => Err(Error::no_space(format!(
+                "{} bytes in {} lie on other NUMA nodes than {}",
+                strays.bytes(),
+                self.path.display(),
+                self.holder.memory.node
+            ))),
+        }
+    }
+
+    fn astray(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<PageCount> {
+        self.shm.astray(object, pages.widened(self.holder.memory.page.unit()))
+    }
+
+    fn release(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        self.shm.release(object, pages)?;
+        self.wake();
+        Ok(())
+    }
+
+    fn resize(&self, object: BorrowedFd<'_>, len: u64) -> Result<()> {
+        self.shm.resize(object, self.object_len(len))?;
+        self.wake();
+        Ok(())
+    }
+
+    fn read(&self, object: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> Result<usize> {
+        self.shm.read(object, buf, at)
+    }
+
+    fn write(&self, object: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<()> {
+        self.shm.write(object, bytes, at)
+    }
+
+    fn append(&self, _object: BorrowedFd<'_>, _bytes: &[u8]) -> Result<usize> {
+        Err(Error::internal("an append to an object whose end is not its file's"))
+    }
+
+    fn copy(&self, from: &SourceMap, at: u64, len: u64, to: BorrowedFd<'_>) -> Result<u64> {
+        self.shm.copy(from, at, len, to)
+    }
+
+    fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>> {
+        self.shm.sole_holder(file)
+    }
+
+    fn lock(&self, _file: FileId, _object: BorrowedFd<'_>, _pages: &[PageRange]) -> Result<()> {
+        // Huge pages are never swapped.
+        Ok(())
+    }
+
+    fn unlock(&self, _file: FileId) {}
+}
+
+/// By how many pages a node's reserve was raised for a pool, as a file says: the node, bytes of a page, how many; and, while it is being raised, from where to
+/// where.
+#[derive(Debug)]
+struct Raised {
+    path: PathBuf,
+    memory: NodeMemory,
+    unit: u64,
+    pages: NodePages,
+    by: u64,
+}
+
+/// Where that file is.
+pub(crate) fn raised_path(meta: &Path, pool: &str) -> PathBuf {
+    meta.join(format!("hugepages.{pool}"))
+}
+
+impl Raised {
+    fn open(path: &Path, memory: NodeMemory, unit: u64) -> io::Result<Self> {
+        let pages = NodePages::of(memory.node, unit)?;
+        let by = read_raised(path, &pages)?.map_or(0, |(_, _, by)| by);
+        Ok(Self { path: path.to_owned(), memory, unit, pages, by })
+    }
+
+    /// Sees to it that so many pages are free, as far as the kernel finds memory; returns how many are.
+    fn want(&mut self, pages: u64) -> Result<u64> {
+        let free = |this: &Self| this.pages.free().map_err(|e| no_pages(this.memory, &e));
+        let short = pages.saturating_sub(free(self)?);
+        if short > 0 {
+            self.more(short)?;
+        }
+        free(self)
+    }
+
+    /// Asks for so many more; whether there are any.
+    fn more(&mut self, pages: u64) -> Result<bool> {
+        let raise = |this: &mut Self| -> io::Result<bool> {
+            let from = this.pages.total()?;
+            // Should we be killed while the kernel works, who comes next knows how far it may have come.
+            this.write(&format!(" {from} {}", from + pages))?;
+            let now = this.pages.set_total(from + pages)?;
+            this.by += now.clamp(from, from + pages) - from;
+            this.write("")?;
+            Ok(now > from)
+        };
+        raise(self).map_err(|e| no_pages(self.memory, &e))
+    }
+
+    fn write(&self, raising: &str) -> io::Result<()> {
+        let new = self.path.with_extension("new");
+        fs::write(&new, format!("{} {} {}{raising}\n", self.memory.node, self.unit, self.by))?;
+        fs::rename(&new, &self.path)
+    }
+}
+
+/// Node, bytes of a page, and by how many pages it was raised, in all. `None` if it wasn't.
+fn read_raised(path: &Path, pages: &NodePages) -> io::Result<Option<(u32, u64, u64)>> {
+    let Some((node, unit, by, raising)) = parse_raised(path)? else { return Ok(None) };
+    let unfinished =
+        raising.map_or(Ok(0), |(from, to)| pages.total().map(|now| now.clamp(from, to) - from))?;
+    Ok(Some((node, unit, by + unfinished)))
+}
+
+type RaisedLine = (u32, u64, u64, Option<(u64, u64)>);
+
+fn parse_raised(path: &Path) -> io::Result<Option<RaisedLine>> {
+    let text = match fs::read_to_string(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let numbers: Option<Vec<u64>> = text.split_whitespace().map(|word| word.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[node, unit, by]) => Ok(u32::try_from(node).ok().map(|node| (node, unit, by, None))),
+        Some(&[node, unit, by, from, to]) if from <= to => {
+            Ok(u32::try_from(node).ok().map(|node| (node, unit, by, Some((from, to)))))
+        }
+        _ => Err(io::Error::other(format!("{} says {text:?}", path.display()))),
+    }
+}
+
+/// Gives the node back what its reserve was raised by, as the file says, and forgets it. What of it somebody still maps goes when he lets go.
+pub(crate) fn give_back(path: &Path) -> Result<()> {
+    let lower = || -> io::Result<()> {
+        let Some((node, unit, ..)) = parse_raised(path)? else { return Ok(()) };
+        match NodePages::of(node, unit) {
+            Ok(pages) => {
+                let _alone = pages.lock()?;
+                let by = read_raised(path, &pages)?.map_or(0, |(_, _, by)| by);
+                pages.set_total(pages.total()?.saturating_sub(by))?;
+            }
+            // The node has left with all that it had.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        fs::remove_file(path)
+    };
+    lower().map_err(|e| os_error("give back huge pages by", &path.display(), &e))
+}
+
+fn no_pages(memory: NodeMemory, e: &io::Error) -> Error {
+    let what = format!("huge pages of {} on NUMA node {}", memory.page.name(), memory.node);
+    match e.kind() {
+        io::ErrorKind::Unsupported => Error::not_supported(format!("{what}: {e}")),
+        io::ErrorKind::NotFound => Error::device_state(format!("{what}: the node is not online")),
+        io::ErrorKind::PermissionDenied => Error::permission(format!("{what}: only root may set them aside")),
+        _ => Error::new(ErrorKind::Internal, format!("{what}: {e}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pool of so many huge pages on node 0, alone on the machine; `None` where there are no such pages.
+    fn pool(pages: u64) -> Option<(Hugetlb, tempfile::TempDir, fs::File)> {
+        let node = NodePages::of(0, 2 << 20).ok().filter(|_| mounts::can_mount());
+        if node.is_none() {
+            eprintln!("skipped: wants root, and a kernel with hugetlbfs");
+            return None;
+        }
+        let lock = fs::File::create("/dev/shm/codax-e2e-huge.lock").expect("root may");
+        lock.lock().expect("nobody has it for ever");
+        let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
+        fs::create_dir(dir.path().join("p")).expect("room");
+        let memory = NodeMemory { node: 0, page: codax_core::change::PageKind::Huge };
+        let pool = Hugetlb::open(&dir.path().join("p"), "p", memory, pages * (2 << 20), dir.path());
+        Some((pool.expect("two pages can be had"), dir, lock))
+    }
+
+    fn end(pool: Hugetlb, dir: &tempfile::TempDir) {
+        mounts::umount(&dir.path().join("p")).expect("mounted");
+        drop(pool);
+        give_back(&raised_path(dir.path(), "p")).expect("written");
+    }
+
+    #[test]
+    fn what_can_not_be_given_in_full_is_not_given_at_all() {
+        let Some((pool, dir, _lock)) = pool(3) else { return };
+        let all = |object: &OwnedFd| object::stat(object).expect("there").allocated_bytes;
+        let unit = codax_core::HUGE_PAGES;
+        let object = pool.create(FileId(7), 5).expect("made");
+        assert_eq!(object::stat(&object).expect("there").len, 2 << 20, "as long as whole pages");
+        pool.allocate(object.as_fd(), PageRange::new(0, unit)).expect("room");
+        pool.allocate(object.as_fd(), PageRange::new(0, unit)).expect("it has it already");
+        pool.resize(object.as_fd(), 8 << 20).expect("longer");
+        let error = pool.allocate(object.as_fd(), PageRange::new(0, 4 * unit)).expect_err("there are three");
+        assert_eq!(error.kind, ErrorKind::NoSpace);
+        assert_eq!(all(&object), 2 << 20, "what was there stays, and the rest is given back");
+        pool.allocate(object.as_fd(), PageRange::new(unit, 2 * unit)).expect("room");
+        assert_eq!((all(&object), pool.reserve().expect("huge").taken), (6 << 20, 6 << 20));
+        end(pool, &dir);
+    }
+
+    #[test]
+    fn an_object_that_is_cut_is_an_error_and_no_signal() {
+        let Some((pool, dir, _lock)) = pool(2) else { return };
+        let object = pool.create(FileId(7), 4 << 20).expect("made");
+        pool.allocate(object.as_fd(), PageRange::new(0, 2 * codax_core::HUGE_PAGES)).expect("room");
+        pool.write(object.as_fd(), b"across", (2 << 20) - 3).expect("there");
+        let mut read = [0; 6];
+        assert_eq!(pool.read(object.as_fd(), &mut read, (2 << 20) - 3), Ok(6));
+        assert_eq!(&read, b"across");
+        let map = SourceMap::new(&object, 4 << 20).expect("mapped");
+        let other = tempfile::tempfile_in("/dev/shm").expect("room");
+        assert_eq!(map.copy_to(0, 4 << 20, &other).expect("whole"), 4 << 20);
+        pool.resize(object.as_fd(), 2 << 20).expect("cut");
+        pool.write(object.as_fd(), b"beyond", 2 << 20).expect_err("it ends there");
+        assert_eq!(map.copy_to(0, 4 << 20, &other).expect("as far as it goes"), 2 << 20);
+        drop(map);
+        end(pool, &dir);
+    }
+
+    #[test]
+    fn what_was_raised_is_read_as_it_was_written_and_nothing_else() {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
+        let path = raised_path(dir.path(), "cxl0");
+        assert_eq!(parse_raised(&path).expect("nothing"), None);
+        for (text, read) in [
+            ("1 2097152 64\n", Some((1, 2 << 20, 64, None))),
+            ("1 2097152 64 10 74\n", Some((1, 2 << 20, 64, Some((10, 74))))),
+        ] {
+            fs::write(&path, text).expect("room");
+            assert_eq!(parse_raised(&path).expect("well written"), read);
+        }
+        for bad in ["", "1 2", "1 2 3 9 4", "1 2 x"] {
+            fs::write(&path, bad).expect("room");
+            parse_raised(&path).expect_err(bad);
+        }
+    }
+}

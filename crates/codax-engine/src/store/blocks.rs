@@ -1,0 +1,100 @@
+//! Where some pools have nothing but huge pages: which pages of files go together.
+//!
+//! What a file has of such a pool is whole *units*, huge pages at their multiples, also behind its end. And in a store that has such a pool, each *block* of
+//! the file's pages (the largest unit there is) lies in one pool: so it can be taken to huge pages, and who maps the file maps whole blocks. Elsewhere
+//! units and blocks are a page, and all of this changes nothing.
+
+use crate::store::Inner;
+use crate::store::state::{Pool, State};
+use codax_core::extent::{self, FrameRun, PoolRun};
+use codax_core::info::ReserveInfo;
+use codax_core::namespace::Inode;
+use codax_core::units::format_size;
+use codax_core::{FileId, PageCount, PageRange, PoolId};
+
+impl State {
+    /// Pages of the largest unit of the pools.
+    pub fn block(&self) -> u64 {
+        self.pools.iter().map(|pool| pool.record.unit()).max().unwrap_or(1)
+    }
+
+    /// Pages of a unit of `pool`.
+    pub fn unit(&self, pool: PoolId) -> u64 {
+        self.pool(pool).record.unit()
+    }
+
+    /// Up to which page a file of `len` bytes has frames that it can't be without: where it ends, or the unit in which it does.
+    pub fn end_of(&self, inode: &Inode, len: u64) -> PageCount {
+        let end = PageCount::for_bytes(len);
+        let last = end.0.checked_sub(1).map(|page| extent::slice(&inode.extents, PageRange::new(page, 1)));
+        let unit = last.and_then(|last| last.first().map(|e| self.unit(e.pool))).unwrap_or(1);
+        PageCount(end.0.next_multiple_of(unit))
+    }
+
+    /// The bytes behind a file's end that become part of it when it is `len` bytes long, and have memory already: the rest of its last page or unit.
+    pub fn tail(&self, inode: &Inode, len: u64) -> (u64, u64) {
+        let end =
+            self.end_of(inode, inode.len).bytes().max(inode.len.next_multiple_of(codax_core::PAGE_SIZE));
+        (inode.len, end.min(len))
+    }
+
+    /// Pages of a file that are to have frames, as those that go where the pages beside them in their block are, if there are any, and the rest.
+    pub(super) fn beside_others(&self, file: FileId, pages: PageRange) -> (Option<PoolRun>, PageRange) {
+        let block = self.block();
+        let Some(inode) = self.ns.get(file).filter(|_| block > 1 && !pages.is_empty()) else {
+            return (None, pages);
+        };
+        let first = PageRange::new(pages.start.0, 1).widened(block);
+        let others = extent::slice(&inode.extents, first);
+        let before = others.iter().rev().find(|e| e.page < pages.start);
+        let Some(other) = before.or_else(|| others.first()) else { return (None, pages) };
+        let here = pages.intersect(first).unwrap_or(pages);
+        let rest = PageRange::new(here.end(), pages.end() - here.end());
+        (Some(PoolRun { pages: here.widened(self.unit(other.pool)), pool: other.pool }), rest)
+    }
+}
+
+impl Inner {
+    /// Says what a pool has of the kernel's huge pages, if its pages are such, and what it lacks.
+    pub(super) fn tell_reserve(&self, st: &State, pool: PoolId) {
+        let pool = st.pool(pool);
+        let Some(reserve) = pool.backing.reserve() else { return };
+        let ReserveInfo { page, taken, missing, why, kernel } = reserve;
+        let mut line = format!(
+            "{} in huge pages of {}; {} of the node stay with the kernel",
+            format_size(taken),
+            format_size(page),
+            format_size(kernel)
+        );
+        if missing > 0 {
+            line = format!("only {line}; {} are missing: {why}", format_size(missing));
+            tracing::warn!("device {}: {line}", pool.record.name);
+        }
+        self.event("reserve", &pool.record.name, &line, taken);
+    }
+}
+
+impl Pool {
+    /// Takes out of what can be given out the frames for which its backing has no memory.
+    pub fn take_reserve(&mut self) {
+        let missing = self.backing.reserve().map_or(0, |reserve| reserve.missing);
+        self.set_absent(PageCount::for_bytes(missing));
+    }
+
+    /// Takes so many frames out of what can be given out, whole units, since there is no memory for them. Returns how many were free.
+    pub fn set_absent(&mut self, missing: PageCount) -> PageCount {
+        for run in self.absent.drain(..) {
+            self.table.free(run);
+            self.alloc.release(run);
+        }
+        let count = PageCount(missing.0.min(self.alloc.free().0));
+        self.absent = self.alloc.allocate(count, None).unwrap_or_default();
+        self.absent.iter().for_each(|run| self.table.reserve(*run));
+        count
+    }
+}
+
+/// Frames in all, of runs.
+pub(crate) fn frames(runs: &[FrameRun]) -> PageCount {
+    PageCount(runs.iter().map(|run| run.count.0).sum())
+}

@@ -1,0 +1,253 @@
+//! Huge pages of the kernel's own pools (hugetlb): a node's reserve, mounts of hugetlbfs, and what its files do differently.
+//!
+//! They are set aside per node and size, never split, swapped or merged, and are not there for anything else. A file of hugetlbfs is as long as whole
+//! pages, can be read and mapped, and not written to by write(2). Told in the kernel's `admin-guide/mm/hugetlbpage.rst`.
+#![allow(unsafe_code)]
+//! Unsafe code: `set_mempolicy` and `get_mempolicy` with a mask of our own, a mapping that is unmapped by the function that made it, and
+//! `process_vm_writev` into a mapping that no Rust reference points into.
+//! The kernel writes it, so a page that is gone is a short count, where a store would be SIGBUS.
+
+use crate::area::Area;
+use crate::util::{check, invalid, to_u64, to_usize};
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::ptr::{null, null_mut, with_exposed_provenance_mut};
+
+/// `f_type` of hugetlbfs.
+const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+
+/// Size of a page of the file, if it is one of hugetlbfs.
+pub fn page_of(fd: impl AsFd) -> io::Result<Option<u64>> {
+    let stat = rustix::fs::fstatfs(fd)?;
+    Ok((stat.f_type == HUGETLBFS_MAGIC)
+        .then(|| u64::try_from(stat.f_bsize).unwrap_or(0))
+        .filter(|size| *size > 0))
+}
+
+/// Bytes that a mount may still take, by a file on it.
+pub fn left(fd: impl AsFd) -> io::Result<u64> {
+    let stat = rustix::fs::fstatfs(fd)?;
+    Ok(stat.f_bfree.saturating_mul(u64::try_from(stat.f_bsize).unwrap_or(0)))
+}
+
+/// Whether a path lies on hugetlbfs.
+pub fn is_hugetlbfs(path: &Path) -> io::Result<bool> {
+    Ok(rustix::fs::statfs(path)?.f_type == HUGETLBFS_MAGIC)
+}
+
+/// Mounts a hugetlbfs of pages of this size (mode 0700) that never takes more than `size` bytes. Of what it doesn't take, `min` bytes are kept for it: the
+/// kernel promises them to nobody else. `OutOfMemory` if there are not so many free pages.
+pub fn mount(path: &Path, page: u64, size: u64, min: u64) -> io::Result<()> {
+    let min = if min == 0 { String::new() } else { format!(",min_size={min}") };
+    let data = CString::new(format!("pagesize={page},size={size}{min},mode=700"));
+    let data = data.map_err(|_| invalid("a zero byte in options"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(rustix::mount::mount("codax", path, "hugetlbfs", flags, data.as_c_str())?)
+}
+
+/// Whether a program can have a huge page of 2 MiB now, as any may ask for one: in anonymous memory, where this thread's memory comes from.
+pub fn can_be_had() -> io::Result<bool> {
+    use rustix::mm::{Advice, MapFlags, ProtFlags};
+    const LEN: usize = 2 << 20;
+    let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB;
+    // SAFETY: a null address lets the kernel choose one where nothing is mapped.
+    let mapped =
+        unsafe { rustix::mm::mmap_anonymous(null_mut(), LEN, ProtFlags::READ | ProtFlags::WRITE, flags) };
+    let at = match mapped {
+        Err(Errno::NOMEM) => return Ok(false),
+        other => other?,
+    };
+    // SAFETY: the mapping just made, which nobody else knows; populating it is an error where a store would be SIGBUS.
+    let had = unsafe { rustix::mm::madvise(at, LEN, Advice::LinuxPopulateWrite) };
+    // SAFETY: as above; nobody uses it.
+    unsafe { rustix::mm::munmap(at, LEN)? };
+    Ok(had.is_ok())
+}
+
+/// The huge pages of one size that a node has set aside.
+#[derive(Clone, Debug)]
+pub struct NodePages {
+    dir: PathBuf,
+}
+
+impl NodePages {
+    /// Those of `page` bytes on `node`. `Unsupported` if the kernel or the machine has no such pages, `NotFound` if the node isn't there.
+    pub fn of(node: u32, page: u64) -> io::Result<Self> {
+        let name = format!("hugepages-{}kB", page / 1024);
+        if !Path::new("/sys/kernel/mm/hugepages").join(&name).exists() {
+            let line = format!("this kernel or machine has no hugetlb pages of {} MiB", page >> 20);
+            return Err(io::Error::new(io::ErrorKind::Unsupported, line));
+        }
+        let dir = PathBuf::from(format!("/sys/devices/system/node/node{node}/hugepages")).join(name);
+        if !dir.exists() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Self { dir })
+    }
+
+    /// Keeps other daemons from changing how many there are, and from taking what is free, until the file is dropped.
+    pub fn lock(&self) -> io::Result<File> {
+        let file = File::open(self.dir.join("nr_hugepages"))?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    /// How many there are, used or not.
+    pub fn total(&self) -> io::Result<u64> {
+        self.read("nr_hugepages")
+    }
+
+    /// How many nobody uses.
+    pub fn free(&self) -> io::Result<u64> {
+        self.read("free_hugepages")
+    }
+
+    /// Asks the kernel for so many in all, and returns how many there are then: fewer where it finds no memory that it can put together.
+    pub fn set_total(&self, pages: u64) -> io::Result<u64> {
+        std::fs::write(self.dir.join("nr_hugepages"), pages.to_string())?;
+        self.total()
+    }
+
+    fn read(&self, name: &str) -> io::Result<u64> {
+        let text = std::fs::read_to_string(self.dir.join(name))?;
+        text.trim().parse().map_err(|_| io::Error::other(format!("{name} says {text:?}")))
+    }
+}
+
+/// From `linux/mempolicy.h`.
+const MPOL_PREFERRED: libc::c_int = 1;
+const MPOL_BIND: libc::c_int = 2;
+
+/// Nodes that a mask has bits for, as many as a kernel may be built with.
+const NODES_MAX: usize = 1024;
+
+type NodeMask = [u64; NODES_MAX / 64];
+
+/// Where this thread's memory comes from, as long as it lives. Then it is again as it was.
+#[derive(Debug)]
+pub struct Policy {
+    mode: libc::c_int,
+    mask: NodeMask,
+    // The policy is a thread's.
+    _thread: PhantomData<*const ()>,
+}
+
+impl Policy {
+    /// From `node` if it has any left; else from another.
+    pub fn prefer(node: u32) -> io::Result<Self> {
+        Self::set(MPOL_PREFERRED, node)
+    }
+
+    /// From `node`, or not at all: the small pages too that the kernel needs for itself. Where the node is full of huge pages it ends this process for want of
+    /// them.
+    pub fn bind(node: u32) -> io::Result<Self> {
+        Self::set(MPOL_BIND, node)
+    }
+
+    fn set(mode: libc::c_int, node: u32) -> io::Result<Self> {
+        let mut before = Self { mode: 0, mask: [0; NODES_MAX / 64], _thread: PhantomData };
+        let mut only: NodeMask = [0; NODES_MAX / 64];
+        let word = usize::try_from(node / 64).unwrap_or(usize::MAX);
+        *only.get_mut(word).ok_or_else(|| invalid(format!("node {node} is beyond all nodes")))? |=
+            1 << (node % 64);
+        // SAFETY: the kernel writes one integer and a mask of NODES_MAX bits, which is what it is given; no address is asked about.
+        let got = unsafe {
+            libc::syscall(
+                libc::SYS_get_mempolicy,
+                &raw mut before.mode,
+                before.mask.as_mut_ptr(),
+                NODES_MAX,
+                null::<u8>(),
+                0,
+            )
+        };
+        check(libc::c_int::try_from(got).unwrap_or(-1))?;
+        set_policy(mode, Some(&only))?;
+        Ok(before)
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        // What was in force is allowed.
+        let mask = self.mask.iter().any(|word| *word != 0).then_some(&self.mask);
+        let _ = set_policy(self.mode, mask);
+    }
+}
+
+fn set_policy(mode: libc::c_int, mask: Option<&NodeMask>) -> io::Result<()> {
+    // The kernel takes the number of bits for one more than it is.
+    let (mask, bits) = mask.map_or((null(), 0), |mask| (mask.as_ptr(), NODES_MAX + 1));
+    // SAFETY: the kernel reads a mask of NODES_MAX bits, or none; it changes no memory of ours.
+    let set = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) };
+    check(libc::c_int::try_from(set).unwrap_or(-1)).map(drop)
+}
+
+/// Whether a write was refused because the file is one of hugetlbfs; its page then.
+pub(crate) fn refused(fd: impl AsFd, e: &io::Error) -> Option<u64> {
+    if e.raw_os_error() != Some(libc::EINVAL) {
+        return None;
+    }
+    page_of(fd).ok().flatten()
+}
+
+/// Writes bytes at `off` of a file of hugetlbfs, whose pages are `page` bytes: through a mapping, since it has no write(2). Returns how many: fewer where the
+/// file ends or a page can't be had. The bytes may be a mapping that is cut meanwhile, which gives fewer too.
+///
+/// # Safety
+///
+/// `from..from + len` is memory that this process may give the kernel to read, whatever is there.
+pub(crate) unsafe fn write_from(
+    fd: impl AsFd,
+    from: *const u8,
+    len: usize,
+    off: u64,
+    page: u64,
+) -> io::Result<usize> {
+    // The kernel lengthens a file that is mapped for writing beyond its end.
+    let end = crate::object::stat(&fd)?.len;
+    let len = to_usize(end.saturating_sub(off)).min(len);
+    if len == 0 {
+        return Ok(0);
+    }
+    let start = off / page * page;
+    let area = Area::object(&fd, start, to_usize(off - start) + len, true)?;
+    let to = with_exposed_provenance_mut::<u8>(area.base() + to_usize(off - start));
+    let mut done = 0;
+    while done < len {
+        let local = libc::iovec { iov_base: from.wrapping_add(done).cast_mut().cast(), iov_len: len - done };
+        let remote = libc::iovec { iov_base: to.wrapping_add(done).cast(), iov_len: len - done };
+        // SAFETY: the source is the caller's word; the destination is our mapping, which lives as long as `area` and into which nobody has references. The
+        // kernel answers EFAULT, or a short count, for pages that it can't reach.
+        let n =
+            unsafe { libc::process_vm_writev(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
+        match usize::try_from(n) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(_) => match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::Interrupted => {}
+                e if e.raw_os_error() == Some(libc::EFAULT) => break,
+                e => return Err(e),
+            },
+        }
+    }
+    Ok(done)
+}
+
+/// As [`write_from`], of bytes of our own: all of them, or an error.
+pub(crate) fn write_at(fd: impl AsFd, bytes: &[u8], off: u64, page: u64) -> io::Result<()> {
+    // SAFETY: the bytes are borrowed for as long as the call takes.
+    match unsafe { write_from(&fd, bytes.as_ptr(), bytes.len(), off, page)? } {
+        n if n == bytes.len() => Ok(()),
+        n => {
+            let line = format!("the file ends, or has no page, {} bytes after {off}", to_u64(n));
+            Err(io::Error::new(io::ErrorKind::WriteZero, line))
+        }
+    }
+}
