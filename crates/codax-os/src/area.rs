@@ -337,7 +337,10 @@ fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) ->
     unsafe {
         rustix::mm::madvise(pointer(to), len, Advice::LinuxDontFork)?;
     }
-    // Where it goes on behind the object's end, the kernel would make the last huge page whole and take memory for it (khugepaged).
+    // Where it goes on behind the object's end, to that of a huge page, the kernel would make that page whole and take memory for it (khugepaged).
+    if !(to + len).is_multiple_of(HUGE) {
+        return Ok(());
+    }
     let end = crate::util::to_usize(crate::object::stat(&fd)?.len.saturating_sub(fd_off));
     if len > end.next_multiple_of(PAGE) {
         let from = end / HUGE * HUGE;
