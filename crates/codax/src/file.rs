@@ -39,6 +39,7 @@ pub struct OpenOptions {
     create: bool,
     create_new: bool,
     truncate: bool,
+    unnamed: bool,
     mode: Option<u16>,
     placement: Option<PlacementSpec>,
     len: u64,
@@ -83,6 +84,14 @@ impl OpenOptions {
     #[must_use]
     pub fn truncate(mut self, truncate: bool) -> Self {
         self.truncate = truncate;
+        self
+    }
+
+    /// Makes a new file that has no name and goes with the last who has it open or mapped, as `O_TMPFILE` of open(2) (needs `write`). The path says in
+    /// which directory, whose placement it has; its last part is for messages only.
+    #[must_use]
+    pub fn unnamed(mut self, unnamed: bool) -> Self {
+        self.unnamed = unnamed;
         self
     }
 
@@ -159,7 +168,7 @@ impl OpenOptions {
         if !(self.read || write) {
             return Err(Error::invalid(format!("open {path}: neither to read nor to write")));
         }
-        if (self.create || self.create_new || self.truncate) && !write {
+        if (self.create || self.create_new || self.truncate || self.unnamed) && !write {
             return Err(Error::invalid(format!(
                 "open {path}: to create or truncate a file needs write access"
             )));
@@ -171,7 +180,7 @@ impl OpenOptions {
             create: self.create || self.create_new,
             exclusive: self.create_new,
             truncate: self.truncate,
-            unnamed: false,
+            unnamed: self.unnamed,
             mode: self.mode.unwrap_or(0o666) & !store.client.umask,
             placement: self.placement.clone(),
             len: self.len,

@@ -120,11 +120,8 @@ fn make(store: &Store, pool: &str, dir: &StorePath, size: u64) -> Result<(File, 
     }
     path.extend(format!(".codax-probe-{}", std::process::id()).bytes());
     let path = OsStr::from_bytes(&path);
-    let options = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).on(pool).len(size);
-    let made = options.open_mapped(store, path, .., Access::ReadWrite)?;
-    let removed = store.remove(path, false);
-    removed.with_context(|| format!("removing {} again", path.to_string_lossy()))?;
-    Ok(made)
+    let options = OpenOptions::new().read(true).write(true).unnamed(true).mode(0o600).on(pool).len(size);
+    Ok(options.open_mapped(store, path, .., Access::ReadWrite)?)
 }
 
 fn notes(bytes: u64, had: u64, wanted: u64, cache: Option<u64>) -> Vec<String> {
