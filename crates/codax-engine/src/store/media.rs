@@ -153,3 +153,68 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codax_core::change::{BackingKind, LinkModel};
+    use codax_core::namespace::Kind;
+    use codax_core::{DRAM, FileId, Frame, PageNo};
+
+    fn pool(id: u16, medium: u16, page: Option<PageKind>) -> PoolRecord {
+        PoolRecord {
+            id: PoolId(id),
+            name: format!("p{id}"),
+            backing: BackingKind::Shm,
+            numa: page.map(|page| NodeMemory { node: u32::from(id), page }),
+            medium: PoolId(medium),
+            frames: 1,
+            link: LinkModel::default(),
+            state: PoolState::Online,
+            drain_limit: None,
+        }
+    }
+
+    #[test]
+    fn only_pools_with_pages_of_one_kind_share_a_medium() {
+        if !codax_os::numa::can_move() {
+            return;
+        }
+        let (thp, small) = (PageKind::Transparent, PageKind::Small);
+        let known = [pool(0, 0, None), pool(1, 1, Some(small)), pool(2, 0, Some(thp))];
+        let medium =
+            |page, dram| medium_for(&known, PoolId(3), NodeMemory { node: 9, page }, DramPages(dram));
+        assert_eq!(medium(thp, Some(thp)), DRAM);
+        assert_eq!(medium(small, Some(thp)), PoolId(1));
+        assert_eq!(medium(thp, Some(small)), PoolId(3), "pool 2 has its objects elsewhere");
+        assert_eq!(medium(thp, None), PoolId(3), "dram that is of no node");
+        assert_eq!(medium(PageKind::Huge, Some(thp)), PoolId(3));
+        let gone = [PoolRecord { state: PoolState::Detached, ..pool(1, 1, Some(small)) }];
+        assert_eq!(
+            medium_for(&gone, PoolId(2), NodeMemory { node: 9, page: small }, DramPages(None)),
+            PoolId(2)
+        );
+    }
+
+    #[test]
+    fn a_file_has_one_object_in_each_medium() {
+        let pools = [pool(0, 0, None), pool(1, 1, None), pool(2, 0, None)];
+        let media = Media::new(pools.iter());
+        assert!(media.same(DRAM, PoolId(2)) && !media.same(DRAM, PoolId(1)));
+        assert_eq!((media.is_shared(DRAM), media.is_shared(PoolId(1))), (true, false));
+        assert_eq!(media.pools(DRAM).collect::<Vec<_>>(), [DRAM, PoolId(2)]);
+        let extent = |page, count, pool| Extent {
+            page: PageNo(page),
+            count: PageCount(count),
+            pool: PoolId(pool),
+            frame: Frame(page),
+        };
+        let mut inode = Inode::new(FileId(7), Kind::File, 0o600, 0, 0, 0);
+        inode.extents = vec![extent(0, 2, 0), extent(2, 3, 2), extent(5, 1, 1)];
+        assert_eq!(media.of_inode(&inode), [DRAM, PoolId(1)].into());
+        assert_eq!(media.pages(&inode, PoolId(2)), [PageRange::new(0, 2), PageRange::new(2, 3)]);
+        inode.extents.truncate(2);
+        inode.ahead = Some(PoolId(1));
+        assert_eq!(media.of_inode(&inode), [DRAM, PoolId(1)].into());
+    }
+}

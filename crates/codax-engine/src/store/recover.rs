@@ -10,7 +10,6 @@ use crate::options::StoreOptions;
 use crate::store::files::all_in;
 use crate::store::lifecycle::{Layout, dram_pages, open_backing, prepare_dir, prepare_meta, reconcile};
 use crate::store::lost::{WithMemory, nodes_of};
-use crate::store::media::Media;
 use crate::store::new_pools::NewPools;
 use crate::store::state::{Note, Pool, State, Trouble};
 use crate::store::{Inner, Store};
@@ -21,7 +20,7 @@ use codax_core::extent::{self, Extent, FrameRun};
 use codax_core::frame::FrameState;
 use codax_core::namespace::{Inode, LEN_MAX, Namespace};
 use codax_core::{Error, ErrorKind, FileId, MoveId, PageCount, PageRange, PoolId, Result};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
@@ -118,34 +117,10 @@ impl Store {
         pools.iter_mut().for_each(Pool::take_reserve);
         let names = NamesFile::rewrite(&layout.names(), names_of(&replayed.ns))?;
         let events = Events::open(&layout.meta())?;
-        for pool in replayed.ns.inodes().filter_map(|inode| inode.ahead) {
-            if let Some(pool) = pools.get_mut(usize::from(pool.0)) {
-                pool.ahead += 1;
-            }
-        }
-        let state = State {
-            ids_below: replayed.ids_below,
-            ns: replayed.ns,
-            media: Media::new(pools.iter().map(|pool| &pool.record)),
-            pools,
-            live: HashMap::new(),
-            sessions: HashMap::new(),
-            next_session: 0,
-            segments: HashMap::new(),
-            next_move: u32::try_from(1 + env.random() % 0xff_fffe).unwrap_or(1),
-            quarantine,
-            recovery: Vec::new(),
-            making: BTreeSet::new(),
-            lost_orphans: BTreeSet::new(),
-            closing: false,
-            handles: HashMap::new(),
-            next_handle: 0,
-            lingering: BTreeSet::new(),
-            mounts: Vec::new(),
-            gone: HashMap::new(),
-            closed_devices: BTreeSet::new(),
-            acting: None,
-        };
+        let mut state = State::new(replayed.ns, pools);
+        state.ids_below = replayed.ids_below;
+        state.quarantine = quarantine;
+        state.next_move = u32::try_from(1 + env.random() % 0xff_fffe).unwrap_or(1);
         let epoch = env.random();
         let inner = Arc::new_cyclic(|me| Inner {
             env,

@@ -215,6 +215,38 @@ impl Live {
 }
 
 impl State {
+    /// These names and pools, which nobody uses yet.
+    pub fn new(ns: Namespace, mut pools: Vec<Pool>) -> Self {
+        for pool in ns.inodes().filter_map(|inode| inode.ahead) {
+            if let Some(pool) = pools.get_mut(usize::from(pool.0)) {
+                pool.ahead += 1;
+            }
+        }
+        Self {
+            ids_below: FileId(0),
+            ns,
+            media: Media::new(pools.iter().map(|pool| &pool.record)),
+            pools,
+            live: HashMap::new(),
+            sessions: HashMap::new(),
+            next_session: 0,
+            segments: HashMap::new(),
+            next_move: 1,
+            quarantine: BTreeSet::new(),
+            recovery: Vec::new(),
+            making: BTreeSet::new(),
+            lost_orphans: BTreeSet::new(),
+            closing: false,
+            handles: HashMap::new(),
+            next_handle: 0,
+            lingering: BTreeSet::new(),
+            mounts: Vec::new(),
+            gone: HashMap::new(),
+            closed_devices: BTreeSet::new(),
+            acting: None,
+        }
+    }
+
     pub fn pool(&self, id: PoolId) -> &Pool {
         &self.pools[usize::from(id.0)]
     }

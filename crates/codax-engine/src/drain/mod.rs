@@ -2,20 +2,22 @@
 //!
 //! `online → draining → offline → online` (and `offline → detached → offline`, in `store::attach`); each step is in the journal before it takes effect, so a restart goes on where it stopped.
 
-use crate::mover::{Order, Pace, Stuck, confirmed, keepers, mount_holder, stranger, unseen};
+mod planning;
+
+use crate::mover::{Order, Pace, Stuck};
 use crate::store::blocks::frames;
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Session, Store};
 use codax_core::change::{Change, PoolRecord, PoolState};
-use codax_core::extent::{self, Extent, PoolRun};
+use codax_core::extent::{self, PoolRun};
 use codax_core::info::{HeldFile, JobInfo, JobReport};
 use codax_core::name::StorePath;
 use codax_core::namespace::{Inode, Kind, Want};
-use codax_core::plan::{Candidate, Holder, Obstacle, Plan, PlannedMove, plan_drain};
+use codax_core::plan::{Holder, Plan, PlannedMove};
 use codax_core::{Error, ErrorKind, FileId, HUGE_PAGES, PageCount, PageRange, PoolId, Result};
-use codax_os::process::Held;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use planning::{describe_held, held_by, nobody_shows, refusal};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -294,123 +296,6 @@ impl Inner {
         Ok(())
     }
 
-    /// What a drain of `pool` would do. Who holds something and is nowhere to be seen is about to let go, and has some time for it.
-    fn plan_patiently(&self, pool: PoolId) -> Result<Plan> {
-        let deadline = self.env.now() + self.options().ack_timeout;
-        loop {
-            let plan = self.plan(pool)?;
-            let held = held_by(&plan);
-            if held.is_empty() || !held.iter().all(nobody_shows) || self.env.now() >= deadline {
-                return Ok(plan);
-            }
-            let mut st = self.wait_changed(self.lock(), RETRY_EVERY);
-            self.retry_held(&mut st);
-        }
-    }
-
-    /// What a drain of `pool` would do now.
-    fn plan(&self, pool: PoolId) -> Result<Plan> {
-        let backing = self.lock().pool(pool).backing.clone();
-        let looked = |e: &std::io::Error| crate::backing::os_error("look through", &"/proc", e);
-        let mut kernel = codax_os::process::holders_on(backing.device()?).map_err(|e| looked(&e))?;
-        // Who uses a file through a mount shows the mount's inode.
-        let served: HashMap<(u64, u64), FileId> = {
-            let mut st =
-                self.wait_for_leavers(self.lock(), |st| st.live.keys().any(|&file| st.leaving(file)));
-            self.retry_lingering(&mut st);
-            // What programs have written by themselves is to be moved as well.
-            self.refresh_all(&mut st);
-            let served = st.live.keys().filter(|file| st.served_by_kernel(**file));
-            served.flat_map(|&file| st.mount_identities(file).map(move |id| (id, file))).collect()
-        };
-        let by_mount = served.keys().copied().collect();
-        kernel.extend(codax_os::process::holders(&by_mount).map_err(|e| looked(&e))?);
-        // Which object is which file's matters only if somebody holds one, and mostly nobody does.
-        let mut objects: HashMap<(u64, u64), FileId> = match kernel.is_empty() {
-            true => HashMap::new(),
-            false => backing.list()?.into_iter().map(|(file, info)| (info.identity, file)).collect(),
-        };
-        objects.extend(served);
-        let identities = objects.keys().copied().collect();
-        let mut by_kernel: HashMap<FileId, Vec<&Held>> = HashMap::new();
-        for held in &kernel {
-            if let Some(&file) = objects.get(&(held.dev, held.ino)) {
-                by_kernel.entry(file).or_default().push(held);
-            }
-        }
-        let strange = {
-            let st = self.lock();
-            let all = by_kernel.iter().flat_map(|(file, held)| held.iter().map(move |h| (*file, *h)));
-            all.filter(|(file, h)| !st.uses(h.pid, *file)).map(|(_, h)| h.clone()).collect()
-        };
-        let strange: HashSet<_> =
-            confirmed(strange, &identities)?.into_iter().map(|h| (h.pid, h.dev, h.ino)).collect();
-        let dead: BTreeSet<u64> = {
-            let st = self.lock();
-            st.files_on(pool).flat_map(|inode| st.dead_mounts(inode.id)).collect()
-        };
-        let keepers = keepers(&dead.into_iter().collect::<Vec<_>>());
-        let st = self.lock();
-        let candidates = st
-            .files_on(pool)
-            .map(|inode| {
-                let here: Vec<Extent> = inode.extents.iter().filter(|e| e.pool == pool).copied().collect();
-                let placement = st.ns.placement(inode.id);
-                let strangers = by_kernel.get(&inode.id).into_iter().flatten();
-                let strangers = strangers.filter(|h| strange.contains(&(h.pid, h.dev, h.ino)));
-                let mut held = st.holders_of(inode.id, &here);
-                let by_mount: Vec<Holder> = strangers
-                    .clone()
-                    .filter(|h| st.mount_identities(inode.id).any(|id| id == (h.dev, h.ino)))
-                    .map(|h| mount_holder(h))
-                    .collect();
-                let kept = by_mount.is_empty() && !st.dead_mounts(inode.id).is_empty();
-                let keepers = keepers.iter().filter(|_| kept).cloned();
-                if !by_mount.is_empty() || kept && keepers.clone().next().is_some() {
-                    // They are named better than by who opened it.
-                    let openers = st.openers(inode.id);
-                    held.retain(|h| !openers.contains(h));
-                }
-                held.extend(keepers);
-                held.extend(
-                    strangers.map(|h| stranger(h)).filter(|h| by_mount.iter().all(|m| m.pid != h.pid)),
-                );
-                held.extend(by_mount);
-                held.dedup();
-                let mut refuges =
-                    if placement.may_leave(pool) { placement.refuges(pool) } else { Vec::new() };
-                // Where the kernel moves pages it doesn't matter who uses the file.
-                let near: Vec<PoolId> =
-                    refuges.iter().filter(|to| st.media.same(**to, pool)).copied().collect();
-                if !near.is_empty() && (near.len() == refuges.len() || !held.is_empty()) {
-                    refuges = near;
-                    held = st.pinned_by(inode.id, &here);
-                }
-                Candidate {
-                    file: inode.id,
-                    path: st.path(inode.id),
-                    // What of a huge page is behind a file's end goes with the rest, and needs no place.
-                    ranges: crate::store::pages_in(inode, pool)
-                        .into_iter()
-                        .filter_map(|range| {
-                            range.intersect(PageRange::new(0, PageCount::for_bytes(inode.len).0.max(1)))
-                        })
-                        .collect(),
-                    refuges,
-                    held,
-                }
-            })
-            .collect();
-        let mut plan = plan_drain(candidates, &|id| st.room(id));
-        for file in st.pool(pool).held.keys() {
-            let mut by: Vec<_> = by_kernel.get(file).into_iter().flatten().map(|h| stranger(h)).collect();
-            by.dedup();
-            plan.obstacles
-                .push(Obstacle::Held { file: format!("{} (what it had there)", st.path(*file)), by });
-        }
-        Ok(plan)
-    }
-
     /// A drain from its begin in the journal to its end, whatever that is. `plan` is the one it was begun with.
     fn drain_job(
         self: &Arc<Self>,
@@ -653,20 +538,6 @@ impl Inner {
     }
 }
 
-/// The files that somebody holds, as a plan says.
-fn held_by(plan: &Plan) -> Vec<HeldFile> {
-    let held = plan.obstacles.iter().filter_map(|o| match o {
-        Obstacle::Held { file, by } => Some(HeldFile { path: file.clone(), by: by.clone() }),
-        _ => None,
-    });
-    held.collect()
-}
-
-/// Whether a file is held and nobody can be found who does.
-fn nobody_shows(held: &HeldFile) -> bool {
-    held.by.iter().all(|by| *by == unseen())
-}
-
 fn drainable(st: &State, pool: PoolId, name: &str) -> Result<()> {
     if is_dram(pool) {
         return Err(Error::invalid("dram is the host's own memory: it can't be drained"));
@@ -728,64 +599,4 @@ fn explain(path: &str, stuck: Stuck) -> Error {
         Stuck::Cancelled => Error::cancelled(format!("{path}: the move was cancelled")),
         Stuck::Failed(e) => e,
     }
-}
-
-fn describe_held(held: &[HeldFile]) -> String {
-    const SHOWN: usize = 5;
-    let mut text: Vec<String> = held
-        .iter()
-        .take(SHOWN)
-        .map(|h| {
-            let by: Vec<String> =
-                h.by.iter()
-                    .map(|b| {
-                        b.pid.map_or_else(
-                            || format!("{} {}", b.command, b.why),
-                            |pid| format!("process {pid} ({}) {}", b.command, b.why),
-                        )
-                    })
-                    .collect();
-            let by = if by.is_empty() { vec!["by a process that could not be found".to_owned()] } else { by };
-            format!("{} is held: {}", h.path, by.join(", "))
-        })
-        .collect();
-    if held.len() > SHOWN {
-        text.push(format!("and {} more", held.len() - SHOWN));
-    }
-    if text.is_empty() {
-        text.push("frames are still held by a process that could not be found".to_owned());
-    }
-    text.join("; ")
-}
-
-/// Why the plan can't be carried out, if it can't; with `waits`, holders are no reason.
-fn refusal(name: &str, plan: &Plan, waits: bool) -> Option<Error> {
-    let some = |files: &[String]| {
-        let shown = files.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-        if files.len() > 5 { format!("{shown} and {} more", files.len() - 5) } else { shown }
-    };
-    let mut held = Vec::new();
-    for obstacle in &plan.obstacles {
-        match obstacle {
-            Obstacle::NoRoom { missing, files } => {
-                return Some(Error::no_space(format!(
-                    "drain {name}: {missing} bytes have no place elsewhere: {}",
-                    some(files)
-                )));
-            }
-            Obstacle::Placement { files } => {
-                return Some(Error::device_state(format!(
-                    "drain {name}: a strict placement keeps files on it: {} (codax placement PATH --on {name} lets them go for a drain)",
-                    some(files)
-                )));
-            }
-            Obstacle::Held { file, by } => held.push(HeldFile { path: file.clone(), by: by.clone() }),
-        }
-    }
-    (!waits && !held.is_empty()).then(|| {
-        Error::busy(format!(
-            "drain {name}: {} (--wait DUR waits, --evict ends who holds)",
-            describe_held(&held)
-        ))
-    })
 }
