@@ -6,7 +6,7 @@
 use crate::store::Inner;
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::state::Pool;
-use codax_core::change::{PoolRecord, PoolState};
+use codax_core::change::{MoveRecord, PoolRecord, PoolState};
 use codax_core::extent;
 use codax_core::{FileId, PageCount, PageRange, PoolId, Result};
 use std::collections::BTreeSet;
@@ -76,6 +76,19 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Sees to it that pages which the kernel was moving when a daemon died are where the journal says.
+    pub fn bring_back(&self, moves: &[MoveRecord]) {
+        let media = self.lock().media.clone();
+        for MoveRecord { file, to, chunks, .. } in moves {
+            for chunk in chunks.iter().filter(|chunk| media.same(chunk.from, *to)) {
+                let looked = self.look_after(*file, chunk.pages, &BTreeSet::new(), &mut BTreeSet::new());
+                if let Err(e) = looked {
+                    tracing::warn!("pages of #{file} that were on their way: {e}");
+                }
+            }
+        }
     }
 
     /// Looks which pools' nodes have memory, and says what has changed.

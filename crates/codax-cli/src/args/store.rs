@@ -195,6 +195,10 @@ pub struct DemoArgs {
     /// Load at most so much (default: 256 MiB, or all that is below --input)
     #[arg(long, value_name = "BYTES")]
     pub size: Option<String>,
+
+    /// What the device sim0 is, as behind `codax up --device NAME=`: emulated, or numa:NODE[,page=4K|thp|2M] (root only)
+    #[arg(long, value_name = "WHAT", default_value = "emulated")]
+    pub device: String,
 }
 
 /// `codax completions`.

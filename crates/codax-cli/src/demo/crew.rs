@@ -23,6 +23,8 @@ pub struct Crew<'a> {
     program: PathBuf,
     /// Capacity of each pool.
     pool_bytes: u64,
+    /// As behind `codax up --device`.
+    device: String,
 }
 
 /// A running worker.
@@ -35,10 +37,14 @@ pub struct Worker {
 }
 
 impl<'a> Crew<'a> {
-    /// For a store whose pools have so many bytes each.
-    pub fn new(stage: &'a Stage, pool_bytes: u64) -> Result<Self> {
+    /// For a store whose pools have so many bytes each, and whose device is this.
+    pub fn new(stage: &'a Stage, pool_bytes: u64, device: &str) -> Result<Self> {
         let program = std::env::current_exe().map_err(|e| io_error("find this program", &e))?;
-        Ok(Self { stage, program, pool_bytes })
+        let device = match device {
+            "emulated" => format!("sim0=emulated:{pool_bytes}"),
+            other => format!("sim0={other},reserve={pool_bytes}"),
+        };
+        Ok(Self { stage, program, pool_bytes, device })
     }
 
     /// The store's directory.
@@ -53,7 +59,7 @@ impl<'a> Crew<'a> {
         let bytes = self.pool_bytes;
         let mut command = Command::new(&self.program);
         command.arg("up").arg("--store").arg(self.store_dir());
-        command.arg(format!("--dram={bytes}")).arg(format!("--device=sim0=emulated:{bytes}"));
+        command.arg(format!("--dram={bytes}")).arg(format!("--device={}", self.device));
         command.env_remove(HOOKS_VARIABLE).stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(stderr.map_err(|e| io_error(&log.display().to_string(), &e))?);
         if let Some(hook) = hook {

@@ -24,7 +24,7 @@ pub fn run(args: &DemoArgs, json: bool) -> Result<()> {
     let sources = plan::choose(args.input.as_deref(), size)?;
     script::check_memory(&sources)?;
     let stage = stage::Stage::new()?;
-    let crew = crew::Crew::new(&stage, script::pool_bytes(&sources))?;
+    let crew = crew::Crew::new(&stage, script::pool_bytes(&sources), &args.device)?;
     let outcome = script::play(crew, &sources);
     // Before anything is printed that somebody may take for the end.
     drop(stage);

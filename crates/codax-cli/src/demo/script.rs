@@ -43,8 +43,9 @@ const _: () = assert!(WRITERS <= WRITERS_MAX);
 const WORKER_FILES: usize = 8;
 const WORKER_FILE_BYTES: u64 = 8 << 20;
 
-/// The chunk of a move at which the daemon dies.
+/// The chunk of a move at which the daemon dies; where the kernel moves the pages, it takes many of them at once.
 const KILL_AT: &str = "move:copied:4=kill";
+const KILL_BY_KERNEL: &str = "move:copied:1=kill";
 
 /// How long a drain waits for files that are held, and the demo for its workers to be back.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -383,9 +384,10 @@ impl Script<'_> {
     fn kill_and_recover(&mut self) -> Result<bool> {
         let (path, home) = RECORDS[0];
         // A daemon that will die in its first move, at a chunk that is copied and not committed.
+        let kill_at = if self.device()?.moves_with.is_empty() { KILL_AT } else { KILL_BY_KERNEL };
         self.store.call(Request::Down { purge: false })?;
         self.crew.await_daemon(self.daemon)?;
-        self.daemon = self.crew.start_daemon(Some(KILL_AT))?;
+        self.daemon = self.crew.start_daemon(Some(kill_at))?;
         self.await_workers()?;
         say("restart", "the daemon ended and began again; the workers are connected again");
         let watched = File::open(&self.store, path)?.map(.., Access::ReadOnly)?;

@@ -125,7 +125,8 @@ fn a_descriptor_that_was_passed_on_is_a_holder_with_a_name() {
 
 #[test]
 fn a_descriptor_that_no_process_has_is_found_by_the_lease() {
-    let rig = Plan::new().up();
+    // Who holds it shows nowhere, and gets as long as a client to let go.
+    let rig = Plan::new().patient(Duration::from_secs(1)).up();
     let bytes = pattern(MIB, 6);
     rig.put("/f", &bytes, &["--on", "sim0"]).ok();
     let channel = greeted(&rig);
@@ -144,7 +145,8 @@ fn a_descriptor_that_no_process_has_is_found_by_the_lease() {
 
 #[test]
 fn a_mapped_file_whose_old_object_is_held_keeps_its_device_from_being_empty() {
-    let rig = Plan::new().up();
+    // Who holds it shows nowhere, and gets as long as a client to let go.
+    let rig = Plan::new().patient(Duration::from_secs(1)).up();
     rig.put("/f", &counted(2 * MIB, 7), &["--on", "sim0"]).ok();
     let channel = greeted(&rig);
     let fds = raw(&channel, "/f", true).expect("ours");

@@ -243,8 +243,13 @@ impl Backing for Shm {
         }
         let end = PageCount::for_bytes(GROWTH).0;
         let count = pages.count.0.min(end.saturating_sub(pages.start.0)).max(1);
-        numa::prefer(object, pages.offset(), PageCount(count).bytes(), &self.nodes)
-            .map_err(|e| os_error("set the memory policy of an object in", &self.path.display(), &e))
+        numa::prefer(object, pages.offset(), PageCount(count).bytes(), &self.nodes).map_err(|e| {
+            // The kernel has no policy for nodes without memory.
+            let lost = WithMemory::now().lost(&self.nodes).map(Error::device_state);
+            lost.unwrap_or_else(|| {
+                os_error("set the memory policy of an object in", &self.path.display(), &e)
+            })
+        })
     }
 
     fn take_over(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<Vec<PageRange>> {

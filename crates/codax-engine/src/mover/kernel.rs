@@ -1,18 +1,18 @@
 //! Moves that the kernel makes: pages of one object from node to node, under whoever maps them.
 //!
 //! Nothing is switched, and nobody has to be asked: addresses, futexes and descriptors stay what they are. The kernel leaves pages where they are that
-//! somebody has pinned, and says so to nobody, so each page is asked for afterwards; only what is there is the target pool's. After a crash in between
-//! the pages are still those of the pool that the journal says, and brought back there ([`crate::patrol`]).
+//! somebody has pinned, and says so to nobody, so each page is asked for afterwards; only what is there is the target pool's. The journal says which
+//! pages are on their way: after a crash in between they are still those of the pool that they come from, and are brought back there.
 
 use crate::fs::EVERYTHING;
 use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
-use crate::store::state::State;
-use codax_core::change::{Change, Chunk};
+use crate::store::state::{SegmentEntry, State};
+use codax_core::change::{Change, Chunk, MoveRecord};
 use codax_core::extent::{self, Extent};
 use codax_core::namespace::Inode;
 use codax_core::plan::Holder;
-use codax_core::{Error, FileId, PageCount, PageRange, PoolId, Result};
+use codax_core::{Error, FileId, MoveId, PageCount, PageRange, PoolId, Result};
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -24,9 +24,10 @@ impl Inner {
     /// Moves a segment of a file from pool to pool of one medium.
     pub(super) fn move_by_kernel(&self, order: &Order<'_>, prepared: Prepared) -> (u64, Option<Stuck>) {
         let mut asked = Asked::default();
-        let result = self.ask_kernel(order, &prepared, &mut asked);
+        let begun = self.tell_journal(order, &prepared);
+        let result = begun.clone().and_then(|_| self.ask_kernel(order, &prepared, &mut asked));
         let mut st = self.lock();
-        let taken = self.take_moved(&mut st, order, &prepared, &asked);
+        let taken = self.take_moved(&mut st, order, &prepared, &asked, begun.ok());
         self.end_busy(&mut st, order.file);
         drop(st);
         let (moved, left) = match taken {
@@ -39,6 +40,19 @@ impl Inner {
             Ok(()) => order.job.cancelled().then_some(Stuck::Cancelled),
         };
         (moved, stuck)
+    }
+
+    /// Says which pages are on their way, so that a restart looks where they are.
+    fn tell_journal(&self, order: &Order<'_>, prepared: &Prepared) -> Result<MoveId> {
+        let mut st = self.lock();
+        let (id, slot) = st
+            .take_move()
+            .ok_or_else(|| Error::busy("all commit words are in use: too many moves at once"))?;
+        let (file, to, home, chunks) = (order.file, prepared.to, order.home, prepared.chunks.clone());
+        self.journal.words().begin(slot, id)?;
+        self.journal.append(&[Change::MoveBegin(MoveRecord { id, slot, file, to, home, chunks })])?;
+        st.segments.insert(id, SegmentEntry { slot, to_driver: None, stragglers: BTreeSet::new() });
+        Ok(id)
     }
 
     /// Has the kernel move chunk after chunk. What came of it counts, also if it fails in between.
@@ -71,11 +85,16 @@ impl Inner {
         order: &Order<'_>,
         prepared: &Prepared,
         asked: &Asked,
+        begun: Option<MoveId>,
     ) -> Result<(u64, u64)> {
+        if let Some(id) = begun {
+            st.segments.remove(&id);
+        }
+        let mut changes: Vec<Change> = begun.map(Change::MoveEnd).into_iter().collect();
         let new = prepared.new_extents(&prepared.chunks);
         let Some(now) = st.ns.get(order.file).cloned() else {
             st.free(&new);
-            return Ok((0, 0));
+            return self.commit(st, &changes).map(|()| (0, 0));
         };
         // What programs have cut off meanwhile is not the file's any more.
         let still = |pages: &[PageRange]| -> Vec<Extent> {
@@ -89,12 +108,13 @@ impl Inner {
         let unused = old.iter().fold(new, |left, e| extent::remove(&left, e.pages()).0);
         st.free(&unused);
         if taken.is_empty() {
-            return Ok((0, left));
+            return self.commit(st, &changes).map(|()| (0, left));
         }
         let mut inode = relocated(&now, &taken, order.home);
         let grows = st.grows_in(&inode);
         inode.ahead = grows.or(inode.ahead);
-        if let Err(e) = self.commit(st, &[Change::Put(Box::new(inode))]) {
+        changes.push(Change::Put(Box::new(inode)));
+        if let Err(e) = self.commit(st, &changes) {
             st.free(&taken);
             return Err(e);
         }

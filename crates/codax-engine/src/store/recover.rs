@@ -112,6 +112,7 @@ impl Store {
             format.into_iter().try_for_each(|change| replayed.take(change))?;
         }
         let quarantine = replayed.moves.values().map(|m| m.slot).collect();
+        let on_their_way: Vec<MoveRecord> = replayed.moves.values().cloned().collect();
         settle_moves(&journal, &mut replayed, &mut notes)?;
         claim_frames(&replayed.ns, &mut pools)?;
         pools.iter_mut().for_each(Pool::take_reserve);
@@ -136,6 +137,7 @@ impl Store {
             me: me.clone(),
         });
         inner.sweep(&mut notes)?;
+        inner.bring_back(&on_their_way);
         inner.lock().pools.iter_mut().try_for_each(|pool| pool.table.publish())?;
         // All of them or none.
         inner.journal.append(&changed)?;
