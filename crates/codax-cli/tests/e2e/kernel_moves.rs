@@ -7,18 +7,20 @@ use crate::rig::{MIB, Plan, Rig, Running, pattern, root, skipped, until};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
+const USUAL: Duration = Duration::from_secs(10);
 const LEN: u64 = 6 * MIB + 32_768;
 
 /// Stores whose device is a node without CPUs and shares its objects with `dram`, in both kinds of pages; with the node.
-fn stores(test: &str) -> Vec<(Mounted, u32)> {
+fn stores(test: &str, patience: Duration) -> Vec<(Mounted, u32)> {
     let Some(node) = far().first().copied().filter(|_| root()) else {
         skipped(test, "wants root, and a NUMA node without CPUs");
         return Vec::new();
     };
     let store = |(page, huge): (&str, &str)| {
         let plan = Plan::new().device_as(&format!("cxl0=numa:{node},page={page},reserve=64MiB"));
-        Some((mounted(test, plan.huge(huge))?, node))
+        Some((mounted(test, plan.huge(huge).patient(patience))?, node))
     };
     [("thp", "within_size"), ("4K", "never")].into_iter().filter_map(store).collect()
 }
@@ -31,7 +33,7 @@ fn object(rig: &Rig, path: &str) -> String {
 
 #[test]
 fn the_kernel_moves_pages_under_everybody() {
-    for (Mounted { rig, dir }, node) in stores("the_kernel_moves_pages_under_everybody") {
+    for (Mounted { rig, dir }, node) in stores("the_kernel_moves_pages_under_everybody", USUAL) {
         rig.put("/f", &counted(LEN, 1), &[]).ok();
         let mut library = Client::start(&rig, "count", &["/f", "1", "200"]);
         let through = dir.join("f").display().to_string();
@@ -68,7 +70,9 @@ fn the_kernel_moves_pages_under_everybody() {
 
 #[test]
 fn pages_that_somebody_keeps_stay_and_it_is_said() {
-    for (Mounted { rig, dir }, node) in stores("pages_that_somebody_keeps_stay_and_it_is_said") {
+    for (Mounted { rig, dir }, node) in
+        stores("pages_that_somebody_keeps_stay_and_it_is_said", Duration::from_secs(1))
+    {
         rig.put("/f", &counted(LEN, 1), &["--on", "cxl0"]).ok();
         let mut stranger = Client::start(&rig, "stranger", &[&dir.join("f").display().to_string(), "16"]);
         assert_eq!(stranger.ask("keep"), "kept");
@@ -88,7 +92,7 @@ fn pages_that_somebody_keeps_stay_and_it_is_said() {
 
 #[test]
 fn what_programs_write_during_a_drain_goes_elsewhere() {
-    for (Mounted { rig, dir }, node) in stores("what_programs_write_during_a_drain_goes_elsewhere") {
+    for (Mounted { rig, dir }, node) in stores("what_programs_write_during_a_drain_goes_elsewhere", USUAL) {
         rig.ok(&["mkdir", "/d", "--on", "cxl0"]);
         let path = dir.join("d/log");
         let mut log = File::create(&path).expect("a file in the mount");
@@ -117,7 +121,7 @@ fn what_programs_write_during_a_drain_goes_elsewhere() {
 
 #[test]
 fn a_full_pool_is_full_for_programs_too() {
-    for (Mounted { rig, dir }, node) in stores("a_full_pool_is_full_for_programs_too") {
+    for (Mounted { rig, dir }, node) in stores("a_full_pool_is_full_for_programs_too", USUAL) {
         rig.ok(&["mkdir", "/d", "--on", "cxl0"]);
         for (name, pool) in [("f", "dram"), ("d/f", "cxl0")] {
             let mut file = File::create(dir.join(name)).expect("a file in the mount");
@@ -145,7 +149,7 @@ fn a_full_pool_is_full_for_programs_too() {
 
 #[test]
 fn after_a_kill_in_the_middle_pages_are_where_the_journal_says() {
-    for (Mounted { rig, .. }, node) in stores("after_a_kill_in_the_middle") {
+    for (Mounted { rig, .. }, node) in stores("after_a_kill_in_the_middle", USUAL) {
         rig.put("/f", &counted(LEN, 1), &[]).ok();
         let mut library = Client::start(&rig, "count", &["/f", "1", "200"]);
         rig.kill();

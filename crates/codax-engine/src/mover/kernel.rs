@@ -4,6 +4,7 @@
 //! somebody has pinned, and says so to nobody, so each page is asked for afterwards; only what is there is the target pool's. The journal says which
 //! pages are on their way: after a crash in between they are still those of the pool that they come from, and are brought back there.
 
+use crate::backing::Backing;
 use crate::fs::EVERYTHING;
 use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
@@ -14,11 +15,16 @@ use codax_core::namespace::Inode;
 use codax_core::plan::Holder;
 use codax_core::{Error, FileId, MoveId, PageCount, PageRange, PoolId, Result};
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Chunks that the kernel is asked to move at once: each time it waits for all CPUs to put down what they have in their hands.
 const CHUNKS_AT_ONCE: usize = 16;
+
+/// How long to wait before pages that stayed are asked for again: at first, and at most.
+const AGAIN_FIRST: Duration = Duration::from_millis(1);
+const AGAIN_LAST: Duration = Duration::from_millis(100);
 
 impl Inner {
     /// Moves a segment of a file from pool to pool of one medium.
@@ -74,7 +80,34 @@ impl Inner {
                 asked.there.extend(there);
             }
         }
-        Ok(())
+        self.ask_again(order, (&*target, object.as_fd()), asked)
+    }
+
+    /// Asks again for pages that stayed, with the patience that mappers have: who is in the midst of a page fault has the page in his hands until he gets
+    /// the processor again.
+    fn ask_again(
+        &self,
+        order: &Order<'_>,
+        (target, object): (&dyn Backing, BorrowedFd<'_>),
+        asked: &mut Asked,
+    ) -> Result<()> {
+        let deadline = self.env.now() + self.options().ack_timeout;
+        let mut pause = AGAIN_FIRST;
+        loop {
+            let left = asked.left();
+            let pages = PageCount(left.iter().map(|run| run.count.0).sum());
+            let late = self.env.now() >= deadline || order.job.cancelled();
+            if left.is_empty() || late || target.why_full(pages).is_some() {
+                return Ok(());
+            }
+            self.env.sleep(pause);
+            pause = (2 * pause).min(AGAIN_LAST);
+            for run in left {
+                let there = target.take_over(object, run)?;
+                order.job.update(|j| j.done += there.iter().map(|run| run.bytes()).sum::<u64>());
+                asked.there.extend(there);
+            }
+        }
     }
 
     /// Journals what is in the target pool now, and gives back the frames that nothing lies in any more; returns the bytes that moved, and those that
@@ -184,6 +217,25 @@ struct Asked {
     there: Vec<PageRange>,
 }
 
+impl Asked {
+    /// What was asked for and is not there.
+    fn left(&self) -> Vec<PageRange> {
+        let mut there = self.there.clone();
+        there.sort_unstable_by_key(|run| run.start);
+        let mut left = Vec::new();
+        for pages in &self.pages {
+            let mut at = pages.start.0;
+            for run in there.iter().filter_map(|run| run.intersect(*pages)) {
+                left.push(PageRange::new(at, run.start.0 - at));
+                at = run.end();
+            }
+            left.push(PageRange::new(at, pages.end() - at));
+        }
+        left.retain(|run| !run.is_empty());
+        left
+    }
+}
+
 /// The pages of chunks, neighbours joined.
 fn joined(chunks: &[Chunk]) -> Vec<PageRange> {
     let mut runs: Vec<PageRange> = Vec::new();
@@ -203,5 +255,19 @@ impl State {
         let last = inode.extents.last()?.pool;
         let left = inode.extents.iter().all(|e| e.pool != now);
         (left && self.media.same(last, now)).then_some(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_what_was_asked_for_and_is_not_there() {
+        let run = PageRange::new;
+        let asked =
+            Asked { pages: vec![run(0, 10), run(20, 5)], there: vec![run(20, 5), run(4, 2), run(0, 3)] };
+        assert_eq!(asked.left(), [run(3, 1), run(6, 4)]);
+        assert_eq!(Asked { pages: vec![run(7, 2)], there: Vec::new() }.left(), [run(7, 2)]);
     }
 }

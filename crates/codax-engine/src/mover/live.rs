@@ -171,8 +171,9 @@ impl Inner {
         drop(st);
         self.env.reached("move:begin");
         let ranges = prepared.chunks.iter().map(|c| c.pages).collect();
-        let segment =
-            Segment::new(id, slot, file, prepared.to, ranges, mappers.keys().copied(), READY_AT_ONCE);
+        // Mappers know objects, and not which pools have pages in one.
+        let medium = prepared.media.of(prepared.to);
+        let segment = Segment::new(id, slot, file, medium, ranges, mappers.keys().copied(), READY_AT_ONCE);
         Ok(Drive {
             segment,
             record,

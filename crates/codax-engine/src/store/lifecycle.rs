@@ -300,9 +300,12 @@ pub(crate) fn reconcile(
     for device @ DeviceSpec { name, bytes, default_bytes, numa, link, missing } in &options.devices {
         let there = known.iter().find(|p| p.name == *name);
         // What a device held before its node went offline is whole, and elsewhere: the kernel has seen to that, and the pool's tmpfs still has it.
-        let path = Layout { dir: options.dir.clone() }.pool(name);
-        let may_start =
-            |p: &PoolRecord| p.state == PoolState::Detached || mounts::is_mount_point(&path).unwrap_or(false);
+        let layout = Layout { dir: options.dir.clone() };
+        let medium =
+            |p: &PoolRecord| known.iter().find(|other| other.id == p.medium).map(|p| layout.pool(&p.name));
+        let is_there =
+            |p: &PoolRecord| medium(p).is_some_and(|path| mounts::is_mount_point(&path).unwrap_or(false));
+        let may_start = |p: &PoolRecord| p.state == PoolState::Detached || is_there(p);
         if let Some(missing) = missing.as_ref().filter(|_| !there.is_some_and(may_start)) {
             return Err(Error::invalid(format!("device {name}: {missing}")));
         }

@@ -203,9 +203,9 @@ impl Session {
             }
             for run in &m.runs {
                 let here = extent::slice(&inode.extents, run.pages);
-                if here.iter().any(|e| e.pool != run.pool) {
+                if here.iter().any(|e| !st.media.same(e.pool, run.pool)) {
                     return Err(Error::corrupt(format!(
-                        "{}: a client sees pages {}..{} in another pool than the journal",
+                        "{}: a client sees pages {}..{} in another object than the journal",
                         st.path(m.file),
                         run.pages.start,
                         run.pages.end()
