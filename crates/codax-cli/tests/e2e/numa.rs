@@ -394,6 +394,27 @@ fn a_node_under_pressure_keeps_its_pages_and_a_full_one_is_no_space() {
 }
 
 #[test]
+fn the_demo_runs_on_a_node() {
+    const NAME: &str = "the_demo_runs_on_a_node";
+    let Some(node) = far().first().copied().filter(|_| root()) else {
+        return skipped(NAME, "wants root, and a NUMA node without CPUs");
+    };
+    for page in ["thp", "4K"] {
+        let mut demo = Command::new(setting::program());
+        demo.args(["demo", "--json", "--size", "4MiB", "--device", &format!("numa:{node},page={page}")]);
+        let words = format!("demo on pages of {page}");
+        let said = crate::rig::run_limited(&mut demo, words, b"").ok();
+        let row: serde_json::Value = serde_json::from_str(said.text()).expect("JSON");
+        for fact in ["drained", "recovered"] {
+            assert_eq!(row[fact], true, "{said}");
+        }
+        for fact in ["lost_writes", "stale_reads", "checksum_errors"] {
+            assert_eq!(row[fact], 0, "{said}");
+        }
+    }
+}
+
+#[test]
 fn nodes_that_are_not_there_or_have_cpus_are_refused_with_the_reason() {
     let refused = |device: &str, says: &str| {
         let rig = Plan::new().device_as(device).place();
