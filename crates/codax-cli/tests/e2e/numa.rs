@@ -399,18 +399,21 @@ fn the_demo_runs_on_a_node() {
     let Some(node) = far().first().copied().filter(|_| root()) else {
         return skipped(NAME, "wants root, and a NUMA node without CPUs");
     };
-    for page in ["thp", "4K"] {
-        let mut demo = Command::new(setting::program());
-        demo.args(["demo", "--json", "--size", "4MiB", "--device", &format!("numa:{node},page={page}")]);
-        let words = format!("demo on pages of {page}");
-        let said = crate::rig::run_limited(&mut demo, words, b"").ok();
-        let row: serde_json::Value = serde_json::from_str(said.text()).expect("JSON");
-        for fact in ["drained", "recovered"] {
-            assert_eq!(row[fact], true, "{said}");
-        }
-        for fact in ["lost_writes", "stale_reads", "checksum_errors"] {
-            assert_eq!(row[fact], 0, "{said}");
-        }
+    let place = Plan::new().place();
+    let input = place.beside("input");
+    fs::create_dir(&input).expect("ours");
+    for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
+        fs::write(input.join(name), pattern(MIB + seed, seed)).expect("room");
+    }
+    let mut demo = Command::new(setting::program());
+    demo.args(["demo", "--json", "--device", &format!("numa:{node}"), "--input"]).arg(&input);
+    let said = crate::rig::run_limited(&mut demo, "demo".to_owned(), b"").ok();
+    let row: serde_json::Value = serde_json::from_str(said.text()).expect("JSON");
+    for fact in ["drained", "recovered"] {
+        assert_eq!(row[fact], true, "{said}");
+    }
+    for fact in ["lost_writes", "stale_reads", "checksum_errors"] {
+        assert_eq!(row[fact], 0, "{said}");
     }
 }
 
