@@ -211,13 +211,14 @@ fn alone() -> File {
 #[test]
 fn a_detached_node_goes_offline_and_comes_back() {
     const NAME: &str = "a_detached_node_goes_offline_and_comes_back";
+    // Before a look at the machine, which others of these change.
+    let _alone = alone();
     let machine = topology::Topology::read(Path::new(topology::SYSFS), Path::new(topology::MOUNTINFO));
     let ram = |dax: &&topology::Dax| dax.mode == topology::Mode::SystemRam;
     let Some(dax) = machine.dax.iter().find(ram).filter(|_| setting::may_change_machine()) else {
         return skipped(NAME, "wants a DAX device that is system RAM, and CODAX_TEST_MACHINE=1");
     };
     let (node, dax) = (dax.target_node.expect("the kernel says it"), &dax.name);
-    let _alone = alone();
     for plan in plans(NAME, Some(node)) {
         let rig = plan.up();
         rig.put("/f", &pattern(8 * MIB, 1), &["--on", "cxl0"]).ok();
@@ -245,13 +246,14 @@ fn a_detached_node_goes_offline_and_comes_back() {
 #[test]
 fn a_node_that_goes_offline_in_use_loses_nothing_and_is_named() {
     const NAME: &str = "a_node_that_goes_offline_in_use";
+    // Before a look at the machine, which others of these change.
+    let _alone = alone();
     let machine = topology::Topology::read(Path::new(topology::SYSFS), Path::new(topology::MOUNTINFO));
     let ram = |dax: &&topology::Dax| dax.mode == topology::Mode::SystemRam;
     let Some(dax) = machine.dax.iter().find(ram).filter(|_| setting::may_change_machine()) else {
         return skipped(NAME, "wants a DAX device that is system RAM, and CODAX_TEST_MACHINE=1");
     };
     let (node, dax) = (dax.target_node.expect("the kernel says it"), &dax.name);
-    let _alone = alone();
     // In huge pages: to take a node offline takes long.
     for plan in plans(NAME, Some(node)).into_iter().skip(1) {
         let _back = Online(dax.clone());
@@ -336,12 +338,13 @@ impl Drop for Filler {
 #[test]
 fn a_node_under_pressure_keeps_its_pages_and_a_full_one_is_no_space() {
     const NAME: &str = "a_node_under_pressure_keeps_its_pages";
+    // Before a look at the machine, which others of these change.
+    let _alone = alone();
     // Not the node of the other tests, which it would fill.
     let Some(node) = far().get(1).copied() else { return skipped(NAME, "wants two NUMA nodes without CPUs") };
     if !setting::may_change_machine() {
         return skipped(NAME, "changes the machine's settings, which CODAX_TEST_MACHINE=1 allows");
     }
-    let _alone = alone();
     // The kernel may swap, demote to slower nodes, and bring pages to who uses them: of codax's it must not.
     sh("echo 1 > /sys/kernel/mm/numa/demotion_enabled; echo 3 > /proc/sys/kernel/numa_balancing");
     let killed = || {
