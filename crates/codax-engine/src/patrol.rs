@@ -9,7 +9,7 @@ use crate::store::state::Pool;
 use codax_core::change::{MoveRecord, PoolRecord, PoolState};
 use codax_core::extent;
 use codax_core::{FileId, PageCount, PageRange, PoolId, Result};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
 /// Pages that are looked at in one go: some ten milliseconds of work, at a tenth of a microsecond each.
@@ -66,8 +66,7 @@ impl Inner {
     /// Sees to it that all pages in the objects of a medium are on the nodes of their pools. Those of files that somebody moves or programs write to are
     /// looked after when that is over.
     pub fn bring_strays(&self, medium: PoolId) -> Result<()> {
-        let mut lost = BTreeSet::new();
-        self.look_for_nodes(&mut lost);
+        let lost = self.without_memory().into_keys().collect();
         let files: Vec<FileId> = self.lock().files_in(medium).map(|inode| inode.id).collect();
         for file in files {
             let mut page = 0;
@@ -80,10 +79,14 @@ impl Inner {
 
     /// Sees to it that pages which the kernel was moving when a daemon died are where the journal says.
     pub fn bring_back(&self, moves: &[MoveRecord]) {
+        if moves.is_empty() {
+            return;
+        }
         let media = self.lock().media.clone();
+        let lost = self.without_memory().into_keys().collect();
         for MoveRecord { file, to, chunks, .. } in moves {
             for chunk in chunks.iter().filter(|chunk| media.same(chunk.from, *to)) {
-                let looked = self.look_after(*file, chunk.pages, &BTreeSet::new(), &mut BTreeSet::new());
+                let looked = self.look_after(*file, chunk.pages, &lost, &mut BTreeSet::new());
                 if let Err(e) = looked {
                     tracing::warn!("pages of #{file} that were on their way: {e}");
                 }
@@ -91,15 +94,22 @@ impl Inner {
         }
     }
 
+    /// Pools whose nodes have no memory, and why.
+    fn without_memory(&self) -> BTreeMap<PoolId, String> {
+        let options = self.options();
+        let machine = WithMemory::now();
+        let st = self.lock();
+        // Of a detached device it is no loss.
+        let attached = st.pools.iter().map(|p| &p.record).filter(|pool| pool.state != PoolState::Detached);
+        attached.filter_map(|pool| Some((pool.id, machine.lost(&nodes_of(pool, &options))?))).collect()
+    }
+
     /// Looks which pools' nodes have memory, and says what has changed.
     fn look_for_nodes(&self, lost: &mut BTreeSet<PoolId>) {
-        let options = self.options();
+        let now = self.without_memory();
         let pools: Vec<PoolRecord> = self.lock().pools.iter().map(|pool| pool.record.clone()).collect();
-        let machine = WithMemory::now();
         for pool in &pools {
-            // Of a detached device it is no loss.
-            let why = machine.lost(&nodes_of(pool, &options)).filter(|_| pool.state != PoolState::Detached);
-            match why {
+            match now.get(&pool.id) {
                 Some(why) if lost.insert(pool.id) => {
                     tracing::warn!("{}: {why}", pool.name);
                     let detail = format!("{why}; the kernel has brought its files to other nodes");

@@ -581,3 +581,30 @@ fn who_is_never_seen_and_does_not_leave_ends_a_drain() {
     let error = admin(&store).drain("sim0", DrainOptions::default(), &mut |_| true).unwrap_err();
     assert!(error.kind == ErrorKind::Busy && error.message.contains("/f"), "{error}");
 }
+
+#[test]
+fn a_file_without_a_name_waits_for_who_held_it_before_a_restart() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let s = admin(&store);
+    let opened = make(&s, "/f", MIB, "sim0");
+    s.remove(&path("/f"), false).expect("removed");
+    // On its way between two sockets: the kernel knows that somebody has it, and no table of descriptors says who.
+    let (here, there) = codax_os::sock::pair().expect("sockets");
+    let object = std::fs::File::open(rig.layout().pool("sim0").join(format!("{:016x}", opened.file.0)));
+    let object = object.expect("there");
+    codax_os::sock::send(&here, b"x", &[std::os::fd::AsFd::as_fd(&object)]).expect("sent");
+    drop(object);
+    std::mem::forget(s);
+    drop(store);
+    let store = rig.open();
+    let s = admin(&store);
+    let used = || store.info().pools.iter().map(|pool| (pool.files, pool.used)).collect::<Vec<_>>();
+    assert_eq!(used(), [(0, 0), (1, MIB)]);
+    // Who tries to move it finds it held, and leaves it.
+    s.drain("sim0", DrainOptions::default(), &mut |_| true).expect_err("held");
+    assert_eq!(used(), [(0, 0), (1, MIB)]);
+    drop((here, there));
+    assert_eq!(store.check(false).expect("check"), []);
+    assert_eq!(used(), [(0, 0), (0, 0)]);
+}

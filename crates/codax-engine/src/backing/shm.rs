@@ -123,6 +123,13 @@ impl Shm {
         ))
     }
 
+    /// Gives memory to pages, from where the pool is if there is some.
+    fn give(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        self.prefer(object, pages)?;
+        object::allocate(object, pages.offset(), pages.bytes())
+            .map_err(|e| os_error("allocate in", &self.path.display(), &e))
+    }
+
     /// Does something that may give memory to bytes of an object; `NoSpace` where a limit of the daemon's memory leaves too little.
     fn within_budget<T>(
         &self,
@@ -217,14 +224,9 @@ impl Backing for Shm {
             }
             holes.push(PageRange::new(at, end - at));
         }
-        self.prefer(object, pages)?;
-        let mut allocate = |pages: PageRange| {
-            object::allocate(object, pages.offset(), pages.bytes())
-                .map_err(|e| os_error("allocate in", &self.path.display(), &e))
-        };
         match self.budget {
-            Some(budget) => budget.spend(object, pages, &mut allocate)?,
-            None => allocate(pages)?,
+            Some(budget) => budget.spend(object, pages, &mut |part| self.give(object, part))?,
+            None => self.give(object, pages)?,
         }
         self.confirm(object, pages).inspect_err(|_| {
             for hole in holes.into_iter().filter(|hole| !hole.is_empty()) {
@@ -306,12 +308,8 @@ impl Backing for Shm {
     }
 
     fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange) {
-        let allocate = || {
-            self.prefer(object, pages)?;
-            object::allocate(object, pages.offset(), pages.bytes())
-                .map_err(|e| os_error("allocate in", &self.path.display(), &e))
-        };
-        if self.within_budget(object, (pages.offset(), pages.bytes()), allocate).is_err() {
+        let bytes = (pages.offset(), pages.bytes());
+        if self.within_budget(object, bytes, || self.give(object, pages)).is_err() {
             return;
         }
         // tmpfs clears a huge page when the first part of it is written; small pages that are written whole it needn't clear.

@@ -95,11 +95,18 @@ impl Inner {
 
     /// [`Inner::settle`] for who only looks: a failure is left to those who come after.
     pub fn refresh(&self, st: &mut State, file: FileId) {
-        if st.ns.get(file).is_none_or(|inode| inode.ahead.is_none()) && !st.lingering.contains(&file) {
+        let ahead = st.ns.get(file).is_some_and(|inode| inode.ahead.is_some());
+        if !ahead && !st.lingering.contains(&file) {
             return;
         }
         match self.settle(st, file) {
-            Ok(true) => self.reap(st, file),
+            Ok(true) => {
+                if ahead {
+                    // A lease has proved that nobody comes back for it.
+                    st.lost_orphans.remove(&file);
+                }
+                self.reap(st, file);
+            }
             Ok(false) => {}
             Err(e) => tracing::warn!("{}: what programs wrote to it: {e}", st.path(file)),
         }

@@ -30,7 +30,7 @@ impl Inner {
     /// Moves a segment of a file from pool to pool of one medium.
     pub(super) fn move_by_kernel(&self, order: &Order<'_>, prepared: Prepared) -> (u64, Option<Stuck>) {
         let mut asked = Asked::default();
-        let begun = self.tell_journal(order, &prepared);
+        let begun = self.begin_by_kernel(order, &prepared);
         let result = begun.clone().and_then(|_| self.ask_kernel(order, &prepared, &mut asked));
         let mut st = self.lock();
         let taken = self.take_moved(&mut st, order, &prepared, &asked, begun.ok());
@@ -42,21 +42,18 @@ impl Inner {
         };
         let stuck = match result {
             Err(e) => Some(e.into()),
-            Ok(()) if left > 0 => Some(self.left_behind(order, prepared.to, left)),
-            Ok(()) => order.job.cancelled().then_some(Stuck::Cancelled),
+            Ok(()) if order.job.cancelled() => Some(Stuck::Cancelled),
+            // What is left is the next segment's, when others have had their turn.
+            Ok(()) if prepared.preempt.load(Ordering::Relaxed) => None,
+            Ok(()) => (left > 0).then(|| self.left_behind(order, prepared.to, left)),
         };
         (moved, stuck)
     }
 
     /// Says which pages are on their way, so that a restart looks where they are.
-    fn tell_journal(&self, order: &Order<'_>, prepared: &Prepared) -> Result<MoveId> {
+    fn begin_by_kernel(&self, order: &Order<'_>, prepared: &Prepared) -> Result<MoveId> {
         let mut st = self.lock();
-        let (id, slot) = st
-            .take_move()
-            .ok_or_else(|| Error::busy("all commit words are in use: too many moves at once"))?;
-        let (file, to, home, chunks) = (order.file, prepared.to, order.home, prepared.chunks.clone());
-        self.journal.words().begin(slot, id)?;
-        self.journal.append(&[Change::MoveBegin(MoveRecord { id, slot, file, to, home, chunks })])?;
+        let MoveRecord { id, slot, .. } = self.begin_in_journal(&mut st, order, prepared)?;
         st.segments.insert(id, SegmentEntry { slot, to_driver: None, stragglers: BTreeSet::new() });
         Ok(id)
     }
@@ -80,7 +77,7 @@ impl Inner {
                 asked.there.extend(there);
             }
         }
-        self.ask_again(order, (&*target, object.as_fd()), asked)
+        self.ask_again(order, prepared, (&*target, object.as_fd()), asked)
     }
 
     /// Asks again for pages that stayed, with the patience that mappers have: who is in the midst of a page fault has the page in his hands until he gets
@@ -88,6 +85,7 @@ impl Inner {
     fn ask_again(
         &self,
         order: &Order<'_>,
+        prepared: &Prepared,
         (target, object): (&dyn Backing, BorrowedFd<'_>),
         asked: &mut Asked,
     ) -> Result<()> {
@@ -96,8 +94,8 @@ impl Inner {
         loop {
             let left = asked.left();
             let pages = PageCount(left.iter().map(|run| run.count.0).sum());
-            let late = self.env.now() >= deadline || order.job.cancelled();
-            if left.is_empty() || late || target.why_full(pages).is_some() {
+            let over = order.job.cancelled() || prepared.preempt.load(Ordering::Relaxed);
+            if left.is_empty() || over || self.env.now() >= deadline || target.why_full(pages).is_some() {
                 return Ok(());
             }
             self.env.sleep(pause);
@@ -154,15 +152,18 @@ impl Inner {
         st.own(order.file, &taken);
         st.free(&old);
         if let Some(pool) = grows {
-            self.grow_in(st, order.file, pool)?;
+            self.grow_in(st, order.file, pool);
         }
         Ok((bytes(&taken), left))
     }
 
-    /// New memory of a file that programs write to by themselves comes from where `pool` is.
-    fn grow_in(&self, st: &State, file: FileId, pool: PoolId) -> Result<()> {
-        let object = st.open_object(pool, file, true)?;
-        st.pool(pool).backing.prefer(object.as_fd(), EVERYTHING)
+    /// New memory of a file that programs write to by themselves comes from where `pool` is. Where that fails the patrol brings it there.
+    fn grow_in(&self, st: &State, file: FileId, pool: PoolId) {
+        let object = st.open_object(pool, file, true);
+        let told = object.and_then(|object| st.pool(pool).backing.prefer(object.as_fd(), EVERYTHING));
+        if let Err(e) = told {
+            tracing::warn!("{}: {e}", st.path(file));
+        }
     }
 
     /// Files that programs may write to by themselves and that have nothing left in a pool grow elsewhere from now on, if their placement lets them.
@@ -178,11 +179,9 @@ impl Inner {
                 continue;
             };
             let file = inode.id;
-            let moved = self
-                .commit(st, &[Change::Put(Box::new(Inode { ahead: Some(to), ..inode }))])
-                .and_then(|()| self.grow_in(st, file, to));
-            if let Err(e) = moved {
-                tracing::warn!("{}: {e}", st.path(file));
+            match self.commit(st, &[Change::Put(Box::new(Inode { ahead: Some(to), ..inode }))]) {
+                Ok(()) => self.grow_in(st, file, to),
+                Err(e) => tracing::warn!("{}: {e}", st.path(file)),
             }
         }
     }

@@ -152,13 +152,8 @@ impl Inner {
         }
         let (sender, inputs) = mpsc::channel();
         let mut st = self.lock();
-        let (id, slot) = st
-            .take_move()
-            .ok_or_else(|| Error::busy("all commit words are in use: too many moves at once"))?;
-        let (to, home, chunks) = (prepared.to, order.home, prepared.chunks.clone());
-        let record = MoveRecord { id, slot, file, to, home, chunks };
-        self.journal.words().begin(slot, id)?;
-        self.journal.append(&[Change::MoveBegin(record.clone())])?;
+        let record = self.begin_in_journal(&mut st, order, &prepared)?;
+        let (id, slot) = (record.id, record.slot);
         let mut mappers = BTreeMap::new();
         for (&session, entry) in st.live.get(&file).map(|l| &l.mappers).into_iter().flatten() {
             // Gone between two locks: its `Gone` would come before the segment is known.
@@ -319,8 +314,8 @@ impl Inner {
         let backing = match message {
             MoverMsg::Begin { .. } => Some(&d.target),
             MoverMsg::Freeze { chunk, .. } => {
-                let source =
-                    d.record.chunks.get(*chunk as usize).and_then(|chunk| d.sources.get(&chunk.from));
+                let from = d.record.chunks.get(*chunk as usize).map(|chunk| d.prepared.media.of(chunk.from));
+                let source = from.and_then(|medium| d.sources.get(&medium));
                 source.map(|source| &source.backing).filter(|backing| backing.is_never_duplicated())
             }
             _ => None,

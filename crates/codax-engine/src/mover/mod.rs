@@ -17,7 +17,7 @@ use crate::store::files::{all_in, keep_only};
 use crate::store::media::Media;
 use crate::store::state::{Job, MOVE, State};
 use crate::store::{Guard, Inner};
-use codax_core::change::{Change, Chunk, PoolState};
+use codax_core::change::{Change, Chunk, MoveRecord, PoolState};
 use codax_core::extent::{self, Extent, FrameRun, PoolRun};
 use codax_core::frame::FrameFlags;
 use codax_core::namespace::Inode;
@@ -338,6 +338,18 @@ impl Inner {
             // Why it can't be moved at all is said when it is prepared.
             Err(_) => Some(false),
         }
+    }
+
+    /// Says in the journal which pages are on their way.
+    fn begin_in_journal(&self, st: &mut State, order: &Order<'_>, prepared: &Prepared) -> Result<MoveRecord> {
+        let (id, slot) = st
+            .take_move()
+            .ok_or_else(|| Error::busy("all commit words are in use: too many moves at once"))?;
+        let (to, home, chunks) = (prepared.to, order.home, prepared.chunks.clone());
+        let record = MoveRecord { id, slot, file: order.file, to, home, chunks };
+        self.journal.words().begin(slot, id)?;
+        self.journal.append(&[Change::MoveBegin(record.clone())])?;
+        Ok(record)
     }
 
     /// The next segment of what is ordered: the pool it goes to, and the chunks, each in one pool.

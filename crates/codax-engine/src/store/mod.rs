@@ -239,12 +239,16 @@ impl Inner {
         self.reap(st, file);
     }
 
-    /// Drops what nobody uses any more: the record of who uses a file, and a file without names.
+    /// Drops what nobody uses any more: the record of who uses a file, and a file without names, unless it is from before the start and clients may come
+    /// back for it.
     pub fn reap(&self, st: &mut State, file: FileId) {
         if st.live.get(&file).is_some_and(|l| !l.unused()) {
             return;
         }
         st.live.remove(&file);
+        if st.lost_orphans.contains(&file) {
+            return;
+        }
         let gone = |i: &&Inode| i.nlink == 0 && i.kind != Kind::Dir;
         let orphan = st.ns.get(file).filter(gone).map(|i| (i.extents.clone(), i.ahead));
         let Some((extents, ahead)) = orphan else { return };

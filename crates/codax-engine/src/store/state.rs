@@ -405,7 +405,9 @@ impl State {
             let pool = self.pool_mut(e.pool);
             pool.table.free(run);
             pool.alloc.release(run);
-            self.fit_medium(e.pool);
+        }
+        for medium in self.media.of_extents(extents) {
+            self.fit_medium(medium);
         }
     }
 
