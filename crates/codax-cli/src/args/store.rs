@@ -136,6 +136,9 @@ pub struct DrainArgs {
     /// Kill the processes that still hold a file when the wait is over; at once without --wait
     #[arg(long)]
     pub evict: bool,
+    /// Let files that outlive the power go to memory that doesn't; without it a persistent device is drained only to others
+    #[arg(long)]
+    pub volatile: bool,
 }
 
 /// `codax pages`.

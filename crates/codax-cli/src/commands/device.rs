@@ -95,6 +95,10 @@ fn backing(pool: &PoolInfo) -> String {
             format!("shm on NUMA nodes {}", nodes.join(","))
         }
         (BackingKind::Emulated, _) => "emulated".to_owned(),
+        (BackingKind::Devdax | BackingKind::Fsdax, _) => {
+            let kind = if pool.backing == BackingKind::Devdax { "devdax" } else { "fsdax" };
+            pool.dax.as_ref().map_or_else(|| kind.to_owned(), |memory| format!("{kind}:{}", memory.path))
+        }
         (BackingKind::Numa, None) => "numa".to_owned(),
         (BackingKind::Numa, Some(memory)) => format!("numa:{},page={}", memory.node, memory.page.name()),
     }
@@ -209,6 +213,7 @@ fn drain(context: &Context, args: &DrainArgs) -> Result<()> {
         wait_ns: u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX),
         limit,
         evict: args.evict,
+        volatile: args.volatile,
     };
     let store = context.store()?;
     if !args.dry_run {

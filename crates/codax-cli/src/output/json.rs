@@ -306,6 +306,8 @@ mod tests {
             runs: vec![],
             mapped_by: vec![],
             pins: 0,
+            persistent: false,
+            lost: vec![],
         }
     }
 

@@ -6,6 +6,7 @@ mod shm;
 pub(crate) use hugetlb::{Hugetlb, give_back, raised_path};
 pub use shm::{Shm, ShmOptions};
 
+use codax_core::extent::Extent;
 use codax_core::info::ReserveInfo;
 use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, Result};
 use codax_os::copy::SourceMap;
@@ -23,6 +24,9 @@ pub struct ObjectInfo {
     /// Device number and inode number, by which its holders are found.
     pub identity: (u64, u64),
 }
+
+/// Where on a device pages of a file are, for those who map them by themselves.
+pub use codax_core::request::OnDevice;
 
 /// Where the objects of a pool are. An object lies at the same offsets as its file, and is as long, or as long as whole pages of the medium.
 ///
@@ -54,6 +58,26 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// Sees to it that pages which are about to be written get their memory, and from where the pool is; where a write doesn't give it, this does.
     /// `NoSpace` if there isn't any.
     fn before_write(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {
+        Ok(())
+    }
+    /// Says which frames the object's pages are in from now on, before they get memory: for media where that is what they are.
+    fn bind(&self, _file: FileId, _extents: &[Extent]) -> Result<()> {
+        Ok(())
+    }
+    /// Where these pages are on a device that whoever maps them opens himself; `None` where objects are mapped by their descriptors.
+    fn on_device(&self, _file: FileId, _pages: &[PageRange]) -> Option<OnDevice> {
+        None
+    }
+    /// The object, mapped to be copied from.
+    fn source(&self, _file: FileId, object: BorrowedFd<'_>, len: u64) -> Result<SourceMap> {
+        SourceMap::new(object, len).map_err(|e| os_error("map", &"an object", &e))
+    }
+    /// Whether mappings of it can't be write-protected (userfaultfd(2) has only tmpfs and hugetlbfs).
+    fn is_closed_to_freeze(&self) -> bool {
+        false
+    }
+    /// Makes what is in these pages durable, as far as the medium is.
+    fn persist(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {
         Ok(())
     }
     /// How many of these pages have memory.

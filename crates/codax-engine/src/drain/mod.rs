@@ -43,6 +43,8 @@ pub struct DrainOptions {
     pub limit: Option<u64>,
     /// Whether to kill who doesn't let go.
     pub evict: bool,
+    /// Whether what outlives the power may go where it doesn't.
+    pub volatile: bool,
 }
 
 /// Files that a thread of a drain takes at once, and the bytes after which it takes no more.

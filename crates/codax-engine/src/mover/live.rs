@@ -9,12 +9,12 @@ use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
 use crate::store::session::Mapper;
 use crate::store::state::SegmentEntry;
-use codax_core::change::{Change, MoveRecord};
+use codax_core::change::{Change, Chunk, MoveRecord};
 use codax_core::extent::{Extent, FrameRun};
 use codax_core::frame::FrameState;
 use codax_core::live::{MoverAck, MoverMsg};
 use codax_core::plan::Holder;
-use codax_core::segment::{Action, Segment};
+use codax_core::segment::{Action, Part, Segment, Target};
 use codax_core::{Error, FileId, MoveId, PageRange, PoolId, Result, SessionId};
 use codax_os::copy::SourceMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -146,12 +146,16 @@ impl Inner {
         let mut sources = BTreeMap::new();
         for (pool, backing) in backings {
             let object = backing.open(file, false)?;
-            let map = SourceMap::new(object.as_fd(), len)
-                .map_err(|e| crate::backing::os_error("map object of", &file, &e))?;
+            let map = backing.source(file, object.as_fd(), len)?;
             sources.insert(pool, Source { map, object, backing });
         }
+        let pages: Vec<PageRange> = prepared.chunks.iter().map(Chunk::target_pages).collect();
+        let device = target.on_device(file, &pages);
         let (sender, inputs) = mpsc::channel();
         let mut st = self.lock();
+        // Mappers know objects, and not which pools have pages in one.
+        let medium = prepared.media.of(prepared.to);
+        let to = Target { pool: medium, persistent: st.pool(prepared.to).record.persistent, device };
         let record = self.begin_in_journal(&mut st, order, &prepared)?;
         let (id, slot) = (record.id, record.slot);
         let mut mappers = BTreeMap::new();
@@ -165,10 +169,10 @@ impl Inner {
         st.segments.insert(id, SegmentEntry { slot, to_driver: Some(sender), stragglers: BTreeSet::new() });
         drop(st);
         self.env.reached("move:begin");
-        let ranges = prepared.chunks.iter().map(|c| c.pages).collect();
-        // Mappers know objects, and not which pools have pages in one.
-        let medium = prepared.media.of(prepared.to);
-        let segment = Segment::new(id, slot, file, medium, ranges, mappers.keys().copied(), READY_AT_ONCE);
+        let closed = |medium| sources.get(&medium).is_some_and(|s: &Source| s.backing.is_closed_to_freeze());
+        let part = |c: &Chunk| Part { pages: c.pages, closed: closed(prepared.media.of(c.from)) };
+        let parts: Vec<Part> = prepared.chunks.iter().map(part).collect();
+        let segment = Segment::new(id, slot, file, to, &parts, mappers.keys().copied(), READY_AT_ONCE);
         Ok(Drive {
             segment,
             record,
@@ -312,6 +316,7 @@ impl Inner {
         let Some(link) = d.mappers.get(&session) else { return };
         let Some(mapper) = &link.mapper else { return };
         let backing = match message {
+            MoverMsg::Begin { device: Some(_), .. } => None,
             MoverMsg::Begin { .. } => Some(&d.target),
             MoverMsg::Freeze { chunk, .. } => {
                 let from = d.record.chunks.get(*chunk as usize).map(|chunk| d.prepared.media.of(chunk.from));

@@ -1,6 +1,7 @@
 //! Files: made, opened, resized, named, and their frames given back.
 
 use crate::backing::{Backing, os_error};
+use crate::fs::gone_bytes;
 use crate::store::media::Media;
 use crate::store::session::{LayoutFds, OpenFile, Session};
 use crate::store::state::State;
@@ -11,7 +12,7 @@ use codax_core::frame::FrameState;
 use codax_core::name::StorePath;
 use codax_core::namespace::{Inode, Kind, Want};
 use codax_core::placement::Placement;
-use codax_core::request::{Handle, Layout, Open};
+use codax_core::request::{Handle, Layout, OnDevice, Open};
 use codax_core::{
     Error, ErrorKind, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result,
 };
@@ -435,6 +436,12 @@ impl Inner {
                 Some(extent::PoolRun { pages: kept, pool: r.pool })
             })
             .collect();
+        if let Some(extra) = &mut now.extra {
+            extra.lost.retain_mut(|lost| {
+                lost.pages.count.0 = lost.pages.count.0.min(pages.0.saturating_sub(lost.pages.start.0));
+                !lost.pages.is_empty()
+            });
+        }
         now.len = len;
         now.mtime_ns = self.env.wall_ns();
         now.ctime_ns = now.mtime_ns;
@@ -460,6 +467,9 @@ impl Inner {
     pub fn layout(&self, st: &State, file: FileId, write: bool) -> Result<LayoutFds> {
         let inode = st.ns.get(file).ok_or_else(|| Error::not_found(format!("#{file} is gone")))?;
         let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(inode.len) };
+        if let Some(lost) = inode.first_lost(pages) {
+            return Err(gone_bytes(st, file, lost));
+        }
         let by_pool = match inode.ahead {
             // What of it are holes, the object knows.
             Some(pool) if !write && !pages.is_empty() => vec![extent::PoolRun { pages, pool }],
@@ -481,9 +491,17 @@ impl Inner {
                 objects.push(run.pool);
             }
         }
-        let fds =
-            objects.iter().map(|&m| st.open_object(m, file, write)).collect::<Result<Vec<OwnedFd>>>()?;
-        Ok((Layout { len: inode.len, runs, block: st.block() }, fds))
+        let pages_in = |medium| runs.iter().filter(move |run| run.pool == medium).map(|run| run.pages);
+        let mut devices = Vec::new();
+        let mut fds: Vec<OwnedFd> = Vec::new();
+        for &medium in &objects {
+            match st.pool(medium).backing.on_device(file, &pages_in(medium).collect::<Vec<_>>()) {
+                Some(device) => devices.push(OnDevice { pool: medium, ..device }),
+                None => fds.push(st.open_object(medium, file, write)?),
+            }
+        }
+        let persistent = objects.iter().copied().filter(|m| st.pool(*m).record.persistent).collect();
+        Ok((Layout { len: inode.len, runs, block: st.block(), devices, persistent }, fds))
     }
 
     /// The contents may have changed.

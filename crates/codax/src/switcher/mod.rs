@@ -231,7 +231,7 @@ impl Shared {
         let done = |id, step, result: Refusable| MoverAck { id, step, mappings: 0, refused: result.err() };
         let tools = self.tools();
         match message {
-            MoverMsg::Begin { id, slot, file, to, chunks } => {
+            MoverMsg::Begin { id, slot, file, to, chunks, .. } => {
                 let mut registry = lock(&self.registry);
                 let mappings = u32::try_from(registry.live(file).len()).unwrap_or(u32::MAX);
                 let mut segment = Segment::new(file, slot, to, chunks);
@@ -239,7 +239,7 @@ impl Shared {
                 registry.begin(id, segment);
                 MoverAck { id, step: Step::Begin, mappings, refused }
             }
-            MoverMsg::Freeze { id, chunk } => {
+            MoverMsg::Freeze { id, chunk, .. } => {
                 let object = fds.first();
                 let frozen = self.try_step(id, chunk, |segment, chunk| segment.freeze(tools, chunk, object));
                 done(id, Step::Freeze(chunk), frozen.map_err(|e| format!("can't hold writes: {e}")))

@@ -70,7 +70,7 @@ impl FakeFile {
                 _ => runs.push(PoolRun { pages: PageRange::new(page, 1), pool: PoolId(pool) }),
             }
         }
-        Layout { len: self.len, runs, block: 1 }
+        Layout { len: self.len, runs, block: 1, ..Layout::default() }
     }
 }
 
@@ -168,6 +168,8 @@ impl State {
             runs: Vec::new(),
             mapped_by: Vec::new(),
             pins: 0,
+            persistent: false,
+            lost: Vec::new(),
         }
     }
 }
@@ -343,6 +345,8 @@ impl Mover<'_> {
             file: self.file,
             to: PoolId(self.to),
             chunks: self.chunks.clone(),
+            persistent: false,
+            device: None,
         };
         let object = self.fake.state().object(self.file, self.to);
         self.ask(&message, Step::Begin, Some(&object))
@@ -363,7 +367,7 @@ impl Mover<'_> {
     }
 
     pub fn freeze(&self, chunk: u32) {
-        self.must(&MoverMsg::Freeze { id: self.id, chunk }, Step::Freeze(chunk));
+        self.must(&MoverMsg::Freeze { id: self.id, chunk, closed: false }, Step::Freeze(chunk));
     }
 
     pub fn copy(&self, chunk: u32) {
