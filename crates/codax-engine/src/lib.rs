@@ -5,11 +5,13 @@
 //! * [`drain`]: drains and returns.
 //! * [`check`]: comparing table, journal and objects; `patrol`: whether pages still lie where they were put.
 //! * [`journal`]: what survives; [`table`] (with [`runs`]), [`names`], [`events`]: what is derived from it, for tools and people.
+//! * [`catalog`]: what a DAX pool's medium knows of its files, so that another boot or another store finds them.
 //! * [`backing`] and [`env`](mod@env): what the engine stands on, as traits.
 #![forbid(unsafe_code)]
 
 pub mod backing;
 mod budget;
+pub mod catalog;
 pub mod check;
 pub mod drain;
 pub mod env;
