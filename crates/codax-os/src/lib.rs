@@ -17,6 +17,7 @@ pub mod copy;
 pub mod cpu;
 pub mod durable;
 pub mod event;
+pub mod filesystem;
 mod fork;
 pub mod fuse;
 pub mod futex;
