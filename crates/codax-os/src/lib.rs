@@ -15,6 +15,7 @@ pub mod area;
 pub mod cgroup;
 pub mod copy;
 pub mod cpu;
+pub mod dax;
 pub mod durable;
 pub mod event;
 pub mod filesystem;
