@@ -203,12 +203,13 @@ impl Catalog {
         let kept = if after > before { half / KEPT_PART } else { 0 };
         if needed(after) > half - kept {
             return Err(Error::no_space(format!(
-                "the catalog of {} on {} is full: it has room for {}, and {} files and {} names take all of it; remove some",
+                "the catalog of {} on {} is full: {} files and {} names would take {}, and it has room for {}; remove some",
                 self.superblock.name,
                 self.copies[0].describe(),
-                format_size(half - half / KEPT_PART),
                 self.contents.nodes().len(),
-                self.contents.links().len()
+                self.contents.links().len(),
+                format_size(needed(after)),
+                format_size(half - kept)
             )));
         }
         Ok(())
@@ -249,10 +250,13 @@ impl Catalog {
         for copy in 0..2 {
             self.store(copy, geometry.half_at(copy, new), &header.encode())?;
         }
-        for copy in 0..2 {
-            self.store(copy, geometry.half_at(copy, old), &[0; HALF_HEADER])?;
-        }
         self.failed = false;
+        for copy in 0..2 {
+            // Where this fails, the lower generation still tells that it doesn't count, and a check finds it.
+            if let Err(error) = self.store(copy, geometry.half_at(copy, old), &[0; HALF_HEADER]) {
+                tracing::warn!("a header of an old half of the catalog is still there: {error}");
+            }
+        }
         self.lost = None;
         (self.active, self.header, self.tail, self.next) = (new, header, end, next);
         Ok(())

@@ -184,10 +184,13 @@ impl UncheckedSuperblock {
     /// Checks it.
     pub(super) fn check(&self) -> Block {
         let bytes = &self.0[..];
+        if bytes.len() != SUPERBLOCK_BYTES {
+            return Block::Other;
+        }
         if is_zero(bytes) {
             return Block::Zero;
         }
-        if bytes.len() != SUPERBLOCK_BYTES || bytes[AT_MAGIC] != *MAGIC {
+        if bytes[AT_MAGIC] != *MAGIC {
             return Block::Other;
         }
         if head_check(bytes) != u32_at(bytes, AT_CHECK) {

@@ -170,7 +170,7 @@ impl State {
                     let kept = match fate {
                         0 => false,
                         1 => true,
-                        _ => self.next() % 2 == 0,
+                        _ => self.next().is_multiple_of(2),
                     };
                     let at = line * LINE + word * WORD;
                     let memory = &mut self.copies[copy];
