@@ -94,6 +94,8 @@ pub struct DaxMemory {
     pub data: u64,
     /// What it is called, on whatever machine.
     pub uuid: PoolUuid,
+    /// What this store is called there.
+    pub owner: u64,
 }
 
 /// The memory of a pool that is a NUMA node's.
@@ -180,6 +182,8 @@ pub struct PoolRecord {
     pub state: PoolState,
     /// The bandwidth that the drain that runs keeps below, in bytes per second; a restart goes on with it.
     pub drain_limit: Option<u64>,
+    /// Whether that drain may take what outlives the power to where it doesn't.
+    pub drain_volatile: bool,
 }
 
 impl PoolRecord {

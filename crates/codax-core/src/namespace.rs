@@ -422,6 +422,13 @@ impl Namespace {
         entries.into_iter().flatten().map(|(name, child)| (name, *child))
     }
 
+    /// Every name that leads to `id`, with its directory.
+    pub fn names_of(&self, id: FileId) -> impl Iterator<Item = (FileId, &Name)> {
+        let first = self.parent_of(id);
+        let more = self.more_links.get(&id).into_iter().flatten().map(|(dir, name)| (*dir, name));
+        first.into_iter().chain(more)
+    }
+
     /// How many entries directory `dir` has.
     #[must_use]
     pub fn entry_count(&self, dir: FileId) -> usize {

@@ -71,6 +71,7 @@ fn on_node(device: &Device, wish: NodeWish, nodes: &[Node]) -> Result<DeviceSpec
         bytes: device.bytes,
         default_bytes: rest.max(unit),
         numa: Some(wish.memory),
+        dax: None,
         link: node.map_or(device.link, |node| announced(device.link, node)),
         missing,
     })

@@ -13,7 +13,8 @@ pub mod backing;
 mod budget;
 pub mod catalog;
 pub mod check;
-pub mod drain;
+mod dax;
+mod drain;
 pub mod env;
 pub mod events;
 pub mod fs;
@@ -27,5 +28,5 @@ pub mod store;
 pub mod table;
 
 pub use drain::DrainOptions;
-pub use options::{DeviceSpec, HugeMode, StoreOptions};
+pub use options::{DaxSpec, DeviceSpec, Format, HugeMode, StoreOptions};
 pub use store::{Mapper, Opened, Peer, Session, Store};

@@ -3,8 +3,9 @@
 mod catalog_support;
 
 use catalog_support::{Fault, Medium, after, is_lost, link, open, put, small, superblock, unlink};
+use codax_core::PoolUuid;
 use codax_core::{ErrorKind, FileId};
-use codax_engine::catalog::{Catalog, Contents, Copies, Entry, Found, PoolUuid, probe};
+use codax_engine::catalog::{Catalog, Contents, Copies, Entry, Found, probe};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 

@@ -145,6 +145,11 @@ pub fn allocate(fd: impl AsFd, off: u64, len: u64) -> io::Result<()> {
     retry(|| rustix::fs::fallocate(&fd, FallocateFlags::KEEP_SIZE, off, len))
 }
 
+/// Has what was written to an object reach what it is kept on, with all that is needed to read it again.
+pub fn sync(fd: impl AsFd) -> io::Result<()> {
+    retry(|| rustix::fs::fdatasync(&fd))
+}
+
 /// Gives the memory of a range back; the range is a hole afterwards.
 pub fn punch(fd: impl AsFd, off: u64, len: u64) -> io::Result<()> {
     if len == 0 {

@@ -303,6 +303,12 @@ fn obstacle_lines(obstacle: &Obstacle) -> Vec<String> {
         Obstacle::NoRoom { missing, files } => {
             vec![format!("{missing} bytes have no room elsewhere, of {}", some_of(files))]
         }
+        Obstacle::Volatile { files } => {
+            vec![format!(
+                "they outlive the power, and would not where there is room (--volatile): {}",
+                some_of(files)
+            )]
+        }
         Obstacle::Placement { files } => {
             vec![format!("their placement keeps them there: {}", some_of(files))]
         }

@@ -1,9 +1,15 @@
 //! What holds the bytes of a pool: one object for each file, reached through one narrow trait.
 
+mod devdax;
+mod fsdax;
 mod hugetlb;
+mod missing;
 mod shm;
 
+pub(crate) use devdax::Devdax;
+pub(crate) use fsdax::Fsdax;
 pub(crate) use hugetlb::{Hugetlb, give_back, raised_path};
+pub(crate) use missing::Missing;
 pub use shm::{Shm, ShmOptions};
 
 use codax_core::extent::Extent;
@@ -11,6 +17,7 @@ use codax_core::info::ReserveInfo;
 use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, Result};
 use codax_os::copy::SourceMap;
 use codax_os::object;
+use codax_os::process::Held;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -60,9 +67,29 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn before_write(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {
         Ok(())
     }
-    /// Says which frames the object's pages are in from now on, before they get memory: for media where that is what they are.
+    /// Says which frames pages of a file are in from now on, before they get memory: for media where that is what they are.
     fn bind(&self, _file: FileId, _extents: &[Extent]) -> Result<()> {
         Ok(())
+    }
+    /// Says which frames a file of `len` bytes has since before the start, and makes its object if that doesn't outlive the power.
+    fn adopt(&self, _file: FileId, _len: u64, _extents: &[Extent]) -> Result<()> {
+        Ok(())
+    }
+    /// Gives the object of a file another number: it is there under both, until the first is removed.
+    fn renumber(&self, _was: FileId, _is: FileId) -> Result<()> {
+        Ok(())
+    }
+    /// Mappings that processes have of the device by themselves, whichever file they are of.
+    fn mappings(&self) -> Result<Vec<Held>> {
+        Ok(Vec::new())
+    }
+    /// Whether one of those shows these pages of a file.
+    fn is_mapped(&self, _file: FileId, _pages: &[PageRange], _by: &Held) -> bool {
+        false
+    }
+    /// Why nothing can be had of it, if its device isn't there.
+    fn gone(&self) -> Option<String> {
+        None
     }
     /// Where these pages are on a device that whoever maps them opens himself; `None` where objects are mapped by their descriptors.
     fn on_device(&self, _file: FileId, _pages: &[PageRange]) -> Option<OnDevice> {

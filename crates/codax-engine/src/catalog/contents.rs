@@ -44,6 +44,12 @@ impl Contents {
         self.links.get(&(dir, name.to_vec())).copied()
     }
 
+    /// What `dir` has.
+    pub fn names_in(&self, dir: FileId) -> impl Iterator<Item = (&[u8], FileId)> {
+        let all = self.links.range((dir, Vec::new())..).take_while(move |((its, _), _)| *its == dir);
+        all.map(|((_, name), child)| (&name[..], *child))
+    }
+
     /// Does `entry`.
     pub fn apply(&mut self, entry: &Entry) {
         self.change(entry);

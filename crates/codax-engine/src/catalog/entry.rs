@@ -1,7 +1,7 @@
 //! The catalog's vocabulary: what [`codax_core::change::Change`] says of files and names, with pools by what they are called on every medium, because a
 //! medium travels between stores.
 
-use super::superblock::PoolUuid;
+use codax_core::PoolUuid;
 use codax_core::namespace::{Extra, Kind};
 use codax_core::request::PlacementSpec;
 use codax_core::{FileId, Frame, PageCount, PageNo};

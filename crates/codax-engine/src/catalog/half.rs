@@ -20,7 +20,8 @@
 //! is ever taken for the one that belongs there. Zeros are no record, since there is no record of number 0.
 
 use super::fields::{bytes_at, fields, head_check, is_zero, put, u32_at, u64_at};
-use super::superblock::{MEDIUM_VERSION, PoolUuid};
+use super::superblock::MEDIUM_VERSION;
+use codax_core::PoolUuid;
 use codax_core::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"codaxcat";

@@ -32,11 +32,12 @@ mod snapshot;
 mod superblock;
 
 pub use area::{Area, Copies};
+pub use codax_core::PoolUuid;
 pub use contents::Contents;
 pub use entry::{Entry, Node, NodeExtent};
 pub use geometry::Geometry;
 pub use probe::{Found, probe};
-pub use superblock::{MEDIUM_VERSION, POOL_NAME_MAX, PoolUuid, SUPERBLOCK_BYTES, Superblock};
+pub use superblock::{MEDIUM_VERSION, POOL_NAME_MAX, SUPERBLOCK_BYTES, Superblock};
 
 use area::{clear, store};
 use codax_core::units::format_size;

@@ -10,7 +10,7 @@ use super::contents::Contents;
 use super::fields::{index, len_without_zeros};
 use super::geometry::Geometry;
 use super::half::{HALF_HEADER, HalfHeader, Head};
-use super::superblock::PoolUuid;
+use codax_core::PoolUuid;
 use std::ops::Range;
 
 /// What the headers of all halves are.

@@ -25,8 +25,7 @@
 
 use super::fields::{bytes_at, fields, head_check, i64_at, is_zero, put, u16_at, u32_at, u64_at};
 use super::geometry::Geometry;
-use codax_core::{Error, Result};
-use std::fmt;
+use codax_core::{Error, PoolUuid, Result};
 
 /// Version of the layout of superblock and catalog.
 pub const MEDIUM_VERSION: u32 = 1;
@@ -66,20 +65,6 @@ const UNFINISHED: u32 = 2;
 const _: () = assert!(AT_NAME.end - AT_NAME.start == POOL_NAME_MAX);
 const _: () =
     assert!(AT_MAGIC.end - AT_MAGIC.start == MAGIC.len() && AT_CHECK.start == 12 && AT_CHECK.end == 16);
-
-/// The id of a pool on a medium. Drawn by chance when the medium is formatted; it stays the same in whichever store the medium is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PoolUuid(pub [u8; 16]);
-
-impl fmt::Display for PoolUuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, byte) in self.0.iter().enumerate() {
-            let dash = if matches!(at, 4 | 6 | 8 | 10) { "-" } else { "" };
-            write!(f, "{dash}{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
 
 /// A superblock that has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

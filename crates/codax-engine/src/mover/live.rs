@@ -143,6 +143,7 @@ impl Inner {
         };
         let object =
             if prepared.target_exists { target.open(file, true)? } else { target.create(file, len)? };
+        target.bind(file, &prepared.new_extents(&prepared.chunks))?;
         let mut sources = BTreeMap::new();
         for (pool, backing) in backings {
             let object = backing.open(file, false)?;
@@ -344,13 +345,14 @@ impl Inner {
         d.target.before_write(d.object.as_fd(), PageRange::of_bytes(at, end - at))?;
         let copied = d.target.copy(&source.map, at, end - at, d.object.as_fd())?;
         if copied < end - at {
-            return Err(Error::corrupt(format!(
+            return Err(Error::lost(format!(
                 "#{}: its object could be read for {copied} bytes of {} at {at}: it was cut by who may write it, or its memory is poisoned",
                 d.record.file,
                 end - at
             )));
         }
         d.target.confirm(d.object.as_fd(), PageRange::of_bytes(at, end - at))?;
+        d.target.persist(d.object.as_fd(), PageRange::of_bytes(at, end - at))?;
         let (from, to) = ((&*source.backing, source.object.as_fd()), (&*d.target, d.object.as_fd()));
         if d.verify && !same_bytes(from, to, (at, end))? {
             return Err(Error::corrupt(format!("#{}: a copied chunk read back differently", d.record.file)));
@@ -361,12 +363,23 @@ impl Inner {
     /// The instant of commit, and what memory says of it.
     fn commit_chunk(&self, d: &Drive, count: u32) -> Result<()> {
         let mut st = self.lock();
-        self.journal.words().commit(d.record.slot, d.record.id, count)?;
         let chunk = &d.record.chunks[count as usize - 1..count as usize];
         let (old, new) = (d.prepared.old_extents(chunk), d.prepared.new_extents(chunk));
-        if let Some(now) = st.ns.get(d.record.file) {
-            let inode = relocated(now, &new, d.record.home);
-            st.ns.apply(&Change::Put(Box::new(inode)))?;
+        let moved = st.ns.get(d.record.file).map(|now| relocated(now, &new, d.record.home));
+        let moved = moved.map(|inode| Change::Put(Box::new(inode)));
+        if let Some(moved) = &moved {
+            // First, since what programs make durable in the new place has to be found there; until the word is written both places hold the same.
+            if let Err(e) = self.record(&mut st, std::slice::from_ref(moved)) {
+                tracing::error!(
+                    "{}: what it is by now does not outlive the power: {e}",
+                    st.path(d.record.file)
+                );
+                self.event("lost", &st.path(d.record.file), &format!("its catalog can't be written: {e}"), 0);
+            }
+        }
+        self.journal.words().commit(d.record.slot, d.record.id, count)?;
+        if let Some(moved) = &moved {
+            st.ns.apply(moved)?;
         }
         st.own(d.record.file, &new);
         for e in &old {

@@ -1,6 +1,7 @@
 //! Detaching a device that a drain has emptied, so that its memory can leave the machine, and attaching it again.
 
 use crate::backing::{Backing, Shm, ShmOptions, give_back, os_error, raised_path};
+use crate::drain::Terms;
 use crate::store::Session;
 use crate::store::lifecycle::{Layout, open_backing};
 use crate::store::state::{Job, State, is_dram};
@@ -25,7 +26,7 @@ impl Session {
             PoolState::Online => return wrong("online: codax device drain takes out what is on it"),
             PoolState::Draining => return wrong("being drained: wait for that to end"),
         }
-        inner.set_pool_state(&mut st, pool, PoolState::Detached, None)?;
+        inner.set_pool_state(&mut st, pool, PoolState::Detached, Terms::default())?;
         // The journal says so already: a start would take it out of its place as well.
         let layout = Layout { dir: inner.options().dir.clone() };
         // What other pools have objects in stays, with none of its memory on this device.
@@ -34,11 +35,12 @@ impl Session {
             match take_out(&layout, name).and_then(|()| Shm::new(&path, ShmOptions::default())) {
                 Ok(empty) => {
                     let pool = st.pool_mut(pool);
+                    pool.catalog = None;
                     pool.set_absent(PageCount(0));
                     pool.backing = Arc::new(empty);
                 }
                 Err(e) => {
-                    inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
+                    inner.set_pool_state(&mut st, pool, PoolState::Offline, Terms::default())?;
                     return Err(e);
                 }
             }
@@ -66,14 +68,18 @@ impl Session {
         // To take a node's huge pages takes its time.
         st.pool_mut(pool).job = Some(Arc::new(Job::new("attach")));
         drop(st);
-        let opened = open_backing(&layout, &attached, &all, &inner.options(), &make);
+        let opened = open_backing(&layout, &attached, (&all, false), (&inner.options(), &*inner.env), &make);
         let mut st = inner.lock();
         st.pool_mut(pool).job = None;
         inner.changed.notify_all();
-        let (medium, backing) = opened?;
-        inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
+        let opened = opened?;
+        if let Some(why) = opened.backing.gone() {
+            return Err(Error::device_state(format!("{name}: {why}")));
+        }
+        inner.set_pool_state(&mut st, pool, PoolState::Offline, Terms::default())?;
         let taken = st.pool_mut(pool);
-        (taken.huge, taken.swappable, taken.backing) = (medium.huge, medium.swappable, backing);
+        (taken.huge, taken.swappable, taken.backing) = (opened.huge, opened.swappable, opened.backing);
+        taken.catalog = opened.catalog;
         taken.take_reserve();
         inner.tell_reserve(&st, pool);
         drop(st);

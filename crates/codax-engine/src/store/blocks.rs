@@ -81,6 +81,15 @@ impl Pool {
         self.set_absent(PageCount::for_bytes(missing));
     }
 
+    /// Takes out of what can be given out the frames whose memory is damaged.
+    pub fn retire(&mut self) {
+        for run in &self.record.retired {
+            if self.alloc.claim(*run) {
+                self.table.retire(*run);
+            }
+        }
+    }
+
     /// Takes so many frames out of what can be given out, whole units, since there is no memory for them. Returns how many were free.
     pub fn set_absent(&mut self, missing: PageCount) -> PageCount {
         for run in self.absent.drain(..) {

@@ -327,6 +327,7 @@ impl Inner {
                     let st = self.lock();
                     (st.pool(part[0].pool).backing.clone(), st.pool(part[0].pool).huge)
                 };
+                backing.bind(file, part)?;
                 for run in extent::pool_runs(part) {
                     backing.allocate(object.as_fd(), run.pages)?;
                     if huge {
@@ -574,6 +575,9 @@ impl Inner {
             drop(lease);
             backing.tend();
             return Ok(true);
+        }
+        if backing.mappings()?.iter().any(|held| backing.is_mapped(file, pages, held)) {
+            return Ok(false);
         }
         let object = st.open_object(pool, file, true)?;
         let stat =

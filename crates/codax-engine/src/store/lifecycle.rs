@@ -1,8 +1,11 @@
 //! A store's start and end: its directory, its mounts, its pools.
 
-use crate::backing::{Backing, Hugetlb, Shm, ShmOptions, give_back, os_error, raised_path};
+use crate::backing::{Backing, Hugetlb, Missing, Shm, ShmOptions, give_back, os_error, raised_path};
+use crate::catalog::Catalog;
+use crate::dax;
+use crate::env::Env;
 use crate::journal;
-use crate::options::{DeviceSpec, HugeMode, StoreOptions};
+use crate::options::{DaxSpec, DeviceSpec, Format, HugeMode, StoreOptions};
 use crate::patrol::Patrol;
 use crate::store::Store;
 use crate::store::attach::take_out;
@@ -10,7 +13,7 @@ use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::media::{DramPages, medium_for};
 use crate::store::recover::MakeBacking;
 use crate::store::state::is_dram;
-use codax_core::change::{BackingKind, Change, NodeMemory, PageKind, PoolRecord, PoolState};
+use codax_core::change::{BackingKind, Change, DaxMemory, NodeMemory, PageKind, PoolRecord, PoolState};
 use codax_core::{DRAM, DRAM_NAME, Error, ErrorKind, PAGE_SIZE, PageCount, PoolId, Result};
 use codax_os::mounts::{self, TmpfsKind};
 use std::fs;
@@ -154,18 +157,66 @@ fn drop_unfinished(frames: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A pool's objects, and how their place came to be; tmpfs in the way that `make` says.
+/// A pool's objects, as they came to be.
+pub(crate) struct Opened {
+    pub huge: bool,
+    pub swappable: bool,
+    pub backing: Arc<dyn Backing>,
+    /// What its medium says of itself, if that is its own.
+    pub catalog: Option<Catalog>,
+    /// Lines for people.
+    pub notes: Vec<String>,
+}
+
+impl Opened {
+    fn plain(medium: &Medium, backing: Arc<dyn Backing>) -> Self {
+        let Medium { huge, swappable, .. } = *medium;
+        Self { huge, swappable, backing, catalog: None, notes: Vec::new() }
+    }
+}
+
+/// A pool's objects, and how their place came to be; tmpfs in the way that `make` says. A medium of its own that the store takes for the first time
+/// (`new`) may be formatted; of one that it knows and that can't be had, nothing is there.
 pub(crate) fn open_backing(
     layout: &Layout,
     pool: &PoolRecord,
-    all: &[PoolRecord],
-    options: &StoreOptions,
+    (all, new): (&[PoolRecord], bool),
+    (options, env): (&StoreOptions, &dyn Env),
     make: &MakeBacking,
-) -> Result<(Medium, Arc<dyn Backing>)> {
+) -> Result<Opened> {
     let path = layout.pool(&pool.name);
     if pool.state == PoolState::Detached && !is_shared(pool, all) {
         let medium = detached_pool(layout, pool)?;
-        return Ok((medium, Arc::new(Shm::new(&path, ShmOptions::default())?)));
+        return Ok(Opened::plain(&medium, Arc::new(Shm::new(&path, ShmOptions::default())?)));
+    }
+    if let Some(memory) = &pool.dax {
+        make_dir(&path, 0o700)?;
+        let given = options.devices.iter().find(|device| device.name == pool.name);
+        let known = || DaxSpec {
+            path: PathBuf::from(&memory.path),
+            files: pool.backing == BackingKind::Fsdax,
+            format: Format::Never,
+            persistent: Some(pool.persistent),
+        };
+        let spec = given.and_then(|device| device.dax.clone()).unwrap_or_else(known);
+        let medium = Medium {
+            path: path.clone(),
+            huge: pool.unit() > 1,
+            swappable: false,
+            shm: ShmOptions::default(),
+        };
+        return match dax::open(pool, &spec, &path, new, env.wall_ns()) {
+            Ok(dax::Taken { backing, catalog, notes }) => {
+                Ok(Opened { catalog: Some(catalog), notes, ..Opened::plain(&medium, backing) })
+            }
+            Err(e) if new => Err(e),
+            Err(e) => {
+                let notes =
+                    vec![format!("{e}; its files can't be had until codax device attach {}", pool.name)];
+                let missing = Arc::new(Missing::new(&pool.name, &e.message));
+                Ok(Opened { notes, ..Opened::plain(&medium, missing) })
+            }
+        };
     }
     if let Some(memory) = pool.numa.filter(|memory| memory.page.is_reserved()) {
         if !mounts::can_mount() {
@@ -175,11 +226,11 @@ pub(crate) fn open_backing(
         let bytes = PageCount(pool.frames).bytes();
         let backing = Hugetlb::open(&path, &pool.name, memory, bytes, &layout.meta())?;
         let medium = Medium { path, huge: true, swappable: false, shm: ShmOptions::default() };
-        return Ok((medium, Arc::new(backing)));
+        return Ok(Opened::plain(&medium, Arc::new(backing)));
     }
     let medium = prepare_pool(layout, pool, all, options)?;
     let shm = Shm::new(&medium.path, medium.shm.clone())?;
-    Ok((medium, make(pool, shm)))
+    Ok(Opened::plain(&medium, make(pool, shm)))
 }
 
 fn only_root(pool: &PoolRecord) -> Error {
@@ -265,6 +316,7 @@ pub(crate) fn reconcile(
     known: &[PoolRecord],
     options: &StoreOptions,
     dram_pages: DramPages,
+    env: &dyn Env,
 ) -> Result<Vec<PoolRecord>> {
     let mut changed: Vec<PoolRecord> = Vec::new();
     let dram = options.dram_bytes.unwrap_or(options.dram_default);
@@ -282,6 +334,7 @@ pub(crate) fn reconcile(
             link: Default::default(),
             state: PoolState::Online,
             drain_limit: None,
+            drain_volatile: false,
         }),
         Some(p) => {
             if let Some(bytes) = options.dram_bytes {
@@ -300,7 +353,7 @@ pub(crate) fn reconcile(
         }
     }
     let mut next = u16::try_from(known.len().max(1)).unwrap_or(u16::MAX);
-    for device @ DeviceSpec { name, bytes, default_bytes, numa, link, missing } in &options.devices {
+    for device @ DeviceSpec { name, bytes, default_bytes, numa, dax, link, missing } in &options.devices {
         let there = known.iter().find(|p| p.name == *name);
         // What a device held before its node went offline is whole, and elsewhere: the kernel has seen to that, and the pool's tmpfs still has it.
         let layout = Layout { dir: options.dir.clone() };
@@ -315,34 +368,45 @@ pub(crate) fn reconcile(
         match there {
             Some(p) => {
                 same_size(p, bytes.unwrap_or(PageCount(p.frames).bytes()))?;
-                if p.numa != *numa {
+                if p.numa != *numa || p.backing != device.backing() {
                     return Err(Error::device_state(format!(
                         "{name} is {} in this store and can't become {}: give the same, or purge the store",
-                        memory(p.numa),
-                        memory(*numa)
+                        memory(p.numa, p.backing),
+                        memory(*numa, device.backing())
                     )));
                 }
-                if p.link != *link && *link != Default::default() {
-                    changed.push(PoolRecord { link: *link, ..p.clone() });
+                let link = if *link == Default::default() { p.link } else { *link };
+                let path = dax.as_ref().map(|spec| spec.path.display().to_string());
+                // The kernel gives devices other names from one start to the next.
+                let dax =
+                    p.dax.clone().map(|old| DaxMemory { path: path.unwrap_or(old.path.clone()), ..old });
+                if (&p.dax, p.link) != (&dax, link) {
+                    changed.push(PoolRecord { link, dax, ..p.clone() });
                 }
             }
             None => {
                 let id = PoolId(next);
                 let before: Vec<PoolRecord> = known.iter().chain(&changed).cloned().collect();
                 let medium = numa.map_or(id, |memory| medium_for(&before, id, memory, dram_pages));
+                let plan = dax.as_ref().map(|spec| dax::plan(spec, name, *bytes, env)).transpose()?;
+                let (dax, persistent, frames) = match plan {
+                    Some(dax::Plan { memory, persistent, frames }) => (Some(memory), persistent, frames),
+                    None => (None, false, bytes.unwrap_or(*default_bytes) / PAGE_SIZE),
+                };
                 changed.push(PoolRecord {
                     id,
                     medium,
                     name: name.clone(),
                     backing: device.backing(),
                     numa: *numa,
-                    dax: None,
-                    persistent: false,
+                    dax,
+                    persistent,
                     retired: Vec::new(),
-                    frames: bytes.unwrap_or(*default_bytes) / PAGE_SIZE,
+                    frames,
                     link: *link,
                     state: PoolState::Online,
                     drain_limit: None,
+                    drain_volatile: false,
                 });
                 next += 1;
             }
@@ -352,8 +416,13 @@ pub(crate) fn reconcile(
 }
 
 /// A device's memory, for people.
-fn memory(numa: Option<NodeMemory>) -> String {
-    numa.map_or_else(|| "emulated".to_owned(), |m| format!("node {} in pages of {}", m.node, m.page.name()))
+fn memory(numa: Option<NodeMemory>, backing: BackingKind) -> String {
+    match (numa, backing) {
+        (Some(m), _) => format!("node {} in pages of {}", m.node, m.page.name()),
+        (None, BackingKind::Devdax) => "a DAX device".to_owned(),
+        (None, BackingKind::Fsdax) => "a directory of files".to_owned(),
+        (None, _) => "emulated".to_owned(),
+    }
 }
 
 fn same_size(pool: &PoolRecord, bytes: u64) -> Result<()> {
@@ -400,7 +469,7 @@ impl Store {
         let mut lines = Vec::new();
         let mut st = self.inner.lock();
         let known: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
-        for record in reconcile(&known, new, DramPages(None))? {
+        for record in reconcile(&known, new, DramPages(None), &*self.inner.env)? {
             let Some(at) = known.iter().position(|p| p.id == record.id) else {
                 lines.push(format!("device {} is new: it is taken up at the next start", record.name));
                 continue;

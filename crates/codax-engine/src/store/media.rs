@@ -175,6 +175,7 @@ mod tests {
             link: LinkModel::default(),
             state: PoolState::Online,
             drain_limit: None,
+            drain_volatile: false,
         }
     }
 

@@ -110,7 +110,12 @@ impl Inner {
                 Namespace::check_inode(inode)?;
             }
         }
-        self.journal.append(changes)?;
+        self.record(st, changes)?;
+        if let Err(e) = self.journal.append(changes) {
+            // The catalogs have been told of what will not happen.
+            self.align_catalogs(st);
+            return Err(e);
+        }
         self.env.reached("committed");
         for change in changes {
             // Who had the name before: gone with it, or replaced by another.

@@ -30,6 +30,11 @@ impl<'a> NewPools<'a> {
         Self { layout, known, begun: Vec::new() }
     }
 
+    /// Whether the journal doesn't know the pool yet.
+    pub fn is_new(&self, pool: &PoolRecord) -> bool {
+        !self.known.contains(&pool.name)
+    }
+
     /// The pool is about to be made, if it is new.
     pub fn begin(&mut self, pool: &PoolRecord) -> Result<()> {
         if self.known.contains(&pool.name) {
@@ -37,7 +42,7 @@ impl<'a> NewPools<'a> {
         }
         let dir = self.layout.pool(&pool.name);
         let mut had_mount = mounts::is_mount_point(&dir).unwrap_or(false);
-        if had_mount && pool.unit() > 1 {
+        if had_mount && pool.numa.is_some() && pool.unit() > 1 {
             // There is nothing in it but pages that were got for another size.
             take_out(self.layout, &pool.name)?;
             had_mount = false;

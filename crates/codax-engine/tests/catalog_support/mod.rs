@@ -1,13 +1,13 @@
 //! A medium in memory for two copies of a catalog that loses what was not persisted, and entries to go with it.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use codax_core::PoolUuid;
 use codax_core::info::{Finding, Severity};
 use codax_core::namespace::{Extra, Kind};
 use codax_core::request::PlacementSpec;
 use codax_core::{Error, FileId, Frame, PageCount, PageNo, Result};
 use codax_engine::catalog::{
-    Area, Catalog, Contents, Copies, Entry, Geometry, Node, NodeExtent, PoolUuid, SUPERBLOCK_BYTES,
-    Superblock,
+    Area, Catalog, Contents, Copies, Entry, Geometry, Node, NodeExtent, SUPERBLOCK_BYTES, Superblock,
 };
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -325,7 +325,7 @@ pub fn full_node(id: u64) -> Node {
         kind: Kind::Symlink,
         rdev: 0x0801,
         placement: Some(PlacementSpec::Interleave { pools: vec!["pmem0".into(), "dram".into()] }),
-        extra: Extra { target: b"../elsewhere".to_vec(), xattrs },
+        extra: Extra { target: b"../elsewhere".to_vec(), xattrs, ..Extra::default() },
         ..node(id, 9, 3)
     }
 }

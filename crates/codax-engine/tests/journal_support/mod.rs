@@ -476,6 +476,7 @@ pub fn pool(id: u16, state: PoolState) -> Change {
         link,
         state,
         drain_limit: None,
+        drain_volatile: false,
     })
 }
 
