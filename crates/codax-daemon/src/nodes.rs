@@ -21,12 +21,23 @@ pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSp
             return Err(wrong(device, &format!("node {number} is {} already", other.name)));
         }
     }
-    let spec = |device: &Device| match device.node {
-        None => {
+    for (at, device) in devices.iter().enumerate() {
+        let Some(wish) = &device.dax else { continue };
+        let same = |other: &&Device| other.dax.as_ref().is_some_and(|its| its.path() == wish.path());
+        if let Some(other) = devices[..at].iter().find(same) {
+            return Err(wrong(device, &format!("{} is {} already", wish.path().display(), other.name)));
+        }
+    }
+    let spec = |device: &Device| match (device.node, &device.dax) {
+        (Some(wish), _) => on_node(device, wish, nodes),
+        (None, Some(wish)) => {
+            let why = format!("device {}: {} is not in this build", device.name, wish.backing());
+            Err(Error::not_supported(why))
+        }
+        (None, None) => {
             let bytes = device.bytes.unwrap_or_default();
             Ok(DeviceSpec::emulated(device.name.clone(), bytes, device.link))
         }
-        Some(wish) => on_node(device, wish, nodes),
     };
     devices.iter().map(spec).collect()
 }
@@ -201,6 +212,17 @@ mod tests {
     }
 
     #[test]
+    fn dax_devices_are_refused_by_name() {
+        for (text, says) in [
+            ("pm0=devdax:/dev/dax0.0", "device pm0: devdax is not in this build"),
+            ("pm1=fsdax:/mnt/pmem0", "device pm1: fsdax is not in this build"),
+        ] {
+            let error = resolved(&[text]).expect_err("refused");
+            assert_eq!((error.kind, error.message.as_str()), (codax_core::ErrorKind::NotSupported, says));
+        }
+    }
+
+    #[test]
     fn nodes_chosen_for_dram_have_memory_and_are_no_device_s() {
         let devices = resolved(&["cxl0=numa:1"]).expect("there");
         let chosen = |wanted: &[u32], devices: &[DeviceSpec]| chosen_for_dram(wanted, devices, &machine());
@@ -229,6 +251,8 @@ mod tests {
             (&["a=numa:1,page=2M,reserve=2GiB"], "node 1 has 1 GiB in all"),
             (&["a=numa:1,page=1G"], "movable"),
             (&["a=numa:0,cpus=yes,page=2M"], "without hugetlbfs"),
+            (&["a=devdax:/dev/dax0.0", "b=devdax:/dev/dax0.0,format"], "/dev/dax0.0 is a already"),
+            (&["a=fsdax:/mnt/pmem0/", "b=fsdax:/mnt/./pmem0"], "/mnt/./pmem0 is a already"),
         ] {
             let error = resolved(bad).expect_err("refused");
             assert!(error.message.contains(says), "{bad:?}: {error}");
