@@ -4,8 +4,7 @@
 //! pages, can be read and mapped, and not written to by write(2). Told in the kernel's `admin-guide/mm/hugetlbpage.rst`.
 #![allow(unsafe_code)]
 //! Unsafe code: `set_mempolicy` and `get_mempolicy` with a mask of our own, a mapping that is unmapped by the function that made it, and
-//! `process_vm_writev` into a mapping that no Rust reference points into.
-//! The kernel writes it, so a page that is gone is a short count, where a store would be SIGBUS.
+//! copies by the kernel into a mapping that no Rust reference points into: a page that is gone is a short count, where a store would be SIGBUS.
 
 use crate::area::Area;
 use crate::util::{check, invalid, to_u64, to_usize};
@@ -219,25 +218,8 @@ pub(crate) unsafe fn write_from(
     let start = off / page * page;
     let area = Area::object(&fd, start, to_usize(off - start) + len, true)?;
     let to = with_exposed_provenance_mut::<u8>(area.base() + to_usize(off - start));
-    let mut done = 0;
-    while done < len {
-        let local = libc::iovec { iov_base: from.wrapping_add(done).cast_mut().cast(), iov_len: len - done };
-        let remote = libc::iovec { iov_base: to.wrapping_add(done).cast(), iov_len: len - done };
-        // SAFETY: the source is the caller's word; the destination is our mapping, which lives as long as `area` and into which nobody has references. The
-        // kernel answers EFAULT, or a short count, for pages that it can't reach.
-        let n =
-            unsafe { libc::process_vm_writev(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
-        match usize::try_from(n) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(_) => match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::Interrupted => {}
-                e if e.raw_os_error() == Some(libc::EFAULT) => break,
-                e => return Err(e),
-            },
-        }
-    }
-    Ok(done)
+    // SAFETY: the source is the caller's word; the destination is our mapping, which lives as long as `area` and into which nobody has references.
+    unsafe { crate::transfer::transfer(from, to, len) }
 }
 
 /// As [`write_from`], of bytes of our own: all of them, or an error.

@@ -172,6 +172,12 @@ pub fn stat(fd: impl AsFd) -> io::Result<ObjectStat> {
     Ok(rustix::fs::fstat(fd)?.into())
 }
 
+/// The number of the device that a character device is (`st_rdev`); `None` for anything else, files too.
+pub fn char_device(fd: impl AsFd) -> io::Result<Option<u64>> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok((FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice).then_some(stat.st_rdev))
+}
+
 /// The ranges (offset, length in bytes) that hold data, in order. Pages that were [allocated](allocate) and never
 /// touched since count as holes here, though they take memory: [`resident_bytes`] sees them. Moves the descriptor's
 /// file position.

@@ -37,6 +37,17 @@ pub enum Mode {
     Other(String),
 }
 
+/// Where they are listed.
+pub(super) const DEVICES: &str = "bus/dax/devices";
+
+/// The name of the DAX device that has this number among character devices.
+pub(super) fn name_of(sys: &Reader<'_>, number: u64) -> Option<String> {
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let real = sys.real(&format!("dev/char/{major}:{minor}"))?;
+    let name = real.file_name()?.to_str()?.to_owned();
+    (sys.real(&format!("{DEVICES}/{name}"))? == real).then_some(name)
+}
+
 pub(super) fn read(sys: &Reader<'_>, regions: &[Region]) -> Vec<Dax> {
     let number = |rest: &str| {
         let (region, device) = rest.split_once('.')?;
@@ -45,7 +56,7 @@ pub(super) fn read(sys: &Reader<'_>, regions: &[Region]) -> Vec<Dax> {
     // A region has its devices below it; NVDIMMs have regions of the same names elsewhere.
     let place = |region: &Region| Some((region.name.clone(), sys.real(&super::cxl::place(&region.name))?));
     let regions: Vec<_> = regions.iter().filter_map(place).collect();
-    let devices = sys.entries("bus/dax/devices", "dax", number).into_iter();
+    let devices = sys.entries(DEVICES, "dax", number).into_iter();
     devices
         .map(|((region, device), dir)| Dax {
             name: format!("dax{region}.{device}"),
