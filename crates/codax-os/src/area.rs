@@ -173,18 +173,33 @@ impl Area {
 
     /// Maps pieces of objects side by side for reading, each at its own place; between them accesses fault.
     pub(crate) fn pieces<F: AsFd>(pieces: &[Piece<F>]) -> io::Result<Self> {
-        let mut end = 0;
+        let ends: Option<Vec<u64>> = pieces.iter().map(|piece| piece.at.checked_add(piece.len)).collect();
+        let end = ends.ok_or_else(too_large)?.into_iter().max().unwrap_or(0);
+        Self::assembled(pieces, 0..end, false, false)
+    }
+
+    /// Maps pieces of objects side by side, each at its own place in `span`, where the area begins; between them accesses fault. The address is congruent
+    /// to the beginning of `span` modulo 2 MiB, or the largest of the objects' pages if that is larger. `sync`: with `MAP_SYNC`, which all of them
+    /// [take](takes_sync).
+    pub fn assembled<F: AsFd>(
+        pieces: &[Piece<F>],
+        span: Range<u64>,
+        write: bool,
+        sync: bool,
+    ) -> io::Result<Self> {
         let mut align = HUGE;
         for piece in pieces {
-            end = end.max(piece.at.checked_add(piece.len).ok_or_else(too_large)?);
             align = align.max(page_of(&piece.fd)?);
         }
-        let area = Self::reserve(crate::util::to_usize(end), 0, align)?;
+        let to_usize = crate::util::to_usize;
+        let len = span.end.saturating_sub(span.start);
+        let area = Self::reserve(to_usize(len), phase_of(span.start, align)?, align)?;
         for piece in pieces {
-            let (at, len) = (crate::util::to_usize(piece.at), crate::util::to_usize(piece.len));
-            let to = part(area.base, area.len, at, len)?;
+            let at =
+                piece.at.checked_sub(span.start).ok_or_else(|| invalid("a piece lies before its area"))?;
+            let to = part(area.base, area.len, to_usize(at), to_usize(piece.len))?;
             phase_of(piece.fd_off, HUGE)?;
-            map_object(to, len, &piece.fd, piece.fd_off, false, false)?;
+            map_object(to, to_usize(piece.len), &piece.fd, piece.fd_off, write, sync)?;
         }
         Ok(area)
     }
@@ -376,7 +391,7 @@ fn reserve_aligned(len: usize, phase: usize, align: usize) -> io::Result<usize> 
 }
 
 /// What mappings of an object are multiples of, in bytes.
-pub(crate) fn page_of(fd: impl AsFd) -> io::Result<usize> {
+pub fn page_of(fd: impl AsFd) -> io::Result<usize> {
     // Of a device that sysfs doesn't tell about, 2 MiB are the most likely, and right for any that isn't DAX.
     if let Some(number) = crate::object::char_device(&fd)? {
         let align = crate::topology::dax_align(Path::new(crate::topology::SYSFS), number);
