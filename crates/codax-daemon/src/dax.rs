@@ -1,7 +1,9 @@
 //! Devices that are memory the kernel maps without a page cache: DAX devices, and files of DAX filesystems.
 
 use crate::quantity::{Size, pool_bytes};
+use codax_core::change::LinkModel;
 use codax_core::{Error, Result};
+use codax_engine::{DaxSpec, DeviceSpec, Format};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -30,37 +32,25 @@ pub enum DaxWish {
     },
 }
 
-/// Whether a superblock may be written over what a device holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "WrittenFormat")]
-pub enum Format {
-    /// Never.
-    #[default]
-    No,
-    /// Where there is none, one of somebody else's or a damaged one; not where there is one that has files of a store.
-    IfNotOurs,
-    /// Also there: the files are gone then.
-    Force,
-}
-
 /// `format` in the configuration.
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(untagged, expecting = "format: write true, false or \"force\"")]
-enum WrittenFormat {
+pub(crate) enum WrittenFormat {
     Plain(bool),
     Word(Force),
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Force {
+/// The word for it.
+pub(crate) enum Force {
     Force,
 }
 
 impl From<WrittenFormat> for Format {
     fn from(written: WrittenFormat) -> Self {
         match written {
-            WrittenFormat::Plain(false) => Self::No,
+            WrittenFormat::Plain(false) => Self::Never,
             WrittenFormat::Plain(true) => Self::IfNotOurs,
             WrittenFormat::Word(Force::Force) => Self::Force,
         }
@@ -71,13 +61,32 @@ impl DaxWish {
     /// A device file, with nothing said of it.
     pub(crate) fn device(path: &Path) -> Result<Self> {
         let path = checked(path, "the device file, as /dev/dax0.0")?;
-        Ok(Self::Device { path, format: Format::No, persistent: None })
+        Ok(Self::Device { path, format: Format::Never, persistent: None })
     }
 
     /// A directory, in the same way.
     pub(crate) fn files(path: &Path) -> Result<Self> {
         let path = checked(path, "the directory, as /mnt/pmem0/codax")?;
-        Ok(Self::Files { path, size: None, format: Format::No, persistent: None })
+        Ok(Self::Files { path, size: None, format: Format::Never, persistent: None })
+    }
+
+    /// What the engine is asked for.
+    pub(crate) fn spec(&self, name: &str, link: LinkModel) -> DeviceSpec {
+        let (files, bytes) = match self {
+            Self::Device { .. } => (false, None),
+            Self::Files { size, .. } => (true, *size),
+        };
+        let (Self::Device { path, format, persistent } | Self::Files { path, format, persistent, .. }) = self;
+        let dax = DaxSpec { path: path.clone(), files, format: *format, persistent: *persistent };
+        DeviceSpec {
+            name: name.to_owned(),
+            bytes,
+            default_bytes: 0,
+            numa: None,
+            dax: Some(dax),
+            link,
+            missing: None,
+        }
     }
 
     /// The backing's word.
@@ -172,13 +181,14 @@ mod tests {
     fn what_may_be_written_is_a_word_or_a_truth() {
         #[derive(Deserialize)]
         struct Holder {
-            #[serde(default)]
-            format: Format,
+            format: Option<WrittenFormat>,
         }
-        let read = |text: &str| toml::from_str::<Holder>(text).map(|holder| holder.format);
+        let read = |text: &str| {
+            toml::from_str::<Holder>(text).map(|holder| holder.format.map(Format::from).unwrap_or_default())
+        };
         for (text, format) in [
-            ("", Format::No),
-            ("format = false", Format::No),
+            ("", Format::Never),
+            ("format = false", Format::Never),
             ("format = true", Format::IfNotOurs),
             ("format = \"force\"", Format::Force),
         ] {

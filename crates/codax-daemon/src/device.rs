@@ -1,6 +1,6 @@
 //! Devices as they are written: on the command line (`sim0=emulated:1GiB,read_ns=300,gbps=8`) and in the configuration.
 
-use crate::dax::{DaxWish, Format};
+use crate::dax::{DaxWish, WrittenFormat};
 use crate::quantity::{Rate, Size, pool_bytes};
 use codax_core::change::{LinkModel, NodeMemory, PageKind};
 use codax_core::{DRAM_NAME, Error, PageCount, Result};
@@ -46,7 +46,7 @@ pub(crate) struct DeviceEntry {
     path: Option<PathBuf>,
     /// Whether codax may write its superblock: true where there is nothing, something of somebody else's or a damaged one; "force" also over
     /// files of a store. Default: no.
-    format: Option<Format>,
+    format: Option<WrittenFormat>,
     /// Whether what it holds outlives the power, where the machine's own word is wrong. Default: what the machine says.
     persistent: Option<bool>,
     /// Announced latency of a read in nanoseconds.
@@ -171,7 +171,7 @@ impl DeviceEntry {
     fn dax(&self, make: fn(&Path) -> Result<DaxWish>, device: &mut Device) -> Result<()> {
         let mut wish = make(self.path.as_deref().unwrap_or(Path::new("")))?;
         self.only(&format!("a {}", wish.backing()), &["size", "path", "format", "persistent"])?;
-        wish.set(self.format.unwrap_or_default(), self.persistent);
+        wish.set(self.format.map(Into::into).unwrap_or_default(), self.persistent);
         if let Some(size) = self.size {
             wish.set_size(size)?;
         }
@@ -340,6 +340,7 @@ fn about(name: &str, error: &Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use codax_engine::Format;
 
     #[test]
     fn a_device_is_read_whole() {
@@ -382,7 +383,7 @@ mod tests {
         assert_eq!((files.dax, files.bytes, files.link.mbps), (Some(wish), None, Some(6000)));
         let plain = parse_device("pm1=fsdax:/mnt/a b=c").unwrap();
         let wish =
-            DaxWish::Files { path: "/mnt/a b=c".into(), size: None, format: Format::No, persistent: None };
+            DaxWish::Files { path: "/mnt/a b=c".into(), size: None, format: Format::Never, persistent: None };
         assert_eq!(plain.dax, Some(wish));
     }
 
@@ -494,7 +495,7 @@ mod tests {
 
         #[test]
         fn what_is_written_of_a_directory_is_read(path in "(/[a-zA-Z0-9 ._=:-]{1,12}){1,4}", frames in proptest::option::of(1_u64..1 << 34), outlives in proptest::option::of(proptest::bool::ANY), may in 0_usize..3) {
-            let (format, word) = [(Format::No, ""), (Format::IfNotOurs, ",format"), (Format::Force, ",format=force")][may];
+            let (format, word) = [(Format::Never, ""), (Format::IfNotOurs, ",format"), (Format::Force, ",format=force")][may];
             let mut text = format!("pm0=fsdax:{path}{word}");
             let size = frames.map(|frames| frames * 4096);
             text += &size.map_or_else(String::new, |size| format!(",size={size}"));

@@ -30,10 +30,7 @@ pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSp
     }
     let spec = |device: &Device| match (device.node, &device.dax) {
         (Some(wish), _) => on_node(device, wish, nodes),
-        (None, Some(wish)) => {
-            let why = format!("device {}: {} is not in this build", device.name, wish.backing());
-            Err(Error::not_supported(why))
-        }
+        (None, Some(wish)) => Ok(wish.spec(&device.name, device.link)),
         (None, None) => {
             let bytes = device.bytes.unwrap_or_default();
             Ok(DeviceSpec::emulated(device.name.clone(), bytes, device.link))
@@ -161,6 +158,7 @@ pub(crate) fn chosen_for_dram(wanted: &[u32], devices: &[DeviceSpec], nodes: &[N
 mod tests {
     use super::*;
     use crate::device::parse_device;
+    use codax_engine::Format;
     use codax_os::topology::{Access, Blocks};
 
     fn machine() -> Vec<Node> {
@@ -212,14 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn dax_devices_are_refused_by_name() {
-        for (text, says) in [
-            ("pm0=devdax:/dev/dax0.0", "device pm0: devdax is not in this build"),
-            ("pm1=fsdax:/mnt/pmem0", "device pm1: fsdax is not in this build"),
-        ] {
-            let error = resolved(&[text]).expect_err("refused");
-            assert_eq!((error.kind, error.message.as_str()), (codax_core::ErrorKind::NotSupported, says));
-        }
+    fn dax_devices_are_the_engine_s() {
+        let devices = resolved(&["pm0=devdax:/dev/dax0.0,format", "pm1=fsdax:/mnt/pmem0,size=4MiB"]);
+        let devices = devices.expect("resolved");
+        let dax = devices[0].dax.as_ref().expect("it is one");
+        assert_eq!((dax.files, dax.format, devices[0].bytes), (false, Format::IfNotOurs, None));
+        let dax = devices[1].dax.as_ref().expect("it is one");
+        assert_eq!((dax.files, dax.format, devices[1].bytes), (true, Format::Never, Some(4 << 20)));
     }
 
     #[test]
