@@ -244,14 +244,19 @@ fn memory_is_movable_when_every_block_is() {
 #[test]
 fn filesystems_with_dax_have_their_device() {
     let root = tree(
-        "class/block/pmem0/size = 1044480
-         mountinfo = 1 1 0:2 / / rw - rootfs rootfs rw|34 1 259:0 / /mnt/pmem rw,relatime - ext4 /dev/pmem0 rw,stripe=512,dax=always|35 1 259:0 /a /mnt/again rw - ext4 /dev/pmem0 rw,dax=always|36 1 8:1 / /home rw - ext4 /dev/sda1 rw",
+        "devices/platform/ndbus0/region0/pfn0.1/block/pmem0/size = 1044480
+         class/block/pmem0 -> devices/platform/ndbus0/region0/pfn0.1/block/pmem0
+         devices/virtual/block/ram0/size = 8
+         class/block/ram0 -> devices/virtual/block/ram0
+         mountinfo = 1 1 0:2 / / rw - rootfs rootfs rw|34 1 259:0 / /mnt/pmem rw,relatime - ext4 /dev/pmem0 rw,stripe=512,dax=always|35 1 259:0 /a /mnt/again rw - ext4 /dev/pmem0 rw,dax=always|36 1 8:1 / /home rw - ext4 /dev/sda1 rw|37 1 1:0 / /mnt/ram rw - xfs /dev/ram0 rw,dax=inode",
     );
     let found = read(&root);
-    assert_eq!(found.fsdax.len(), 1, "a second mount of it is the same memory");
+    assert_eq!(found.fsdax.len(), 2, "a second mount of it is the same memory");
     let mount = &found.fsdax[0];
     assert_eq!((mount.dir.as_path(), mount.device.as_str()), (Path::new("/mnt/pmem"), "pmem0"));
-    assert_eq!((mount.bytes, mount.always), (Some(1_044_480 * 512), true));
+    assert_eq!((mount.bytes, mount.always, mount.persistent), (Some(1_044_480 * 512), true, true));
+    let other = &found.fsdax[1];
+    assert_eq!((other.device.as_str(), other.bytes, other.persistent), ("ram0", Some(8 * 512), false));
 }
 
 #[test]

@@ -69,13 +69,18 @@ pub(super) fn read(sys: &Reader<'_>, regions: &[Region]) -> Vec<Dax> {
             bytes: sys.number(&format!("{dir}/size")),
             align: sys.number(&format!("{dir}/align")),
             target_node: sys.node(&format!("{dir}/target_node")),
-            persistent: sys.real(&dir).is_some_and(|path| lies_on(&path, "ndbus")),
+            persistent: is_nvdimm(sys, &dir),
             region: sys.real(&dir).and_then(|dir| {
                 let around = regions.iter().find(|(_, region)| dir.starts_with(region));
                 around.map(|(name, _)| name.clone())
             }),
         })
         .collect()
+}
+
+/// Whether what lies there is a part of an NVDIMM.
+pub(super) fn is_nvdimm(sys: &Reader<'_>, place: &str) -> bool {
+    sys.real(place).is_some_and(|path| lies_on(&path, "ndbus"))
 }
 
 /// Whether a device hangs on a bus of this name and some number.
