@@ -209,6 +209,41 @@ fn a_full_catalog_says_so_and_what_makes_it_smaller_has_room() {
 }
 
 #[test]
+fn what_lives_is_written_compactly_as_several_records() {
+    let geometry = Geometry::of_device(64 << 20, 2 << 20).unwrap();
+    let medium = Medium::blank(&geometry, 1);
+    let mut catalog = Catalog::format(medium.copies(), superblock(geometry)).unwrap();
+    let file = |n: u64, version| [put(n, version, 1), link(1, format!("file{n:04}").as_bytes(), n)];
+    for version in 0.. {
+        for first in (2..2002).step_by(100) {
+            let batch: Vec<Entry> = (first..first + 100).flat_map(|n| file(n, version)).collect();
+            catalog.append(&batch).unwrap();
+        }
+        if catalog.usage().generation > 2 {
+            break;
+        }
+    }
+    assert_eq!(catalog.check(false).unwrap(), []);
+    let (reopened, found) = open(&medium).unwrap();
+    assert_eq!(found, []);
+    assert_eq!(reopened.contents(), catalog.contents());
+    assert_eq!(reopened.usage(), catalog.usage());
+    assert_eq!(reopened.contents().nodes().len(), 2000);
+    let usage = reopened.usage();
+    assert!(usage.live <= usage.written && usage.written <= usage.capacity);
+
+    // All that lives takes six records. What is damaged in both copies costs one and those behind it.
+    let mut image = medium.image();
+    for (copy, bytes) in image.iter_mut().enumerate() {
+        bytes[index(geometry.half_at(copy, usage.half)) + 150_000] ^= 1;
+    }
+    let (catalog, found) = open(&Medium::from_image(&image, 1)).unwrap();
+    assert!(is_lost(&found));
+    let left = catalog.contents().nodes().len();
+    assert!((500..1500).contains(&left), "{left} of 2000 are left");
+}
+
+#[test]
 fn an_append_touches_little_and_reads_nothing() {
     let geometry = Geometry::of_device(1 << 30, 2 << 20).unwrap();
     let medium = Medium::blank(&geometry, 1);

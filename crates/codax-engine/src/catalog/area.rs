@@ -58,7 +58,8 @@ pub(super) fn store(area: &dyn Area, at: u64, bytes: &[u8]) -> Result<()> {
     area.persist(at, bytes.len() as u64)
 }
 
-/// Makes the bytes `at..end` zeros, durably. Only what isn't zero is written: reading is the cheaper of the two.
+/// Makes the bytes `at..end` zeros, durably. Only what isn't zero is written, since reading is the cheaper of the two; all of it is persisted, since who
+/// wrote zeros there before may have been killed before they were durable.
 pub(super) fn clear(area: &dyn Area, at: u64, end: u64) -> Result<()> {
     const STEP: u64 = 64 << 10;
     let mut from = at;
@@ -66,9 +67,9 @@ pub(super) fn clear(area: &dyn Area, at: u64, end: u64) -> Result<()> {
         let len = STEP.min(end - from);
         let bytes = read_all(area, from, super::fields::index(len));
         if !is_zero(&bytes) {
-            store(area, from, &vec![0; bytes.len()])?;
+            area.write(from, &vec![0; bytes.len()])?;
         }
         from += len;
     }
-    Ok(())
+    area.persist(at, end - at)
 }

@@ -1,7 +1,7 @@
 //! The catalog: what a DAX pool's medium knows of itself, so that its files are there after a reboot, and in another store.
 //!
 //! A medium has two copies of it, each in an [`Area`] of its own with a [`Superblock`] at the device's outer end; [`geometry`] says where.
-//! The catalog proper is a log of [`Entry`]s in two halves, of which one counts ([`half`]); `docs/medium.md` has all of it as bytes.
+//! The catalog proper is a log of [`Entry`]s in two halves, of which one counts (`half`); `docs/medium.md` has all of it as bytes.
 //!
 //! **Append.** A batch of entries is one record. It is written behind the last one and persisted, in the first copy and then in the second. It
 //! counts from the instant at which the first copy has all of it.
@@ -10,7 +10,7 @@
 //! gets its header, in the first copy and then in the second, and from the first of these it counts. Then the header of the old half
 //! is made zeros, so that nothing old is ever taken for what counts.
 //!
-//! **Open.** Both copies are read side by side ([`scan`]). What a power failure can leave is finished: a record that the second copy hasn't got is
+//! **Open.** All that counts is persisted, since who wrote it may have been killed before. Both copies are read side by side (`scan`). What a power failure can leave is finished: a record that the second copy hasn't got is
 //! copied there, an append that was cut off in the first is cleared. What only damage can leave is reported, and mended by
 //! [`Catalog::check`] from the other copy.
 //!

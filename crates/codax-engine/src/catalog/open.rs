@@ -2,10 +2,11 @@
 
 use super::area::{Copies, clear, store};
 use super::fields::index;
+use super::geometry::Geometry;
 use super::half::{HALF_HEADER, HalfHeader, Head};
 use super::probe::{probe, read_superblocks};
 use super::scan::{Heads, Missing, NoHalf, Scan};
-use super::superblock::{Block, Superblock};
+use super::superblock::{Block, SUPERBLOCK_BYTES, Superblock};
 use super::{Catalog, check_areas};
 use codax_core::info::{Finding, Severity};
 use codax_core::{Error, Result};
@@ -25,11 +26,12 @@ impl Catalog {
         let what = copies[0].describe();
         let (superblock, notes) = probe(&copies, device_bytes).ours(&what)?;
         check_areas(&copies, &superblock)?;
-        let mut findings: Vec<Finding> = Vec::new();
-        finish_superblocks(&copies, &superblock, notes, &mut findings)?;
         let geometry = superblock.geometry;
         let heads = Heads::read(&copies, &geometry, superblock.pool);
         let (active, header) = heads.active().map_err(|why| no_half(&what, why))?;
+        make_durable(&copies, &geometry, active)?;
+        let mut findings: Vec<Finding> = Vec::new();
+        finish_superblocks(&copies, &superblock, notes, &mut findings)?;
         let mut scan = Scan::read(&copies, &geometry, active, &header);
         let lost = scan.lost.then(|| lost_line(&what, &scan, geometry.half_bytes));
         let catalog = Self {
@@ -134,6 +136,17 @@ impl Catalog {
 /// Whether a power failure may be why the record is not there: it is the last, of a copy that gets it after the other.
 fn is_cut(missing: &Missing, scan: &Scan, header: &HalfHeader) -> bool {
     missing.copy == 1 && missing.at.end == scan.end && missing.at.start >= index(header.base)
+}
+
+/// Persists all that counts, the first copy's before the second's. Who wrote it may have been killed before it was durable, and what is built on it now must
+/// not outlive it.
+fn make_durable(copies: &Copies, geometry: &Geometry, active: usize) -> Result<()> {
+    for (copy, area) in copies.iter().enumerate() {
+        area.persist(geometry.superblock_at(copy), SUPERBLOCK_BYTES as u64)?;
+        area.persist(geometry.half_at(copy, active), geometry.half_bytes)?;
+        area.persist(geometry.half_at(copy, 1 - active), HALF_HEADER as u64)?;
+    }
+    Ok(())
 }
 
 /// Writes a superblock anew that is whole and not the last one; notes what else `notes` say.
