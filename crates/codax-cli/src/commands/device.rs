@@ -143,6 +143,8 @@ fn show_text(pool: &PoolInfo) -> String {
         ("used", format!("{} by {}", format_size(pool.used), text::count(pool.files, "file"))),
         ("held", if pool.held > 0 { held } else { String::new() }),
         ("free", format_size(pool.free)),
+        ("keeps", kept(pool)),
+        ("damaged", if pool.retired > 0 { format_size(pool.retired) } else { String::new() }),
         ("read", ns(pool.link.read_ns)),
         ("write", ns(pool.link.write_ns)),
         (
@@ -156,6 +158,17 @@ fn show_text(pool: &PoolInfo) -> String {
         ("by the kernel", moves),
         ("job", job_lines),
     ])
+}
+
+/// Whether what a medium of its own holds outlives the power, and what it is called.
+fn kept(pool: &PoolInfo) -> String {
+    let Some(memory) = &pool.dax else { return String::new() };
+    let how = if pool.persistent {
+        "persistent: files outlive the power"
+    } else {
+        "volatile: nothing outlives the power"
+    };
+    format!("{how}; pool {}", memory.uuid)
 }
 
 /// What a pool has of huge pages, and what it lacks.

@@ -5,7 +5,8 @@
 //! descriptor of the device is all or nothing: those who may open the device map it by themselves, and are found by their mappings.
 
 use super::{Backing, ObjectInfo, OnDevice, Shm, ShmOptions, os_error};
-use codax_core::extent::{self, Extent};
+use crate::dax::frames_of;
+use codax_core::extent::{self, Extent, FrameRun};
 use codax_core::request::DeviceRun;
 use codax_core::{Error, FileId, Frame, PageCount, PageNo, PageRange, PoolId, Result};
 use codax_os::copy::{Piece, SourceMap};
@@ -241,8 +242,31 @@ impl Backing for Devdax {
         parts.into_iter().any(|part| part.at < end && off < part.at + part.len)
     }
 
+    fn damaged(&self, file: FileId, pages: &[PageRange]) -> Result<Vec<PageRange>> {
+        let mut damaged = Vec::new();
+        for part in pages.iter().flat_map(|run| self.parts(file, run.offset(), run.bytes())) {
+            let found =
+                self.map.unreadable(part.at, part.len).map_err(|e| self.failed("look through", &e))?;
+            // Nothing at all can be read of a device that has gone.
+            if self.gone().is_some() {
+                return Ok(Vec::new());
+            }
+            damaged
+                .extend(found.into_iter().map(|(at, len)| PageRange::of_bytes(at - part.at + part.off, len)));
+        }
+        Ok(damaged)
+    }
+
+    fn bad_frames(&self) -> Vec<FrameRun> {
+        let bad = self.device.bad_blocks().unwrap_or_else(|e| {
+            tracing::warn!("{}: its list of bad blocks: {e}", self.device.path().display());
+            Vec::new()
+        });
+        frames_of(&bad, self.data, self.unit, (self.device.len() - self.data) / PageCount(1).bytes())
+    }
+
     fn gone(&self) -> Option<String> {
-        DaxDevice::open(self.device.path(), false).err().map(|e| e.to_string())
+        self.device.gone().map(|e| e.to_string())
     }
 
     fn allocate(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {

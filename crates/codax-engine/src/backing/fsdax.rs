@@ -3,6 +3,7 @@
 use super::{Backing, ObjectInfo, Shm, ShmOptions, object_name, os_error, write_zeros};
 use codax_core::{FileId, PageCount, PageRange, Result};
 use codax_os::copy::SourceMap;
+use codax_os::dax::DaxMap;
 use codax_os::object;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -96,6 +97,23 @@ impl Backing for Fsdax {
     fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange) {
         // The copy itself says what is wrong.
         let _ = self.files.allocate(object, pages);
+    }
+
+    fn damaged(&self, file: FileId, pages: &[PageRange]) -> Result<Vec<PageRange>> {
+        let failed = |e: std::io::Error| os_error("look through an object in", &self.path.display(), &e);
+        let object = self.files.open(file, false)?;
+        let len = object::stat(&object).map_err(failed)?.len;
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        let map = DaxMap::new(&object, 0, len, false).map_err(failed)?;
+        let mut damaged = Vec::new();
+        for run in pages {
+            let end = (run.offset() + run.bytes()).min(len);
+            let found = map.unreadable(run.offset(), end.saturating_sub(run.offset())).map_err(failed)?;
+            damaged.extend(found.into_iter().map(|(at, len)| PageRange::of_bytes(at, len)));
+        }
+        Ok(damaged)
     }
 
     fn gone(&self) -> Option<String> {

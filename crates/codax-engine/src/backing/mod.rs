@@ -12,7 +12,7 @@ pub(crate) use hugetlb::{Hugetlb, give_back, raised_path};
 pub(crate) use missing::Missing;
 pub use shm::{Shm, ShmOptions};
 
-use codax_core::extent::Extent;
+use codax_core::extent::{Extent, FrameRun};
 use codax_core::info::ReserveInfo;
 use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, Result};
 use codax_os::copy::SourceMap;
@@ -86,6 +86,14 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// Whether one of those shows these pages of a file.
     fn is_mapped(&self, _file: FileId, _pages: &[PageRange], _by: &Held) -> bool {
         false
+    }
+    /// Which of these pages of a file can't be read since their memory is damaged. Reads them all.
+    fn damaged(&self, _file: FileId, _pages: &[PageRange]) -> Result<Vec<PageRange>> {
+        Ok(Vec::new())
+    }
+    /// Frames whose memory is known to be damaged.
+    fn bad_frames(&self) -> Vec<FrameRun> {
+        Vec::new()
     }
     /// Why nothing can be had of it, if its device isn't there.
     fn gone(&self) -> Option<String> {

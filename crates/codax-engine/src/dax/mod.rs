@@ -8,7 +8,9 @@ mod areas;
 mod import;
 mod medium;
 mod record;
+mod watch;
 
 pub(crate) use import::{Imported, Source, import};
 pub(crate) use medium::{Plan, Taken, open, plan};
 pub(crate) use record::wanted;
+pub(crate) use watch::frames_of;

@@ -319,8 +319,13 @@ impl Inner {
         begin_io(&mut st, file);
         drop(st);
         let read = place.read(off, buf);
+        let apart = place.objects.values().any(|(backing, _)| backing.is_closed_to_freeze());
         drop(self.end_io(file, place));
-        read
+        match read {
+            // What can't be read is known now, and so is what can.
+            Err(_) if apart && self.note_damage(file) => self.read_bytes(self.lock(), file, off, buf),
+            read => read,
+        }
     }
 
     /// Writes bytes that are within the file, none of them in a hole.

@@ -164,6 +164,15 @@ impl Inner {
                 Err(stuck) => return Err((moved, stuck)),
             };
             let mapped = st.live.get(&order.file).is_some_and(|l| !l.mappers.is_empty());
+            let lost =
+                mapped.then(|| prepared.chunks.iter().find_map(|c| prepared.inode.first_lost(c.pages)));
+            if let Some(lost) = lost.flatten() {
+                // Who maps them sees that they are gone, and would see zeros elsewhere.
+                let unused = prepared.new_extents(&prepared.chunks);
+                st.free(&unused);
+                self.end_busy(&mut st, order.file);
+                return Err((moved, Stuck::Failed(crate::fs::gone_bytes(&st, order.file, lost))));
+            }
             drop(st);
             let (bytes, stuck) = if by_kernel {
                 self.move_by_kernel(order, prepared)
@@ -173,8 +182,11 @@ impl Inner {
                 self.move_idle(vec![(order, prepared)]).pop().unwrap_or_default()
             };
             moved += bytes;
-            if let Some(stuck) = stuck {
-                return Err((moved, stuck));
+            match stuck {
+                None => {}
+                // What can't be read is known now, and isn't copied any more.
+                Some(Stuck::Failed(_)) if !by_kernel && self.note_damage(order.file) => {}
+                Some(stuck) => return Err((moved, stuck)),
             }
         }
     }

@@ -260,7 +260,11 @@ impl State {
         let bytes = PageCount(p.record.frames).bytes();
         let near = self.media.pools(p.record.medium).filter(|pool| *pool != p.record.id);
         let moves_with = near.map(|pool| self.pool_name(pool)).collect();
-        let absent = frames(&p.absent).bytes() + frames(&p.record.retired).bytes();
+        // Of what is damaged a file may still have some.
+        let retired = p.record.retired.iter().flat_map(|run| run.frame.0..run.frame.0 + run.count.0);
+        let mut unused = 0;
+        retired.for_each(|frame| unused += u64::from(p.table.is_retired(codax_core::Frame(frame))));
+        let absent = frames(&p.absent).bytes() + PageCount(unused).bytes();
         PoolInfo {
             id: p.record.id,
             name: p.record.name.clone(),
@@ -308,7 +312,7 @@ impl Store {
         for (info, pool) in pools.iter_mut().zip(&st.pools) {
             info.nodes = nodes_of(&pool.record, &options);
             if info.state != PoolState::Detached {
-                info.missing = with_memory.lost(&info.nodes);
+                info.missing = with_memory.lost(&info.nodes).or_else(|| st.without_device(info.id));
             }
         }
         StoreInfo {

@@ -57,13 +57,16 @@ impl Session {
         let mut st = inner.lock();
         let pool = device(&st, name)?;
         let record = st.pool(pool).record.clone();
-        if record.state != PoolState::Detached {
+        // One whose device has gone by itself stays what it was: its files are there again when it is.
+        let gone = st.without_device(pool).is_some();
+        if record.state != PoolState::Detached && !gone {
             return Err(Error::device_state(format!("{name} is not detached")));
         }
         memory_is_there(&record)?;
+        let state = if gone { record.state } else { PoolState::Offline };
         let layout = Layout { dir: inner.options().dir.clone() };
         let all: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
-        let attached = PoolRecord { state: PoolState::Offline, ..record };
+        let attached = PoolRecord { state, ..record };
         let make = |_: &PoolRecord, shm| Arc::new(shm) as Arc<dyn Backing>;
         // To take a node's huge pages takes its time.
         st.pool_mut(pool).job = Some(Arc::new(Job::new("attach")));
@@ -76,12 +79,20 @@ impl Session {
         if let Some(why) = opened.backing.gone() {
             return Err(Error::device_state(format!("{name}: {why}")));
         }
-        inner.set_pool_state(&mut st, pool, PoolState::Offline, Terms::default())?;
+        if !gone {
+            inner.set_pool_state(&mut st, pool, state, Terms::default())?;
+        }
+        for inode in st.files_on(pool) {
+            let here: Vec<_> = inode.extents.iter().filter(|e| e.pool == pool).copied().collect();
+            opened.backing.adopt(inode.id, inode.len, &here)?;
+        }
         let taken = st.pool_mut(pool);
         (taken.huge, taken.swappable, taken.backing) = (opened.huge, opened.swappable, opened.backing);
         taken.catalog = opened.catalog;
         taken.take_reserve();
         inner.tell_reserve(&st, pool);
+        inner.align_catalogs(&mut st);
+        inner.retry_held(&mut st);
         drop(st);
         inner.event("attach", name, "its memory is the store's again", 0);
         Ok(())

@@ -6,11 +6,12 @@
 
 use crate::store::Inner;
 use crate::store::state::{Pool, State};
+use codax_core::change::Change;
 use codax_core::extent::{self, FrameRun, PoolRun};
 use codax_core::info::ReserveInfo;
 use codax_core::namespace::Inode;
 use codax_core::units::format_size;
-use codax_core::{FileId, PageCount, PageRange, PoolId};
+use codax_core::{FileId, Frame, PageCount, PageRange, PoolId};
 
 impl State {
     /// Pages of the largest unit of the pools.
@@ -81,11 +82,36 @@ impl Pool {
         self.set_absent(PageCount::for_bytes(missing));
     }
 
+    /// Frames are nobody's any more: they can be given out again, but for those whose memory is damaged.
+    pub fn give_back(&mut self, run: FrameRun) {
+        self.table.free(run);
+        self.alloc.release(run);
+        let end = run.frame.0 + run.count.0;
+        let touched = |bad: &FrameRun| bad.frame.0 < end && run.frame.0 < bad.frame.0 + bad.count.0;
+        if self.record.retired.iter().any(touched) {
+            self.retire();
+        }
+    }
+
+    /// Remembers which frames are damaged by now, as the kernel says.
+    pub fn know_bad_frames(&mut self, changed: &mut Vec<Change>) {
+        let bad = self.backing.bad_frames();
+        let new: Vec<FrameRun> = bad.into_iter().filter(|run| !self.record.retired.contains(run)).collect();
+        if new.is_empty() {
+            return;
+        }
+        self.record.retired.extend(new);
+        changed.retain(|change| !matches!(change, Change::Pool(record) if record.id == self.record.id));
+        changed.insert(0, Change::Pool(self.record.clone()));
+    }
+
     /// Takes out of what can be given out the frames whose memory is damaged.
     pub fn retire(&mut self) {
-        for run in &self.record.retired {
-            if self.alloc.claim(*run) {
-                self.table.retire(*run);
+        let retired = self.record.retired.iter();
+        for frame in retired.flat_map(|run| run.frame.0..run.frame.0 + run.count.0).map(Frame) {
+            let one = FrameRun { frame, count: PageCount(1) };
+            if self.alloc.is_free(frame) && self.alloc.claim(one) {
+                self.table.retire(one);
             }
         }
     }

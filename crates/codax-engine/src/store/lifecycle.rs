@@ -457,6 +457,7 @@ impl Store {
                     inner.retry_held(&mut inner.lock());
                     let backings: Vec<_> = inner.lock().pools.iter().map(|p| p.backing.clone()).collect();
                     backings.iter().for_each(|backing| backing.tend());
+                    inner.look_for_media();
                     inner.patrol(&mut patrol);
                 }
             }),

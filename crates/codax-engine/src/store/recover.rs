@@ -128,7 +128,10 @@ impl Store {
         claim_frames(&replayed.ns, &mut pools)?;
         adopt(&replayed.ns, &pools)?;
         pools.iter_mut().for_each(Pool::take_reserve);
-        pools.iter_mut().for_each(Pool::retire);
+        for pool in &mut pools {
+            pool.know_bad_frames(&mut changed);
+            pool.retire();
+        }
         let names = NamesFile::rewrite(&layout.names(), names_of(&replayed.ns))?;
         let events = Events::open(&layout.meta())?;
         let mut state = State::new(replayed.ns, pools);

@@ -420,9 +420,7 @@ impl State {
     pub fn free(&mut self, extents: &[Extent]) {
         for e in extents {
             let run = FrameRun { frame: e.frame, count: e.count };
-            let pool = self.pool_mut(e.pool);
-            pool.table.free(run);
-            pool.alloc.release(run);
+            self.pool_mut(e.pool).give_back(run);
         }
         for medium in self.media.of_extents(extents) {
             self.fit_medium(medium);

@@ -147,6 +147,25 @@ impl DaxDevice {
         })
     }
 
+    /// What has become of it, if it can't be reached any more: its node or its driver has gone, or another device has its place. Opens nothing.
+    #[must_use]
+    pub fn gone(&self) -> Option<OpenError> {
+        let gone = || OpenError::Gone(self.name().to_owned());
+        let Ok(node) = std::fs::metadata(&self.path) else { return Some(gone()) };
+        let there = topology::dax_of(Path::new(SYSFS), node.rdev());
+        let Some(about) =
+            there.filter(|about| node.rdev() == self.id.number && about.name == self.about.name)
+        else {
+            return Some(gone());
+        };
+        match about.mode {
+            Mode::Devdax => None,
+            Mode::SystemRam => Some(OpenError::SystemRam(about.name)),
+            Mode::Unbound => Some(OpenError::Unbound(about.name)),
+            Mode::Other(driver) => Some(OpenError::OtherDriver { name: about.name, driver }),
+        }
+    }
+
     /// The ranges (offset, length in bytes) that the kernel knows to be unreadable, in order.
     pub fn bad_blocks(&self) -> io::Result<Vec<(u64, u64)>> {
         topology::bad_blocks_of_dax(Path::new(SYSFS), self.name())
