@@ -1,7 +1,7 @@
 //! Moves between objects and where the kernel write-protects nothing, what is durable there, and bytes that go through the daemon.
 //!
 //! Everywhere that is objects of which the fake says so. `CODAX_TEST_DEVDAX` and `CODAX_TEST_HMEM` name devices in devdax mode, on an NVDIMM and not, whose
-//! first bytes are the tests' to change: where they are set, it is those too.
+//! first bytes are the tests' to change, and `CODAX_TEST_FSDAX` a directory on a filesystem that is mounted with `dax`: where they are set, it is those too.
 
 mod fake;
 
@@ -26,7 +26,18 @@ const UNIT_BYTES: usize = 2 << 20;
 #[derive(Clone, Debug)]
 enum On {
     Objects,
-    Device { path: PathBuf, persistent: bool },
+    /// Files on a filesystem that is mounted with `dax`.
+    Files(PathBuf),
+    Device {
+        path: PathBuf,
+        persistent: bool,
+    },
+}
+
+impl On {
+    fn is_persistent(&self) -> bool {
+        matches!(self, Self::Files(_) | Self::Device { persistent: true, .. })
+    }
 }
 
 /// All that is here.
@@ -34,8 +45,9 @@ fn places() -> Vec<On> {
     let device = |variable, persistent| {
         std::env::var_os(variable).map(|path| On::Device { path: path.into(), persistent })
     };
-    let devices = [device("CODAX_TEST_DEVDAX", true), device("CODAX_TEST_HMEM", false)];
-    [On::Objects].into_iter().chain(devices.into_iter().flatten()).collect()
+    let files = std::env::var_os("CODAX_TEST_FSDAX").map(|dir| On::Files(dir.into()));
+    let named = [device("CODAX_TEST_DEVDAX", true), device("CODAX_TEST_HMEM", false), files];
+    [On::Objects].into_iter().chain(named.into_iter().flatten()).collect()
 }
 
 struct Setting {
@@ -51,14 +63,17 @@ fn setting(on: &On, len: u64) -> Setting {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = || TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let turn = matches!(on, On::Device { .. }).then(turn);
-    let fake = Fake::start();
+    let fake = match on {
+        On::Files(dir) => Fake::start_with(dir),
+        On::Objects | On::Device { .. } => Fake::start(),
+    };
     {
         let mut state = fake.state();
         state.closed = true;
         state.block = UNIT_PAGES;
-        if let On::Device { path, persistent } = on {
+        state.persistent.extend(on.is_persistent().then_some(1));
+        if let On::Device { path, .. } = on {
             state.device = Some(Device::real(path));
-            state.persistent.extend(persistent.then_some(1));
         }
     }
     let id = fake.state().make(Some("/f"), len);
@@ -347,9 +362,9 @@ fn a_file_that_ends_within_a_block_moves() {
 #[test]
 fn only_what_lies_in_persistent_pools_is_persisted() {
     on_each(|s, on| {
-        let lasting = matches!(on, On::Device { persistent: true, .. } | On::Objects);
-        if matches!(on, On::Objects) {
-            s.fake.state().persistent.push(1);
+        let lasting = on.is_persistent() || matches!(on, On::Objects);
+        if lasting {
+            s.fake.state().persistent = vec![1];
         }
         s.fake.move_file(s.id, 1, UNIT_PAGES);
         let mapping = s.file.map(5.., Access::ReadWrite).unwrap();

@@ -28,7 +28,7 @@ pub const POOLS: u16 = 2;
 const WORDS: usize = 8;
 
 pub struct Fake {
-    _tmp: tempfile::TempDir,
+    _tmp: [tempfile::TempDir; 2],
     dir: PathBuf,
     state: Arc<Mutex<State>>,
 }
@@ -242,15 +242,20 @@ impl State {
 
 impl Fake {
     pub fn start() -> Self {
+        Self::start_with(Path::new("/dev/shm"))
+    }
+
+    /// With the objects of pool 1 below a directory.
+    pub fn start_with(files: &Path) -> Self {
         let tmp = tempfile::tempdir_in("/dev/shm").unwrap();
+        let second = tempfile::tempdir_in(files).unwrap();
         let dir = tmp.path().to_owned();
-        let pools = (0..POOLS).map(|pool| {
-            let path = dir.join(format!("pool{pool}"));
+        let pools = [dir.join("pool0"), second.path().join("pool1")].map(|path| {
             std::fs::create_dir(&path).unwrap();
             ObjectDir::open(&path).unwrap()
         });
         let state = State {
-            pools: pools.collect(),
+            pools: pools.into(),
             device: None,
             persistent: Vec::new(),
             closed: false,
@@ -270,7 +275,7 @@ impl Fake {
             hold_maps: false,
             generation: 0,
         };
-        let fake = Self { _tmp: tmp, dir, state: Arc::new(Mutex::new(state)) };
+        let fake = Self { _tmp: [tmp, second], dir, state: Arc::new(Mutex::new(state)) };
         fake.serve();
         fake
     }
