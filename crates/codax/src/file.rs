@@ -299,6 +299,9 @@ impl File {
     /// Maps the bytes `range` of the file, within its length and not empty (`Invalid` otherwise). The mapping may be moved, cut and dropped
     /// independently of others, of the same bytes too; it outlives this `File`.
     ///
+    /// What lies on a DAX device is mapped by those who may open that (`/dev/dax0.0`): `Permission` for others, and `NotSupported` where it can't be opened
+    /// for another reason. [`File::read_at`] and [`File::write_at`] are for all.
+    ///
     /// ```
     /// # fn main() -> codax::Result<()> {
     /// # let private = codax_testkit::Private::start()?;

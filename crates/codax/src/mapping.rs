@@ -351,3 +351,22 @@ fn place(placed: &Placed, pages: PageRange, whole: PageRange, write: bool) -> Re
 pub(crate) fn to_usize(bytes: u64) -> Result<usize> {
     usize::try_from(bytes).map_err(|_| Error::invalid(format!("{bytes} bytes are more than memory can hold")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_open_a_device_is_told_what_else_there_is() {
+        let path = StorePath::parse(b"/f").unwrap();
+        let device = OnDevice { path: "/dev/dax0.0".to_owned(), ..OnDevice::default() };
+        let refused = not_opened(&path, &device, &io::ErrorKind::PermissionDenied.into());
+        assert_eq!(refused.kind, ErrorKind::Permission);
+        let line = "/f lies on /dev/dax0.0, which only those who may open it map: read and write it with File::read_at and write_at, or through a mount";
+        assert_eq!(refused.message, line);
+        let gone = not_opened(&path, &device, &io::ErrorKind::NotFound.into());
+        assert_eq!(gone.kind, ErrorKind::NotSupported);
+        assert!(is_not_mapped(&refused) && is_not_mapped(&gone));
+        assert!(!is_not_mapped(&Error::lost("gone")));
+    }
+}

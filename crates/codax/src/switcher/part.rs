@@ -39,10 +39,8 @@ pub(super) struct Part {
     stage: Stage,
     /// Of the old object or device, what lies side by side there: a mapping's duplicate goes on in the object, whatever is mapped behind it.
     old_pieces: Vec<Piece>,
-    /// Of what is staged, what the kernel moves at once.
+    /// Of what is staged, what doesn't lie over the region yet: the first one last.
     new_pieces: Vec<Piece>,
-    /// How many of these lie over the region.
-    laid: usize,
     /// The old object's pages, at these offsets in the part.
     old: Vec<(usize, Area)>,
     /// Whether those can't be duplicated, and must be moved if they are needed again.
@@ -71,6 +69,7 @@ pub(super) struct How<'a> {
 impl Part {
     /// The pages `pages` of a file, which a mapping shows from `at` on in its region.
     pub(super) fn new(at: usize, pages: PageRange, old_pieces: Vec<Piece>, new_pieces: Vec<Piece>) -> Self {
+        let new_pieces = new_pieces.into_iter().rev().collect();
         Self {
             at,
             len: bytes(pages.bytes()),
@@ -78,7 +77,6 @@ impl Part {
             stage: Stage::Idle,
             old_pieces,
             new_pieces,
-            laid: 0,
             old: Vec::new(),
             single: false,
         }
@@ -160,9 +158,16 @@ impl Part {
         // Only to spare later accesses their faults.
         let _ = whole.staged.populate(from, self.len, whole.write);
         // One after the other, each in one step: what isn't laid over yet is the placeholder, or the old bytes, which nobody can change.
-        while let Some(piece) = self.new_pieces.get(self.laid) {
-            whole.staged.move_over(from + piece.at, piece.len, whole.region, self.at + piece.at)?;
-            self.laid += 1;
+        while let Some(&piece) = self.new_pieces.last() {
+            let Piece { at, len } = piece;
+            match whole.staged.move_over(from + at, len, whole.region, self.at + at) {
+                Ok(()) => drop(self.new_pieces.pop()),
+                Err(e) => {
+                    let (first, rest) = halves(whole.staged.base() + from, piece, e)?;
+                    self.new_pieces.pop();
+                    self.new_pieces.extend([rest, first]);
+                }
+            }
         }
         self.stage = Stage::Switched;
         self.wake(tools, whole.region);
@@ -205,21 +210,29 @@ impl Part {
 
 /// Maps once more what a region maps at `at`, a piece of it, as one area, or as several where the kernel has it as several.
 fn duplicate(region: &Region, at: usize, piece: Piece, into: &mut Vec<(usize, Area)>) -> io::Result<()> {
-    let Piece { at: off, len } = piece;
-    match Area::duplicate(region, at + off, len) {
+    match Area::duplicate(region, at + piece.at, piece.len) {
         Ok(area) => {
-            into.push((off, area));
+            into.push((piece.at, area));
             Ok(())
         }
-        Err(e) if e.raw_os_error() == Some(EFAULT) && len > PAGE => {
-            // A device's mappings are cut at its own pages only.
-            let huge = len > HUGE && (region.base() + at + off).is_multiple_of(HUGE);
-            let half = (len / 2).next_multiple_of(if huge { HUGE } else { PAGE });
-            duplicate(region, at, Piece { at: off, len: half }, into)?;
-            duplicate(region, at, Piece { at: off + half, len: len - half }, into)
+        Err(e) => {
+            let (first, rest) = halves(region.base() + at, piece, e)?;
+            duplicate(region, at, first, into)?;
+            duplicate(region, at, rest, into)
         }
-        Err(e) => Err(e),
     }
+}
+
+/// A piece at `base` in two, where the kernel has it as several mappings; the error if that isn't what it says. Mappings of devices and huge pages are cut at
+/// theirs only.
+fn halves(base: usize, piece: Piece, e: io::Error) -> io::Result<(Piece, Piece)> {
+    let Piece { at, len } = piece;
+    if e.raw_os_error() != Some(EFAULT) || len <= PAGE {
+        return Err(e);
+    }
+    let huge = len > HUGE && (base + at).is_multiple_of(HUGE);
+    let half = (len / 2).next_multiple_of(if huge { HUGE } else { PAGE });
+    Ok((Piece { at, len: half }, Piece { at: at + half, len: len - half }))
 }
 
 /// What `mremap` says of a range that is more than one mapping.

@@ -196,3 +196,39 @@ impl Registry {
         mapped.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::segment::Target;
+    use super::*;
+    use codax_core::PoolId;
+
+    #[test]
+    fn who_watches_pages_hears_of_those_that_were_on_the_move() {
+        let mut registry = Registry::new(1);
+        let segment = |file, chunks: &[(u64, u64)]| {
+            let to = Target { pool: PoolId(1), persistent: true, device: None };
+            Segment::new(
+                file,
+                0,
+                to,
+                chunks.iter().map(|&(start, count)| PageRange::new(start, count)).collect(),
+            )
+        };
+        registry.begin(MoveId(1), segment(FileId(5), &[(0, 10), (10, 10), (20, 10)]));
+        registry.begin(MoveId(2), segment(FileId(6), &[(0, 30)]));
+        let (watch, runs) = registry.watch(FileId(5), 7, PageRange::new(5, 10));
+        let (other, _) = registry.watch(FileId(6), 8, PageRange::new(0, 3));
+        assert_eq!(runs, []);
+        registry.disturbed(MoveId(1), 0);
+        registry.switched(MoveId(1), 1);
+        registry.disturbed(MoveId(1), 2);
+        // Chunks and segments that nobody knows.
+        registry.disturbed(MoveId(1), 3);
+        registry.disturbed(MoveId(3), 0);
+        assert_eq!(registry.watched(watch), [PageRange::new(5, 5), PageRange::new(10, 5)]);
+        assert_eq!(registry.watched(watch), []);
+        registry.disturbed(MoveId(2), 0);
+        assert_eq!(registry.watched(other), [PageRange::new(0, 3)]);
+    }
+}

@@ -67,7 +67,7 @@ pub(crate) fn of_layout(layout: &Layout, pages: PageRange) -> Option<Vec<Run>> {
             runs.push(Run { pages: run.pages, pool: run.pool, durable: Durable::Never, device_at: None });
         }
     }
-    runs.extend(layout.devices.iter().flat_map(|device| of_device(device, Durable::Never)));
+    runs.extend(layout.devices.iter().flat_map(|device| of_device(device, device.pool, Durable::Never)));
     runs.sort_by_key(|run| run.pages.start);
     if let Some(last) = runs.last_mut().filter(|last| last.device_at.is_none()) {
         last.pages.count.0 = last.pages.count.0.max(pages.end().saturating_sub(last.pages.start.0));
@@ -83,11 +83,11 @@ pub(crate) fn of_layout(layout: &Layout, pages: PageRange) -> Option<Vec<Run>> {
     (reached >= pages.end().min(PageCount::for_bytes(layout.len).0)).then_some(runs)
 }
 
-/// The runs on a device, in the order of pages.
-pub(crate) fn of_device(device: &OnDevice, durable: Durable) -> Vec<Run> {
+/// The runs on a device, which is `pool`, in the order of pages.
+pub(crate) fn of_device(device: &OnDevice, pool: PoolId, durable: Durable) -> Vec<Run> {
     let run = |run: &codax_core::request::DeviceRun| Run {
         pages: run.pages,
-        pool: device.pool,
+        pool,
         durable,
         device_at: Some(run.at),
     };

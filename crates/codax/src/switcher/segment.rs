@@ -84,7 +84,8 @@ impl Segment {
         let write = live.iter().any(|live| live.write);
         let sync = self.to.persistent && area::takes_sync(object, write)?;
         self.durable = Durable::of(self.to.persistent, sync || self.to.device.is_some());
-        self.places = self.to.device.iter().flat_map(|device| of_device(device, self.durable)).collect();
+        self.places =
+            self.to.device.iter().flat_map(|device| of_device(device, self.to.pool, self.durable)).collect();
         let page = area::page_of(object)?;
         let members: io::Result<Vec<_>> =
             live.iter().filter_map(|live| self.member(live, object, page, sync).transpose()).collect();

@@ -9,7 +9,8 @@ use codax_core::{FileId, PageRange};
 #[derive(Debug)]
 pub(crate) struct Watch<'a> {
     shared: &'a Shared,
-    id: u64,
+    /// `None` when it was ended.
+    id: Option<u64>,
     /// What was there when it was taken.
     pub(crate) runs: Vec<Run>,
 }
@@ -36,20 +37,23 @@ impl Shared {
     /// Takes a look at `pages` of a mapping. No lock is held until it ends.
     pub(crate) fn watch(&self, file: FileId, mapping: u64, pages: PageRange) -> Watch<'_> {
         let (id, runs) = lock(&self.registry).watch(file, mapping, pages);
-        Watch { shared: self, id, runs }
+        Watch { shared: self, id: Some(id), runs }
     }
 }
 
 impl Watch<'_> {
     /// Ends it. Returns which of its pages were closed or switched, be it for a moment.
-    pub(crate) fn end(self) -> Vec<PageRange> {
-        lock(&self.shared.registry).watched(self.id)
+    pub(crate) fn end(mut self) -> Vec<PageRange> {
+        self.take()
+    }
+
+    fn take(&mut self) -> Vec<PageRange> {
+        self.id.take().map(|id| lock(&self.shared.registry).watched(id)).unwrap_or_default()
     }
 }
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        // One that was ended isn't there any more.
-        lock(&self.shared.registry).watched(self.id);
+        self.take();
     }
 }
