@@ -492,7 +492,11 @@ impl Inner {
                 objects.push(run.pool);
             }
         }
-        let pages_in = |medium| runs.iter().filter(move |run| run.pool == medium).map(|run| run.pages);
+        // A device is mapped by whole units, also behind a file's end.
+        let pages_in = |medium| {
+            let unit = st.unit(medium);
+            runs.iter().filter(move |run| run.pool == medium).map(move |run| run.pages.widened(unit))
+        };
         let mut devices = Vec::new();
         let mut fds: Vec<OwnedFd> = Vec::new();
         for &medium in &objects {
