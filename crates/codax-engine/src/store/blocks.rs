@@ -10,7 +10,7 @@ use codax_core::extent::{self, FrameRun, PoolRun};
 use codax_core::info::ReserveInfo;
 use codax_core::namespace::Inode;
 use codax_core::units::format_size;
-use codax_core::{FileId, PageCount, PageRange, PoolId};
+use codax_core::{FileId, PageCount, PageRange, PoolId, Result};
 
 impl State {
     /// Pages of the largest unit of the pools.
@@ -75,10 +75,22 @@ impl Inner {
 }
 
 impl Pool {
+    /// Frames that no file has, with those for which there is no memory.
+    fn unused(&self) -> PageCount {
+        PageCount(self.alloc.free().0 + frames(&self.absent).0)
+    }
+
+    /// Tells its backing what it has to keep memory for.
+    pub fn tell_unused(&self) {
+        self.backing.keep(self.unused());
+    }
+
     /// Takes out of what can be given out the frames for which its backing has no memory.
-    pub fn take_reserve(&mut self) {
+    pub fn take_reserve(&mut self) -> Result<()> {
+        self.backing.keep_all(self.unused())?;
         let missing = self.backing.reserve().map_or(0, |reserve| reserve.missing);
         self.set_absent(PageCount::for_bytes(missing));
+        Ok(())
     }
 
     /// Takes so many frames out of what can be given out, whole units, since there is no memory for them. Returns how many were free.

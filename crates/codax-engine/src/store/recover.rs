@@ -102,7 +102,7 @@ impl Store {
             .map(Change::Pool)
             .collect();
         changed.iter().try_for_each(|change| replayed.take(change.clone()))?;
-        let mut new_pools = NewPools::new(&layout, &known);
+        let mut new_pools = NewPools::new(&layout, &known, replayed.pools.values().cloned().collect());
         let mut pools = open_pools(&layout, &replayed, &options, make, &mut new_pools)?;
         notes.extend(without_memory(&replayed, &options));
 
@@ -115,7 +115,6 @@ impl Store {
         let on_their_way: Vec<MoveRecord> = replayed.moves.values().cloned().collect();
         settle_moves(&journal, &mut replayed, &mut notes)?;
         claim_frames(&replayed.ns, &mut pools)?;
-        pools.iter_mut().for_each(Pool::take_reserve);
         let names = NamesFile::rewrite(&layout.names(), names_of(&replayed.ns))?;
         let events = Events::open(&layout.meta())?;
         let mut state = State::new(replayed.ns, pools);
@@ -138,6 +137,8 @@ impl Store {
         });
         inner.sweep(&mut notes)?;
         inner.bring_back(&on_their_way);
+        // What lay in another pool's memory is out of it now.
+        inner.lock().pools.iter_mut().try_for_each(Pool::take_reserve)?;
         inner.lock().pools.iter_mut().try_for_each(|pool| pool.table.publish())?;
         // All of them or none.
         inner.journal.append(&changed)?;

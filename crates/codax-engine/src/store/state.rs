@@ -347,6 +347,7 @@ impl State {
             extents.push(Extent { page: PageNo(page), count: run.count, pool, frame: run.frame });
             page += run.count.0;
         }
+        p.tell_unused();
         self.fit_medium(pool);
         Ok(extents)
     }
@@ -405,6 +406,7 @@ impl State {
             let pool = self.pool_mut(e.pool);
             pool.table.free(run);
             pool.alloc.release(run);
+            pool.tell_unused();
         }
         for medium in self.media.of_extents(extents) {
             self.fit_medium(medium);
