@@ -17,6 +17,7 @@ mod discover;
 mod drain;
 mod holders;
 mod huge;
+mod huge_moves;
 mod kernel_moves;
 mod live;
 mod mount;

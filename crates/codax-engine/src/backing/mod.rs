@@ -8,7 +8,7 @@ mod shm;
 
 pub(crate) use devdax::Devdax;
 pub(crate) use fsdax::Fsdax;
-pub(crate) use hugetlb::{Hugetlb, give_back, raised_path};
+pub(crate) use hugetlb::{Hugetlb, Place, give_back, raised_path};
 pub(crate) use missing::Missing;
 pub use shm::{Shm, ShmOptions};
 
@@ -135,6 +135,14 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     }
     /// Takes back to where it keeps them what huge pages objects have let go of. Called now and then.
     fn tend(&self) {}
+    /// Says how many of the pool's frames no file has: a medium that keeps memory for them keeps so much.
+    fn keep(&self, _unused: PageCount) {}
+    /// The same, of a pool that begins: the memory is there when it returns, as far as there is any.
+    fn keep_all(&self, _unused: PageCount) -> Result<()> {
+        Ok(())
+    }
+    /// Says that so many pages of the pool have been brought to where another pool is, before their frames are free: a medium that keeps memory keeps that.
+    fn gave(&self, _pages: PageCount) {}
     /// Sees to it that these pages, which have memory, lie where the pool is; the medium may have given them elsewhere. `NoSpace` where they can't
     /// be brought there: the pool's own memory is taken. `DeviceState` where it is gone.
     fn confirm(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {

@@ -467,7 +467,7 @@ impl Inner {
 
     /// Whether no frame of the pool is taken, and none of its memory is left in an object.
     fn proved_empty(&self, pool: PoolId) -> Result<bool> {
-        let (medium, node) = {
+        let (medium, node, huge) = {
             let mut st = self.lock();
             self.refresh_all(&mut st);
             self.retry_held(&mut st);
@@ -478,11 +478,12 @@ impl Inner {
             if !st.media.is_shared(st.media.of(pool)) {
                 return Ok(p.backing.list()?.is_empty());
             }
-            (st.media.of(pool), p.record.numa.map(|memory| memory.node))
+            (st.media.of(pool), p.record.numa.map(|memory| memory.node), p.record.unit() > 1)
         };
         // Of other pools' pages some may lie on the node, where their own were full.
         let anything = |node| !matches!(codax_os::occupants::shared_on(node), Ok(0));
-        if node.is_some_and(anything) {
+        // The node doesn't count huge pages as shared memory.
+        if huge || node.is_some_and(anything) {
             self.bring_strays(medium)?;
         }
         Ok(true)

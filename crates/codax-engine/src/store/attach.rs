@@ -3,7 +3,7 @@
 use crate::backing::{Backing, Shm, ShmOptions, give_back, os_error, raised_path};
 use crate::drain::Terms;
 use crate::store::Session;
-use crate::store::lifecycle::{Layout, open_backing};
+use crate::store::lifecycle::{Layout, detached_huge, huge_place, is_shared, open_backing};
 use crate::store::state::{Job, State, is_dram};
 use codax_core::change::{PoolRecord, PoolState};
 use codax_core::units::format_size;
@@ -29,20 +29,17 @@ impl Session {
         inner.set_pool_state(&mut st, pool, PoolState::Detached, Terms::default())?;
         // The journal says so already: a start would take it out of its place as well.
         let layout = Layout { dir: inner.options().dir.clone() };
-        // What other pools have objects in stays, with none of its memory on this device.
-        if !st.media.is_shared(st.media.of(pool)) {
-            let path = layout.pool(name);
-            match take_out(&layout, name).and_then(|()| Shm::new(&path, ShmOptions::default())) {
-                Ok(empty) => {
-                    let pool = st.pool_mut(pool);
-                    pool.catalog = None;
-                    pool.set_absent(PageCount(0));
-                    pool.backing = Arc::new(empty);
-                }
-                Err(e) => {
-                    inner.set_pool_state(&mut st, pool, PoolState::Offline, Terms::default())?;
-                    return Err(e);
-                }
+        match without_memory(&layout, &st, pool) {
+            Ok(None) => {}
+            Ok(Some(empty)) => {
+                let pool = st.pool_mut(pool);
+                pool.catalog = None;
+                pool.set_absent(PageCount(0));
+                pool.backing = empty;
+            }
+            Err(e) => {
+                inner.set_pool_state(&mut st, pool, PoolState::Offline, Terms::default())?;
+                return Err(e);
             }
         }
         drop(st);
@@ -89,7 +86,7 @@ impl Session {
         let taken = st.pool_mut(pool);
         (taken.huge, taken.swappable, taken.backing) = (opened.huge, opened.swappable, opened.backing);
         taken.catalog = opened.catalog;
-        taken.take_reserve();
+        taken.take_reserve()?;
         inner.tell_reserve(&st, pool);
         inner.align_catalogs(&mut st);
         inner.retry_held(&mut st);
@@ -110,13 +107,38 @@ fn device(st: &State, name: &str) -> Result<PoolId> {
     Ok(pool)
 }
 
-/// Unmounts what holds a device's objects, if it is a mount of its own, and gives back the huge pages that were set aside for it.
-pub(crate) fn take_out(layout: &Layout, name: &str) -> Result<()> {
-    let path = layout.pool(name);
-    if mounts::is_mount_point(&path).unwrap_or(false) {
-        mounts::umount(&path).map_err(|e| os_error("unmount", &path.display(), &e))?;
+/// Takes the memory of an empty pool out of its place, and returns what holds its objects then; `None` where that is what held them before: what other pools
+/// have objects in stays, with none of its memory on this device.
+fn without_memory(layout: &Layout, st: &State, pool: PoolId) -> Result<Option<Arc<dyn Backing>>> {
+    let all: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
+    let record = &st.pool(pool).record;
+    match record.numa.filter(|memory| memory.page.is_reserved()) {
+        _ if !is_shared(record, &all) => {
+            take_out(layout, record, &all)?;
+            Ok(Some(Arc::new(Shm::new(&layout.pool(&record.name), ShmOptions::default())?)))
+        }
+        Some(memory) => Ok(Some(Arc::new(detached_huge(layout, record, &all, memory.page)?))),
+        None => Ok(None),
     }
-    give_back(&raised_path(&layout.meta(), name))
+}
+
+/// Unmounts what holds a device's objects, if it is a mount of its own, and gives back the huge pages that were set aside for it: where other pools have
+/// objects there too, of it only the holder goes.
+pub(crate) fn take_out(layout: &Layout, pool: &PoolRecord, all: &[PoolRecord]) -> Result<()> {
+    if is_shared(pool, all) {
+        huge_place(layout, pool, all).remove_holder(&pool.name)?;
+    } else {
+        unmount(&layout.pool(&pool.name))?;
+    }
+    give_back(&raised_path(&layout.meta(), &pool.name))
+}
+
+/// Unmounts what is mounted there, if anything is.
+pub(crate) fn unmount(path: &Path) -> Result<()> {
+    if mounts::is_mount_point(path).unwrap_or(false) {
+        mounts::umount(path).map_err(|e| os_error("unmount", &path.display(), &e))?;
+    }
+    Ok(())
 }
 
 fn memory_is_there(record: &PoolRecord) -> Result<()> {

@@ -11,7 +11,7 @@ use codax_core::extent::{self, FrameRun, PoolRun};
 use codax_core::info::ReserveInfo;
 use codax_core::namespace::Inode;
 use codax_core::units::format_size;
-use codax_core::{FileId, Frame, PageCount, PageRange, PoolId};
+use codax_core::{FileId, Frame, PageCount, PageRange, PoolId, Result};
 
 impl State {
     /// Pages of the largest unit of the pools.
@@ -76,16 +76,29 @@ impl Inner {
 }
 
 impl Pool {
+    /// Frames that no file has, with those for which there is no memory.
+    fn unused(&self) -> PageCount {
+        PageCount(self.alloc.free().0 + frames(&self.absent).0)
+    }
+
+    /// Tells its backing what it has to keep memory for.
+    pub fn tell_unused(&self) {
+        self.backing.keep(self.unused());
+    }
+
     /// Takes out of what can be given out the frames for which its backing has no memory.
-    pub fn take_reserve(&mut self) {
+    pub fn take_reserve(&mut self) -> Result<()> {
+        self.backing.keep_all(self.unused())?;
         let missing = self.backing.reserve().map_or(0, |reserve| reserve.missing);
         self.set_absent(PageCount::for_bytes(missing));
+        Ok(())
     }
 
     /// Frames are nobody's any more: they can be given out again, but for those whose memory is damaged.
     pub fn give_back(&mut self, run: FrameRun) {
         self.table.free(run);
         self.alloc.release(run);
+        self.tell_unused();
         let end = run.frame.0 + run.count.0;
         let touched = |bad: &FrameRun| bad.frame.0 < end && run.frame.0 < bad.frame.0 + bad.count.0;
         if self.record.retired.iter().any(touched) {

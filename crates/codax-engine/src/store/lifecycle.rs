@@ -1,6 +1,6 @@
 //! A store's start and end: its directory, its mounts, its pools.
 
-use crate::backing::{Backing, Hugetlb, Missing, Shm, ShmOptions, give_back, os_error, raised_path};
+use crate::backing::{Backing, Hugetlb, Missing, Place, Shm, ShmOptions, give_back, os_error, raised_path};
 use crate::catalog::Catalog;
 use crate::dax;
 use crate::env::Env;
@@ -8,7 +8,7 @@ use crate::journal;
 use crate::options::{DaxSpec, DeviceSpec, Format, HugeMode, StoreOptions};
 use crate::patrol::Patrol;
 use crate::store::Store;
-use crate::store::attach::take_out;
+use crate::store::attach::{take_out, unmount};
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::media::{DramPages, medium_for};
 use crate::store::recover::MakeBacking;
@@ -186,7 +186,7 @@ pub(crate) fn open_backing(
 ) -> Result<Opened> {
     let path = layout.pool(&pool.name);
     if pool.state == PoolState::Detached && !is_shared(pool, all) {
-        let medium = detached_pool(layout, pool)?;
+        let medium = detached_pool(layout, pool, all)?;
         return Ok(Opened::plain(&medium, Arc::new(Shm::new(&path, ShmOptions::default())?)));
     }
     if let Some(memory) = &pool.dax {
@@ -222,15 +222,40 @@ pub(crate) fn open_backing(
         if !mounts::can_mount() {
             return Err(only_root(pool));
         }
+        // Its own tells a purge of the pool, wherever its objects are.
         make_dir(&path, 0o700)?;
+        let place = huge_place(layout, pool, all);
+        make_dir(&place.path, 0o700)?;
+        let medium =
+            Medium { path: place.path.clone(), huge: true, swappable: false, shm: ShmOptions::default() };
+        if pool.state == PoolState::Detached {
+            return Ok(Opened::plain(&medium, Arc::new(detached_huge(layout, pool, all, memory.page)?)));
+        }
         let bytes = PageCount(pool.frames).bytes();
-        let backing = Hugetlb::open(&path, &pool.name, memory, bytes, &layout.meta())?;
-        let medium = Medium { path, huge: true, swappable: false, shm: ShmOptions::default() };
+        let backing = Hugetlb::open(place, &pool.name, memory, bytes, &layout.meta())?;
         return Ok(Opened::plain(&medium, Arc::new(backing)));
     }
     let medium = prepare_pool(layout, pool, all, options)?;
     let shm = Shm::new(&medium.path, medium.shm.clone())?;
     Ok(Opened::plain(&medium, make(pool, shm)))
+}
+
+/// Where the objects of a pool of huge pages are.
+pub(crate) fn huge_place(layout: &Layout, pool: &PoolRecord, all: &[PoolRecord]) -> Place {
+    let first = all.iter().find(|p| p.id == pool.medium).unwrap_or(pool);
+    let sharers = all.iter().filter(|p| p.medium == pool.medium && is_shared(p, all));
+    Place { path: layout.pool(&first.name), sharers: sharers.map(|p| p.name.clone()).collect() }
+}
+
+/// The objects of the other pools where a detached device of huge pages had its own.
+pub(crate) fn detached_huge(
+    layout: &Layout,
+    pool: &PoolRecord,
+    all: &[PoolRecord],
+    page: PageKind,
+) -> Result<Hugetlb> {
+    take_out(layout, pool, all)?;
+    Hugetlb::without_memory(huge_place(layout, pool, all), page)
 }
 
 fn only_root(pool: &PoolRecord) -> Error {
@@ -289,7 +314,7 @@ fn prepare_pool(
 }
 
 /// Whether other pools have their objects where this one has.
-fn is_shared(pool: &PoolRecord, all: &[PoolRecord]) -> bool {
+pub(crate) fn is_shared(pool: &PoolRecord, all: &[PoolRecord]) -> bool {
     all.iter().any(|other| other.medium == pool.medium && other.id != pool.id)
 }
 
@@ -304,10 +329,10 @@ pub(crate) fn dram_pages(layout: &Layout, options: &StoreOptions) -> DramPages {
 }
 
 /// The directory of a detached device's pool: there is nothing in it.
-fn detached_pool(layout: &Layout, pool: &PoolRecord) -> Result<Medium> {
+fn detached_pool(layout: &Layout, pool: &PoolRecord, all: &[PoolRecord]) -> Result<Medium> {
     let path = layout.pool(&pool.name);
     make_dir(&path, 0o700)?;
-    take_out(layout, &pool.name)?;
+    take_out(layout, pool, all)?;
     Ok(Medium { path, huge: false, swappable: false, shm: ShmOptions::default() })
 }
 
@@ -386,7 +411,10 @@ pub(crate) fn reconcile(
             }
             None => {
                 let id = PoolId(next);
-                let before: Vec<PoolRecord> = known.iter().chain(&changed).cloned().collect();
+                // A hugetlbfs that was mounted for one pool has room for that one.
+                let alone = |p: &&PoolRecord| p.unit() > 1 && !is_shared(p, known);
+                let open = known.iter().filter(|p| !alone(p));
+                let before: Vec<PoolRecord> = open.chain(&changed).cloned().collect();
                 let medium = numa.map_or(id, |memory| medium_for(&before, id, memory, dram_pages));
                 let plan = dax.as_ref().map(|spec| dax::plan(spec, name, *bytes, env)).transpose()?;
                 let (dax, persistent, frames) = match plan {
@@ -455,8 +483,7 @@ impl Store {
                         tracing::error!("journal: {e}");
                     }
                     inner.retry_held(&mut inner.lock());
-                    let backings: Vec<_> = inner.lock().pools.iter().map(|p| p.backing.clone()).collect();
-                    backings.iter().for_each(|backing| backing.tend());
+                    inner.tend();
                     inner.look_for_media();
                     inner.patrol(&mut patrol);
                 }
@@ -589,18 +616,11 @@ pub fn purge_dir(layout: &Layout, pools: &[String]) -> Result<()> {
 }
 
 fn purge_pools(layout: &Layout, pools: &[String]) -> Result<()> {
-    let mut dirs: Vec<PathBuf> = pools.iter().map(|p| layout.pool(p)).collect();
-    dirs.push(layout.meta());
-    for dir in &dirs {
-        if mounts::is_mount_point(dir).unwrap_or(false) {
-            mounts::umount(dir).map_err(|e| os_error("unmount", &dir.display(), &e))?;
-        }
-        remove_tree(dir)?;
-        let pool = dir.file_name().filter(|_| *dir != layout.meta());
-        if let Some(pool) = pool.and_then(|name| name.to_str()) {
-            give_back(&raised_path(&layout.meta(), pool))?;
-        }
-    }
+    let dirs: Vec<PathBuf> = pools.iter().map(|p| layout.pool(p)).collect();
+    dirs.iter().try_for_each(|dir| purge_mount(dir))?;
+    // Several may have had their pages in one of them.
+    pools.iter().try_for_each(|pool| give_back(&raised_path(&layout.meta(), pool)))?;
+    purge_mount(&layout.meta())?;
     remove_tree(&layout.dir.join("pools"))?;
     remove_tree(&layout.frames())?;
     for name in ["sock", "lock"] {
@@ -612,6 +632,11 @@ fn purge_pools(layout: &Layout, pools: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn purge_mount(dir: &Path) -> Result<()> {
+    unmount(dir)?;
+    remove_tree(dir)
 }
 
 fn remove_tree(dir: &Path) -> Result<()> {

@@ -103,7 +103,7 @@ impl Store {
             .map(Change::Pool)
             .collect();
         changed.iter().try_for_each(|change| replayed.take(change.clone()))?;
-        let mut new_pools = NewPools::new(&layout, &known);
+        let mut new_pools = NewPools::new(&layout, &known, replayed.pools.values().cloned().collect());
         let (mut pools, said) = open_pools(&layout, &replayed, (&options, &*env), make, &mut new_pools)?;
         notes.extend(said);
         notes.extend(without_memory(&replayed, &options));
@@ -127,7 +127,6 @@ impl Store {
         settle_moves(&journal, &mut replayed, &mut notes)?;
         claim_frames(&replayed.ns, &mut pools)?;
         adopt(&replayed.ns, &pools)?;
-        pools.iter_mut().for_each(Pool::take_reserve);
         for pool in &mut pools {
             pool.know_bad_frames(&mut changed);
             pool.retire();
@@ -157,6 +156,8 @@ impl Store {
         });
         inner.sweep(&mut notes)?;
         inner.bring_back(&on_their_way);
+        // What lay in another pool's memory is out of it now.
+        inner.lock().pools.iter_mut().try_for_each(Pool::take_reserve)?;
         inner.lock().pools.iter_mut().try_for_each(|pool| pool.table.publish())?;
         // All of them or none.
         inner.journal.append(&changed)?;

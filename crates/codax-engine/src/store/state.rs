@@ -365,6 +365,7 @@ impl State {
             extents.push(Extent { page: PageNo(page), count: run.count, pool, frame: run.frame });
             page += run.count.0;
         }
+        p.tell_unused();
         self.fit_medium(pool);
         Ok(extents)
     }
