@@ -230,8 +230,11 @@ impl Session {
     /// Gives a file made without a name its name.
     pub fn publish(&self, handle: Handle, path: &StorePath, replace: bool) -> Result<()> {
         let inner = &self.store.inner;
-        let mut st = inner.lock();
+        let st = inner.lock();
         let open = self.handle(&st, handle)?;
+        // Where it outlives the power, a name never leads to bytes that don't.
+        inner.sync_bytes(st, open.file, PageRange::new(0, 1 << 40))?;
+        let mut st = inner.lock();
         let replaced = st.ns.resolve(&self.cred, path).ok();
         let now = inner.env.wall_ns();
         let changes = st.ns.link_orphan(&self.cred, open.file, path, replace, now)?;
