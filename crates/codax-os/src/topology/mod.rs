@@ -71,6 +71,12 @@ pub fn nodes_with_memory(root: &Path) -> Option<Vec<u32>> {
     Reader::new(root).list("devices/system/node/has_memory")
 }
 
+/// The huge pages of a node, a pool for each size.
+#[must_use]
+pub fn huge_pages(root: &Path, node: u32) -> Vec<HugePool> {
+    node::huge_of(&Reader::new(root), node)
+}
+
 /// A list of CPUs or nodes as the kernel and numactl(8) write it, `0-3,8`, in full and in order; `None` if it is no such list.
 #[must_use]
 pub fn list(text: &str) -> Option<Vec<u32>> {
