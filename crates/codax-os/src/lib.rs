@@ -16,6 +16,7 @@ pub mod cgroup;
 pub mod copy;
 pub mod cpu;
 pub mod event;
+pub mod evict;
 mod fork;
 pub mod fuse;
 pub mod futex;

@@ -6,6 +6,7 @@ use crate::topology::{self, HugePool};
 use crate::util::{field_kib, invalid};
 use std::collections::HashSet;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 /// What is on a node, in bytes. Pages that several processes share count for each of them.
@@ -149,9 +150,20 @@ fn areas(maps: &str, node: u32) -> Vec<Area> {
 
 /// Where a process maps files of these filesystems.
 fn areas_of(pid: u32, filesystems: &Filesystems) -> HashSet<u64> {
-    let maps = std::fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
-    let areas = maps.split(|b| *b == b'\n').filter_map(process::area_of);
-    areas.filter(|(_, device)| filesystems.contains(device)).map(|(range, _)| range.start).collect()
+    let all = process::areas(pid).unwrap_or_default().into_iter();
+    all.filter(|(_, device)| filesystems.contains(device)).map(|(range, _)| range.start).collect()
+}
+
+/// Where a process has memory of a node that is in no file of these filesystems. Empty if it has ended.
+pub(crate) fn areas_on(pid: u32, node: u32, but: &Filesystems) -> io::Result<Vec<Range<u64>>> {
+    let numa_maps = match std::fs::read_to_string(format!("/proc/{pid}/numa_maps")) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let here: HashSet<u64> = areas(&numa_maps, node).into_iter().map(|area| area.start).collect();
+    let all = process::areas(pid)?.into_iter();
+    let theirs = all.filter(|(range, device)| here.contains(&range.start) && !but.contains(device));
+    Ok(theirs.map(|(range, _)| range).collect())
 }
 
 #[cfg(test)]

@@ -105,6 +105,12 @@ fn mapping_of(line: &[u8]) -> Option<((u64, u64), Hold)> {
     Some(((dev, ino), Hold::Mapped { off: hexadecimal(off)?, len, writable }))
 }
 
+/// The addresses that a process has mapped, and what [`area_of`] says of each.
+pub(crate) fn areas(pid: u32) -> io::Result<Vec<(Range<u64>, u64)>> {
+    let maps = std::fs::read(format!("/proc/{pid}/maps"))?;
+    Ok(maps.split(|b| *b == b'\n').filter_map(area_of).collect())
+}
+
 /// The addresses in such a line, and the device number of the filesystem whose file is mapped there, 0 for memory of the process's own.
 pub(crate) fn area_of(line: &[u8]) -> Option<(Range<u64>, u64)> {
     let mut parts = line.splitn(6, |b| *b == b' ');

@@ -159,6 +159,16 @@ impl NodeRow {
         if let Some(more) = self.processes.len().checked_sub(NAMED).filter(|more| *more > 0) {
             lines.push(format!("and {more} processes more"));
         }
+        lines.extend(self.kinds());
+        if self.unseen > 0 {
+            lines.push(format!("{} processes can't be looked into: ask as root", self.unseen));
+        }
+        lines
+    }
+
+    /// What is there by kinds, line by line.
+    fn kinds(&self) -> Vec<String> {
+        let mut lines = Vec::new();
         let slab = self.slab.saturating_sub(self.slab_reclaimable);
         for (what, bytes) in [
             ("processes' own memory, which can be moved", self.anonymous),
@@ -173,8 +183,29 @@ impl NodeRow {
                 lines.push(format!("{} of {what}", format_size(bytes)));
             }
         }
-        if self.unseen > 0 {
-            lines.push(format!("{} processes can't be looked into: ask as root", self.unseen));
+        lines
+    }
+
+    /// What of it no process's pages are moved with, line by line, and how it can be got rid of.
+    pub fn unmapped(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (what, bytes) in [
+            ("processes' own memory: somebody has it in use, or there is no room elsewhere", self.anonymous),
+            (
+                "page cache that nobody maps: echo 1 > /proc/sys/vm/drop_caches drops what is written back",
+                self.page_cache,
+            ),
+            (
+                "tmpfs and shared memory that nobody maps: remove the files, or read them into others",
+                self.shared,
+            ),
+            ("huge pages of others: they move to where such are free", self.huge),
+            ("slab, of which echo 2 > /proc/sys/vm/drop_caches drops a part", self.slab_reclaimable),
+            ("the kernel's own, which nobody can move", self.kernel.saturating_sub(self.slab_reclaimable)),
+        ] {
+            if bytes > 0 {
+                lines.push(format!("{} of {what}", format_size(bytes)));
+            }
         }
         lines
     }

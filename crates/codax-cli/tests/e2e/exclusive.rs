@@ -1,7 +1,7 @@
 //! Who else is on a device's node, on a machine that has one, and what is done about it.
 
 use crate::client::{self, Client};
-use crate::numa::{alone, far};
+use crate::numa::{alone, at_its_place, far};
 use crate::rig::{MIB, Plan, Rig, pattern, root, skipped};
 use codax_os::hugetlb::Policy;
 use serde_json::Value;
@@ -67,4 +67,45 @@ fn doctor_names_who_is_on_a_device() {
     let row = of_device(&rig, node);
     assert!(row["node"]["anonymous"].as_u64() < Some(MIB), "{row}");
     holder.end();
+}
+
+#[test]
+fn strangers_are_moved_off_a_device_and_its_files_stay() {
+    let _alone = alone();
+    let Some((plan, node)) = plan("strangers_are_moved_off_a_device", "") else { return };
+    let rig = plan.up();
+    rig.put("/f", &pattern(4 * MIB, 1), &["--on", "cxl0"]).ok();
+    let mut holder = Client::start(&rig, "hold", &["/f", "ro"]);
+    let seen = holder.number("get 4096");
+    let mut hog = Client::start(&rig, "eat", &[&(24 * MIB).to_string(), &node.to_string()]);
+    let of_hog = |row: &Value| {
+        let mut all = row["processes"].as_array().expect("a list").iter();
+        all.find(|process| process["pid"] == hog.pid()).cloned()
+    };
+    let words = ["device", "evict-strangers", "cxl0"];
+    let plan = rig.row(&[&words[..], &["--dry-run"]].concat());
+    let planned = of_hog(&plan).expect("it has memory there");
+    assert!(planned["bytes"].as_u64() >= Some(24 * MIB) && planned["moved"] == 0, "{plan}");
+    assert!(of_hog(&rig.row(&[&words[..], &["--dry-run"]].concat())).is_some(), "a plan moves nothing");
+    // Others' page cache stays, if there is some.
+    let said = rig.run(&words);
+    assert!([0, 5].contains(&said.code), "{said}");
+    assert!(said.text().contains(&format!("process {} ", hog.pid())), "{said}");
+    let after = rig.row(&[&words[..], &["--dry-run"]].concat());
+    assert_eq!(of_hog(&after), None, "{after}");
+    let event = rig.events("strangers").pop().expect("noted");
+    assert!(event.contains("pages of processes moved off"), "{event}");
+    assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+    assert_eq!(holder.number("get 4096"), seen);
+    assert_eq!(hog.number("all"), 24 * MIB);
+    hog.end();
+    holder.end();
+    rig.sound();
+}
+
+#[test]
+fn a_device_that_is_no_node_has_no_strangers() {
+    let rig = Plan::new().device_as("sim0=emulated:16MiB").up();
+    rig.run(&["device", "evict-strangers", "sim0"]).fails(2, &["sim0 is no NUMA node"]);
+    rig.run(&["device", "evict-strangers", "nobody"]).fails(3, &["nobody"]);
 }
