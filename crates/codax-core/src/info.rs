@@ -87,6 +87,36 @@ pub struct JobInfo {
     pub waiting: Vec<HeldFile>,
 }
 
+/// What processes have on a device's node that the store didn't put there, and what became of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Strangers {
+    /// The node.
+    pub node: u32,
+    /// Nodes that it is moved to.
+    pub to: Vec<u32>,
+    /// What is free there, in bytes.
+    pub room: u64,
+    /// The processes, the largest first.
+    pub processes: Vec<Stranger>,
+    /// Processes that the answer has no room for.
+    pub more: u64,
+}
+
+/// A process with memory on a device's node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stranger {
+    /// The process.
+    pub pid: u32,
+    /// Its name.
+    pub command: String,
+    /// Bytes that it maps there.
+    pub bytes: u64,
+    /// Bytes of them that were moved; 0 in a plan.
+    pub moved: u64,
+    /// Why some stay, or may stay.
+    pub why: String,
+}
+
 /// A file that somebody holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldFile {

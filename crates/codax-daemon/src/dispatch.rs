@@ -76,6 +76,7 @@ impl<'a> Client<'a> {
             Request::Status
             | Request::DetachDevice { .. }
             | Request::AttachDevice { .. }
+            | Request::EvictStrangers { .. }
             | Request::Events { .. }
             | Request::Check { .. }
             | Request::Reload
@@ -244,6 +245,10 @@ impl<'a> Client<'a> {
             }
             Request::DetachDevice { pool } => done(self.session.detach_device(pool)?),
             Request::AttachDevice { pool } => done(self.session.attach_device(pool)?),
+            Request::EvictStrangers { pool, dry_run } => {
+                let mounts = self.shared.mounts.devices();
+                Reply::Strangers(Box::new(self.session.evict_strangers(pool, *dry_run, &mounts)?))
+            }
             Request::Events { since, wait } => {
                 self.session.require_admin("events")?;
                 if *wait {

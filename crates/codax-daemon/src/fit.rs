@@ -67,6 +67,11 @@ fn cut(reply: &mut Reply) -> bool {
         Reply::Events(events) => halve(events) > 0,
         Reply::Findings(findings) => cut_findings(findings),
         Reply::Lines(lines) => halve(lines) > 0,
+        Reply::Strangers(strangers) => {
+            let left_out = halve(&mut strangers.processes);
+            strangers.more += left_out as u64;
+            left_out > 0
+        }
         _ => false,
     }
 }

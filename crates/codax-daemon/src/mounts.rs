@@ -123,6 +123,12 @@ impl Mounts {
             .collect()
     }
 
+    /// Device numbers of the filesystems that it is mounted as.
+    pub fn devices(&self) -> Vec<u64> {
+        let dirs = self.lock().here.iter().map(|mount| mount.facts().dir).collect::<Vec<_>>();
+        dirs.iter().filter_map(|dir| codax_os::process::filesystem_of(dir).ok()).collect()
+    }
+
     /// How a file is served on each of them; how it would be on a mount by root if there is none.
     pub fn served(&self, file: FileId) -> Result<Vec<ServedOn>> {
         let made = self.lock().here.clone();

@@ -3,7 +3,7 @@
 //! * [`store`]: the store and its sessions: files, names, who uses what.
 //! * `mover`: moves of files, idle and mapped ones.
 //! * [`drain`]: drains and returns.
-//! * [`check`]: comparing table, journal and objects; `patrol`: whether pages still lie where they were put.
+//! * [`check`]: comparing table, journal and objects; `patrol`: whether pages still lie where they were put; `strangers`: who else is on a node.
 //! * [`journal`]: what survives; [`table`] (with [`runs`]), [`names`], [`events`]: what is derived from it, for tools and people.
 //! * [`catalog`]: what a DAX pool's medium knows of its files, so that another boot or another store finds them.
 //! * [`backing`] and [`env`](mod@env): what the engine stands on, as traits.
@@ -25,6 +25,7 @@ pub mod options;
 mod patrol;
 pub mod runs;
 pub mod store;
+mod strangers;
 pub mod table;
 
 pub use drain::DrainOptions;

@@ -13,9 +13,12 @@ use std::path::{Path, PathBuf};
 /// From here on a limit is none: version 1 writes the largest number of bytes that is whole pages.
 const UNLIMITED: u64 = 1 << 62;
 
+/// Which of the two interfaces memory cgroups are under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
+pub enum Version {
+    /// A hierarchy of its own for each controller.
     V1,
+    /// One hierarchy for all of them.
     V2,
 }
 
@@ -119,6 +122,18 @@ impl MemoryCgroups {
         let below = Path::new(path).strip_prefix(&root).unwrap_or(Path::new(""));
         let dirs = below.ancestors().map(|dir| mount.join(dir)).filter(|dir| dir.is_dir()).collect();
         Some(Self { version, mount, dirs })
+    }
+
+    /// Which interface they are under.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Whether the kernel tells of each how much its processes wait for memory (version 2 alone).
+    #[must_use]
+    pub fn has_pressure(&self) -> bool {
+        self.dirs.first().is_some_and(|dir| dir.join("memory.pressure").exists())
     }
 
     /// Their directories, the innermost first.

@@ -18,6 +18,7 @@ pub mod cpu;
 pub mod dax;
 pub mod durable;
 pub mod event;
+pub mod evict;
 pub mod filesystem;
 mod fork;
 pub mod fuse;

@@ -1,7 +1,6 @@
 //! On which NUMA nodes an object's pages lie, bringing them to another, and where new ones come from.
 #![allow(unsafe_code)]
-//! Unsafe code: `move_pages` (move_pages(2)) and `mbind` (mbind(2)) with arrays of our own, on pages of our own mapping. They change no byte and no
-//! address.
+//! Unsafe code: `move_pages` (move_pages(2)) and `mbind` (mbind(2)) with arrays of our own. They change no byte and no address.
 
 use crate::area::Area;
 use crate::util::{PAGE, invalid, to_usize};
@@ -115,32 +114,38 @@ impl Located {
     }
 
     fn call(&self, pages: &[usize], to: Option<u32>) -> io::Result<Vec<libc::c_int>> {
-        let mut status = vec![UNKNOWN; pages.len()];
-        for (pages, status) in pages.chunks(AT_ONCE).zip(status.chunks_mut(AT_ONCE)) {
-            let addresses: Vec<usize> = pages.iter().map(|page| self.area.base() + page * PAGE).collect();
-            let nodes =
-                to.map(|node| vec![libc::c_int::try_from(node).unwrap_or(libc::c_int::MAX); pages.len()]);
-            let nodes = nodes.as_ref().map_or(null(), |nodes| nodes.as_ptr());
-            // SAFETY: three arrays of `pages.len()` numbers each (or none for the nodes), of which the kernel writes the last; the addresses are only
-            // looked up.
-            let done = unsafe {
-                libc::syscall(
-                    libc::SYS_move_pages,
-                    0,
-                    addresses.len(),
-                    addresses.as_ptr(),
-                    nodes,
-                    status.as_mut_ptr(),
-                    if to.is_some() { MPOL_MF_MOVE_ALL } else { 0 },
-                )
-            };
-            // A number above 0 counts pages that were left where they are: the rest of these is not tried.
-            if done < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(status)
+        let addresses: Vec<usize> = pages.iter().map(|page| self.area.base() + page * PAGE).collect();
+        move_pages(0, &addresses, to)
     }
+}
+
+/// Asks the kernel where pages of a process are (0: of this one), or has it bring them to a node, under whoever maps them; returns what it says of each. The
+/// rest is not tried after one that can't be brought.
+pub(crate) fn move_pages(pid: libc::pid_t, pages: &[usize], to: Option<u32>) -> io::Result<Vec<libc::c_int>> {
+    let mut status = vec![UNKNOWN; pages.len()];
+    for (addresses, status) in pages.chunks(AT_ONCE).zip(status.chunks_mut(AT_ONCE)) {
+        let nodes =
+            to.map(|node| vec![libc::c_int::try_from(node).unwrap_or(libc::c_int::MAX); addresses.len()]);
+        let nodes = nodes.as_ref().map_or(null(), |nodes| nodes.as_ptr());
+        // SAFETY: three arrays of `addresses.len()` numbers each (or none for the nodes), of which the kernel writes the last; the addresses are only
+        // looked up, in whichever process.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_move_pages,
+                pid,
+                addresses.len(),
+                addresses.as_ptr(),
+                nodes,
+                status.as_mut_ptr(),
+                if to.is_some() { MPOL_MF_MOVE_ALL } else { 0 },
+            )
+        };
+        // A number above 0 counts pages that were left where they are: the rest of these is not tried.
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(status)
 }
 
 #[cfg(test)]

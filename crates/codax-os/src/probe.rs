@@ -41,6 +41,16 @@ pub struct Facts {
     pub memory_limit: Option<crate::cgroup::Limit>,
     /// The same of the lower limit, beyond which the kernel slows it down.
     pub memory_soft_limit: Option<crate::cgroup::Limit>,
+    /// Which interface the memory cgroups are under; `None` where there are none, or they are not mounted.
+    pub cgroups: Option<crate::cgroup::Version>,
+    /// Whether the kernel tells how much a cgroup's processes wait for memory.
+    pub cgroup_pressure: bool,
+    /// How the kernel moves pages between nodes by itself.
+    pub numa: NumaFacts,
+    /// Whether it tells how much processes wait for memory (PSI).
+    pub pressure: bool,
+    /// Capabilities that a store on device memory wants and this process lacks.
+    pub lacking: Vec<&'static str>,
     /// Whether a process can see what its threads do (`/proc/self/task/*/syscall`); futexes in moved memory need it.
     pub thread_states: bool,
 }
@@ -59,6 +69,25 @@ pub struct UserfaultfdFacts {
     /// Features that live moves need and the kernel lacks.
     pub missing_features: Vec<&'static str>,
 }
+
+/// How the kernel moves pages between nodes by itself, and what it takes for fast and slow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NumaFacts {
+    /// Whether pages that would be reclaimed are moved to a slower node instead.
+    pub demotion: Option<bool>,
+    /// `kernel.numa_balancing`, a set of bits: 1, pages are brought to the node of who uses them; 2, pages in use are brought from slower nodes to faster ones.
+    pub balancing: Option<u64>,
+    /// `vm.zone_reclaim_mode`: where it is 0, memory is taken from other nodes before a node's page cache is given up.
+    pub zone_reclaim: Option<u64>,
+    /// The nodes of each memory tier, the fastest first.
+    pub tiers: Vec<(u32, Vec<u32>)>,
+    /// The nodes that have memory and no CPUs: those that can be devices.
+    pub far: Vec<u32>,
+}
+
+/// Capabilities that are wanted, by name and bit, from `linux/capability.h`.
+const WANTED: [(&str, u32); 4] =
+    [("CAP_SYS_ADMIN", 21), ("CAP_SYS_NICE", 23), ("CAP_IPC_LOCK", 14), ("CAP_SYS_PTRACE", 19)];
 
 /// Collects them; of `daemon`, if it is named, what limits its memory. Opens devices and closes them again, changes nothing.
 #[must_use]
@@ -83,6 +112,11 @@ pub fn facts(daemon: Option<u32>) -> Facts {
         fuse_helper: crate::fuse::helper_is_there(),
         memory_limit: cgroups.as_ref().and_then(crate::cgroup::MemoryCgroups::limit),
         memory_soft_limit: cgroups.as_ref().and_then(crate::cgroup::MemoryCgroups::soft_limit),
+        cgroups: cgroups.as_ref().map(crate::cgroup::MemoryCgroups::version),
+        cgroup_pressure: cgroups.as_ref().is_some_and(crate::cgroup::MemoryCgroups::has_pressure),
+        numa: numa(),
+        pressure: std::fs::read("/proc/pressure/memory").is_ok(),
+        lacking: lacking(),
         thread_states: crate::futex::sleepers(&[]).is_ok(),
     }
 }
@@ -91,6 +125,31 @@ pub fn facts(daemon: Option<u32>) -> Facts {
 #[must_use]
 pub fn memory_available() -> Option<u64> {
     field_kib(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")
+}
+
+fn numa() -> NumaFacts {
+    let nodes = crate::topology::nodes(Path::new(crate::topology::SYSFS));
+    let mut tiers: Vec<(u32, Vec<u32>)> = Vec::new();
+    for node in &nodes {
+        let Some(tier) = node.tier else { continue };
+        match tiers.iter_mut().find(|(known, _)| *known == tier) {
+            Some((_, nodes)) => nodes.push(node.node),
+            None => tiers.push((tier, vec![node.node])),
+        }
+    }
+    tiers.sort_unstable();
+    let demotion = std::fs::read_to_string("/sys/kernel/mm/numa/demotion_enabled").ok();
+    NumaFacts {
+        demotion: demotion.map(|text| matches!(text.trim(), "true" | "1")),
+        balancing: number(Path::new("/proc/sys/kernel/numa_balancing")),
+        zone_reclaim: number(Path::new("/proc/sys/vm/zone_reclaim_mode")),
+        tiers,
+        far: nodes.iter().filter(|n| n.cpus.is_empty() && n.bytes > Some(0)).map(|n| n.node).collect(),
+    }
+}
+
+fn lacking() -> Vec<&'static str> {
+    WANTED.iter().filter(|(_, bit)| !crate::mounts::has_capability(*bit)).map(|(name, _)| *name).collect()
 }
 
 fn userfaultfd() -> UserfaultfdFacts {

@@ -8,7 +8,9 @@ use rustix::process::{Pid, PidfdFlags, Resource, Signal};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 /// Bit of the capability to lock memory beyond the limit (`CAP_IPC_LOCK`).
 const CAP_IPC_LOCK: u32 = 14;
@@ -132,18 +134,31 @@ fn holders_where(wanted: impl Fn((u64, u64)) -> bool) -> io::Result<Vec<Held>> {
 /// What a line of `/proc/PID/maps` says: `START-END PERMS OFFSET MAJOR:MINOR INODE PATH`, numbers but the inode in
 /// hexadecimal.
 fn mapping_of(line: &[u8]) -> Option<((u64, u64), Hold)> {
-    let mut parts = line.splitn(6, |b| *b == b' ');
-    let (range, perms, off, dev, ino) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let mut parts = line.splitn(6, |b| *b == b' ').skip(1);
+    let (perms, off, _, ino) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     if ino == b"0" {
         return None;
     }
-    let (start, end) = range_of(range)?;
-    let (major, minor) = hex_pair(dev, b':')?;
-    let dev = rustix::fs::makedev(u32::try_from(major).ok()?, u32::try_from(minor).ok()?);
+    let (range, dev) = area_of(line)?;
     let ino = std::str::from_utf8(ino).ok()?.parse().ok()?;
     let writable = perms.get(1) == Some(&b'w');
-    Some(((dev, ino), Hold::Mapped { off: hex(off)?, len: end.checked_sub(start)?, writable }))
+    let len = range.end.checked_sub(range.start)?;
+    Some(((dev, ino), Hold::Mapped { off: hex(off)?, len, writable }))
+}
+
+/// The addresses that a process has mapped, and what [`area_of`] says of each.
+pub(crate) fn areas(pid: u32) -> io::Result<Vec<(Range<u64>, u64)>> {
+    let maps = std::fs::read(format!("/proc/{pid}/maps"))?;
+    Ok(maps.split(|b| *b == b'\n').filter_map(area_of).collect())
+}
+
+/// The addresses in such a line, and the device number of the filesystem whose file is mapped there, 0 for memory of the process's own.
+pub(crate) fn area_of(line: &[u8]) -> Option<(Range<u64>, u64)> {
+    let mut parts = line.splitn(6, |b| *b == b' ');
+    let (range, dev) = (parts.next()?, parts.nth(2)?);
+    let (start, end) = range_of(range)?;
+    let (major, minor) = hex_pair(dev, b':')?;
+    Some((start..end, rustix::fs::makedev(u32::try_from(major).ok()?, u32::try_from(minor).ok()?)))
 }
 
 /// Beginning and end of a mapping, `START-END`.
@@ -200,6 +215,12 @@ fn identity_of(stat: &Statx) -> (u64, u64) {
 fn device_number(stat: &Statx) -> Option<u64> {
     let is_device = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::CharacterDevice;
     is_device.then(|| rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor))
+}
+
+/// Device number of the filesystem that a path is on, as in `/proc/PID/maps`. Asks nobody who serves it.
+pub fn filesystem_of(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
+    Ok(rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor))
 }
 
 /// Processes that use a filesystem, by its device number: that have a file of it open or mapped, or are in a directory of it. Those we may

@@ -1,4 +1,4 @@
-use codax_core::info::{Event, FileInfo, Finding, JobInfo, JobReport, ServedOn, StoreInfo};
+use codax_core::info::{Event, FileInfo, Finding, JobInfo, JobReport, ServedOn, StoreInfo, Strangers};
 use codax_core::mounting::MountOptions;
 use codax_core::name::StorePath;
 use codax_core::request::{Handle, Layout, Mapped, Open, PinId, PlacementSpec};
@@ -228,6 +228,14 @@ pub enum Request {
         /// Whether to delete the store.
         purge: bool,
     },
+    /// Moves what processes have on a device's NUMA node to the nodes of `dram`, or says what would be moved. Store's owner only. Answered by
+    /// [`Reply::Strangers`].
+    EvictStrangers {
+        /// The device's name.
+        pool: String,
+        /// Only plan.
+        dry_run: bool,
+    },
 }
 
 /// Body of [`Request::Attach`].
@@ -318,4 +326,6 @@ pub enum Reply {
     Dirs(Vec<Vec<u8>>),
     /// To `Served`.
     Served(Vec<ServedOn>),
+    /// To `EvictStrangers`.
+    Strangers(Box<Strangers>),
 }

@@ -91,6 +91,8 @@ pub enum DeviceCommand {
     Detach(DeviceName),
     /// Take a detached device again; it is offline then
     Attach(DeviceName),
+    /// Move what other programs have on a device's NUMA node to the host's own memory
+    EvictStrangers(EvictStrangersArgs),
 }
 
 impl DeviceCommand {
@@ -104,6 +106,7 @@ impl DeviceCommand {
             Self::Online(_) => "device online",
             Self::Detach(_) => "device detach",
             Self::Attach(_) => "device attach",
+            Self::EvictStrangers(_) => "device evict-strangers",
         }
     }
 }
@@ -113,6 +116,17 @@ impl DeviceCommand {
 pub struct DeviceName {
     /// The device
     pub name: String,
+}
+
+/// `codax device evict-strangers`.
+#[derive(Debug, Args)]
+pub struct EvictStrangersArgs {
+    /// The device
+    pub name: String,
+
+    /// Print what would be moved, and why some would stay, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `codax device drain`.

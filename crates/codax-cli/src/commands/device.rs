@@ -26,6 +26,7 @@ pub fn run(context: &Context, command: &DeviceCommand) -> Result<()> {
         DeviceCommand::Online(device) => online(context, &device.name),
         DeviceCommand::Detach(device) => super::occupants::detach(context, &device.name),
         DeviceCommand::Attach(device) => attach(context, &device.name),
+        DeviceCommand::EvictStrangers(args) => super::strangers::evict(context, args),
     }
 }
 

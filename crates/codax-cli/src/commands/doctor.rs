@@ -1,8 +1,11 @@
-//! `codax doctor`: what this machine can do for a store, what follows, and what mends it. Asks the kernel, not a daemon.
+//! `codax doctor`: what this machine can do for a store, what follows, and what mends it. Asks the kernel, and a daemon only which devices it has.
 
+mod nodes;
+mod numa;
 mod served;
 
-use super::Context;
+use super::occupants::NodeRow;
+use super::{Context, info};
 use crate::args::DoctorArgs;
 use crate::output::text::printable;
 use anyhow::Result;
@@ -11,6 +14,7 @@ use codax_core::units::format_size;
 use codax_os::cgroup::Limit;
 use codax_os::probe::{self, Facts};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::path::Path;
 
 /// The first kernel with all that live moves, unswappable pools and the look at what an object has (cachestat(2)) need.
@@ -25,14 +29,23 @@ pub fn run(context: &Context, args: &DoctorArgs) -> Result<()> {
         let rows = args.files.iter().map(|file| served::look(file)).collect::<Result<Vec<_>>>()?;
         return context.print(&rows, || rows.iter().map(text).collect());
     }
-    let facts = probe::facts(daemon(&context.dir));
-    let rows = diagnose(&facts, &place(&context.dir));
+    let daemon = daemon(&context.dir);
+    let facts = probe::facts(daemon);
+    let mut rows = diagnose(&facts, &place(&context.dir));
+    rows.extend(numa::rows(&facts));
+    let store = daemon.map(|_| context.store().and_then(|store| info(&store)));
+    if let Some(Err(e)) = &store {
+        let follows = "which devices it has is not known";
+        rows.push(Row::bad(Level::Limited, "daemon", format!("{e:#}"), follows, "codax status"));
+    }
+    rows.extend(nodes::rows(&context.dir, store.and_then(Result::ok).as_ref(), &facts.numa.far));
     context.print(&rows, || rows.iter().map(text).collect())?;
-    let missing: Vec<_> = rows.iter().filter(|row| row.level == Level::Missing).map(|row| row.fact).collect();
+    let missing: Vec<_> =
+        rows.iter().filter(|row| row.level == Level::Missing).map(|row| &*row.fact).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Error::internal(format!("a store can't work here as it should: see {}", missing.join(", "))).into())
+    Err(Error::internal(format!("not everything is as it should be: see {}", missing.join(", "))).into())
 }
 
 /// The daemon of the store, if one runs and this user may know. It isn't asked.
@@ -56,28 +69,43 @@ enum Level {
 /// A fact, as JSON has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Row {
-    fact: &'static str,
+    fact: Cow<'static, str>,
     value: String,
     level: Level,
     /// What follows for a store.
     follows: String,
     /// The setting that mends it; null where nothing is to mend.
     mend: Option<String>,
+    /// What is on a node; null for other facts.
+    node: Option<NodeRow>,
+    /// The same for people.
+    #[serde(skip)]
+    details: Vec<String>,
 }
 
 impl Row {
-    fn ok(fact: &'static str, value: impl Into<String>, follows: impl Into<String>) -> Self {
-        Self { fact, value: value.into(), level: Level::Ok, follows: follows.into(), mend: None }
+    fn ok(fact: impl Into<Cow<'static, str>>, value: impl Into<String>, follows: impl Into<String>) -> Self {
+        Self::new(Level::Ok, fact.into(), value.into(), follows.into(), None)
     }
 
     fn bad(
         level: Level,
-        fact: &'static str,
+        fact: impl Into<Cow<'static, str>>,
         value: impl Into<String>,
         follows: impl Into<String>,
         mend: impl Into<String>,
     ) -> Self {
-        Self { fact, value: value.into(), level, follows: follows.into(), mend: Some(mend.into()) }
+        Self::new(level, fact.into(), value.into(), follows.into(), Some(mend.into()))
+    }
+
+    const fn new(
+        level: Level,
+        fact: Cow<'static, str>,
+        value: String,
+        follows: String,
+        mend: Option<String>,
+    ) -> Self {
+        Self { fact, value, level, follows, mend, node: None, details: Vec::new() }
     }
 }
 
@@ -92,6 +120,9 @@ fn text(row: &Row) -> String {
     out += &format!("{indent}{}\n", printable(&row.follows));
     if let Some(mend) = &row.mend {
         out += &format!("{indent}to mend it: {}\n", printable(mend));
+    }
+    for line in &row.details {
+        out += &format!("{indent}{}\n", printable(line));
     }
     out
 }
@@ -369,7 +400,7 @@ mod tests {
     use super::*;
     use codax_os::probe::UserfaultfdFacts;
 
-    fn good() -> Facts {
+    pub fn good() -> Facts {
         Facts {
             kernel: "6.18.5-arch1".to_owned(),
             uid: 0,
@@ -393,16 +424,28 @@ mod tests {
             fuse_helper: true,
             memory_limit: None,
             memory_soft_limit: None,
+            cgroups: Some(codax_os::cgroup::Version::V2),
+            cgroup_pressure: true,
+            numa: codax_os::probe::NumaFacts::default(),
+            pressure: true,
+            lacking: vec![],
             thread_states: true,
         }
     }
 
-    fn levels(facts: &Facts, tmpfs: bool) -> Vec<(&'static str, Level)> {
+    fn levels(facts: &Facts, tmpfs: bool) -> Vec<(String, Level)> {
         let rows = diagnose(facts, &Place { dir: "/s".to_owned(), tmpfs });
         for row in &rows {
             assert_eq!(row.mend.is_none(), row.level == Level::Ok, "{row:?}");
         }
-        rows.iter().filter(|row| row.level != Level::Ok).map(|row| (row.fact, row.level)).collect()
+        rows.iter()
+            .filter(|row| row.level != Level::Ok)
+            .map(|row| (row.fact.to_string(), row.level))
+            .collect()
+    }
+
+    fn named<const N: usize>(rows: [(&str, Level); N]) -> [(String, Level); N] {
+        rows.map(|(fact, level)| (fact.to_owned(), level))
     }
 
     #[test]
@@ -417,8 +460,8 @@ mod tests {
         facts.userfaultfd.kernel_faults = false;
         let limited = ["kernel-mode faults", "mounts", "huge pages", "swap", "mounting the store"]
             .map(|fact| (fact, Level::Limited));
-        assert_eq!(levels(&facts, true), limited);
-        assert!(levels(&facts, false).contains(&("mounts", Level::Missing)));
+        assert_eq!(levels(&facts, true), named(limited));
+        assert!(levels(&facts, false).contains(&("mounts".to_owned(), Level::Missing)));
     }
 
     #[test]
@@ -432,7 +475,7 @@ mod tests {
         };
         let facts =
             Facts { memory_limit: Some(limit.clone()), memory_soft_limit: Some(limit.clone()), ..good() };
-        assert_eq!(levels(&facts, true), [("memory cgroup", Level::Limited)]);
+        assert_eq!(levels(&facts, true), named([("memory cgroup", Level::Limited)]));
         let row = memory_limit(&facts);
         assert_eq!(row.value, "6 MiB left of 8 MiB (/a)");
         assert!(row.mend.is_some_and(|mend| mend.contains("/cg/a/memory.max")));
@@ -451,6 +494,6 @@ mod tests {
             ("leases", Level::Missing),
             ("mounting the store", Level::Limited),
         ];
-        assert_eq!(found, wanted);
+        assert_eq!(found, named(wanted));
     }
 }

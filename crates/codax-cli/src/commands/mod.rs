@@ -16,6 +16,7 @@ mod occupants;
 mod pages;
 mod probe;
 mod status;
+mod strangers;
 mod transfer;
 mod tree;
 mod up;

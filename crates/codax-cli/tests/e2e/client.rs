@@ -140,6 +140,12 @@ fn child() {
     if role == "stranger" {
         return crate::raw::stranger(words[0], number(words[1]));
     }
+    if role == "eat" {
+        return crate::exclusive::eat(
+            number(words[0]),
+            words.get(1).map(|node| node.parse().expect("a node")),
+        );
+    }
     let options = Store::options().allow_user_faults(std::env::var_os(OPT_IN).is_some());
     let store = options.connect(codax::default_dir()).expect("a daemon");
     match role.as_str() {

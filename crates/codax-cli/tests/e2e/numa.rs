@@ -206,7 +206,7 @@ fn dram_lies_on_the_nodes_that_somebody_chose() {
 }
 
 /// Of tests that need a node for themselves, one at a time. They may be in processes of their own.
-fn alone() -> File {
+pub fn alone() -> File {
     let lock = File::create(std::env::temp_dir().join("codax-e2e-node")).expect("room");
     lock.lock().expect("nobody has it for ever");
     lock

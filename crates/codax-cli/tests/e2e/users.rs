@@ -96,6 +96,7 @@ fn other_users_can_not_read_change_or_move_what_is_not_theirs() {
         &["cat", "/closed/f"],
         &["device", "drain", "sim0"],
         &["device", "online", "sim0"],
+        &["device", "evict-strangers", "sim0"],
         &["check"],
         &["events"],
         &["reload"],

@@ -89,6 +89,12 @@ pub fn dax_align(root: &Path, number: u64) -> Option<u64> {
     sys.number(&format!("{}/{name}/align", dax::DEVICES)).filter(|align: &u64| align.is_power_of_two())
 }
 
+/// The huge pages of a node, a pool for each size.
+#[must_use]
+pub fn huge_pages(root: &Path, node: u32) -> Vec<HugePool> {
+    node::huge_of(&Reader::new(root), node)
+}
+
 /// A list of CPUs or nodes as the kernel and numactl(8) write it, `0-3,8`, in full and in order; `None` if it is no such list.
 #[must_use]
 pub fn list(text: &str) -> Option<Vec<u32>> {

@@ -139,6 +139,10 @@ fn tiers(sys: &Reader<'_>) -> Vec<(u32, Vec<u32>)> {
     tiers.filter_map(|(tier, dir)| Some((tier, sys.list(&format!("{dir}/nodelist"))?))).collect()
 }
 
+pub(super) fn huge_of(sys: &Reader<'_>, node: u32) -> Vec<HugePool> {
+    huge(sys, &format!("{NODES}/node{node}"))
+}
+
 fn huge(sys: &Reader<'_>, dir: &str) -> Vec<HugePool> {
     let kib = |rest: &str| rest.strip_suffix("kB")?.parse::<u64>().ok()?.checked_mul(1024);
     let pools = sys.entries(&format!("{dir}/hugepages"), "hugepages-", kib).into_iter();

@@ -1,0 +1,117 @@
+//! Memory of a device's node that processes have and the store didn't put there: who, and bringing it to the nodes of the host's own memory.
+
+use crate::backing::os_error;
+use crate::store::Session;
+use codax_core::info::{Stranger, Strangers};
+use codax_core::units::format_size;
+use codax_core::{Error, Result};
+use codax_os::evict::{Moved, move_off};
+use codax_os::occupants::{self, Filesystems, Occupant};
+use codax_os::topology::{self, Node};
+use std::path::Path;
+
+impl Session {
+    /// Moves what processes have on a device's node elsewhere, or with `dry_run` only says what that is. What they map of the store's files, in its pools and on
+    /// these filesystems, stays. `Invalid` for a device that is no node.
+    pub fn evict_strangers(&self, name: &str, dry_run: bool, mounts: &[u64]) -> Result<Strangers> {
+        self.require_admin(&format!("evict strangers from {name}"))?;
+        let inner = &self.store.inner;
+        let st = inner.lock();
+        let pool = st.pool(st.pool_named(name)?);
+        let Some(memory) = pool.record.numa else {
+            return Err(Error::invalid(format!("{name} is no NUMA node: nobody else has memory on it")));
+        };
+        let pools = st.pools.iter().filter_map(|pool| pool.backing.device().ok());
+        let ours: Filesystems = pools.chain(mounts.iter().copied()).collect();
+        drop(st);
+        let node = memory.node;
+        let nodes = topology::nodes(Path::new(topology::SYSFS));
+        let to = refuges(&nodes, node, &inner.options().dram_nodes);
+        let room = nodes.iter().filter(|node| to.contains(&node.node)).filter_map(|node| node.free).sum();
+        let failed = |e| os_error("look at NUMA node", &node, &e);
+        let found = occupants::on(node, &ours).map_err(failed)?;
+        let mut strangers = Strangers { node, to, room, ..Strangers::default() };
+        for process in found.processes {
+            let to = &strangers.to;
+            let (moved, why) = match dry_run {
+                true => (0, obstacle(&process, room)),
+                false => report(&process, move_off(process.pid, node, to, &ours)),
+            };
+            let Occupant { pid, command, bytes, .. } = process;
+            strangers.processes.push(Stranger { pid, command, bytes, moved, why });
+        }
+        if !dry_run {
+            let moved: u64 = strangers.processes.iter().map(|process| process.moved).sum();
+            let names = strangers.processes.iter().filter(|process| process.moved > 0).take(8);
+            let names: Vec<_> =
+                names.map(|process| format!("{} ({})", process.pid, process.command)).collect();
+            let stay = strangers.processes.iter().filter(|process| !process.why.is_empty()).count();
+            let detail = format!("pages of processes moved off: {}; of {stay} some stay", names.join(", "));
+            inner.event("strangers", name, &detail, moved);
+        }
+        Ok(strangers)
+    }
+}
+
+/// Where strangers are moved to: the nodes of `dram`, or else those with CPUs.
+fn refuges(nodes: &[Node], node: u32, dram: &[u32]) -> Vec<u32> {
+    let chosen =
+        |other: &&Node| if dram.is_empty() { !other.cpus.is_empty() } else { dram.contains(&other.node) };
+    nodes.iter().filter(chosen).map(|other| other.node).filter(|other| *other != node).collect()
+}
+
+/// What may keep pages of a process where they are.
+fn obstacle(process: &Occupant, room: u64) -> String {
+    if process.pinned > 0 {
+        return format!("{} are pinned for devices", format_size(process.pinned));
+    }
+    if process.bytes > room {
+        return format!("only {} are free on the other nodes", format_size(room));
+    }
+    if process.huge > 0 {
+        return format!("{} are huge pages, which go to where such are free", format_size(process.huge));
+    }
+    String::new()
+}
+
+/// What became of a process's pages: bytes that were moved, and why others were not.
+fn report(process: &Occupant, done: std::io::Result<Moved>) -> (u64, String) {
+    match done {
+        Ok(Moved { moved, left: 0 }) => (moved, String::new()),
+        Ok(Moved { moved, left }) => {
+            let why = match process.pinned {
+                0 => "the other nodes have no room for them, or somebody has them in use",
+                _ => "pinned for devices",
+            };
+            (moved, format!("{} stay: {why}", format_size(left)))
+        }
+        Err(e) => (0, e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_go_to_the_host_s_own_memory() {
+        let node = |node, cpus: &[u32]| Node { node, cpus: cpus.to_vec(), ..Node::default() };
+        let nodes = [node(0, &[0]), node(1, &[]), node(2, &[]), node(3, &[1])];
+        assert_eq!(refuges(&nodes, 1, &[]), [0, 3]);
+        assert_eq!(refuges(&nodes, 1, &[2, 1]), [2]);
+    }
+
+    #[test]
+    fn what_stays_is_explained() {
+        let process = Occupant { pid: 1, command: "x".into(), bytes: 8 << 20, huge: 0, pinned: 0 };
+        assert_eq!(obstacle(&process, 8 << 20), "");
+        assert_eq!(obstacle(&process, 4 << 20), "only 4 MiB are free on the other nodes");
+        let pinned = Occupant { pinned: 1 << 20, ..process.clone() };
+        assert_eq!(obstacle(&pinned, 8 << 20), "1 MiB are pinned for devices");
+        assert_eq!(
+            report(&pinned, Ok(Moved { moved: 7, left: 4096 })),
+            (7, "4 KiB stay: pinned for devices".into())
+        );
+        assert_eq!(report(&process, Ok(Moved { moved: 7, left: 0 })), (7, String::new()));
+    }
+}
