@@ -535,6 +535,15 @@ impl Store {
         Ok(file.into())
     }
 
+    /// Lets go of the store, and returns when its own threads have, too: then it can be opened again in this process.
+    pub fn end(self) {
+        let last = Arc::downgrade(&self.inner);
+        drop(self);
+        while last.strong_count() > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Ends the store's work: moves and drains that run are stopped at the next chunk (a drain goes on at the next start), the journal is folded. With
     /// `purge` everything is deleted and unmounted.
     pub fn close(&self, purge: bool) -> Result<()> {
