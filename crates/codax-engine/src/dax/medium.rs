@@ -188,6 +188,7 @@ impl Look {
                         self.what
                     )));
                 }
+                self.check_alignment(superblock)?;
                 Ok(Some((**superblock).clone()))
             }
             Found::Blank | Found::Foreign(_) | Found::Damaged(_) if spec.format == Format::IfNotOurs => {
@@ -232,6 +233,21 @@ impl Look {
         let memory =
             DaxMemory { path, unit: geometry.unit / PAGE_SIZE, data, uuid, owner: env.random().max(1) };
         Plan { memory, persistent: self.persistent, frames: geometry.frames }
+    }
+
+    /// A device can be mapped only by multiples of its alignment, which may not be what it was.
+    fn check_alignment(&self, superblock: &Superblock) -> Result<()> {
+        let Medium::Device(device) = &self.medium else { return Ok(()) };
+        let (unit, align) = (superblock.geometry.unit, device.align());
+        if unit.is_multiple_of(align) {
+            return Ok(());
+        }
+        Err(Error::device_state(format!(
+            "{} holds a pool in units of {}, and is aligned to {} now: daxctl reconfigure-device --align {unit} brings that back",
+            self.what,
+            format_size(unit),
+            format_size(align)
+        )))
     }
 
     /// What is worth knowing of it that is no error.
@@ -286,6 +302,7 @@ impl Look {
     /// Opens what the medium holds, which is the store's from now on.
     fn reopen(&mut self, memory: &DaxMemory, new: bool) -> Result<(Catalog, Vec<String>)> {
         let (superblock, _) = self.found.clone().ours(&self.what)?;
+        self.check_alignment(&superblock)?;
         if superblock.pool != memory.uuid {
             return Err(Error::device_state(format!(
                 "{} is not the medium it was: it holds the pool {} and not {}",
