@@ -5,46 +5,12 @@
 
 mod store_support;
 
-use codax_core::change::LinkModel;
 use codax_core::info::Severity;
 use codax_core::{ErrorKind, PageRange};
-use codax_engine::{DaxSpec, DeviceSpec, DrainOptions, Format, Store, StoreOptions};
-use std::path::{Path, PathBuf};
+use codax_engine::{DrainOptions, Format, Store};
+use std::path::Path;
+use store_support::media::{Media, unlock};
 use store_support::*;
-
-/// A store with the pools `pmem0` and `pmem1` beside `dram`, in directories that outlive it.
-struct Media {
-    dir: tempfile::TempDir,
-}
-
-impl Media {
-    fn new() -> Self {
-        // Of a disk, since nothing outlives the power elsewhere.
-        let dir = tempfile::Builder::new().prefix("codax-media").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
-        let media = Self { dir: dir.expect("a directory") };
-        ["pmem0", "pmem1"].iter().for_each(|name| std::fs::create_dir(media.path(name)).expect("made"));
-        media
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn device(&self, name: &str, format: Format) -> DeviceSpec {
-        let dax = DaxSpec { path: self.path(name), files: true, format, persistent: Some(true) };
-        DeviceSpec { dax: Some(dax), ..DeviceSpec::emulated(name, 16 * MIB, LinkModel::default()) }
-    }
-
-    /// A store in `rig` that has these media.
-    fn options(&self, rig: &Rig, names: &[&str], format: Format) -> StoreOptions {
-        let devices = names.iter().map(|name| self.device(name, format)).collect();
-        StoreOptions { devices, ..rig.options() }
-    }
-
-    fn open(&self, rig: &Rig, names: &[&str]) -> Store {
-        Store::open(self.options(rig, names, Format::IfNotOurs), TestEnv::new()).expect("the store opens")
-    }
-}
 
 fn catalogs(dir: &Path) -> [Vec<u8>; 2] {
     ["catalog.0", "catalog.1"].map(|name| std::fs::read(dir.join(name)).expect("there"))
@@ -89,18 +55,6 @@ fn files_are_there_in_another_store_with_names_owners_modes_and_bytes() {
     assert_eq!(store.check(false).expect("checked"), []);
     make(&s, "/more", MIB, "pmem0");
     assert_intact(&s, "/more", MIB);
-}
-
-/// The directory's lock is this process's, as long as it has the store in memory.
-fn unlock(dir: &Path) {
-    let was = dir.with_extension("was");
-    // Another directory in its place is one that nobody has locked.
-    std::fs::rename(dir, &was).expect("renamed");
-    std::fs::create_dir(dir).expect("made");
-    for entry in std::fs::read_dir(&was).expect("listed") {
-        let entry = entry.expect("an entry");
-        std::fs::rename(entry.path(), dir.join(entry.file_name())).expect("renamed");
-    }
 }
 
 #[test]

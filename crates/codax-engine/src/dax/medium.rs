@@ -305,10 +305,7 @@ impl Look {
                 None
             }
         };
-        let (mut catalog, findings) = Catalog::open(self.copies.clone(), device_bytes)?;
-        if superblock.store != memory.owner {
-            catalog.set_owner(memory.owner)?;
-        }
+        let (catalog, findings) = Catalog::open(self.copies.clone(), device_bytes)?;
         Ok((catalog, findings.into_iter().map(|finding| finding.what).collect()))
     }
 }

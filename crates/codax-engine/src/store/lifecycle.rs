@@ -418,7 +418,9 @@ pub(crate) fn reconcile(
                 let medium = numa.map_or(id, |memory| medium_for(&before, id, memory, dram_pages));
                 let plan = dax.as_ref().map(|spec| dax::plan(spec, name, *bytes, env)).transpose()?;
                 let (dax, persistent, frames) = match plan {
-                    Some(dax::Plan { memory, persistent, frames }) => (Some(memory), persistent, frames),
+                    Some(dax::Plan { memory, persistent, frames }) => {
+                        (Some(owned(memory, known.iter().chain(&changed))), persistent, frames)
+                    }
                     None => (None, false, bytes.unwrap_or(*default_bytes) / PAGE_SIZE),
                 };
                 changed.push(PoolRecord {
@@ -441,6 +443,18 @@ pub(crate) fn reconcile(
         }
     }
     Ok(changed)
+}
+
+/// A medium with the store's number on it, which all of its media have; but one that the store has known as another pool is not to be taken for that.
+fn owned<'a>(memory: DaxMemory, pools: impl Iterator<Item = &'a PoolRecord>) -> DaxMemory {
+    let mut owner = memory.owner;
+    for its in pools.filter_map(|pool| pool.dax.as_ref()) {
+        if its.uuid == memory.uuid {
+            return memory;
+        }
+        owner = its.owner;
+    }
+    DaxMemory { owner, ..memory }
 }
 
 /// A device's memory, for people.
