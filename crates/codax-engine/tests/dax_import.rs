@@ -291,3 +291,25 @@ fn pages_that_are_nowhere_on_a_medium_are_gone() {
     s.remove(&path("/f"), false).expect("removed");
     is_sound(&store);
 }
+
+#[test]
+fn a_change_that_one_medium_refuses_is_none_on_the_others() {
+    let media = Media::new();
+    let rig = Rig::new();
+    let store = media.open(&rig, &["pmem0", "pmem1"]);
+    let s = admin(&store);
+    make(&s, "/f", 4 * MIB, "pmem0");
+    s.move_file(&path("/f"), "pmem1", Some((2 * MIB, 2 * MIB)), &mut |_| true).expect("moved");
+    for name in ["catalog.0", "catalog.1"] {
+        let file = std::fs::File::options().write(true).open(media.path("pmem1").join(name)).expect("there");
+        file.set_len(0).expect("cut");
+    }
+    s.remove(&path("/f"), false).expect_err("its other half could not be told");
+    assert_eq!(s.stat(&path("/f")).expect("there").len, 4 * MIB);
+    drop(s);
+    store.end();
+    let other = Rig::new();
+    let store = media.open(&other, &["pmem0"]);
+    let info = admin(&store).stat(&path("/f")).expect("there");
+    assert_eq!((info.len, &info.lost[..]), (4 * MIB, &[PageRange::new(512, 512)][..]));
+}
