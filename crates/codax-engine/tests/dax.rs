@@ -106,7 +106,7 @@ fn a_restart_goes_on_with_the_journal_and_leaves_the_catalog_right() {
     let s = admin(&store);
     make(&s, "/f", 2 * MIB, "pmem0");
     drop(s);
-    drop(store);
+    store.end();
     let before = catalogs(&media.path("pmem0"));
     let store = media.open(&rig, &["pmem0"]);
     assert_eq!(catalogs(&media.path("pmem0")), before, "nothing is written where nothing has changed");
@@ -167,7 +167,7 @@ fn a_file_over_two_media_is_whole_when_both_are_there() {
     let rig = Rig::new();
     let store = media.open(&rig, &["pmem1"]);
     assert_eq!(admin(&store).stat(&path("/f")).expect("there").lost, [PageRange::new(512, 512)]);
-    drop(store);
+    store.end();
     // The other one brings what it has.
     let store = media.open(&rig, &["pmem1", "pmem0"]);
     assert_intact(&admin(&store), "/f", 4 * MIB);
@@ -191,6 +191,34 @@ fn a_drain_leaves_what_outlives_the_power_where_it_does() {
     s.online("pmem0", &mut |_| true).expect("online");
     assert!(s.stat(&path("/f")).expect("there").persistent);
     assert_intact(&s, "/f", 4 * MIB);
+    assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
+fn a_medium_that_was_left_empty_is_taken_again_unless_another_store_has_files_there() {
+    let (media, rig, other) = (Media::new(), Rig::new(), Rig::new());
+    let store = media.open(&rig, &["pmem0"]);
+    let s = admin(&store);
+    s.drain("pmem0", DrainOptions::default(), &mut |_| true).expect("drained");
+    s.detach_device("pmem0").expect("detached");
+    {
+        let guest = media.open(&other, &["pmem0"]);
+        make(&admin(&guest), "/theirs", MIB, "pmem0");
+        let error = s.attach_device("pmem0").expect_err("used");
+        assert!(error.message.contains("is used by another store"), "{error}");
+        guest.end();
+    }
+    let error = s.attach_device("pmem0").expect_err("theirs");
+    assert!(error.message.contains("1 files") || error.message.contains("2 files"), "{error}");
+    {
+        let guest = media.open(&other, &["pmem0"]);
+        admin(&guest).remove(&path("/theirs"), false).expect("removed");
+        guest.end();
+    }
+    s.attach_device("pmem0").expect("attached");
+    s.online("pmem0", &mut |_| true).expect("online");
+    make(&s, "/f", MIB, "pmem0");
+    assert_intact(&s, "/f", MIB);
     assert_eq!(store.check(false).expect("checked"), []);
 }
 
@@ -233,12 +261,12 @@ fn what_is_not_ours_is_left_alone() {
     let error =
         Store::open(media.options(&other, &["pmem0"], Format::Force), TestEnv::new()).expect_err("busy");
     assert_eq!(error.kind, ErrorKind::Busy);
-    drop(store);
+    store.end();
     // What is ours stays, unless it is by force.
     let store =
         Store::open(media.options(&other, &["pmem0"], Format::IfNotOurs), TestEnv::new()).expect("taken");
     assert_intact(&admin(&store), "/f", MIB);
-    drop(store);
+    store.end();
     // The first store knows that it was elsewhere.
     let store = open(Format::Never).expect("starts");
     let error =
@@ -249,7 +277,7 @@ fn what_is_not_ours_is_left_alone() {
         "{:?}",
         store.info().recovery
     );
-    drop(store);
+    store.end();
     let third = Rig::new();
     let store =
         Store::open(media.options(&third, &["pmem0"], Format::Force), TestEnv::new()).expect("formatted");
