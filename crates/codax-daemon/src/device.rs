@@ -2,6 +2,7 @@
 
 use crate::quantity::{Rate, Size, pool_bytes};
 use codax_core::change::{LinkModel, NodeMemory, PageKind};
+use codax_core::info::Exclusive;
 use codax_core::{DRAM_NAME, Error, PageCount, Result};
 use serde::Deserialize;
 
@@ -12,7 +13,7 @@ pub const DEVICE_NAME_MAX: usize = 32;
 const BACKINGS: &str = "emulated and numa";
 
 /// How a device is written on the command line.
-const USAGE: &str = "NAME=emulated:SIZE or NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,cpus=yes], \
+const USAGE: &str = "NAME=emulated:SIZE or NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,exclusive=reserve|movable|none][,cpus=yes], \
                      and [,read_ns=N][,write_ns=N][,gbps=N]";
 
 /// `[[device]]` in the configuration: memory that is served beside `dram`.
@@ -36,6 +37,9 @@ pub(crate) struct DeviceEntry {
     /// How much of the node is the pool's: a size, of whole pages, or "all" of what is free when the store is made, but for a little that the kernel wants.
     /// Default: "all".
     reserve: Option<Reserve>,
+    /// What keeps others' memory off the node: "reserve", what no file has is populated, so that nothing else fits; "movable", it is checked that what lands
+    /// there can be moved away; "none". Default: "reserve" with pages of 2M and 1G, else "none".
+    exclusive: Option<String>,
     /// Whether the node may have CPUs: it is the host's own memory then, and everything else lands on it. Default: no.
     #[serde(default)]
     cpus: bool,
@@ -85,6 +89,8 @@ pub struct NodeWish {
     pub memory: NodeMemory,
     /// Whether it may have CPUs.
     pub cpus: bool,
+    /// What keeps others' memory off it; `None` for what the store knows of it.
+    pub exclusive: Option<Exclusive>,
 }
 
 /// A device as it is written.
@@ -119,6 +125,7 @@ impl DeviceEntry {
             ("node", self.node.is_some()),
             ("page", self.page.is_some()),
             ("reserve", self.reserve.is_some()),
+            ("exclusive", self.exclusive.is_some()),
             ("cpus", self.cpus),
         ];
         if let Some((key, _)) = wrong.into_iter().find(|(_, given)| *given) {
@@ -137,7 +144,10 @@ impl DeviceEntry {
         let page = self.page.as_deref().map_or(Ok(PageKind::default()), page_kind)?;
         let bytes = self.reserve.map_or(Ok(None), Reserve::bytes)?;
         whole_pages(page, bytes)?;
-        Ok((bytes, Some(NodeWish { memory: NodeMemory { node, page }, cpus: self.cpus })))
+        let exclusive = self.exclusive.as_deref().map(exclusive).transpose()?;
+        let wish = NodeWish { memory: NodeMemory { node, page }, cpus: self.cpus, exclusive };
+        goes_with_pages(&wish)?;
+        Ok((bytes, Some(wish)))
     }
 }
 
@@ -162,7 +172,7 @@ pub fn parse_device(text: &str) -> Result<Device> {
                 Error::invalid(format!("device {name}: `{first}` is not the number of a NUMA node"))
             })?;
             let memory = NodeMemory { node, page: PageKind::default() };
-            device.node = Some(NodeWish { memory, cpus: false });
+            device.node = Some(NodeWish { memory, cpus: false, exclusive: None });
         }
         _ => return Err(unknown_backing(name, backing)),
     }
@@ -184,7 +194,9 @@ pub fn parse_device(text: &str) -> Result<Device> {
             .map_err(|e| about(name, &e))?;
     }
     if let Some(wish) = device.node {
-        whole_pages(wish.memory.page, device.bytes).map_err(|e| about(name, &e))?;
+        whole_pages(wish.memory.page, device.bytes)
+            .and_then(|()| goes_with_pages(&wish))
+            .map_err(|e| about(name, &e))?;
     }
     Ok(device)
 }
@@ -197,6 +209,25 @@ fn page_kind(word: &str) -> Result<PageKind> {
             word.escape_debug()
         ))
     })
+}
+
+fn exclusive(word: &str) -> Result<Exclusive> {
+    Exclusive::parse(word).ok_or_else(|| {
+        let word = word.escape_debug();
+        Error::invalid(format!("exclusive: `{word}` is none of reserve, movable and none"))
+    })
+}
+
+/// Refuses to leave open what pages that are set aside have in any case.
+fn goes_with_pages(wish: &NodeWish) -> Result<()> {
+    let page = wish.memory.page;
+    match wish.exclusive {
+        Some(mode) if page.is_reserved() && mode != Exclusive::Reserve => Err(Error::invalid(format!(
+            "exclusive: with page={} it is reserve: these pages are set aside for the pool",
+            page.name()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a reserve that is no multiple of the page.
@@ -216,6 +247,7 @@ fn node_item(wish: &mut NodeWish, bytes: &mut Option<u64>, key: &str, value: &st
     match (key, value) {
         ("page", _) => wish.memory.page = page_kind(value)?,
         ("reserve", _) => *bytes = Reserve::parse(value)?.bytes()?,
+        ("exclusive", _) => wish.exclusive = Some(exclusive(value)?),
         ("cpus", "yes") => wish.cpus = true,
         ("cpus", "no") => wish.cpus = false,
         ("cpus", _) => {
@@ -239,7 +271,7 @@ fn link_item(link: &mut LinkModel, key: &str, value: &str, node: bool) -> Result
             link.mbps = Some(Rate::parse(value).map_err(|e| Error::invalid(format!("gbps: {e}")))?.0);
         }
         _ => {
-            let more = if node { "page, reserve, cpus, " } else { "" };
+            let more = if node { "page, reserve, exclusive, cpus, " } else { "" };
             return Err(Error::invalid(format!(
                 "`{key}` is not known: there are {more}read_ns, write_ns and gbps"
             )));
@@ -300,13 +332,16 @@ mod tests {
 
     #[test]
     fn a_device_on_a_node_is_read_whole() {
-        let device = parse_device("cxl0=numa:2,page=4K,reserve=1GiB,cpus=yes,gbps=20").unwrap();
+        let device =
+            parse_device("cxl0=numa:2,page=4K,reserve=1GiB,exclusive=reserve,cpus=yes,gbps=20").unwrap();
         let memory = NodeMemory { node: 2, page: PageKind::Small };
-        assert_eq!((device.bytes, device.node), (Some(1 << 30), Some(NodeWish { memory, cpus: true })));
+        let wish = NodeWish { memory, cpus: true, exclusive: Some(Exclusive::Reserve) };
+        assert_eq!((device.bytes, device.node), (Some(1 << 30), Some(wish)));
         assert_eq!(device.link.mbps, Some(20_000));
         let plain = parse_device("cxl0=numa:1,reserve=all").unwrap();
         let memory = NodeMemory { node: 1, page: PageKind::Transparent };
-        assert_eq!((plain.bytes, plain.node), (None, Some(NodeWish { memory, cpus: false })));
+        let wish = NodeWish { memory, cpus: false, exclusive: None };
+        assert_eq!((plain.bytes, plain.node), (None, Some(wish)));
     }
 
     #[test]
@@ -324,6 +359,9 @@ mod tests {
             (&long, "longer than 32"),
             ("sim0=1GiB", "write it as NAME="),
             ("sim0=devdax:1GiB", "no backing `devdax`; there are emulated and numa"),
+            ("a=numa:1,exclusive=yes", "none of reserve, movable and none"),
+            ("a=numa:1,page=2M,exclusive=none", "with page=2M it is reserve"),
+            ("a=emulated:4096,exclusive=reserve", "`exclusive` is not known"),
             ("sim0=emulated:", "sim0"),
             ("sim0=emulated:0", "size 0"),
             ("sim0=emulated:-1GiB", "negative"),
@@ -348,7 +386,7 @@ mod tests {
             ("cxl0=numa:1,reserve=some", "reserve"),
             ("cxl0=numa:1,reserve=5000", "not a multiple"),
             ("cxl0=numa:1,cpus=perhaps", "neither yes nor no"),
-            ("cxl0=numa:1,size=1GiB", "there are page, reserve, cpus, read_ns"),
+            ("cxl0=numa:1,size=1GiB", "there are page, reserve, exclusive, cpus, read_ns"),
         ] {
             let error = parse_device(bad).unwrap_err();
             assert_eq!(error.kind, codax_core::ErrorKind::Invalid);

@@ -1,6 +1,7 @@
 //! What a store is opened with.
 
 use codax_core::change::{BackingKind, LinkModel, NodeMemory};
+use codax_core::info::Exclusive;
 use codax_core::{HUGE_SIZE, PAGE_SIZE};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct DeviceSpec {
     pub default_bytes: u64,
     /// The NUMA node whose memory it is; `None` for an emulated device.
     pub numa: Option<NodeMemory>,
+    /// What keeps others' memory off its node; `None` for what the store knows of it.
+    pub exclusive: Option<Exclusive>,
     /// What its link announces.
     pub link: LinkModel,
     /// Why its memory is not there, if it isn't: only a device that is detached may be without.
@@ -53,7 +56,8 @@ impl DeviceSpec {
     /// An emulated device.
     #[must_use]
     pub fn emulated(name: impl Into<String>, bytes: u64, link: LinkModel) -> Self {
-        Self { name: name.into(), bytes: Some(bytes), default_bytes: bytes, numa: None, link, missing: None }
+        let (bytes, default_bytes) = (Some(bytes), bytes);
+        Self { name: name.into(), bytes, default_bytes, numa: None, exclusive: None, link, missing: None }
     }
 
     /// What holds its bytes.

@@ -1,9 +1,12 @@
 //! What holds the bytes of a pool: one object for each file, reached through one narrow trait.
 
+mod gather;
 mod hugetlb;
+mod reserve;
 mod shm;
 
 pub(crate) use hugetlb::{Hugetlb, give_back, raised_path};
+pub use reserve::Reserve;
 pub use shm::{Shm, ShmOptions};
 
 use codax_core::info::ReserveInfo;
@@ -12,6 +15,7 @@ use codax_os::copy::SourceMap;
 use codax_os::object;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// What an object is, as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +76,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     }
     /// What it has of the kernel's huge pages, if it is made of such.
     fn reserve(&self) -> Option<ReserveInfo> {
+        None
+    }
+    /// The reserve that files get their memory from, where it is one of small or transparent huge pages.
+    fn holder(&self) -> Option<Arc<Reserve>> {
         None
     }
     /// Takes back to where it keeps them what huge pages objects have let go of. Called now and then.

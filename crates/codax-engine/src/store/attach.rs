@@ -2,6 +2,7 @@
 
 use crate::backing::{Backing, Shm, ShmOptions, give_back, os_error, raised_path};
 use crate::store::Session;
+use crate::store::exclusive::drop_reserve;
 use crate::store::lifecycle::{Layout, open_backing};
 use crate::store::state::{Job, State, is_dram};
 use codax_core::change::{PoolRecord, PoolState};
@@ -28,6 +29,12 @@ impl Session {
         inner.set_pool_state(&mut st, pool, PoolState::Detached, None)?;
         // The journal says so already: a start would take it out of its place as well.
         let layout = Layout { dir: inner.options().dir.clone() };
+        if let Some(reserve) = st.pool(pool).backing.holder()
+            && let Err(e) = reserve.close().and_then(|()| drop_reserve(&layout, name))
+        {
+            inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
+            return Err(e);
+        }
         // What other pools have objects in stays, with none of its memory on this device.
         if !st.media.is_shared(st.media.of(pool)) {
             let path = layout.pool(name);
@@ -77,6 +84,7 @@ impl Session {
         taken.take_reserve();
         inner.tell_reserve(&st, pool);
         drop(st);
+        inner.keep_reserve(pool);
         inner.event("attach", name, "its memory is the store's again", 0);
         Ok(())
     }
@@ -99,6 +107,7 @@ pub(crate) fn take_out(layout: &Layout, name: &str) -> Result<()> {
     if mounts::is_mount_point(&path).unwrap_or(false) {
         mounts::umount(&path).map_err(|e| os_error("unmount", &path.display(), &e))?;
     }
+    drop_reserve(layout, name)?;
     give_back(&raised_path(&layout.meta(), name))
 }
 

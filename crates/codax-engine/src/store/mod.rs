@@ -7,6 +7,7 @@
 mod admin;
 mod attach;
 pub(crate) mod blocks;
+mod exclusive;
 pub(crate) mod files;
 mod lifecycle;
 pub(crate) mod lost;
