@@ -89,13 +89,17 @@ impl Shm {
         located: &Located,
         mut strays: Vec<usize>,
     ) -> Result<Vec<usize>> {
+        // Asked before they are moved: what becomes free meanwhile they may not have found yet.
+        let room_for = |pages: usize| {
+            let bytes = PageCount(pages as u64).bytes();
+            numa::watermarks(self.nodes[0]).is_ok_and(|marks| marks.free >= marks.low + bytes)
+        };
         loop {
             let before = strays.len();
+            let room = passing.is_some() && room_for(before);
             strays = self.home().gather(located, strays)?;
             let Some((reserve, passing)) = passing.filter(|_| !strays.is_empty()) else { return Ok(strays) };
             // With room for all of them they stayed: somebody keeps them.
-            let room = numa::watermarks(self.nodes[0])
-                .is_ok_and(|marks| marks.free >= marks.low + PageCount(strays.len() as u64).bytes());
             if room && strays.len() == before {
                 return Ok(strays);
             }
