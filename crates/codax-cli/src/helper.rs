@@ -22,6 +22,10 @@ use std::process::Command;
 /// The name by which mount(8) calls us.
 const NAME: &str = "mount.fuse.codax";
 
+/// Keys of a device that follow its backing, as `codax up --device` takes them.
+const DEVICE_KEYS: [&str; 9] =
+    ["read_ns", "write_ns", "gbps", "page", "reserve", "cpus", "size", "format", "persistent"];
+
 /// What mount(8) wants.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
@@ -88,7 +92,7 @@ fn options(list: &OsStr, wanted: &mut Wanted) -> Result<()> {
         let (key, value) = text.split_once('=').unwrap_or((&text, ""));
         match key {
             "config" | "dram" | "device" => up.push(format!("--{key}={value}").into()),
-            "read_ns" | "write_ns" | "gbps" if up.last().is_some_and(is_device) => {
+            _ if DEVICE_KEYS.contains(&key) && up.last().is_some_and(is_device) => {
                 let device = up.pop().unwrap_or_default();
                 up.push(
                     [device.as_os_str(), OsStr::new(","), OsStr::from_bytes(option)].into_iter().collect(),
@@ -123,6 +127,13 @@ mod tests {
         assert_eq!(got.options.to_string(), "ro,noexec");
         assert_eq!(got.up, ["--config=/c.toml", "--device=a=emulated:1GiB,read_ns=3,gbps=2"]);
         assert_eq!(ask(&["codax", "/mnt"]).unwrap().store, None);
+        let options = "device=a=fsdax:/mnt/pmem0/codax,size=1GiB,format,persistent=no,ro,device=b=numa:1,page=4K,reserve=all";
+        let got = ask(&["codax", "/mnt", "-o", options]).unwrap();
+        let devices = [
+            "--device=a=fsdax:/mnt/pmem0/codax,size=1GiB,format,persistent=no",
+            "--device=b=numa:1,page=4K,reserve=all",
+        ];
+        assert_eq!(got.up, devices);
     }
 
     #[test]

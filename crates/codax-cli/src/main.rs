@@ -26,7 +26,7 @@ const fn exit_code(kind: ErrorKind) -> u8 {
         ErrorKind::DeviceState => 6,
         ErrorKind::Permission => 7,
         ErrorKind::NoDaemon => 8,
-        ErrorKind::Corrupt => 9,
+        ErrorKind::Corrupt | ErrorKind::Lost => 9,
         ErrorKind::Exists => 10,
         ErrorKind::Cancelled => 130,
         _ => 1,

@@ -6,7 +6,7 @@
 use crate::extent::Extent;
 use crate::extent::FrameRun;
 use crate::namespace::Inode;
-use crate::{FileId, HUGE_PAGES, MoveId, PageRange, PoolId};
+use crate::{FileId, HUGE_PAGES, MoveId, PageRange, PoolId, PoolUuid};
 use serde::{Deserialize, Serialize};
 
 /// One change of the store's metadata. Order and numbering of the variants are part of the journal's format: append only.
@@ -77,6 +77,25 @@ pub enum BackingKind {
     Emulated,
     /// tmpfs, or hugetlbfs, whose pages lie on a NUMA node: a device's memory that Linux counts as its own.
     Numa,
+    /// A DAX device that is mapped as such: its frames are the pool's.
+    Devdax,
+    /// Files in a directory of a filesystem whose files are mapped as memory.
+    Fsdax,
+}
+
+/// The memory of a pool that has a medium of its own, which it shares with nobody and which says whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaxMemory {
+    /// The device, `/dev/daxX.Y`, or the directory.
+    pub path: String,
+    /// What files have of it is a multiple of so many pages.
+    pub unit: u64,
+    /// The byte of the device at which frame 0 is.
+    pub data: u64,
+    /// What it is called, on whatever machine.
+    pub uuid: PoolUuid,
+    /// What this store is called there.
+    pub owner: u64,
 }
 
 /// The memory of a pool that is a NUMA node's.
@@ -146,6 +165,12 @@ pub struct PoolRecord {
     pub backing: BackingKind,
     /// The node's memory that it is, if it is one's.
     pub numa: Option<NodeMemory>,
+    /// The medium of its own that it is, if it is one.
+    pub dax: Option<DaxMemory>,
+    /// Whether what it holds outlives the power.
+    pub persistent: bool,
+    /// Frames that are never used again: their memory is damaged.
+    pub retired: Vec<FrameRun>,
     /// The pool in whose directory its objects are: itself, or one before it. Pools that share one share the objects: a file has one there, whichever of
     /// these pools its pages are in, and the kernel moves pages between them.
     pub medium: PoolId,
@@ -157,13 +182,22 @@ pub struct PoolRecord {
     pub state: PoolState,
     /// The bandwidth that the drain that runs keeps below, in bytes per second; a restart goes on with it.
     pub drain_limit: Option<u64>,
+    /// Whether that drain may take what outlives the power to where it doesn't.
+    pub drain_volatile: bool,
 }
 
 impl PoolRecord {
     /// What files have of it is a multiple of so many pages, and begins at one.
     #[must_use]
     pub fn unit(&self) -> u64 {
-        self.numa.map_or(1, |memory| memory.page.unit())
+        let dax = self.dax.as_ref().map(|memory| memory.unit);
+        dax.or(self.numa.map(|memory| memory.page.unit())).unwrap_or(1)
+    }
+
+    /// Whether a mount's kernel can serve files from its objects.
+    #[must_use]
+    pub fn passes_through(&self) -> bool {
+        self.unit() == 1 && self.dax.is_none()
     }
 }
 

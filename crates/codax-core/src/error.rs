@@ -50,6 +50,8 @@ pub enum ErrorKind {
     NotSupported,
     /// The handle is not open, or not open for this (EBADF).
     BadHandle,
+    /// Bytes of a file are gone, or out of reach with the device that has them (EIO).
+    Lost,
 }
 
 impl ErrorKind {
@@ -61,7 +63,7 @@ impl ErrorKind {
             Self::NotPermitted => 1,
             Self::NotFound => 2,
             Self::Cancelled => 4,
-            Self::Internal | Self::Corrupt => 5,
+            Self::Internal | Self::Corrupt | Self::Lost => 5,
             Self::PastEnd => 6,
             Self::TooBig => 7,
             Self::BadHandle => 9,
@@ -129,4 +131,5 @@ shorthand! {
     cancelled => Cancelled,
     no_data => NoData,
     not_supported => NotSupported,
+    lost => Lost,
 }

@@ -57,6 +57,20 @@ newtype! {
     SessionId(u64)
 }
 
+/// What a pool on a medium of its own is called wherever that is taken: drawn when the medium is formatted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PoolUuid(pub [u8; 16]);
+
+impl fmt::Display for PoolUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, byte) in self.0.iter().enumerate() {
+            let dash = if matches!(at, 4 | 6 | 8 | 10) { "-" } else { "" };
+            write!(f, "{dash}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
 /// The root directory.
 pub const ROOT: FileId = FileId(1);
 
@@ -144,6 +158,13 @@ impl PageRange {
         }
         let start = self.start.0 / unit * unit;
         Self::new(start, self.end().next_multiple_of(unit) - start)
+    }
+
+    /// The pages before and after those in `other`.
+    pub fn without(self, other: Self) -> impl Iterator<Item = Self> {
+        let before = Self::new(self.start.0, other.start.0.clamp(self.start.0, self.end()) - self.start.0);
+        let after = other.end().clamp(self.start.0, self.end()).max(before.end());
+        [before, Self::new(after, self.end() - after)].into_iter().filter(|part| !part.is_empty())
     }
 
     /// The pages in both, if there are any.

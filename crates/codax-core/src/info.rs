@@ -1,11 +1,11 @@
 //! What a store says of itself: the answers to questions, as they go over the wire and into JSON.
 
-use crate::change::{BackingKind, LinkModel, NodeMemory, PoolState};
+use crate::change::{BackingKind, DaxMemory, LinkModel, NodeMemory, PoolState};
 use crate::extent::{Extent, PoolRun};
 use crate::namespace::Kind;
 use crate::placement::Placement;
 use crate::plan::{Holder, Plan};
-use crate::{FileId, PoolId};
+use crate::{FileId, PageRange, PoolId};
 use serde::{Deserialize, Serialize};
 
 /// A pool and its device.
@@ -19,6 +19,12 @@ pub struct PoolInfo {
     pub backing: BackingKind,
     /// The NUMA node whose memory it is, and its pages.
     pub numa: Option<NodeMemory>,
+    /// The medium of its own that it is, if it is one.
+    pub dax: Option<DaxMemory>,
+    /// Whether what it holds outlives the power.
+    pub persistent: bool,
+    /// Bytes in frames whose memory is damaged.
+    pub retired: u64,
     /// Where it is in its life.
     pub state: PoolState,
     /// Capacity in bytes.
@@ -207,6 +213,10 @@ pub struct FileInfo {
     pub mapped_by: Vec<u32>,
     /// Pinned ranges.
     pub pins: u32,
+    /// Whether it outlives the power: each of its extents does.
+    pub persistent: bool,
+    /// Pages whose bytes are gone.
+    pub lost: Vec<PageRange>,
 }
 
 /// The store.

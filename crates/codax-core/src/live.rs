@@ -3,6 +3,7 @@
 //! A *segment* moves some chunks of one file to one pool. For each chunk the steps are freeze, copy, hold, commit, switch (see
 //! ARCHITECTURE.md); a step is over when all mappers have acknowledged it. Mappers never see two segments of one file at once.
 
+use crate::request::OnDevice;
 use crate::{FileId, MoveId, PageRange, PoolId};
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +11,8 @@ use serde::{Deserialize, Serialize};
 /// repeats its `id` and step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MoverMsg {
-    /// A segment begins. Carries one descriptor: the file's object in the target pool. The mapper stages a mapping of it
-    /// beside each of its own, and closes the descriptor.
+    /// A segment begins. Carries one descriptor: the file's object in the target pool, unless that is a device which the mapper opens himself. The mapper
+    /// stages a mapping of it beside each of its own, and closes the descriptor.
     Begin {
         /// The segment.
         id: MoveId,
@@ -23,6 +24,10 @@ pub enum MoverMsg {
         to: PoolId,
         /// The chunks' pages, in commit order.
         chunks: Vec<PageRange>,
+        /// Whether the target outlives the power.
+        persistent: bool,
+        /// Where the chunks' pages will be, if the target is a device.
+        device: Option<OnDevice>,
     },
     /// Hold writes to chunk `chunk`: write-protect it in every writable mapping. Carries a descriptor of the object it lies in where the kernel doesn't
     /// duplicate mappings of that (hugetlbfs): the mapper needs one for what it does with the old pages, and closes the descriptor.
@@ -31,6 +36,8 @@ pub enum MoverMsg {
         id: MoveId,
         /// Index into the segment's chunks.
         chunk: u32,
+        /// Whether the kernel can't write-protect where it lies: a placeholder goes over it at once, and reads wait as well.
+        closed: bool,
     },
     /// Hold reads too: put a placeholder over the chunk in every mapping. Left out when the file has one mapping in all.
     Hold {

@@ -13,7 +13,7 @@ use crate::extent::{self, Extent, PoolRun};
 use crate::frame::OWNER_MAX;
 use crate::name::{Name, StorePath};
 use crate::placement::Placement;
-use crate::{DRAM, Error, FileId, PAGE_SIZE, PageCount, PageRange, PoolId, ROOT, Result};
+use crate::{DRAM, Error, FileId, Frame, PAGE_SIZE, PageCount, PageRange, PoolId, PoolUuid, ROOT, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -87,6 +87,19 @@ pub struct Extra {
     pub target: Vec<u8>,
     /// Extended attributes.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Pages whose bytes are gone: no extent has them, and they are no holes.
+    pub lost: Vec<Lost>,
+}
+
+/// Pages of a file whose bytes are gone: they lay where the power keeps nothing, on a medium that isn't there, or in memory that is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The pages.
+    pub pages: PageRange,
+    /// The pool that they lay in.
+    pub pool: PoolUuid,
+    /// The frame that held the first of them.
+    pub frame: Frame,
 }
 
 /// Longest length of a file in bytes: offsets are signed in the kernel's interfaces, and all of its last page is within reach.
@@ -409,6 +422,13 @@ impl Namespace {
         entries.into_iter().flatten().map(|(name, child)| (name, *child))
     }
 
+    /// Every name that leads to `id`, with its directory.
+    pub fn names_of(&self, id: FileId) -> impl Iterator<Item = (FileId, &Name)> {
+        let first = self.parent_of(id);
+        let more = self.more_links.get(&id).into_iter().flatten().map(|(dir, name)| (*dir, name));
+        first.into_iter().chain(more)
+    }
+
     /// How many entries directory `dir` has.
     #[must_use]
     pub fn entry_count(&self, dir: FileId) -> usize {
@@ -506,7 +526,28 @@ impl Inode {
     /// Whether it has no holes.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        extent::gaps(&self.extents, PageRange::new(0, PageCount::for_bytes(self.len).0)).is_empty()
+        self.holes(PageRange::new(0, PageCount::for_bytes(self.len).0)).is_empty()
+    }
+
+    /// Holes among these pages: what has no frame and is not lost.
+    #[must_use]
+    pub fn holes(&self, pages: PageRange) -> Vec<PageRange> {
+        let gaps = extent::gaps(&self.extents, pages);
+        self.lost()
+            .iter()
+            .fold(gaps, |gaps, lost| gaps.iter().flat_map(|gap| gap.without(lost.pages)).collect())
+    }
+
+    /// Pages whose bytes are gone.
+    #[must_use]
+    pub fn lost(&self) -> &[Lost] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.lost)
+    }
+
+    /// The first of these pages whose bytes are gone.
+    #[must_use]
+    pub fn first_lost(&self, pages: PageRange) -> Option<PageRange> {
+        self.lost().iter().filter_map(|lost| lost.pages.intersect(pages)).min_by_key(|lost| lost.start)
     }
 
     /// Bytes of frames it takes.

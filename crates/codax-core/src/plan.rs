@@ -20,6 +20,8 @@ pub struct Candidate {
     pub refuges: Vec<PoolId>,
     /// Who holds it so that it can't be moved now.
     pub held: Vec<Holder>,
+    /// Whether there were more refuges for one that need not outlive the power.
+    pub volatile: bool,
 }
 
 /// Somebody who holds a file.
@@ -54,6 +56,11 @@ pub enum Obstacle {
         /// Bytes for which there is no place.
         missing: u64,
         /// Files they belong to.
+        files: Vec<String>,
+    },
+    /// These files outlive the power, and where they could go they wouldn't.
+    Volatile {
+        /// Their paths.
         files: Vec<String>,
     },
     /// The placement of these files keeps them on the device.
@@ -93,13 +100,18 @@ pub fn plan_drain(mut candidates: Vec<Candidate>, room: &dyn Fn(PoolId) -> Room)
     let mut left = Left { room, pools: BTreeMap::new() };
     let mut plan = Plan::default();
     let (mut missing, mut homeless, mut kept, mut held) = (0, Vec::new(), Vec::new(), Vec::new());
+    let mut fading = Vec::new();
     for candidate in candidates {
         let empty = pages(&candidate) == 0;
-        let Candidate { file, path, ranges, refuges, held: by } = candidate;
+        let Candidate { file, path, ranges, refuges, held: by, volatile } = candidate;
         if !by.is_empty() {
             held.push(Obstacle::Held { file: path.clone(), by });
         }
         if empty {
+            continue;
+        }
+        if refuges.is_empty() && volatile {
+            fading.push(path);
             continue;
         }
         if refuges.is_empty() {
@@ -111,7 +123,9 @@ pub fn plan_drain(mut candidates: Vec<Candidate>, room: &dyn Fn(PoolId) -> Room)
             to.iter().for_each(|run| *left.of(run.pool) += run.pages.count.0);
             (to, rest) = left.place(&ranges, &refuges, 1);
         }
-        if rest > 0 {
+        if rest > 0 && volatile {
+            fading.push(path.clone());
+        } else if rest > 0 {
             missing += rest;
             homeless.push(path.clone());
         }
@@ -122,6 +136,9 @@ pub fn plan_drain(mut candidates: Vec<Candidate>, room: &dyn Fn(PoolId) -> Room)
     }
     if missing > 0 {
         plan.obstacles.push(Obstacle::NoRoom { missing: PageCount(missing).bytes(), files: homeless });
+    }
+    if !fading.is_empty() {
+        plan.obstacles.push(Obstacle::Volatile { files: fading });
     }
     if !kept.is_empty() {
         plan.obstacles.push(Obstacle::Placement { files: kept });
@@ -195,6 +212,7 @@ mod tests {
             ranges: ranges.iter().map(|&(start, count)| PageRange::new(start, count)).collect(),
             refuges: refuges.to_vec(),
             held: Vec::new(),
+            volatile: false,
         }
     }
 

@@ -1,8 +1,8 @@
 //! What clients ask of a store: the bodies of requests, which travel over the wire as they are.
 
-use crate::FileId;
 use crate::extent::PoolRun;
 use crate::name::StorePath;
+use crate::{FileId, PageRange, PoolId};
 use serde::{Deserialize, Serialize};
 
 /// Names an open file within a session.
@@ -63,6 +63,32 @@ pub struct Layout {
     /// Moves and pages of this store may be as large as so many pages, 1 where all are small: who maps the file maps whole blocks of them, also where it ends
     /// within one.
     pub block: u64,
+    /// Those of its pages that lie on devices which whoever maps them opens himself: no descriptor comes with the answer for their pools.
+    pub devices: Vec<OnDevice>,
+    /// Pools that outlive the power: what is stored there can be made durable.
+    pub persistent: Vec<PoolId>,
+}
+
+/// Pages of a file that lie on a device, where each has a place of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnDevice {
+    /// The device's pool.
+    pub pool: PoolId,
+    /// The device, to be opened by whoever may.
+    pub path: String,
+    /// Its number, as stat(2) says it of the path.
+    pub rdev: u64,
+    /// Where the pages are, in their order.
+    pub runs: Vec<DeviceRun>,
+}
+
+/// Pages of a file in consecutive frames of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRun {
+    /// The pages.
+    pub pages: PageRange,
+    /// The byte of the device at which the first of them is.
+    pub at: u64,
 }
 
 /// A placement as people write it: pools by name.

@@ -9,6 +9,7 @@
 //! * a chunk is switched only after it is committed.
 
 use crate::live::{MoverMsg, Step};
+use crate::request::OnDevice;
 use crate::{FileId, MoveId, PageRange, PoolId, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -21,7 +22,7 @@ const IN_FLIGHT_MAX: usize = 4;
 /// What the driver is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send a message to a mapper. [`MoverMsg::Begin`] goes with a descriptor of the target object.
+    /// Send a message to a mapper. [`MoverMsg::Begin`] goes with a descriptor of the target object, if that is one.
     Send(SessionId, MoverMsg),
     /// Make ready what these chunks, so many from the first, are to be copied to. Nothing is frozen meanwhile.
     MakeReady(u32, u32),
@@ -29,6 +30,26 @@ pub enum Action {
     Copy(u32),
     /// The first so many chunks are committed: set the commit word. Can't fail.
     Commit(u32),
+}
+
+/// Where a segment moves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The pool, or the one that stands for its medium.
+    pub pool: PoolId,
+    /// Whether it outlives the power.
+    pub persistent: bool,
+    /// Where all the chunks will be, if it is a device.
+    pub device: Option<OnDevice>,
+}
+
+/// A chunk of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its pages.
+    pub pages: PageRange,
+    /// Whether the kernel can't write-protect where it lies.
+    pub closed: bool,
 }
 
 /// A mapper that kept a segment from being done.
@@ -70,6 +91,8 @@ struct InFlight {
 pub struct Segment {
     id: MoveId,
     chunks: u32,
+    /// Of each chunk, whether the kernel can't write-protect where it lies.
+    closed: Vec<bool>,
     /// Mappings each mapper said it has.
     mappers: BTreeMap<SessionId, u32>,
     phase: Phase,
@@ -95,17 +118,21 @@ impl Segment {
         id: MoveId,
         slot: u16,
         file: FileId,
-        to: PoolId,
-        chunks: Vec<PageRange>,
+        to: Target,
+        chunks: &[Part],
         mappers: impl IntoIterator<Item = SessionId>,
         batch: u32,
     ) -> Self {
         let mappers: BTreeMap<_, _> = mappers.into_iter().map(|session| (session, 0)).collect();
         let count = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
-        let begin = MoverMsg::Begin { id, slot, file, to, chunks };
+        let closed = chunks.iter().map(|part| part.closed).collect();
+        let chunks = chunks.iter().map(|part| part.pages).collect();
+        let Target { pool: to, persistent, device } = to;
+        let begin = MoverMsg::Begin { id, slot, file, to, chunks, persistent, device };
         let mut segment = Self {
             id,
             chunks: count,
+            closed,
             waiting: mappers.keys().copied().collect(),
             actions: mappers.keys().map(|&session| Action::Send(session, begin.clone())).collect(),
             mappers,
@@ -353,7 +380,8 @@ impl Segment {
         }
         let chunk = self.next;
         self.next += 1;
-        let waiting = self.tell_all(&MoverMsg::Freeze { id: self.id, chunk });
+        let closed = self.closed.get(chunk as usize).copied().unwrap_or(false);
+        let waiting = self.tell_all(&MoverMsg::Freeze { id: self.id, chunk, closed });
         let stage = if waiting.is_empty() { Stage::Frozen } else { Stage::Freezing };
         self.flight.push_back(InFlight { chunk, stage, waiting });
     }

@@ -37,6 +37,7 @@ fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
                 ranges: Vec::into_iter(ranges).map(range).collect(),
                 refuges,
                 held: vec![holder; usize::from(held)],
+                volatile: false,
             }
         };
         (10..).zip(all).map(make).collect()
@@ -61,6 +62,7 @@ fn obstacles(plan: &Plan) -> (u64, Vec<String>, Vec<String>, Vec<String>) {
                 assert_eq!(missing % PAGE_SIZE, 0);
                 (all.0, all.1) = (missing / PAGE_SIZE, files.clone());
             }
+            Obstacle::Volatile { files } => panic!("nothing outlives the power here: {files:?}"),
             Obstacle::Placement { files } => all.2.clone_from(files),
             Obstacle::Held { file, by } => {
                 assert!(!by.is_empty());

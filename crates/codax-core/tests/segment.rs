@@ -2,7 +2,7 @@
 //! no byte is lost in a model of the memory it moves.
 
 use codax_core::live::{MoverMsg, Step};
-use codax_core::segment::{Action, Segment};
+use codax_core::segment::{Action, Part, Segment, Target};
 use codax_core::{FileId, MoveId, PageRange, PoolId, SessionId};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -53,9 +53,10 @@ fn step_of(message: &MoverMsg) -> Step {
 impl World {
     fn new(mappings: &[u32], batch: u32) -> Self {
         let sessions: Vec<SessionId> = (0..mappings.len() as u64).map(SessionId).collect();
-        let ranges = (0..u64::from(CHUNKS)).map(|i| PageRange::new(i * 512, 512)).collect();
-        let segment =
-            Segment::new(MoveId(7), 3, FileId(9), PoolId(1), ranges, sessions.iter().copied(), batch);
+        let part = |i| Part { pages: PageRange::new(i * 512, 512), closed: i % 2 == 1 };
+        let parts: Vec<Part> = (0..u64::from(CHUNKS)).map(part).collect();
+        let to = Target { pool: PoolId(1), persistent: false, device: None };
+        let segment = Segment::new(MoveId(7), 3, FileId(9), to, &parts, sessions.iter().copied(), batch);
         let mapper = |&mappings: &u32| Mapper {
             inbox: VecDeque::new(),
             views: vec![View::Old; CHUNKS as usize],
@@ -145,7 +146,10 @@ impl World {
             && matches!(message, MoverMsg::Begin { .. } | MoverMsg::Freeze { .. } | MoverMsg::Hold { .. });
         if !refuse {
             match message {
-                MoverMsg::Freeze { chunk, .. } => m.views[chunk as usize] = View::Frozen,
+                MoverMsg::Freeze { chunk, closed, .. } => {
+                    assert_eq!(closed, chunk % 2 == 1);
+                    m.views[chunk as usize] = View::Frozen;
+                }
                 MoverMsg::Hold { chunk, .. } => m.views[chunk as usize] = View::Held,
                 MoverMsg::Switch { chunk, .. } => {
                     assert!(chunk < self.committed, "a chunk is switched before it is committed");

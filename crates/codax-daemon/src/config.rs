@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(whole.mount.as_deref(), Some(Path::new("/mnt/codax")));
         assert_eq!((whole.dram, whole.chunk), (Some(8 << 30), Some(1 << 20)));
         assert_eq!(whole.dram_nodes, Some(vec![0, 1]));
-        assert_eq!(whole.devices.len(), 3);
+        assert_eq!(whole.devices.len(), 5);
         assert_eq!(whole.devices[0].link.mbps, Some(12_500));
     }
 
@@ -381,6 +381,18 @@ mod tests {
         let devices: Vec<_> = config.devices.iter().map(|d| (d.name.as_str(), d.bytes)).collect();
         assert_eq!(devices, [("b", Some(1 << 20)), ("a", Some(8192)), ("c", Some(4096))]);
         assert_eq!(config.devices[0].link.mbps, Some(8000));
+    }
+
+    #[test]
+    fn a_file_says_of_dax_what_the_command_line_says() {
+        let text = "[[device]]\nname = \"a\"\nbacking = \"devdax\"\npath = \"/dev/dax0.0\"\nformat = \"force\"\nread_ns = 350\n\
+                    [[device]]\nname = \"b\"\nbacking = \"fsdax\"\npath = \"/mnt/pmem0/codax\"\nsize = \"1GiB\"\nformat = true\npersistent = false\n";
+        let typed = vec![
+            "a=devdax:/dev/dax0.0,format=force,read_ns=350".to_owned(),
+            "b=fsdax:/mnt/pmem0/codax,size=1GiB,format,persistent=no".to_owned(),
+        ];
+        let typed = load("", &CommandLine { devices: typed, ..line() }).unwrap();
+        assert_eq!(load(text, &line()).unwrap().devices, typed.devices);
     }
 
     #[test]
@@ -427,6 +439,39 @@ mod tests {
             (
                 "[[device]]\nname = \"a\"\nbacking = \"numa\"\nnode = 1\npage = \"8K\"",
                 "there are 4K, thp, 2M and 1G",
+            ),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"numa\"\nnode = 1\nformat = true",
+                "`format` is nothing that a numa",
+            ),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 4096\npath = \"/a\"",
+                "`path` is nothing",
+            ),
+            ("[[device]]\nname = \"a\"\nbacking = \"devdax\"", "`path` is missing: the device file"),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"devdax\"\npath = \"/d\"\nsize = 4096",
+                "all of it is the pool's",
+            ),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"devdax\"\npath = \"/d\"\nnode = 1",
+                "nothing that a devdax device has",
+            ),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"devdax\"\npath = \"/d\"\nformat = \"yes\"",
+                "format: write true, false or",
+            ),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"devdax\"\npath = \"/d\"\npersistent = \"yes\"",
+                "invalid type",
+            ),
+            ("[[device]]\nname = \"a\"\nbacking = \"fsdax\"\npath = \"mnt\"", "does not begin with /"),
+            ("[[device]]\nname = \"a\"\nbacking = \"fsdax\"\npath = \"/a,b\"", "comma"),
+            ("[[device]]\nname = \"a\"\nbacking = \"fsdax\"\npath = \"/a\\nb\"", "control character"),
+            ("[[device]]\nname = \"a\"\nbacking = \"fsdax\"\npath = \"/a\"\nsize = 5000", "not a multiple"),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"fsdax\"\npath = \"/a\"\nreserve = \"all\"",
+                "`reserve` is nothing",
             ),
             ("[[device]]\nname = \"a/b\"\nbacking = \"emulated\"\nsize = 4096", "only letters"),
             ("[[device]]\nname = \"a\"\nbacking = \"cxl\"\nsize = 4096", "no backing `cxl`"),

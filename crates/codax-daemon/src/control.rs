@@ -233,7 +233,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     fn freeze(chunk: u32) -> MoverMsg {
-        MoverMsg::Freeze { id: MoveId(1), chunk }
+        MoverMsg::Freeze { id: MoveId(1), chunk, closed: false }
     }
 
     fn attached() -> (Channel, Arc<Control>, Arc<AtomicU32>, std::thread::JoinHandle<()>) {

@@ -1,20 +1,23 @@
 //! Devices as they are written: on the command line (`sim0=emulated:1GiB,read_ns=300,gbps=8`) and in the configuration.
 
+use crate::dax::{DaxWish, WrittenFormat};
 use crate::quantity::{Rate, Size, pool_bytes};
 use codax_core::change::{LinkModel, NodeMemory, PageKind};
 use codax_core::info::Exclusive;
 use codax_core::{DRAM_NAME, Error, PageCount, Result};
 use serde::Deserialize;
+use std::path::{Path, PathBuf};
 
 /// Longest name of a device, in bytes.
 pub const DEVICE_NAME_MAX: usize = 32;
 
 /// The backings there are.
-const BACKINGS: &str = "emulated and numa";
+const BACKINGS: &str = "emulated, numa, devdax and fsdax";
 
 /// How a device is written on the command line.
-const USAGE: &str = "NAME=emulated:SIZE or NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,exclusive=reserve|movable|none][,cpus=yes], \
-                     and [,read_ns=N][,write_ns=N][,gbps=N]";
+const USAGE: &str = "NAME=emulated:SIZE, \
+                     NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,exclusive=reserve|movable|none][,cpus=yes], \
+                     NAME=devdax:/dev/daxX.Y[,format] or NAME=fsdax:DIR[,size=SIZE][,format], and [,read_ns=N][,write_ns=N][,gbps=N]";
 
 /// `[[device]]` in the configuration: memory that is served beside `dram`.
 ///
@@ -25,9 +28,10 @@ const USAGE: &str = "NAME=emulated:SIZE or NAME=numa:NODE[,page=4K|thp|2M|1G][,r
 pub(crate) struct DeviceEntry {
     /// Its name: up to 32 letters, digits, `-`, `_` and `.` (not first). Not `dram`.
     name: String,
-    /// What holds its bytes: "emulated", the host's memory in place of a device's; "numa", the memory of a NUMA node.
+    /// What holds its bytes: "emulated", the host's memory in place of a device's; "numa", the memory of a NUMA node; "devdax", a DAX device;
+    /// "fsdax", files of a DAX filesystem.
     backing: String,
-    /// Capacity of an emulated device, a multiple of 4096 bytes. A store that has the device already accepts no other.
+    /// Capacity of an emulated device or in a directory, a multiple of 4096 bytes. A store that has the device already accepts no other.
     size: Option<Size>,
     /// The NUMA node whose memory it is.
     node: Option<u32>,
@@ -43,6 +47,13 @@ pub(crate) struct DeviceEntry {
     /// Whether the node may have CPUs: it is the host's own memory then, and everything else lands on it. Default: no.
     #[serde(default)]
     cpus: bool,
+    /// The device file of a "devdax", the directory of an "fsdax": absolute, without commas.
+    path: Option<PathBuf>,
+    /// Whether codax may write its superblock: true where there is nothing, something of somebody else's or a damaged one; "force" also over
+    /// files of a store. Default: no.
+    format: Option<WrittenFormat>,
+    /// Whether what it holds outlives the power, where the machine's own word is wrong. Default: what the machine says.
+    persistent: Option<bool>,
     /// Announced latency of a read in nanoseconds.
     read_ns: Option<u32>,
     /// Announced latency of a write in nanoseconds.
@@ -100,8 +111,10 @@ pub struct Device {
     pub name: String,
     /// Its capacity in bytes; `None` for all there is.
     pub bytes: Option<u64>,
-    /// The NUMA node; `None` if it is emulated.
+    /// The NUMA node, if it is one.
     pub node: Option<NodeWish>,
+    /// The DAX device or directory, if it is one. Emulated if it is neither.
+    pub dax: Option<DaxWish>,
     /// What its link announces.
     pub link: LinkModel,
 }
@@ -109,45 +122,72 @@ pub struct Device {
 impl DeviceEntry {
     pub(crate) fn check(self) -> Result<Device> {
         check_name(&self.name)?;
-        let kind = match self.backing.as_str() {
-            "emulated" => self.emulated(),
-            "numa" => self.on_node(),
-            _ => return Err(unknown_backing(&self.name, &self.backing)),
-        };
-        let (bytes, node) = kind.map_err(|e| about(&self.name, &e))?;
         let link =
             LinkModel { read_ns: self.read_ns, write_ns: self.write_ns, mbps: self.gbps.map(|gbps| gbps.0) };
-        Ok(Device { name: self.name, bytes, node, link })
+        let mut device = Device { name: self.name.clone(), bytes: None, node: None, dax: None, link };
+        match self.backing.as_str() {
+            "emulated" => self.emulated(&mut device),
+            "numa" => self.on_node(&mut device),
+            "devdax" => self.dax(DaxWish::device, &mut device),
+            "fsdax" => self.dax(DaxWish::files, &mut device),
+            _ => return Err(unknown_backing(&self.name, &self.backing)),
+        }
+        .map_err(|e| about(&self.name, &e))?;
+        Ok(device)
     }
 
-    fn emulated(&self) -> Result<(Option<u64>, Option<NodeWish>)> {
-        let wrong = [
+    /// Refuses a key that such a device doesn't have.
+    fn only(&self, kind: &str, own: &[&str]) -> Result<()> {
+        let given = [
+            ("size", self.size.is_some()),
             ("node", self.node.is_some()),
             ("page", self.page.is_some()),
             ("reserve", self.reserve.is_some()),
             ("exclusive", self.exclusive.is_some()),
             ("cpus", self.cpus),
+            ("path", self.path.is_some()),
+            ("format", self.format.is_some()),
+            ("persistent", self.persistent.is_some()),
         ];
-        if let Some((key, _)) = wrong.into_iter().find(|(_, given)| *given) {
-            return Err(Error::invalid(format!("`{key}` is nothing that an emulated device has")));
+        match given.into_iter().find(|(key, given)| *given && !own.contains(key)) {
+            Some((key, _)) => Err(Error::invalid(format!("`{key}` is nothing that {kind} device has"))),
+            None => Ok(()),
         }
-        let size = self.size.ok_or_else(|| Error::invalid("`size` is missing"))?;
-        Ok((Some(pool_bytes(size)?), None))
     }
 
-    fn on_node(&self) -> Result<(Option<u64>, Option<NodeWish>)> {
+    fn emulated(&self, device: &mut Device) -> Result<()> {
+        self.only("an emulated", &["size"])?;
+        let size = self.size.ok_or_else(|| Error::invalid("`size` is missing"))?;
+        device.bytes = Some(pool_bytes(size)?);
+        Ok(())
+    }
+
+    fn on_node(&self, device: &mut Device) -> Result<()> {
         if self.size.is_some() {
             return Err(Error::invalid("`size` is an emulated device's: a node has `reserve`"));
         }
+        self.only("a numa", &["node", "page", "reserve", "exclusive", "cpus"])?;
         let missing = || Error::invalid("`node` is missing: the number of a NUMA node");
         let node = self.node.ok_or_else(missing)?;
         let page = self.page.as_deref().map_or(Ok(PageKind::default()), page_kind)?;
-        let bytes = self.reserve.map_or(Ok(None), Reserve::bytes)?;
-        whole_pages(page, bytes)?;
+        device.bytes = self.reserve.map_or(Ok(None), Reserve::bytes)?;
+        whole_pages(page, device.bytes)?;
         let exclusive = self.exclusive.as_deref().map(exclusive).transpose()?;
         let wish = NodeWish { memory: NodeMemory { node, page }, cpus: self.cpus, exclusive };
         goes_with_pages(&wish)?;
-        Ok((bytes, Some(wish)))
+        device.node = Some(wish);
+        Ok(())
+    }
+
+    fn dax(&self, make: fn(&Path) -> Result<DaxWish>, device: &mut Device) -> Result<()> {
+        let mut wish = make(self.path.as_deref().unwrap_or(Path::new("")))?;
+        self.only(&format!("a {}", wish.backing()), &["size", "path", "format", "persistent"])?;
+        wish.set(self.format.map(Into::into).unwrap_or_default(), self.persistent);
+        if let Some(size) = self.size {
+            wish.set_size(size)?;
+        }
+        device.dax = Some(wish);
+        Ok(())
     }
 }
 
@@ -162,7 +202,29 @@ pub fn parse_device(text: &str) -> Result<Device> {
         .next()
         .and_then(|first| first.split_once(':'))
         .ok_or_else(|| Error::invalid(format!("device {name}: `{rest}`: write it as {USAGE}")))?;
-    let mut device = Device { name: name.to_owned(), bytes: None, node: None, link: LinkModel::default() };
+    let link = LinkModel::default();
+    let mut device = Device { name: name.to_owned(), bytes: None, node: None, dax: None, link };
+    backed(&mut device, backing, first)?;
+    let mut seen = Vec::new();
+    for item in items {
+        let (key, value) = item.split_once('=').map_or((item, None), |(key, value)| (key, Some(value)));
+        if seen.contains(&key) {
+            return Err(Error::invalid(format!("device {name}: {} is given twice", key.escape_debug())));
+        }
+        seen.push(key);
+        take_item(&mut device, key, value).map_err(|e| about(name, &e))?;
+    }
+    if let Some(wish) = device.node {
+        whole_pages(wish.memory.page, device.bytes)
+            .and_then(|()| goes_with_pages(&wish))
+            .map_err(|e| about(name, &e))?;
+    }
+    Ok(device)
+}
+
+/// Takes the backing, and what stands behind its colon.
+fn backed(device: &mut Device, backing: &str, first: &str) -> Result<()> {
+    let name = device.name.as_str();
     match backing {
         "emulated" => {
             device.bytes = Some(Size::parse(first).and_then(pool_bytes).map_err(|e| about(name, &e))?);
@@ -174,31 +236,24 @@ pub fn parse_device(text: &str) -> Result<Device> {
             let memory = NodeMemory { node, page: PageKind::default() };
             device.node = Some(NodeWish { memory, cpus: false, exclusive: None });
         }
+        "devdax" => device.dax = Some(DaxWish::device(Path::new(first)).map_err(|e| about(name, &e))?),
+        "fsdax" => device.dax = Some(DaxWish::files(Path::new(first)).map_err(|e| about(name, &e))?),
         _ => return Err(unknown_backing(name, backing)),
     }
-    let mut seen = Vec::new();
-    for item in items {
-        let (key, value) = item.split_once('=').unwrap_or((item, ""));
-        if seen.contains(&key) {
-            return Err(Error::invalid(format!("device {name}: {key} is given twice")));
-        }
-        seen.push(key);
-        let taken = match &mut device.node {
-            Some(wish) => node_item(wish, &mut device.bytes, key, value),
-            None => Ok(false),
-        };
-        taken
-            .and_then(|taken| {
-                if taken { Ok(()) } else { link_item(&mut device.link, key, value, device.node.is_some()) }
-            })
-            .map_err(|e| about(name, &e))?;
-    }
-    if let Some(wish) = device.node {
-        whole_pages(wish.memory.page, device.bytes)
-            .and_then(|()| goes_with_pages(&wish))
-            .map_err(|e| about(name, &e))?;
-    }
-    Ok(device)
+    Ok(())
+}
+
+/// Takes an item behind the first: one that only such a device has, or one of its link.
+fn take_item(device: &mut Device, key: &str, value: Option<&str>) -> Result<()> {
+    let (taken, more) = match (&mut device.node, &mut device.dax) {
+        (Some(wish), _) => (
+            node_item(wish, &mut device.bytes, key, value.unwrap_or_default())?,
+            "page, reserve, exclusive, cpus, ",
+        ),
+        (None, Some(wish)) => (wish.item(key, value)?, wish.keys()),
+        (None, None) => (false, ""),
+    };
+    if taken { Ok(()) } else { link_item(&mut device.link, key, value.unwrap_or_default(), more) }
 }
 
 fn page_kind(word: &str) -> Result<PageKind> {
@@ -258,7 +313,7 @@ fn node_item(wish: &mut NodeWish, bytes: &mut Option<u64>, key: &str, value: &st
     Ok(true)
 }
 
-fn link_item(link: &mut LinkModel, key: &str, value: &str, node: bool) -> Result<()> {
+fn link_item(link: &mut LinkModel, key: &str, value: &str, more: &str) -> Result<()> {
     let nanos = |value: &str| {
         value.parse::<u32>().map_err(|_| {
             Error::invalid(format!("{key}: `{value}` is not a number of nanoseconds from 0 to {}", u32::MAX))
@@ -271,7 +326,7 @@ fn link_item(link: &mut LinkModel, key: &str, value: &str, node: bool) -> Result
             link.mbps = Some(Rate::parse(value).map_err(|e| Error::invalid(format!("gbps: {e}")))?.0);
         }
         _ => {
-            let more = if node { "page, reserve, exclusive, cpus, " } else { "" };
+            let key = key.escape_debug();
             return Err(Error::invalid(format!(
                 "`{key}` is not known: there are {more}read_ns, write_ns and gbps"
             )));
@@ -319,6 +374,7 @@ fn about(name: &str, error: &Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use codax_engine::Format;
 
     #[test]
     fn a_device_is_read_whole() {
@@ -345,6 +401,30 @@ mod tests {
     }
 
     #[test]
+    fn a_dax_device_and_a_directory_are_read_whole() {
+        let device = parse_device("pm0=devdax:/dev/dax0.0,format,persistent=no,read_ns=350").unwrap();
+        let wish = DaxWish::Device {
+            path: "/dev/dax0.0".into(),
+            format: Format::IfNotOurs,
+            persistent: Some(false),
+        };
+        assert_eq!((device.dax, device.bytes, device.node), (Some(wish), None, None));
+        assert_eq!(device.link.read_ns, Some(350));
+        let files = parse_device("pm1=fsdax:/mnt/pmem0/codax,size=1GiB,format=force,gbps=6").unwrap();
+        let wish = DaxWish::Files {
+            path: "/mnt/pmem0/codax".into(),
+            size: Some(1 << 30),
+            format: Format::Force,
+            persistent: None,
+        };
+        assert_eq!((files.dax, files.bytes, files.link.mbps), (Some(wish), None, Some(6000)));
+        let plain = parse_device("pm1=fsdax:/mnt/a b=c").unwrap();
+        let wish =
+            DaxWish::Files { path: "/mnt/a b=c".into(), size: None, format: Format::Never, persistent: None };
+        assert_eq!(plain.dax, Some(wish));
+    }
+
+    #[test]
     fn what_is_wrong_is_said_in_one_line() {
         let long = format!("{}=emulated:1GiB", "x".repeat(33));
         for (bad, says) in [
@@ -358,10 +438,11 @@ mod tests {
             ("dram=emulated:1GiB", "host's own memory"),
             (&long, "longer than 32"),
             ("sim0=1GiB", "write it as NAME="),
-            ("sim0=devdax:1GiB", "no backing `devdax`; there are emulated and numa"),
+            ("sim0=tape:1GiB", "no backing `tape`; there are emulated, numa, devdax and fsdax"),
             ("a=numa:1,exclusive=yes", "none of reserve, movable and none"),
             ("a=numa:1,page=2M,exclusive=none", "with page=2M it is reserve"),
             ("a=emulated:4096,exclusive=reserve", "`exclusive` is not known"),
+            ("sim0=emulated:1GiB,format", "`format` is not known: there are read_ns"),
             ("sim0=emulated:", "sim0"),
             ("sim0=emulated:0", "size 0"),
             ("sim0=emulated:-1GiB", "negative"),
@@ -387,6 +468,26 @@ mod tests {
             ("cxl0=numa:1,reserve=5000", "not a multiple"),
             ("cxl0=numa:1,cpus=perhaps", "neither yes nor no"),
             ("cxl0=numa:1,size=1GiB", "there are page, reserve, exclusive, cpus, read_ns"),
+            ("cxl0=numa:1,format", "`format` is not known: there are page"),
+            ("pm0=devdax:", "`path` is missing: the device file, as /dev/dax0.0"),
+            ("pm0=devdax:1GiB", "path `1GiB`: it does not begin with /"),
+            ("pm0=devdax:/dev/dax\n0.0", "path `/dev/dax\\n0.0`"),
+            ("pm0=devdax:/dev/dax0.0,size=1GiB", "all of it is the pool's"),
+            ("pm0=devdax:/dev/dax0.0,format=yes", "format: `yes`: write format or format=force"),
+            ("pm0=devdax:/dev/dax0.0,format=", "format: ``: write format"),
+            ("pm0=devdax:/dev/dax0.0,format,format=force", "format is given twice"),
+            ("pm0=devdax:/dev/dax0.0,persistent", "persistent: `` is neither yes nor no"),
+            ("pm0=devdax:/dev/dax0.0,persistent=true", "persistent: `true` is neither"),
+            ("pm0=devdax:/dev/dax0.0,page=2M", "there are format, persistent, read_ns"),
+            ("pm0=fsdax:", "`path` is missing: the directory, as /mnt/pmem0/codax"),
+            ("pm0=fsdax:mnt", "path `mnt`: it does not begin with /"),
+            ("pm0=fsdax:/mnt/a,b", "`b` is not known: there are size, format, persistent, read_ns"),
+            ("pm0=fsdax:/mnt,size", "size"),
+            ("pm0=fsdax:/mnt,size=0", "size 0"),
+            ("pm0=fsdax:/mnt,size=5000", "not a multiple"),
+            ("pm0=fsdax:/mnt,size=65TiB", "64 TiB"),
+            ("pm0=fsdax:/mnt,size=1GiB,size=1GiB", "size is given twice"),
+            ("pm0=fsdax:/mnt,reserve=1GiB", "`reserve` is not known"),
         ] {
             let error = parse_device(bad).unwrap_err();
             assert_eq!(error.kind, codax_core::ErrorKind::Invalid);
@@ -411,7 +512,36 @@ mod tests {
             let gbps = format!("{}.{:03}", mbps / 1000, mbps % 1000);
             let device = parse_device(&format!("{name}=emulated:{},gbps={gbps},read_ns={read}", frames * 4096)).unwrap();
             let link = LinkModel { read_ns: Some(read), write_ns: None, mbps: Some(mbps) };
-            proptest::prop_assert_eq!(device, Device { name, bytes: Some(frames * 4096), node: None, link });
+            proptest::prop_assert_eq!(device, Device { name, bytes: Some(frames * 4096), node: None, dax: None, link });
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_path_or_item_is_a_panic_or_two_lines(path in ".{0,40}", tail in "(,(format|size|persistent|gbps|node)(=[a-zA-Z0-9.]{0,8})?){0,4}") {
+            for backing in ["devdax", "fsdax"] {
+                match parse_device(&format!("pm0={backing}:{path}{tail}")) {
+                    Ok(device) => {
+                        let wish = device.dax.expect("it is one");
+                        proptest::prop_assert!(wish.path().is_absolute() && wish.backing() == backing && device.node.is_none());
+                        if let DaxWish::Files { size: Some(size), .. } = wish {
+                            proptest::prop_assert!(size > 0 && size % 4096 == 0);
+                        }
+                    }
+                    Err(e) => proptest::prop_assert!(!e.message.contains('\n'), "{}", e),
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_written_of_a_directory_is_read(path in "(/[a-zA-Z0-9 ._=:-]{1,12}){1,4}", frames in proptest::option::of(1_u64..1 << 34), outlives in proptest::option::of(proptest::bool::ANY), may in 0_usize..3) {
+            let (format, word) = [(Format::Never, ""), (Format::IfNotOurs, ",format"), (Format::Force, ",format=force")][may];
+            let mut text = format!("pm0=fsdax:{path}{word}");
+            let size = frames.map(|frames| frames * 4096);
+            text += &size.map_or_else(String::new, |size| format!(",size={size}"));
+            text += outlives.map_or("", |yes| if yes { ",persistent=yes" } else { ",persistent=no" });
+            let wish = DaxWish::Files { path: path.into(), size, format, persistent: outlives };
+            proptest::prop_assert_eq!(parse_device(&text).unwrap().dax, Some(wish));
         }
     }
 

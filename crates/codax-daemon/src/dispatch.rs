@@ -90,6 +90,9 @@ impl<'a> Client<'a> {
             | Request::Unmap { .. }
             | Request::Raw { .. }
             | Request::RawDone { .. }
+            | Request::Read { .. }
+            | Request::Write { .. }
+            | Request::Sync(_)
             | Request::SetLen { .. }
             | Request::Publish { .. }
             | Request::Pin { .. }
@@ -158,6 +161,14 @@ impl<'a> Client<'a> {
                 session.raw_done(file);
                 Reply::Done
             }
+            Request::Read { handle, at, len } => {
+                let mut bytes = vec![0; (len as usize).min(codax_wire::BYTES_MAX)];
+                let got = session.read_at(handle, at, &mut bytes)?;
+                bytes.truncate(got);
+                Reply::Bytes(bytes)
+            }
+            Request::Write { handle, at, bytes } => done(session.write_at(handle, at, &bytes)?),
+            Request::Sync(handle) => done(session.sync(handle)?),
             Request::SetLen { handle, len } => done(session.set_len(handle, len)?),
             Request::Publish { handle, path, replace } => done(session.publish(handle, &path, replace)?),
             Request::Pin { handle, pages } => Reply::Pinned(session.pin(handle, pages)?),
@@ -200,8 +211,9 @@ impl<'a> Client<'a> {
         let mut progress = |info: &JobInfo| reporter.report(info);
         let mut report = match request {
             Request::Move { path, to, range } => self.session.move_file(&path, &to, range, &mut progress)?,
-            Request::Drain { pool, dry_run, wait_ns, limit, evict } => {
-                let options = DrainOptions { dry_run, wait: Duration::from_nanos(wait_ns), limit, evict };
+            Request::Drain { pool, dry_run, wait_ns, limit, evict, volatile } => {
+                let options =
+                    DrainOptions { dry_run, wait: Duration::from_nanos(wait_ns), limit, evict, volatile };
                 self.session.drain(&pool, options, &mut progress)?
             }
             Request::Online { pool } => self.session.online(&pool, &mut progress)?,

@@ -147,6 +147,8 @@ mod tests {
         let layout = codax_core::request::Layout {
             len: 1,
             block: 1,
+            devices: Vec::new(),
+            persistent: Vec::new(),
             runs: vec![
                 codax_core::extent::PoolRun {
                     pages: codax_core::PageRange::new(1 << 40, 1 << 40),

@@ -15,6 +15,7 @@
 
 mod config;
 mod control;
+mod dax;
 pub mod detach;
 mod device;
 mod dispatch;

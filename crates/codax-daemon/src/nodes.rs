@@ -22,12 +22,20 @@ pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSp
             return Err(wrong(device, &format!("node {number} is {} already", other.name)));
         }
     }
-    let spec = |device: &Device| match device.node {
-        None => {
+    for (at, device) in devices.iter().enumerate() {
+        let Some(wish) = &device.dax else { continue };
+        let same = |other: &&Device| other.dax.as_ref().is_some_and(|its| its.path() == wish.path());
+        if let Some(other) = devices[..at].iter().find(same) {
+            return Err(wrong(device, &format!("{} is {} already", wish.path().display(), other.name)));
+        }
+    }
+    let spec = |device: &Device| match (device.node, &device.dax) {
+        (Some(wish), _) => on_node(device, wish, nodes),
+        (None, Some(wish)) => Ok(wish.spec(&device.name, device.link)),
+        (None, None) => {
             let bytes = device.bytes.unwrap_or_default();
             Ok(DeviceSpec::emulated(device.name.clone(), bytes, device.link))
         }
-        Some(wish) => on_node(device, wish, nodes),
     };
     devices.iter().map(spec).collect()
 }
@@ -74,6 +82,7 @@ fn on_node(device: &Device, wish: NodeWish, nodes: &[Node]) -> Result<DeviceSpec
         default_bytes: rest.max(unit),
         numa: Some(wish.memory),
         exclusive: wish.exclusive,
+        dax: None,
         link: node.map_or(device.link, |node| announced(device.link, node)),
         missing,
     })
@@ -166,6 +175,7 @@ pub(crate) fn chosen_for_dram(wanted: &[u32], devices: &[DeviceSpec], nodes: &[N
 mod tests {
     use super::*;
     use crate::device::parse_device;
+    use codax_engine::Format;
     use codax_os::topology::{Access, Blocks};
 
     fn machine() -> Vec<Node> {
@@ -217,6 +227,16 @@ mod tests {
     }
 
     #[test]
+    fn dax_devices_are_the_engine_s() {
+        let devices = resolved(&["pm0=devdax:/dev/dax0.0,format", "pm1=fsdax:/mnt/pmem0,size=4MiB"]);
+        let devices = devices.expect("resolved");
+        let dax = devices[0].dax.as_ref().expect("it is one");
+        assert_eq!((dax.files, dax.format, devices[0].bytes), (false, Format::IfNotOurs, None));
+        let dax = devices[1].dax.as_ref().expect("it is one");
+        assert_eq!((dax.files, dax.format, devices[1].bytes), (true, Format::Never, Some(4 << 20)));
+    }
+
+    #[test]
     fn nodes_chosen_for_dram_have_memory_and_are_no_device_s() {
         let devices = resolved(&["cxl0=numa:1"]).expect("there");
         let chosen = |wanted: &[u32], devices: &[DeviceSpec]| chosen_for_dram(wanted, devices, &machine());
@@ -245,6 +265,8 @@ mod tests {
             (&["a=numa:1,page=2M,reserve=2GiB"], "node 1 has 1 GiB in all"),
             (&["a=numa:1,page=1G"], "movable"),
             (&["a=numa:0,cpus=yes,page=2M"], "without hugetlbfs"),
+            (&["a=devdax:/dev/dax0.0", "b=devdax:/dev/dax0.0,format"], "/dev/dax0.0 is a already"),
+            (&["a=fsdax:/mnt/pmem0/", "b=fsdax:/mnt/./pmem0"], "/mnt/./pmem0 is a already"),
         ] {
             let error = resolved(bad).expect_err("refused");
             assert!(error.message.contains(says), "{bad:?}: {error}");

@@ -1,6 +1,7 @@
 //! `check`: whether frame table, names file, journal and objects say the same, and mending what they don't.
 
 use crate::backing::ObjectInfo;
+use crate::dax::wanted;
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::state::{State, Trouble};
 use crate::store::{Inner, Store, stale_ranges};
@@ -31,6 +32,7 @@ impl Store {
         // What programs wrote to objects by themselves is no difference.
         let ahead: Vec<FileId> = st.ns.inodes().filter(|i| i.ahead.is_some()).map(|i| i.id).collect();
         ahead.into_iter().for_each(|file| inner.refresh(&mut st, file));
+        check_catalogs(&mut st, &mut findings)?;
         inner.check_names(&st, &mut findings);
         check_table_files(&mut st, &mut findings)?;
         check_table(&mut st, &mut findings);
@@ -44,6 +46,11 @@ impl Store {
         }
         for pool in st.media.all() {
             let backing = st.pool(pool).backing.clone();
+            if let Some(why) = backing.gone().filter(|_| st.pool(pool).record.state != PoolState::Detached) {
+                let what = format!("{}: its device is not there: {why}", st.pool_name(pool));
+                findings.trouble(Severity::Mendable, what, false, Trouble::Memory(pool));
+                continue;
+            }
             for path in backing.strays()? {
                 findings.trouble(Severity::Mendable, stray(&path), false, Trouble::Stray(path));
             }
@@ -114,6 +121,28 @@ impl Findings {
             self.troubles.insert(of);
         }
     }
+}
+
+/// What media say of themselves: whether it is whole in both copies, and the same as the journal.
+fn check_catalogs(st: &mut State, findings: &mut Findings) -> Result<()> {
+    for at in 0..st.pools.len() {
+        let (pool, name) = (st.pools[at].record.id, st.pools[at].record.name.clone());
+        let repair = findings.repair;
+        let Some(catalog) = &mut st.pools[at].catalog else { continue };
+        for finding in catalog.check(repair)? {
+            findings.add(finding.severity, format!("{name}: {}", finding.what), finding.repaired);
+        }
+        let Some(catalog) = &st.pools[at].catalog else { continue };
+        let difference = catalog.contents().difference(&wanted(st, pool, catalog.contents()));
+        if difference.is_empty() {
+            continue;
+        }
+        let mended = repair
+            && st.pools[at].catalog.as_mut().is_some_and(|catalog| catalog.append(&difference).is_ok());
+        let what = format!("{name}: its catalog differs from the journal in {} entries", difference.len());
+        findings.add(Severity::Mendable, what, mended);
+    }
+    Ok(())
 }
 
 /// The tables as files, which anybody who is their owner may cut or write to; `repair` makes one anew from what is in memory.

@@ -5,13 +5,16 @@
 //! * [`drain`]: drains and returns.
 //! * [`check`]: comparing table, journal and objects; `patrol`: whether pages still lie where they were put; `strangers`: who else is on a node.
 //! * [`journal`]: what survives; [`table`] (with [`runs`]), [`names`], [`events`]: what is derived from it, for tools and people.
+//! * [`catalog`]: what a DAX pool's medium knows of its files, so that another boot or another store finds them.
 //! * [`backing`] and [`env`](mod@env): what the engine stands on, as traits.
 #![forbid(unsafe_code)]
 
 pub mod backing;
 mod budget;
+pub mod catalog;
 pub mod check;
-pub mod drain;
+mod dax;
+mod drain;
 pub mod env;
 pub mod events;
 pub mod fs;
@@ -26,5 +29,5 @@ mod strangers;
 pub mod table;
 
 pub use drain::DrainOptions;
-pub use options::{DeviceSpec, HugeMode, StoreOptions};
+pub use options::{DaxSpec, DeviceSpec, Format, HugeMode, StoreOptions};
 pub use store::{Mapper, Opened, Peer, Session, Store};

@@ -33,6 +33,31 @@ impl HugeMode {
     }
 }
 
+/// Whether a medium may be made a pool's, whatever is on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Never: it is one, or is left alone.
+    #[default]
+    Never,
+    /// If it isn't one, or is damaged. One that is stays what it is.
+    IfNotOurs,
+    /// Always, when the store takes it for the first time: all files of it are gone.
+    Force,
+}
+
+/// A medium of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaxSpec {
+    /// The DAX device, or the directory.
+    pub path: PathBuf,
+    /// Whether it is a directory of files, rather than a device.
+    pub files: bool,
+    /// Whether it may be made a pool's.
+    pub format: Format,
+    /// Whether it outlives the power, if the machine is not to be asked.
+    pub persistent: Option<bool>,
+}
+
 /// A device beside `dram`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceSpec {
@@ -46,6 +71,8 @@ pub struct DeviceSpec {
     pub numa: Option<NodeMemory>,
     /// What keeps others' memory off its node; `None` for what the store knows of it.
     pub exclusive: Option<Exclusive>,
+    /// The medium of its own that it is, if it is one.
+    pub dax: Option<DaxSpec>,
     /// What its link announces.
     pub link: LinkModel,
     /// Why its memory is not there, if it isn't: only a device that is detached may be without.
@@ -56,13 +83,26 @@ impl DeviceSpec {
     /// An emulated device.
     #[must_use]
     pub fn emulated(name: impl Into<String>, bytes: u64, link: LinkModel) -> Self {
-        let (bytes, default_bytes) = (Some(bytes), bytes);
-        Self { name: name.into(), bytes, default_bytes, numa: None, exclusive: None, link, missing: None }
+        Self {
+            name: name.into(),
+            bytes: Some(bytes),
+            default_bytes: bytes,
+            numa: None,
+            exclusive: None,
+            dax: None,
+            link,
+            missing: None,
+        }
     }
 
     /// What holds its bytes.
     pub(crate) fn backing(&self) -> BackingKind {
-        if self.numa.is_some() { BackingKind::Numa } else { BackingKind::Emulated }
+        match &self.dax {
+            Some(dax) if dax.files => BackingKind::Fsdax,
+            Some(_) => BackingKind::Devdax,
+            None if self.numa.is_some() => BackingKind::Numa,
+            None => BackingKind::Emulated,
+        }
     }
 }
 

@@ -104,6 +104,12 @@ impl Inner {
         attached.filter_map(|pool| Some((pool.id, machine.lost(&nodes_of(pool, &options))?))).collect()
     }
 
+    /// Has all pools take back what of their memory is free.
+    pub fn tend(&self) {
+        let backings: Vec<_> = self.lock().pools.iter().map(|pool| pool.backing.clone()).collect();
+        backings.iter().for_each(|backing| backing.tend());
+    }
+
     /// Looks which pools' nodes have memory, and says what has changed.
     fn look_for_nodes(&self, lost: &mut BTreeSet<PoolId>) {
         let now = self.without_memory();
@@ -162,7 +168,11 @@ impl Inner {
         drop(st);
         let moved = "pages lay on another NUMA node";
         match &result {
-            Ok(()) if astray > 0 => self.event("stray", &path, &format!("{moved}: brought back"), astray),
+            Ok(()) if astray > 0 => {
+                // Where they lay there is room again.
+                self.tend();
+                self.event("stray", &path, &format!("{moved}: brought back"), astray);
+            }
             Err(e) if astray > 0 && told.insert(file) => {
                 tracing::warn!("{path}: {moved}, and they stay there: {e}");
                 self.event("stray", &path, &format!("{moved}, and they stay there: {e}"), astray);

@@ -156,6 +156,23 @@ impl FrameTable {
         self.write(run, |_| FrameRecord::default());
     }
 
+    /// The frames of `run` are never used again: their memory is damaged.
+    pub fn retire(&self, run: FrameRun) {
+        let mut beyond = self.lock();
+        forget(&mut beyond, self.numbers(run));
+        let (state, flags) = (FrameState::Retired, FrameFlags::POISONED);
+        self.write(run, |_| FrameRecord { state, flags, ..FrameRecord::default() });
+    }
+
+    /// Whether a frame is never used again.
+    pub fn is_retired(&self, frame: Frame) -> bool {
+        let mut retired = false;
+        self.for_each(FrameRun { frame, count: PageCount(1) }, |_, record| {
+            retired = record.is_ok_and(|record| record.state == FrameState::Retired);
+        });
+        retired
+    }
+
     /// Sets or clears `flags`.
     pub fn set_flags(&self, run: FrameRun, flags: FrameFlags, on: bool) {
         let _writers = self.lock();

@@ -45,7 +45,7 @@ fn names_of_all_kinds_are_made_listed_and_removed() {
     assert_eq!(kind(fs.lookup(dir, &[b'n'; 256])), ErrorKind::NameTooLong);
     assert_eq!(kind(fs.lookup(dir, &[b'n'; 255])), ErrorKind::NotFound);
     drop(fs);
-    drop(store);
+    store.end();
     let store = rig.open();
     let fs = store.fs(false);
     assert_eq!(fs.lookup(dir, b"link").map(|a| a.id), Ok(link.id));
@@ -73,7 +73,7 @@ fn hard_links_are_one_file_until_the_last_goes_over_restarts() {
     assert_eq!(kind(fs.link(dir, ROOT, b"e")), ErrorKind::NotPermitted);
     fs.unlink(ROOT, b"a").expect("unlinked");
     drop(fs);
-    drop(store);
+    store.end();
     let store = rig.open();
     let fs = store.fs(false);
     let attr = fs.lookup(dir, b"b").expect("there");
@@ -221,7 +221,7 @@ fn punched_ranges_are_zeros_and_what_is_beside_them_stays() {
     assert_eq!(kind(fs.write(h, (1 << 63) - 2, b"xx", false)), ErrorKind::FileTooBig);
     fs.release(h);
     drop(fs);
-    drop(store);
+    store.end();
     let store = rig.open();
     assert_eq!(store.info().recovery, Vec::<String>::new());
     clean(&store);
@@ -436,7 +436,7 @@ fn attributes_of_users_and_placement() {
     assert!(many == fs.xattrs(id).expect("listed").len() - 1 && many == 255, "{many}");
     (0..many).for_each(|i| fs.remove_xattr(id, &long(i)).expect("removed"));
     drop(fs);
-    drop(store);
+    store.end();
     let store = rig.open();
     let fs = store.fs(true);
     assert_eq!(fs.xattr(id, b"user.a"), Ok(b"1".to_vec()));

@@ -153,12 +153,12 @@ fn a_newer_version_is_refused() {
     let (mut image, _) = small();
     let name = log_name(&image);
     let log = image.get_mut(&name).unwrap();
-    log[8] = 4;
+    log[8] = 5;
     let check = crc32c::crc32c_append(crc32c::crc32c(&log[..12]), &log[16..64]);
     log[12..16].copy_from_slice(&check.to_le_bytes());
     let error = open(&Sim::from_image(&image)).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Corrupt);
-    assert!(error.message.contains("format version 4"), "{error}");
+    assert!(error.message.contains("format version 5"), "{error}");
     assert!(error.message.contains(&name), "{error}");
 }
 

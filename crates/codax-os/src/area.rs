@@ -13,11 +13,13 @@
 use crate::fork;
 use crate::uffd::Uffd;
 use crate::util::{PAGE, invalid};
+use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::ptr::with_exposed_provenance_mut;
 use std::sync::{Mutex, PoisonError};
 
@@ -48,6 +50,19 @@ pub struct Area {
     maker: u32,
 }
 
+/// A run of an object's bytes, and where it belongs.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<F> {
+    /// Where it is mapped, in bytes from the beginning: the offset in the file. A multiple of the page.
+    pub at: u64,
+    /// The object.
+    pub fd: F,
+    /// Offset in the object, a multiple of its page.
+    pub fd_off: u64,
+    /// Length in bytes, a multiple of the object's page.
+    pub len: u64,
+}
+
 impl Region {
     /// Reserves `len` bytes (rounded up to whole pages) at a multiple of 2 MiB. An access faults until something is
     /// placed there.
@@ -74,7 +89,24 @@ impl Region {
     pub fn place(&self, off: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) -> io::Result<()> {
         let to = part(self.base, self.len, off, len)?;
         phase_of(fd_off, HUGE)?;
-        map_object(to, len, fd, fd_off, write)
+        map_object(to, len, fd, fd_off, write, false)
+    }
+
+    /// As [`Self::place`], with `MAP_SYNC` where the object can be mapped so: then stores are durable once their cache lines are
+    /// [written back](crate::durable::range). Says whether it is.
+    pub fn place_sync(
+        &self,
+        off: usize,
+        len: usize,
+        fd: impl AsFd,
+        fd_off: u64,
+        write: bool,
+    ) -> io::Result<bool> {
+        let to = part(self.base, self.len, off, len)?;
+        phase_of(fd_off, HUGE)?;
+        let sync = takes_sync(&fd, write)?;
+        map_object(to, len, fd, fd_off, write, sync)?;
+        Ok(sync)
     }
 
     /// First address. Constant.
@@ -119,13 +151,56 @@ impl Drop for Region {
 
 impl Area {
     /// Maps `len` bytes (rounded up to whole pages) of an object, from `fd_off`. The address is congruent to `fd_off`
-    /// modulo 2 MiB, or the object's page if that is larger.
+    /// modulo 2 MiB, or the object's page if that is larger. The page of a DAX device is what it aligns mappings to.
     pub fn object(fd: impl AsFd, fd_off: u64, len: usize, write: bool) -> io::Result<Self> {
-        let page = crate::hugetlb::page_of(&fd)?.map_or(PAGE, crate::util::to_usize);
+        Self::mapped(fd, fd_off, len, write, false)
+    }
+
+    /// As [`Self::object`], with `MAP_SYNC` where the object can be mapped so, and whether it is.
+    pub fn object_sync(fd: impl AsFd, fd_off: u64, len: usize, write: bool) -> io::Result<(Self, bool)> {
+        let sync = takes_sync(&fd, write)?;
+        Ok((Self::mapped(fd, fd_off, len, write, sync)?, sync))
+    }
+
+    fn mapped(fd: impl AsFd, fd_off: u64, len: usize, write: bool, sync: bool) -> io::Result<Self> {
+        let page = page_of(&fd)?;
         let len = len.checked_next_multiple_of(page).ok_or_else(too_large)?;
         let align = page.max(HUGE);
         let area = Self::reserve(len, phase_of(fd_off, align)?, align)?;
-        map_object(area.base, area.len, fd, fd_off, write)?;
+        map_object(area.base, area.len, fd, fd_off, write, sync)?;
+        Ok(area)
+    }
+
+    /// Maps pieces of objects side by side for reading, each at its own place; between them accesses fault.
+    pub(crate) fn pieces<F: AsFd>(pieces: &[Piece<F>]) -> io::Result<Self> {
+        let ends: Option<Vec<u64>> = pieces.iter().map(|piece| piece.at.checked_add(piece.len)).collect();
+        let end = ends.ok_or_else(too_large)?.into_iter().max().unwrap_or(0);
+        Self::assembled(pieces, 0..end, false, false)
+    }
+
+    /// Maps pieces of objects side by side, each at its own place in `span`, where the area begins; between them accesses fault. The address is congruent
+    /// to the beginning of `span` modulo 2 MiB, or the largest of the objects' pages if that is larger. `sync`: with `MAP_SYNC`, which all of them
+    /// [take](takes_sync).
+    pub fn assembled<F: AsFd>(
+        pieces: &[Piece<F>],
+        span: Range<u64>,
+        write: bool,
+        sync: bool,
+    ) -> io::Result<Self> {
+        let mut align = HUGE;
+        for piece in pieces {
+            align = align.max(page_of(&piece.fd)?);
+        }
+        let to_usize = crate::util::to_usize;
+        let len = span.end.saturating_sub(span.start);
+        let area = Self::reserve(to_usize(len), phase_of(span.start, align)?, align)?;
+        for piece in pieces {
+            let at =
+                piece.at.checked_sub(span.start).ok_or_else(|| invalid("a piece lies before its area"))?;
+            let to = part(area.base, area.len, to_usize(at), to_usize(piece.len))?;
+            phase_of(piece.fd_off, HUGE)?;
+            map_object(to, to_usize(piece.len), &piece.fd, piece.fd_off, write, sync)?;
+        }
         Ok(area)
     }
 
@@ -315,11 +390,41 @@ fn reserve_aligned(len: usize, phase: usize, align: usize) -> io::Result<usize> 
     Ok(start)
 }
 
-/// Maps an object at `to`, replacing what is there. The caller owns `to..to + len`.
-fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) -> io::Result<()> {
+/// What mappings of an object are multiples of, in bytes.
+pub fn page_of(fd: impl AsFd) -> io::Result<usize> {
+    // Of a device that sysfs doesn't tell about, 2 MiB are the most likely, and right for any that isn't DAX.
+    if let Some(number) = crate::object::char_device(&fd)? {
+        let align = crate::topology::dax_align(Path::new(crate::topology::SYSFS), number);
+        return Ok(align.map_or(HUGE, crate::util::to_usize));
+    }
+    Ok(crate::hugetlb::page_of(&fd)?.map_or(PAGE, crate::util::to_usize))
+}
+
+/// Whether an object can be mapped with `MAP_SYNC`: tried beside, since a refusal may come when what was mapped before is gone.
+pub fn takes_sync(fd: impl AsFd, write: bool) -> io::Result<bool> {
+    let page = page_of(&fd)?;
     let access = if write { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+    let flags = MapFlags::SHARED_VALIDATE | MapFlags::SYNC | MapFlags::NORESERVE;
+    let _no_fork = fork::gate();
+    // SAFETY: a null address lets the kernel choose one where nothing is mapped; for a device it chooses an aligned one.
+    match unsafe { rustix::mm::mmap(std::ptr::null_mut(), page, access, flags, &fd, 0) } {
+        Ok(at) => {
+            let at = at.expose_provenance();
+            unmap(at..at + page);
+            Ok(true)
+        }
+        // A kernel or filesystem that knows no such mapping says one or the other.
+        Err(Errno::OPNOTSUPP | Errno::INVAL) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Maps an object at `to`, replacing what is there. The caller owns `to..to + len`. `sync`: with `MAP_SYNC`, of which is known that it can be.
+fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool, sync: bool) -> io::Result<()> {
+    let access = if write { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+    let shared = if sync { MapFlags::SHARED_VALIDATE | MapFlags::SYNC } else { MapFlags::SHARED };
     // Of hugetlbfs a mapping would keep pages back for the object's holes.
-    let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
+    let flags = shared | MapFlags::FIXED | MapFlags::NORESERVE;
     let _no_fork = fork::gate();
     // SAFETY: the range belongs to the caller's region or area (both callers pass a checked part of theirs), so
     // nothing of anybody else is replaced. No references into it exist but those a caller of `Memory`'s unsafe
@@ -338,7 +443,8 @@ fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) ->
         rustix::mm::madvise(pointer(to), len, Advice::LinuxDontFork)?;
     }
     // Where it goes on behind the object's end, to that of a huge page, the kernel would make that page whole and take memory for it (khugepaged).
-    if !(to + len).is_multiple_of(HUGE) {
+    // A device has no end to speak of, and huge pages of its own.
+    if !(to + len).is_multiple_of(HUGE) || crate::object::char_device(&fd)?.is_some() {
         return Ok(());
     }
     let end = crate::util::to_usize(crate::object::stat(&fd)?.len.saturating_sub(fd_off));

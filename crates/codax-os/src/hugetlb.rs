@@ -3,8 +3,8 @@
 //! They are set aside per node and size, never split, swapped or merged, and are not there for anything else. A file of hugetlbfs is as long as whole
 //! pages, can be read and mapped, and not written to by write(2). Told in the kernel's `admin-guide/mm/hugetlbpage.rst`.
 #![allow(unsafe_code)]
-//! Unsafe code: `set_mempolicy` and `get_mempolicy` with a mask of our own, a mapping that is unmapped by the function that made it, and
-//! `process_vm_writev` into a mapping that no Rust reference points into.
+//! Unsafe code: `set_mempolicy` and `get_mempolicy` with a mask of our own, mappings that are unmapped by the functions that made them, and
+//! copies by the kernel into a mapping that no Rust reference points into.
 //! The kernel writes it, so a page that is gone is a short count, where a store would be SIGBUS.
 
 use crate::area::Area;
@@ -41,14 +41,29 @@ pub fn is_hugetlbfs(path: &Path) -> io::Result<bool> {
     Ok(rustix::fs::statfs(path)?.f_type == HUGETLBFS_MAGIC)
 }
 
-/// Mounts a hugetlbfs of pages of this size (mode 0700) that never takes more than `size` bytes. Of what it doesn't take, `min` bytes are kept for it: the
-/// kernel promises them to nobody else. `OutOfMemory` if there are not so many free pages.
-pub fn mount(path: &Path, page: u64, size: u64, min: u64) -> io::Result<()> {
+/// Mounts a hugetlbfs of pages of this size (mode 0700) that never takes more than `size` bytes, if it is said. Of what it doesn't take, `min` bytes are kept
+/// for it: the kernel promises them to nobody else. `OutOfMemory` if there are not so many free pages.
+pub fn mount(path: &Path, page: u64, size: Option<u64>, min: u64) -> io::Result<()> {
+    let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
     let min = if min == 0 { String::new() } else { format!(",min_size={min}") };
-    let data = CString::new(format!("pagesize={page},size={size}{min},mode=700"));
+    let data = CString::new(format!("pagesize={page}{size}{min},mode=700"));
     let data = data.map_err(|_| invalid("a zero byte in options"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     Ok(rustix::mount::mount("codax", path, "hugetlbfs", flags, data.as_c_str())?)
+}
+
+/// Has the kernel promise free pages to holes of a file, so that nobody else is given them; whether there are so many that it has promised to nobody. The
+/// promise is the file's, until a page is put there or the file is cut: to punch a hole doesn't end it.
+pub fn promise(fd: impl AsFd, off: u64, len: u64) -> io::Result<bool> {
+    use rustix::mm::{MapFlags, ProtFlags};
+    let len = to_usize(len);
+    // SAFETY: a null address lets the kernel choose one where nothing is mapped.
+    match unsafe { rustix::mm::mmap(null_mut(), len, ProtFlags::READ, MapFlags::SHARED, fd, off) } {
+        Err(Errno::NOMEM) => Ok(false),
+        Err(e) => Err(e.into()),
+        // SAFETY: the mapping just made, which nobody else knows.
+        Ok(at) => unsafe { rustix::mm::munmap(at, len).map(|()| true).map_err(Into::into) },
+    }
 }
 
 /// Whether a program can have a huge page of 2 MiB now, as any may ask for one: in anonymous memory, where this thread's memory comes from.
@@ -219,25 +234,8 @@ pub(crate) unsafe fn write_from(
     let start = off / page * page;
     let area = Area::object(&fd, start, to_usize(off - start) + len, true)?;
     let to = with_exposed_provenance_mut::<u8>(area.base() + to_usize(off - start));
-    let mut done = 0;
-    while done < len {
-        let local = libc::iovec { iov_base: from.wrapping_add(done).cast_mut().cast(), iov_len: len - done };
-        let remote = libc::iovec { iov_base: to.wrapping_add(done).cast(), iov_len: len - done };
-        // SAFETY: the source is the caller's word; the destination is our mapping, which lives as long as `area` and into which nobody has references. The
-        // kernel answers EFAULT, or a short count, for pages that it can't reach.
-        let n =
-            unsafe { libc::process_vm_writev(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
-        match usize::try_from(n) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(_) => match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::Interrupted => {}
-                e if e.raw_os_error() == Some(libc::EFAULT) => break,
-                e => return Err(e),
-            },
-        }
-    }
-    Ok(done)
+    // SAFETY: the source is the caller's word; the destination is our mapping, which lives as long as `area` and into which nobody has references.
+    unsafe { crate::transfer::transfer(from, to, len) }
 }
 
 /// As [`write_from`], of bytes of our own: all of them, or an error.

@@ -149,29 +149,11 @@ impl<'a> Memory<'a> {
         unsafe { copy_out(from, to.as_mut_ptr(), to.len()) }
     }
 
-    /// Copies bytes out through the kernel (process_vm_readv(2)), and returns how many: fewer where a page can't be read, which is SIGBUS to a load.
+    /// Copies bytes out through the kernel (process_vm_writev(2)), and returns how many: fewer where a page can't be read, which is SIGBUS to a load.
     pub fn copy_out(self, off: usize, to: &mut [u8]) -> std::io::Result<usize> {
         let from = self.at(off, to.len());
-        let mut done = 0;
-        while done < to.len() {
-            let left = &mut to[done..];
-            let local = libc::iovec { iov_base: left.as_mut_ptr().cast(), iov_len: left.len() };
-            let remote = libc::iovec { iov_base: from.wrapping_add(done).cast(), iov_len: left.len() };
-            // SAFETY: `local` is memory that is borrowed for writing, for which every byte is a value; the kernel checks the other address.
-            let n = unsafe {
-                libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
-            };
-            match usize::try_from(n) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(_) => match std::io::Error::last_os_error() {
-                    e if e.kind() == std::io::ErrorKind::Interrupted => {}
-                    e if e.raw_os_error() == Some(libc::EFAULT) => break,
-                    e => return Err(e),
-                },
-            }
-        }
-        Ok(done)
+        // SAFETY: the destination is borrowed for writing, and every byte is a value; the source lies inside (checked), and is other memory.
+        unsafe { crate::transfer::transfer(from, to.as_mut_ptr(), to.len()) }
     }
 
     /// Copies bytes in.

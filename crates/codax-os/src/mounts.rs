@@ -125,6 +125,11 @@ pub(crate) fn point_and_type(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     Some((point, kind))
 }
 
+/// What is mounted, as a device's path, of a line of mountinfo: the second field after a lone `-`.
+pub(crate) fn source_of(line: &[u8]) -> Option<&[u8]> {
+    line.split(|b| *b == b' ').skip_while(|field| *field != b"-").nth(2)
+}
+
 /// The directory of the filesystem that is mounted, and the filesystem's own options, of a line of mountinfo: the fourth field, and the last.
 pub(crate) fn root_and_options(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut fields = line.split(|b| *b == b' ');
@@ -198,6 +203,7 @@ mod tests {
         let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - fuse.codax codax rw,user_id=0";
         assert_eq!(point_and_type(line), Some((b"/mnt 2".to_vec(), &b"fuse.codax"[..])));
         assert_eq!(device_of(line), Some(rustix::fs::makedev(98, 0)));
+        assert_eq!(source_of(line), Some(&b"codax"[..]));
         assert_eq!(root_and_options(line), Some((b"/mnt1".to_vec(), &b"rw,user_id=0"[..])));
         assert_eq!((point_and_type(b"36 35 98:0 / /mnt rw"), device_of(b"36 35 x")), (None, None));
     }

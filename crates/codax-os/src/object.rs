@@ -145,6 +145,11 @@ pub fn allocate(fd: impl AsFd, off: u64, len: u64) -> io::Result<()> {
     retry(|| rustix::fs::fallocate(&fd, FallocateFlags::KEEP_SIZE, off, len))
 }
 
+/// Has what was written to an object reach what it is kept on, with all that is needed to read it again.
+pub fn sync(fd: impl AsFd) -> io::Result<()> {
+    retry(|| rustix::fs::fdatasync(&fd))
+}
+
 /// Gives the memory of a range back; the range is a hole afterwards.
 pub fn punch(fd: impl AsFd, off: u64, len: u64) -> io::Result<()> {
     if len == 0 {
@@ -170,6 +175,12 @@ pub fn set_mtime(fd: impl AsFd, ns: i64) -> io::Result<()> {
 /// Length, memory and identity.
 pub fn stat(fd: impl AsFd) -> io::Result<ObjectStat> {
     Ok(rustix::fs::fstat(fd)?.into())
+}
+
+/// The number of the device that a character device is (`st_rdev`); `None` for anything else, files too.
+pub fn char_device(fd: impl AsFd) -> io::Result<Option<u64>> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok((FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice).then_some(stat.st_rdev))
 }
 
 /// The ranges (offset, length in bytes) that hold data, in order. Pages that were [allocated](allocate) and never

@@ -3,7 +3,7 @@
 //! Unsafe code: `pthread_sigmask` with a set of our own.
 
 use crate::util::{field_kib, to_u64};
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Statx, StatxFlags};
 use rustix::process::{Pid, PidfdFlags, Resource, Signal};
 use std::collections::HashSet;
 use std::fs::File;
@@ -60,6 +60,47 @@ pub fn holders_on(dev: u64) -> io::Result<Vec<Held>> {
     holders_where(|(on, _)| on == dev)
 }
 
+/// Who holds a device, by the number that its nodes have (`st_rdev`): whatever the node that they opened it by. Its identity in the result is that
+/// node's. As [`holders`]; who maps it and has closed it is seen by those who may look at their mappings (CAP_CHECKPOINT_RESTORE), or if it was opened by
+/// the node `of` (device, inode).
+pub fn holders_of_device(number: u64, of: (u64, u64)) -> io::Result<Vec<Held>> {
+    let mut found = Vec::new();
+    let own = std::process::id();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse::<u32>().ok()).filter(|pid| *pid != own);
+        let Some(pid) = pid else { continue };
+        let mut holds = maps_of_device(pid, number, of).unwrap_or_default();
+        let open = stats_of_descriptors(pid).unwrap_or_default().into_iter();
+        let open = open.filter(|stat| device_number(stat) == Some(number));
+        holds.extend(open.map(|stat| (identity_of(&stat), Hold::Descriptor)));
+        if !holds.is_empty() {
+            let command = command(pid);
+            let held = |((dev, ino), what)| Held { pid, command: command.clone(), dev, ino, what };
+            found.extend(holds.into_iter().map(held));
+        }
+    }
+    Ok(found)
+}
+
+/// The mappings of a device that a process has. A list of mappings names the node alone, so shared ones are looked at, which are few.
+fn maps_of_device(pid: u32, number: u64, of: (u64, u64)) -> io::Result<Vec<((u64, u64), Hold)>> {
+    let text = std::fs::read(format!("/proc/{pid}/maps"))?;
+    let is_it = |line: &[u8], id| {
+        if id == of {
+            return true;
+        }
+        let mut words = line.split(|b| *b == b' ');
+        let range =
+            words.next().and_then(range_of).filter(|_| words.next().and_then(|w| w.get(3)) == Some(&b's'));
+        let Some((start, end)) = range else { return false };
+        let link = format!("/proc/{pid}/map_files/{start:x}-{end:x}");
+        stat_of(CWD, link).is_some_and(|stat| device_number(&stat) == Some(number))
+    };
+    let lines = text.split(|b| *b == b'\n').filter_map(|line| Some((line, mapping_of(line)?)));
+    Ok(lines.filter(|(line, (id, _))| is_it(line, *id)).map(|(_, found)| found).collect())
+}
+
 fn holders_where(wanted: impl Fn((u64, u64)) -> bool) -> io::Result<Vec<Held>> {
     let mut found = Vec::new();
     let own = std::process::id();
@@ -102,7 +143,7 @@ fn mapping_of(line: &[u8]) -> Option<((u64, u64), Hold)> {
     let ino = std::str::from_utf8(ino).ok()?.parse().ok()?;
     let writable = perms.get(1) == Some(&b'w');
     let len = range.end.checked_sub(range.start)?;
-    Some(((dev, ino), Hold::Mapped { off: hexadecimal(off)?, len, writable }))
+    Some(((dev, ino), Hold::Mapped { off: hex(off)?, len, writable }))
 }
 
 /// The addresses that a process has mapped, and what [`area_of`] says of each.
@@ -115,21 +156,32 @@ pub(crate) fn areas(pid: u32) -> io::Result<Vec<(Range<u64>, u64)>> {
 pub(crate) fn area_of(line: &[u8]) -> Option<(Range<u64>, u64)> {
     let mut parts = line.splitn(6, |b| *b == b' ');
     let (range, dev) = (parts.next()?, parts.nth(2)?);
-    let split = |text: &[u8], at: u8| -> Option<(u64, u64)> {
-        let place = text.iter().position(|b| *b == at)?;
-        Some((hexadecimal(&text[..place])?, hexadecimal(&text[place + 1..])?))
-    };
-    let (start, end) = split(range, b'-')?;
-    let (major, minor) = split(dev, b':')?;
+    let (start, end) = range_of(range)?;
+    let (major, minor) = hex_pair(dev, b':')?;
     Some((start..end, rustix::fs::makedev(u32::try_from(major).ok()?, u32::try_from(minor).ok()?)))
 }
 
-fn hexadecimal(digits: &[u8]) -> Option<u64> {
+/// Beginning and end of a mapping, `START-END`.
+fn range_of(text: &[u8]) -> Option<(u64, u64)> {
+    hex_pair(text, b'-')
+}
+
+fn hex(digits: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+fn hex_pair(text: &[u8], between: u8) -> Option<(u64, u64)> {
+    let place = text.iter().position(|b| *b == between)?;
+    Some((hex(&text[..place])?, hex(&text[place + 1..])?))
 }
 
 /// The files that a process has open.
 fn descriptors_of(pid: u32) -> io::Result<Vec<(u64, u64)>> {
+    Ok(stats_of_descriptors(pid)?.iter().map(identity_of).collect())
+}
+
+/// What the files are that a process has open.
+fn stats_of_descriptors(pid: u32) -> io::Result<Vec<Statx>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::openat(CWD, format!("/proc/{pid}/fd"), flags, Mode::empty())?;
     let mut found = Vec::new();
@@ -138,16 +190,31 @@ fn descriptors_of(pid: u32) -> io::Result<Vec<(u64, u64)>> {
         if entry.file_name().to_bytes().starts_with(b".") {
             continue;
         }
-        found.extend(identity(&dir, entry.file_name()));
+        found.extend(stat_of(&dir, entry.file_name()));
     }
     Ok(found)
 }
 
-/// Device and inode of what a link in `/proc` leads to: the file itself, whatever its path is by now. Never asks whoever
-/// serves its filesystem: that may be this process, or nobody any more.
+/// Device and inode of what a link in `/proc` leads to.
 fn identity(dir: impl AsFd, name: impl rustix::path::Arg) -> Option<(u64, u64)> {
-    let stat = rustix::fs::statx(dir, name, AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
-    Some((rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino))
+    stat_of(dir, name).as_ref().map(identity_of)
+}
+
+/// What a link in `/proc` leads to: the file itself, whatever its path is by now. Never asks whoever
+/// serves its filesystem: that may be this process, or nobody any more.
+fn stat_of(dir: impl AsFd, name: impl rustix::path::Arg) -> Option<Statx> {
+    let wanted = StatxFlags::INO | StatxFlags::TYPE;
+    rustix::fs::statx(dir, name, AtFlags::STATX_DONT_SYNC, wanted).ok()
+}
+
+fn identity_of(stat: &Statx) -> (u64, u64) {
+    (rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino)
+}
+
+/// The number of the character device that it is.
+fn device_number(stat: &Statx) -> Option<u64> {
+    let is_device = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::CharacterDevice;
+    is_device.then(|| rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor))
 }
 
 /// Device number of the filesystem that a path is on, as in `/proc/PID/maps`. Asks nobody who serves it.

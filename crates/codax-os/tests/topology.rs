@@ -244,14 +244,19 @@ fn memory_is_movable_when_every_block_is() {
 #[test]
 fn filesystems_with_dax_have_their_device() {
     let root = tree(
-        "class/block/pmem0/size = 1044480
-         mountinfo = 1 1 0:2 / / rw - rootfs rootfs rw|34 1 259:0 / /mnt/pmem rw,relatime - ext4 /dev/pmem0 rw,stripe=512,dax=always|35 1 259:0 /a /mnt/again rw - ext4 /dev/pmem0 rw,dax=always|36 1 8:1 / /home rw - ext4 /dev/sda1 rw",
+        "devices/platform/ndbus0/region0/pfn0.1/block/pmem0/size = 1044480
+         class/block/pmem0 -> devices/platform/ndbus0/region0/pfn0.1/block/pmem0
+         devices/virtual/block/ram0/size = 8
+         class/block/ram0 -> devices/virtual/block/ram0
+         mountinfo = 1 1 0:2 / / rw - rootfs rootfs rw|34 1 259:0 / /mnt/pmem rw,relatime - ext4 /dev/pmem0 rw,stripe=512,dax=always|35 1 259:0 /a /mnt/again rw - ext4 /dev/pmem0 rw,dax=always|36 1 8:1 / /home rw - ext4 /dev/sda1 rw|37 1 1:0 / /mnt/ram rw - xfs /dev/ram0 rw,dax=inode",
     );
     let found = read(&root);
-    assert_eq!(found.fsdax.len(), 1, "a second mount of it is the same memory");
+    assert_eq!(found.fsdax.len(), 2, "a second mount of it is the same memory");
     let mount = &found.fsdax[0];
     assert_eq!((mount.dir.as_path(), mount.device.as_str()), (Path::new("/mnt/pmem"), "pmem0"));
-    assert_eq!((mount.bytes, mount.always), (Some(1_044_480 * 512), true));
+    assert_eq!((mount.bytes, mount.always, mount.persistent), (Some(1_044_480 * 512), true, true));
+    let other = &found.fsdax[1];
+    assert_eq!((other.device.as_str(), other.bytes, other.persistent), ("ram0", Some(8 * 512), false));
 }
 
 #[test]
@@ -345,4 +350,39 @@ fn this_machine_has_a_node_with_memory_and_cpus() {
         return; // a kernel without NUMA
     }
     assert!(found.nodes.iter().any(|node| !node.cpus.is_empty() && node.bytes > Some(0)));
+}
+
+#[test]
+fn bad_blocks_are_told_in_bytes_of_the_device() {
+    let region = "devices/LNXSYSTM:00/ndbus0/region0";
+    let root = tree(&format!(
+        "{region}/badblocks = 0 8|4096 16|1048000 1000|2097152 8
+         {region}/resource = 0x180000000
+         {region}/dax0.1/dax0.0/resource = 0x180200000
+         {region}/dax0.1/dax0.0/size = 534773760
+         bus/dax/devices/dax0.0 -> {region}/dax0.1/dax0.0
+         devices/platform/hmem.2/dax2.0/size = 1073741824
+         bus/dax/devices/dax2.0 -> devices/platform/hmem.2/dax2.0
+         {region}/pfn0.2/block/pmem0/badblocks = 100 2
+         {region}/pfn0.2/block/pmem0/size = 2048
+         {region}/pfn0.2/block/pmem0/pmem0p1/partition = 1
+         {region}/pfn0.2/block/pmem0/pmem0p1/start = 101
+         {region}/pfn0.2/block/pmem0/pmem0p1/size = 1000
+         class/block/pmem0 -> {region}/pfn0.2/block/pmem0
+         class/block/pmem0p1 -> {region}/pfn0.2/block/pmem0/pmem0p1
+        "
+    ));
+    let dax = |name| topology::bad_blocks_of_dax(root.path(), name);
+    // The device begins 2 MiB into the region, and ends with it at sector 1048576.
+    let end = 534_773_760;
+    assert_eq!(dax("dax0.0").unwrap(), [(0, 8192), (end - 576 * 512, 576 * 512)]);
+    assert_eq!((dax("dax2.0").unwrap(), dax("dax9.9").unwrap()), (vec![], vec![]));
+    let disk = |name| topology::bad_blocks_of_disk(root.path(), name);
+    assert_eq!(disk("pmem0").unwrap(), [(51_200, 1024)]);
+    assert_eq!(disk("pmem0p1").unwrap(), [(0, 512)]);
+
+    fs::remove_file(root.path().join(region).join("resource")).expect("ours");
+    assert_eq!(dax("dax0.0").unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+    fs::write(root.path().join(region).join("badblocks"), "many").expect("ours");
+    assert_eq!(dax("dax0.0").unwrap_err().kind(), std::io::ErrorKind::InvalidData);
 }

@@ -25,10 +25,13 @@ pub const SOCKET: &str = "sock";
 pub const MAGIC: u32 = 0x5844_4303;
 
 /// Version of the protocol; both sides must have the same.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Largest packet, in bytes.
 pub const PACKET_MAX: usize = 128 << 10;
+
+/// Most bytes of a file in one message.
+pub const BYTES_MAX: usize = 96 << 10;
 
 /// How long a new connection may say nothing.
 pub const HELLO_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);

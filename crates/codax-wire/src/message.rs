@@ -54,6 +54,27 @@ pub enum Request {
         /// The file.
         file: FileId,
     },
+    /// Bytes of a file, through the daemon: of one that lies where the client may not map it. Answered by [`Reply::Bytes`]: fewer than asked for where the file
+    /// ends, or where more don't fit a packet.
+    Read {
+        /// The file, opened for reading.
+        handle: Handle,
+        /// The first byte.
+        at: u64,
+        /// How many.
+        len: u32,
+    },
+    /// Writes bytes of a file through the daemon. They are within its length: this makes no file longer. Answered by [`Reply::Done`].
+    Write {
+        /// The file, opened for writing.
+        handle: Handle,
+        /// The first byte.
+        at: u64,
+        /// At most [`crate::BYTES_MAX`].
+        bytes: Vec<u8>,
+    },
+    /// Makes what was stored in a file durable, as far as where it lies outlives the power. Answered by [`Reply::Done`].
+    Sync(Handle),
     /// Sets a file's length; new pages are zero, and backed when this returns. Answered by [`Reply::Done`].
     SetLen {
         /// The file, opened for writing.
@@ -151,6 +172,8 @@ pub enum Request {
         limit: Option<u64>,
         /// Whether to kill who holds a file and does not let go within the wait (and who answers late).
         evict: bool,
+        /// Whether what outlives the power may go where it doesn't.
+        volatile: bool,
     },
     /// Puts a device back in service, and brings home what a drain took away; cancels a drain that runs. Store's owner only. Answered by progress
     /// and [`Reply::Job`].
@@ -263,6 +286,8 @@ pub enum Reply {
     Layout(Layout),
     /// To `Pin`.
     Pinned(PinId),
+    /// To `Read`.
+    Bytes(Vec<u8>),
     /// It is done.
     Done,
     /// To `Stat` and `StatHandle`.

@@ -9,7 +9,7 @@ use codax_core::name::StorePath;
 use codax_core::placement::Placement;
 use codax_core::request::{Handle, Open, PlacementSpec};
 use codax_core::{Error, ErrorKind, FileId, Result};
-use codax_wire::{Reply, Request};
+use codax_wire::{BYTES_MAX, Reply, Request};
 use std::ffi::OsStr;
 use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex};
@@ -299,6 +299,9 @@ impl File {
     /// Maps the bytes `range` of the file, within its length and not empty (`Invalid` otherwise). The mapping may be moved, cut and dropped
     /// independently of others, of the same bytes too; it outlives this `File`.
     ///
+    /// What lies on a DAX device is mapped by those who may open that (`/dev/dax0.0`): `Permission` for others, and `NotSupported` where it can't be opened
+    /// for another reason. [`File::read_at`] and [`File::write_at`] are for all.
+    ///
     /// ```
     /// # fn main() -> codax::Result<()> {
     /// # let private = codax_testkit::Private::start()?;
@@ -316,6 +319,40 @@ impl File {
     pub fn map(&self, range: impl RangeBounds<u64>, access: Access) -> Result<Mapping> {
         let switcher = self.inner.client.switcher()?;
         Mapping::make(&self.inner, &switcher, &range, access, None)
+    }
+
+    /// Reads bytes from `offset` on through the daemon, until the buffer is full or the file ends; returns how many. Holes read as zeros. The bytes may lie where
+    /// this process may not map them. Where they are gone it is `Lost`.
+    ///
+    /// ```
+    /// # fn main() -> codax::Result<()> {
+    /// # let private = codax_testkit::Private::start()?;
+    /// # let dir = private.dir();
+    /// use codax::{File, Store};
+    /// let store = Store::connect(dir)?;
+    /// let file = File::create(&store, "/records")?;
+    /// file.set_len(100)?;
+    /// file.write_at(b"the last one", 88)?;
+    /// let mut last = [0; 20];
+    /// assert_eq!(file.read_at(&mut last, 92)?, 8);
+    /// assert_eq!(&last[..8], b"last one");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        self.inner.read_at(buffer, offset)
+    }
+
+    /// Writes bytes from `offset` on through the daemon, within the file's length: `Invalid` beyond it, and then a part of them may be written. They can be
+    /// read, by whoever maps the file too, when this returns; durable they are after [`File::sync`].
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.inner.write_at(bytes, offset)
+    }
+
+    /// Makes what was written to the file through the daemon durable, as far as it lies in persistent pools; in others it does nothing. What this process stored
+    /// in a mapping is made durable by [`Mapping::persist`].
+    pub fn sync(&self) -> Result<()> {
+        reply_as!(self.inner.ask(Request::Sync)?, Reply::Done => ())
     }
 }
 
@@ -357,6 +394,40 @@ impl Inner {
     pub(crate) fn ask(&self, request: impl Fn(Handle) -> Request) -> Result<Reply> {
         self.client.link.with(|turn| turn.ask(&request(self.handle(turn)?)))
     }
+
+    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let part = (buffer.len() - done).min(BYTES_MAX);
+            let (at, len) = (beyond(offset, done)?, u32::try_from(part).unwrap_or(u32::MAX));
+            let reply = self.ask(|handle| Request::Read { handle, at, len })?;
+            let bytes = reply_as!(reply, Reply::Bytes(bytes) => bytes)?;
+            if bytes.is_empty() {
+                break;
+            }
+            let space = buffer[done..].get_mut(..bytes.len());
+            space
+                .ok_or_else(|| Error::corrupt("the daemon sent more bytes than asked for"))?
+                .copy_from_slice(&bytes);
+            done += bytes.len();
+        }
+        Ok(done)
+    }
+
+    pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        for (n, part) in bytes.chunks(BYTES_MAX).enumerate() {
+            let at = beyond(offset, n * BYTES_MAX)?;
+            let write = |handle| Request::Write { handle, at, bytes: part.to_vec() };
+            reply_as!(self.ask(write)?, Reply::Done => ())?;
+        }
+        Ok(())
+    }
+}
+
+/// An offset and so many bytes.
+fn beyond(offset: u64, bytes: usize) -> Result<u64> {
+    let end = offset.checked_add(bytes as u64);
+    end.ok_or_else(|| Error::invalid(format!("no file has bytes beyond {offset} and {bytes} more")))
 }
 
 impl Drop for Inner {

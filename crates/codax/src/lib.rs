@@ -60,9 +60,11 @@
 //! * There is no isolation between programs of one user.
 #![forbid(unsafe_code)]
 
+mod device;
 mod file;
 mod link;
 mod mapping;
+mod persist;
 mod store;
 mod switcher;
 mod transfer;

@@ -2,14 +2,17 @@
 
 use crate::file::Inner;
 use crate::link::{Attempt, Trouble, unexpected};
-use crate::switcher::{Making, NewMapping, Shared};
+use crate::switcher::{Durable, Making, NewMapping, Run, Shared, of_layout};
+use crate::{Error, ErrorKind, FileId, Result, device};
 use codax_core::extent::PoolRun;
-use codax_core::request::{Layout, PinId};
-use codax_core::{Error, FileId, HUGE_PAGES, PageCount, PageRange, PoolId, Result};
+use codax_core::name::StorePath;
+use codax_core::request::{Layout, OnDevice, PinId};
+use codax_core::{HUGE_PAGES, PageCount, PageRange, PoolId};
 use codax_os::area::{Memory, Region};
 use codax_wire::{Reply, Request};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -37,11 +40,13 @@ pub enum Access {
 /// allocator or its logger hands out must not lie in a mapping: the library's threads use both.
 #[derive(Debug)]
 pub struct Mapping {
-    file: Arc<Inner>,
-    switcher: Arc<Shared>,
+    pub(crate) file: Arc<Inner>,
+    pub(crate) switcher: Arc<Shared>,
     /// Taken only by `drop`.
     region: Option<Arc<Region>>,
-    id: u64,
+    pub(crate) id: u64,
+    /// Offset in the file of its first byte.
+    pub(crate) start: u64,
     /// The pages it was made of, and of their bytes those that are its own.
     pages: PageRange,
     skip: usize,
@@ -49,7 +54,7 @@ pub struct Mapping {
     access: Access,
 }
 
-/// A daemon's answer to a request to map: the layout and the object of each pool in it.
+/// A daemon's answer to a request to map: the layout and the object of each pool in it that isn't on a device.
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub(crate) file: FileId,
@@ -60,17 +65,20 @@ pub(crate) struct Placed {
 
 impl Placed {
     pub(crate) fn new(file: FileId, layout: Layout, fds: Vec<OwnedFd>, generation: u64) -> Result<Self> {
-        let objects = by_pool(&layout.runs, fds)?;
+        let objects = by_pool(&layout, fds)?;
         Ok(Self { file, layout, objects, generation })
     }
 }
 
-/// The descriptors that come with a layout: one for each pool in it, in the order of first occurrence.
-pub(crate) fn by_pool(runs: &[PoolRun], fds: Vec<OwnedFd>) -> Result<HashMap<PoolId, OwnedFd>> {
+/// The descriptors that come with a layout: one for each pool in it that isn't on a device, in the order of first occurrence.
+pub(crate) fn by_pool(layout: &Layout, fds: Vec<OwnedFd>) -> Result<HashMap<PoolId, OwnedFd>> {
     let mut fds = fds.into_iter();
     let mut objects = HashMap::new();
-    for run in runs {
-        if let Entry::Vacant(entry) = objects.entry(run.pool) {
+    for PoolRun { pool, .. } in &layout.runs {
+        if layout.devices.iter().any(|device| device.pool == *pool) {
+            continue;
+        }
+        if let Entry::Vacant(entry) = objects.entry(*pool) {
             let fd =
                 fds.next().ok_or_else(|| Error::corrupt("the daemon sent fewer descriptors than pools"))?;
             entry.insert(fd);
@@ -92,20 +100,22 @@ impl Mapping {
         let link = &file.client.link;
         let mut first = first;
         loop {
-            let (making, placed) = match first.take() {
+            let (making, mut placed) = match first.take() {
                 Some(first) => first,
                 None => (switcher.making(), link.with(|turn| ask_map(file, turn, write))?),
             };
             let generation = placed.generation;
             let unmap = || link.tell(generation, &Request::Unmap { file: file.id });
-            let made = within(range, placed.layout.len).and_then(|(start, len)| {
+            let range = bounds(range, placed.layout.len);
+            let made = range.and_then(|range| within(range, placed.layout.len)).and_then(|(start, len)| {
+                open_devices(&file.path, &mut placed, write)?;
                 let pages = PageRange::of_bytes(start, len);
                 // Whole blocks, also behind the file's end: so they move.
                 let whole = pages.widened(placed.layout.block.max(1));
-                let region = place(&placed, pages, whole, write)?;
-                Ok((start, len, pages, whole, region))
+                let (region, runs) = place(&placed, pages, whole, write)?;
+                Ok((start, len, pages, whole, region, runs))
             });
-            let (start, len, pages, whole, region) = made.inspect_err(|_| unmap())?;
+            let (start, len, pages, whole, region, runs) = made.inspect_err(|_| unmap())?;
             let region = Arc::new(region);
             // The descriptors go before anybody may ask who holds the objects.
             let layout = placed.layout;
@@ -115,14 +125,16 @@ impl Mapping {
                 region: &region,
                 pages: whole,
                 write,
-                runs: &layout.runs,
+                runs: &runs,
+                end: PageCount::for_bytes(layout.len).0,
                 generation,
             };
             if let Some(id) = switcher.add(making, &live) {
                 let skip = to_usize(start - whole.offset())?;
                 let (file, switcher) = (Arc::clone(file), Arc::clone(switcher));
                 let len = to_usize(len)?;
-                return Ok(Self { file, switcher, region: Some(region), id, pages, skip, len, access });
+                let region = Some(region);
+                return Ok(Self { file, switcher, region, id, start, pages, skip, len, access });
             }
             // A move of the file began, or runs: the layout may be an old one. The daemon answers the next request after it.
             drop(region);
@@ -258,8 +270,8 @@ fn ask_map(file: &Inner, turn: &crate::link::Turn<'_>, write: bool) -> Attempt<P
     }
 }
 
-/// Start and length of a range of a file of `len` bytes.
-fn within(range: &impl RangeBounds<u64>, len: u64) -> Result<(u64, u64)> {
+/// Start and end of a range of what has `len` bytes; `Invalid` if they have no place among numbers.
+pub(crate) fn bounds(range: &impl RangeBounds<u64>, len: u64) -> Result<(u64, u64)> {
     let start = match range.start_bound() {
         Bound::Included(&start) => Some(start),
         Bound::Excluded(&start) => start.checked_add(1),
@@ -270,41 +282,91 @@ fn within(range: &impl RangeBounds<u64>, len: u64) -> Result<(u64, u64)> {
         Bound::Excluded(&end) => Some(end),
         Bound::Unbounded => Some(len),
     };
-    match (start, end) {
-        (Some(start), Some(end)) if start < end && end <= len => Ok((start, end - start)),
-        (Some(start), Some(end)) if start >= end => {
-            Err(Error::invalid(format!("map bytes {start}..{end}: there are none in that range")))
-        }
-        _ => Err(Error::invalid(format!("map a range that ends beyond the file's {len} bytes"))),
+    start
+        .zip(end)
+        .ok_or_else(|| Error::invalid(format!("a range that ends beyond the {len} bytes there are")))
+}
+
+/// Start and length of a range of a file of `len` bytes.
+fn within((start, end): (u64, u64), len: u64) -> Result<(u64, u64)> {
+    if start >= end {
+        return Err(Error::invalid(format!("map bytes {start}..{end}: there are none in that range")));
+    }
+    if end > len {
+        return Err(Error::invalid(format!("map a range that ends beyond the file's {len} bytes")));
+    }
+    Ok((start, end - start))
+}
+
+/// Opens the devices on which a file lies.
+fn open_devices(path: &StorePath, placed: &mut Placed, write: bool) -> Result<()> {
+    for device in &placed.layout.devices {
+        let fd = device::open(device, write).map_err(|e| not_opened(path, device, &e))?;
+        placed.objects.insert(device.pool, fd);
+    }
+    Ok(())
+}
+
+/// Whether an error says that this process may not or can't map where a file lies, which the daemon can read and write.
+pub(crate) fn is_not_mapped(e: &Error) -> bool {
+    matches!(e.kind, ErrorKind::Permission | ErrorKind::NotSupported)
+}
+
+fn not_opened(path: &StorePath, device: &OnDevice, e: &io::Error) -> Error {
+    let otherwise = "read and write it with File::read_at and write_at, or through a mount";
+    let device = &device.path;
+    match e.kind() {
+        io::ErrorKind::PermissionDenied => Error::permission(format!(
+            "{path} lies on {device}, which only those who may open it map: {otherwise}"
+        )),
+        _ => Error::not_supported(format!(
+            "{path} lies on {device}, which can't be opened here: {e}; {otherwise}"
+        )),
     }
 }
 
-/// Maps `whole`, in which `pages` are, each run from its pool's object. What of it is behind the file's end is mapped from that of the last one.
-fn place(placed: &Placed, pages: PageRange, whole: PageRange, write: bool) -> Result<Region> {
-    let failed = |e: std::io::Error| Error::internal(format!("map {} bytes: {e}", pages.bytes()));
-    let block = to_usize(PageCount(placed.layout.block.max(HUGE_PAGES)).bytes())?;
+/// Maps `whole`, in which `pages` are, each run from its pool's object or device, and says what is where.
+fn place(placed: &Placed, pages: PageRange, whole: PageRange, write: bool) -> Result<(Region, Vec<Run>)> {
+    let failed = |e: io::Error| Error::internal(format!("map {} bytes: {e}", pages.bytes()));
+    let layout = &placed.layout;
+    let block = to_usize(PageCount(layout.block.max(HUGE_PAGES)).bytes())?;
     let region = Region::reserve_in(to_usize(whole.bytes())?, whole.offset(), block).map_err(failed)?;
-    let mut covered = 0;
-    let last = placed.layout.runs.len().saturating_sub(1);
-    for (n, run) in placed.layout.runs.iter().enumerate() {
-        let mut reaches = run.pages;
-        if n == last {
-            reaches.count.0 = reaches.count.0.max(whole.end().saturating_sub(reaches.start.0));
+    let runs = of_layout(layout, whole);
+    let mut runs =
+        runs.ok_or_else(|| Error::corrupt(format!("the daemon's layout of file {} has gaps", placed.file)))?;
+    for run in &mut runs {
+        let (at, len) = (to_usize(run.pages.offset() - whole.offset())?, to_usize(run.pages.bytes())?);
+        let (object, off) = (&placed.objects[&run.pool], run.offset());
+        if layout.persistent.contains(&run.pool) {
+            let sync = region.place_sync(at, len, object, off, write).map_err(failed)?;
+            run.durable = Durable::of(true, sync || run.device_at.is_some());
+        } else {
+            region.place(at, len, object, off, write).map_err(failed)?;
         }
-        let Some(part) = reaches.intersect(whole) else { continue };
-        let at = to_usize(part.offset() - whole.offset())?;
-        region
-            .place(at, to_usize(part.bytes())?, &placed.objects[&run.pool], part.offset(), write)
-            .map_err(failed)?;
-        covered += part.count.0;
     }
-    if covered != whole.count.0 {
-        return Err(Error::corrupt(format!("the daemon's layout of file {} has gaps", placed.file)));
-    }
-    Ok(region)
+    Ok((region, runs))
 }
 
 /// Lossless on the 64-bit machines codax is for.
 pub(crate) fn to_usize(bytes: u64) -> Result<usize> {
     usize::try_from(bytes).map_err(|_| Error::invalid(format!("{bytes} bytes are more than memory can hold")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_open_a_device_is_told_what_else_there_is() {
+        let path = StorePath::parse(b"/f").unwrap();
+        let device = OnDevice { path: "/dev/dax0.0".to_owned(), ..OnDevice::default() };
+        let refused = not_opened(&path, &device, &io::ErrorKind::PermissionDenied.into());
+        assert_eq!(refused.kind, ErrorKind::Permission);
+        let line = "/f lies on /dev/dax0.0, which only those who may open it map: read and write it with File::read_at and write_at, or through a mount";
+        assert_eq!(refused.message, line);
+        let gone = not_opened(&path, &device, &io::ErrorKind::NotFound.into());
+        assert_eq!(gone.kind, ErrorKind::NotSupported);
+        assert!(is_not_mapped(&refused) && is_not_mapped(&gone));
+        assert!(!is_not_mapped(&Error::lost("gone")));
+    }
 }

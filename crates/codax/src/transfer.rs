@@ -2,7 +2,7 @@
 
 use crate::file::{File, Inner, ask_open};
 use crate::link::{Trouble, unexpected};
-use crate::mapping::{Access, by_pool, to_usize};
+use crate::mapping::{Access, by_pool, is_not_mapped, to_usize};
 use crate::store::{Store, reply_as, store_path};
 use codax_core::extent::PoolRun;
 use codax_core::info::FileInfo;
@@ -14,6 +14,7 @@ use codax_wire::{Reply, Request};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 /// Bytes copied at once.
@@ -123,12 +124,22 @@ impl Store {
         let mut buffer = vec![0; BUFFER.min(to_usize(len)?)];
         // What is mapped has no holes: they would be filled, and who only reads fills none.
         if len > 0 && has_holes(&file.info()?, len) {
-            copy_by_descriptor(&file.inner, len, &mut buffer, target)?;
+            copy_by_descriptor(&file.inner, 0..len, &mut buffer, target)?;
             return Ok(len);
         }
         let mut at = 0;
         while at < len {
-            let mapping = file.map(at..len.min(at + WINDOW), Access::ReadOnly)?;
+            let window = at..len.min(at + WINDOW);
+            let mapping = match file.map(window.clone(), Access::ReadOnly) {
+                Ok(mapping) => mapping,
+                // It lies where not everybody maps it, and may lie elsewhere in a moment.
+                Err(e) if is_not_mapped(&e) => {
+                    at = window.end;
+                    copy_by_descriptor(&file.inner, window, &mut buffer, target)?;
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             for off in (0..mapping.len()).step_by(BUFFER) {
                 let part = &mut buffer[..BUFFER.min(mapping.len() - off)];
                 let got = mapping.copy_out(off, part);
@@ -153,11 +164,16 @@ fn has_holes(info: &FileInfo, len: u64) -> bool {
     info.backed < pages.bytes() || told == info.backed && within < pages.bytes()
 }
 
-/// Copies a file's first `len` bytes out. It can't be moved while a buffer is filled, and can while that is written.
-fn copy_by_descriptor(file: &Inner, len: u64, buffer: &mut [u8], target: &mut dyn Write) -> Result<()> {
-    let mut at = 0;
-    while at < len {
-        let wanted = to_usize(len - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+/// Copies a range of a file's bytes out. It can't be moved while a buffer is filled, and can while that is written.
+fn copy_by_descriptor(
+    file: &Inner,
+    range: Range<u64>,
+    buffer: &mut [u8],
+    target: &mut dyn Write,
+) -> Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let wanted = to_usize(range.end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
         let part = &mut buffer[..wanted];
         Raw::get(file, false)?.read(at, part)?;
         target.write_all(part).map_err(|e| system("write what was read", &e))?;
@@ -216,7 +232,7 @@ impl<'a> Sink<'a> {
     }
 }
 
-/// The descriptors of a file's objects.
+/// The descriptors of a file's objects. What lies on devices has none: it is read and written through the daemon.
 struct Raw<'a> {
     file: &'a Inner,
     generation: u64,
@@ -234,9 +250,9 @@ impl<'a> Raw<'a> {
                 (other, _) => Err(Trouble::from(unexpected(&other))),
             }
         })?;
-        let (len, runs) = (layout.len, layout.runs);
-        let mut raw = Self { file, generation, len, runs, objects: HashMap::new() };
-        raw.objects = by_pool(&raw.runs, fds)?;
+        let mut raw = Self { file, generation, len: layout.len, runs: Vec::new(), objects: HashMap::new() };
+        raw.objects = by_pool(&layout, fds)?;
+        raw.runs = layout.runs;
         Ok(raw)
     }
 
@@ -251,8 +267,10 @@ impl<'a> Raw<'a> {
             let (from, to) = (run.pages.offset().max(at), (run.pages.end() * PAGE_SIZE).min(end));
             if from < to {
                 let part = &mut buffer[to_usize(from - at)?..to_usize(to - at)?];
-                let got =
-                    object::read_at(&self.objects[&run.pool], part, from).map_err(|e| system("read", &e))?;
+                let got = match self.objects.get(&run.pool) {
+                    Some(object) => object::read_at(object, part, from).map_err(|e| system("read", &e))?,
+                    None => self.file.read_at(part, from)?,
+                };
                 if got < part.len() {
                     return Err(cut(&self.file.path, from + got as u64));
                 }
@@ -268,7 +286,12 @@ impl<'a> Raw<'a> {
         for run in self.runs.iter().filter(|run| run.pages.intersect(pages).is_some()) {
             let until = end.min(run.pages.end() * PAGE_SIZE);
             let part = &bytes[to_usize(written - at)?..to_usize(until - at)?];
-            object::write_all_at(&self.objects[&run.pool], part, written).map_err(|e| system("write", &e))?;
+            match self.objects.get(&run.pool) {
+                Some(object) => {
+                    object::write_all_at(object, part, written).map_err(|e| system("write", &e))?;
+                }
+                None => self.file.write_at(part, written)?,
+            }
             written = until;
         }
         if written == end { Ok(()) } else { Err(Error::corrupt("the daemon's layout of a file has gaps")) }

@@ -9,11 +9,11 @@ use codax_core::{FileId, PoolId};
 use codax_os::futex;
 use codax_wire::Request;
 use fake::Fake;
+use fake::traffic::{PAGES, assert_counted, count, wait_until_in_a_fault, watch};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 const PAGE: usize = 4096;
-const PAGES: usize = 64;
 const CHUNK: u64 = 16;
 const LEN: u64 = (PAGE * PAGES) as u64;
 
@@ -29,41 +29,6 @@ fn setup() -> (Fake, Store, File, FileId) {
     let store = Store::connect(fake.dir()).unwrap();
     let (file, id) = open(&fake, &store, "/f");
     (fake, store, file, id)
-}
-
-/// Increments the counter at the beginning of every page of its own column, until told to stop; returns how often.
-fn count(mapping: &Mapping, column: usize, stop: &AtomicBool) -> u64 {
-    let memory = mapping.memory();
-    let mut rounds = 0;
-    while !stop.load(Ordering::Relaxed) {
-        for page in 0..PAGES {
-            // Not an atomic: a lost store would show.
-            let at = page * PAGE + column * 8;
-            memory.store_u64(at, memory.load_u64(at) + 1);
-        }
-        rounds += 1;
-    }
-    rounds
-}
-
-/// Looks whether a counter ever goes back, seen through one mapping after the other.
-fn watch(mappings: &[&Mapping], stop: &AtomicBool) {
-    let mut seen = vec![0; PAGES * 4];
-    while !stop.load(Ordering::Relaxed) {
-        for (i, seen) in seen.iter_mut().enumerate() {
-            for mapping in mappings {
-                let now = mapping.memory().load_u64(i / 4 * PAGE + i % 4 * 8);
-                assert!(now >= *seen, "counter {i} went back from {seen} to {now}");
-                *seen = now;
-            }
-        }
-    }
-}
-
-fn assert_counted(mapping: &Mapping, column: usize, rounds: u64) {
-    for page in 0..PAGES {
-        assert_eq!(mapping.memory().load_u64(page * PAGE + column * 8), rounds, "page {page}");
-    }
 }
 
 #[test]
@@ -210,19 +175,6 @@ fn a_thread_waits_only_for_the_chunk_it_touches() {
     let waits = store.waits();
     assert_eq!(waits.count, 2, "{waits:?}");
     assert!(waits.us_max >= 20_000, "{waits:?}");
-}
-
-/// Waits until the thread sleeps in a page fault: that is how the kernel says "in no system call".
-fn wait_until_in_a_fault(thread: &AtomicU32) {
-    for _ in 0..10_000 {
-        let tid = thread.load(Ordering::SeqCst);
-        let doing = std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall")).unwrap_or_default();
-        if doing.starts_with("-1 ") {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    panic!("the thread does not wait");
 }
 
 /// Kills the daemon when the first chunk is switched and the second one has come as far as `steps` says, and returns what the client said when the

@@ -26,6 +26,7 @@ const FIGURES: &[(&str, &[&str], &str, Figure)] = &[
     ("move-4k", &["--dram", "2GiB", "--device", "sim0=emulated:2GiB"], "huge = \"never\"\n", moving::run),
     ("nodes-thp", NODES_THP, "ack_timeout = \"60s\"\n", nodes::run),
     ("nodes-4k", NODES_4K, "ack_timeout = \"60s\"\nhuge = \"never\"\n", nodes::run),
+    ("nodes-2m", NODES_2M, "ack_timeout = \"60s\"\n", nodes::run_reserved),
     ("create", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", create::run),
     ("drain", &["--dram", "2GiB", "--device", "sim0=emulated:2GiB"], "", drain::run),
     ("mount", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", mount::run),
@@ -45,6 +46,16 @@ const NODES_4K: &[&str] = &[
     "300MiB",
     "--device",
     "cxl0=numa:1,page=4K,reserve=300MiB",
+    "--device",
+    "sim0=emulated:300MiB",
+];
+const NODES_2M: &[&str] = &[
+    "--dram",
+    "300MiB",
+    "--device",
+    "cxl0=numa:1,page=2M,reserve=300MiB",
+    "--device",
+    "cxl1=numa:2,page=2M,reserve=300MiB",
     "--device",
     "sim0=emulated:300MiB",
 ];
@@ -68,7 +79,7 @@ fn main() -> anyhow::Result<()> {
     for (name, options, config, run) in FIGURES {
         if wanted.is_empty() || wanted.iter().any(|w| w == name) {
             println!("== {name}");
-            if let Some(why) = nodes::missing().filter(|_| name.starts_with("nodes")) {
+            if let Some(why) = nodes::missing(name) {
                 println!("skipped: {name}: {why}");
                 continue;
             }

@@ -15,7 +15,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "NODES")]
     pub dram_nodes: Option<String>,
 
-    /// A device; more than one may be given. NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,cpus=yes] is a NUMA node. The link's figures are what the pool announces; gbps also paces moves
+    /// A device; more than one may be given. NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,cpus=yes] is a NUMA node, NAME=devdax:/dev/daxX.Y[,format|,format=force][,persistent=yes|no] a DAX device, NAME=fsdax:DIR[,size=SIZE] with the same a directory of a DAX filesystem. The link's figures are what the pool announces; gbps also paces moves
     #[arg(long = "device", value_name = "NAME=emulated:SIZE[,read_ns=N,write_ns=N,gbps=N]")]
     pub devices: Vec<String>,
 
@@ -150,6 +150,9 @@ pub struct DrainArgs {
     /// Kill the processes that still hold a file when the wait is over; at once without --wait
     #[arg(long)]
     pub evict: bool,
+    /// Let files that outlive the power go to memory that doesn't; without it a persistent device is drained only to others
+    #[arg(long)]
+    pub volatile: bool,
 }
 
 /// `codax pages`.

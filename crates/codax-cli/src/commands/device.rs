@@ -96,6 +96,10 @@ fn backing(pool: &PoolInfo) -> String {
             format!("shm on NUMA nodes {}", nodes.join(","))
         }
         (BackingKind::Emulated, _) => "emulated".to_owned(),
+        (BackingKind::Devdax | BackingKind::Fsdax, _) => {
+            let kind = if pool.backing == BackingKind::Devdax { "devdax" } else { "fsdax" };
+            pool.dax.as_ref().map_or_else(|| kind.to_owned(), |memory| format!("{kind}:{}", memory.path))
+        }
         (BackingKind::Numa, None) => "numa".to_owned(),
         (BackingKind::Numa, Some(memory)) => format!("numa:{},page={}", memory.node, memory.page.name()),
     }
@@ -140,6 +144,8 @@ fn show_text(pool: &PoolInfo) -> String {
         ("used", format!("{} by {}", format_size(pool.used), text::count(pool.files, "file"))),
         ("held", if pool.held > 0 { held } else { String::new() }),
         ("free", format_size(pool.free)),
+        ("keeps", kept(pool)),
+        ("damaged", if pool.retired > 0 { format_size(pool.retired) } else { String::new() }),
         ("read", ns(pool.link.read_ns)),
         ("write", ns(pool.link.write_ns)),
         (
@@ -179,6 +185,17 @@ fn exclusive(pool: &PoolInfo) -> String {
             ),
         },
     }
+}
+
+/// Whether what a medium of its own holds outlives the power, and what it is called.
+fn kept(pool: &PoolInfo) -> String {
+    let Some(memory) = &pool.dax else { return String::new() };
+    let how = if pool.persistent {
+        "persistent: files outlive the power"
+    } else {
+        "volatile: nothing outlives the power"
+    };
+    format!("{how}; pool {}", memory.uuid)
 }
 
 /// What a pool has of huge pages, and what it lacks.
@@ -236,6 +253,7 @@ fn drain(context: &Context, args: &DrainArgs) -> Result<()> {
         wait_ns: u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX),
         limit,
         evict: args.evict,
+        volatile: args.volatile,
     };
     let store = context.store()?;
     if !args.dry_run {
@@ -324,6 +342,12 @@ fn obstacle_lines(obstacle: &Obstacle) -> Vec<String> {
     match obstacle {
         Obstacle::NoRoom { missing, files } => {
             vec![format!("{missing} bytes have no room elsewhere, of {}", some_of(files))]
+        }
+        Obstacle::Volatile { files } => {
+            vec![format!(
+                "they outlive the power, and would not where there is room (--volatile): {}",
+                some_of(files)
+            )]
         }
         Obstacle::Placement { files } => {
             vec![format!("their placement keeps them there: {}", some_of(files))]

@@ -118,9 +118,29 @@ fn stat_text(path: &StorePath, row: &FileRow) -> String {
         ("served", if_file(served_text(row))),
         ("mapped by", if_file(processes(&row.mapped_by))),
         ("pinned", if row.pins > 0 { text::count(row.pins.into(), "range") } else { String::new() }),
+        ("power", if_file(power_text(row))),
         ("lies", lines(&mut extents.into_iter())),
         ("away", lines(&mut away.into_iter())),
+        (
+            "lost",
+            lines(
+                &mut row
+                    .lost
+                    .iter()
+                    .map(|run| format!("{}: reading them is an error", span(run.page, run.pages))),
+            ),
+        ),
     ])
+}
+
+/// Whether a file is there when the power was gone.
+fn power_text(row: &FileRow) -> String {
+    let text = if row.persistent {
+        "outlives it: all of it is on persistent media"
+    } else {
+        "is gone with it, or a part is"
+    };
+    if row.runs.is_empty() { String::new() } else { text.to_owned() }
 }
 
 fn served_text(row: &FileRow) -> String {

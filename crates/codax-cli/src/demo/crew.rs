@@ -42,6 +42,8 @@ impl<'a> Crew<'a> {
         let program = std::env::current_exe().map_err(|e| io_error("find this program", &e))?;
         let device = match device {
             "emulated" => format!("sim0=emulated:{pool_bytes}"),
+            // A medium of its own has its own size.
+            other if other.starts_with("devdax:") || other.starts_with("fsdax:") => format!("sim0={other}"),
             other => format!("sim0={other},reserve={pool_bytes}"),
         };
         Ok(Self { stage, program, pool_bytes, device })

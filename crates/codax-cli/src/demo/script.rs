@@ -323,7 +323,8 @@ impl Script<'_> {
     fn drain(&mut self) -> Result<bool> {
         let wait_ns = u64::try_from(PATIENCE.as_nanos()).unwrap_or(u64::MAX);
         let pool = DEVICE.to_owned();
-        let request = Request::Drain { pool, dry_run: false, wait_ns, limit: None, evict: false };
+        let request =
+            Request::Drain { pool, dry_run: false, wait_ns, limit: None, evict: false, volatile: true };
         match self.job("draining", request) {
             Ok(report) => {
                 let files = count(report.files, "file");

@@ -177,6 +177,19 @@ pub struct FileRow {
     pub mapped_by: Vec<u32>,
     /// Pinned ranges.
     pub pins: u32,
+    /// Whether it outlives the power: each of its extents lies where that is so.
+    pub persistent: bool,
+    /// Pages whose bytes are gone; empty in listings.
+    pub lost: Vec<PagesRow>,
+}
+
+/// A run of pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PagesRow {
+    /// The first of them.
+    pub page: u64,
+    /// How many.
+    pub pages: u64,
 }
 
 impl FileRow {
@@ -209,6 +222,8 @@ impl FileRow {
             mounted: Vec::new(),
             mapped_by: info.mapped_by.clone(),
             pins: info.pins,
+            persistent: info.persistent,
+            lost: info.lost.iter().map(|run| PagesRow { page: run.start.0, pages: run.count.0 }).collect(),
         }
     }
 }
@@ -306,6 +321,8 @@ mod tests {
             runs: vec![],
             mapped_by: vec![],
             pins: 0,
+            persistent: false,
+            lost: vec![],
         }
     }
 

@@ -1,7 +1,7 @@
 //! `codax device discover` tells what the kernel tells, and asks no daemon.
 
 use crate::rig::Plan;
-use codax_os::topology::{MOUNTINFO, SYSFS, Topology};
+use codax_os::topology::{MOUNTINFO, Mode, SYSFS, Topology};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -55,10 +55,18 @@ fn people_are_told_what_to_do_next() {
     assert!(said.err.is_empty(), "{said}");
     let all = Topology::read(Path::new(SYSFS), Path::new(MOUNTINFO));
     let far = all.nodes.iter().filter(|node| node.cpus.is_empty() && node.bytes > Some(0)).count();
-    assert_eq!(said.text().matches("[[device]]").count(), far, "{said}");
-    if far == 0 {
+    let devdax: Vec<_> = all.dax.iter().filter(|dax| dax.mode == Mode::Devdax).collect();
+    let usable = far + devdax.len() + all.fsdax.len();
+    assert_eq!(said.text().matches("[[device]]").count(), usable, "{said}");
+    for dax in devdax {
+        assert!(said.text().contains(&format!("path = \"/dev/{}\"", dax.name)), "{said}");
+    }
+    for fsdax in &all.fsdax {
+        assert!(said.text().contains(&format!("fsdax:{}/codax", fsdax.dir.display())), "{said}");
+    }
+    if usable == 0 {
         assert!(said.text().contains("codax up --device sim0=emulated:1GiB"), "{said}");
     }
     let config = rig.row(&["device", "discover"])["config"].as_str().expect("text").to_owned();
-    assert!(said.text().ends_with(&config) || far == 0, "{said}");
+    assert!(said.text().ends_with(&config) || usable == 0, "{said}");
 }

@@ -18,6 +18,7 @@ mod drain;
 mod exclusive;
 mod holders;
 mod huge;
+mod huge_moves;
 mod kernel_moves;
 mod live;
 mod mount;

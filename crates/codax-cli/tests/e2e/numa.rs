@@ -48,8 +48,12 @@ pub fn lies_on(rig: &Rig, path: &str, places: &[(&str, Vec<u32>)]) -> Vec<String
         let Some((_, nodes)) = places.iter().find(|(name, _)| *name == pool) else { continue };
         let number = |field: &str| run[field].as_u64().expect("a number");
         // Pools whose pages the kernel moves to and fro share the objects.
-        let places = [pool, "dram"].map(|pool| rig.dir().join("pools").join(pool).join(format!("{id:016x}")));
-        let object = places.iter().find_map(|object| File::open(object).ok()).expect("root may");
+        let pools = rig.rows(&["df"]);
+        let shown = pools.iter().find(|row| row["name"] == pool).expect("the pool is there");
+        let near = shown["moves_with"].as_array().expect("names").iter().filter_map(|name| name.as_str());
+        let mut places =
+            [pool].into_iter().chain(near).map(|pool| rig.dir().join(format!("pools/{pool}/{id:016x}")));
+        let object = places.find_map(|object| File::open(object).ok()).expect("root may");
         let located = Located::new(&object, number("page") << 12, number("pages") << 12).expect("mapped");
         let found = located.nodes().expect("the kernel knows");
         let right = |found: &Option<u32>| found.is_some_and(|found| nodes.contains(&found));

@@ -4,10 +4,16 @@
 //! theirs from it: a page is punched out of the holder, and at once allocated in the object. In between the mount's `min_size` keeps it from others (on whichever
 //! node, so where another node has free pages a stranger may still be quicker; then there is no space, and the holder is so much smaller).
 //!
+//! Pools of several nodes share the mount, each with a holder of its own, and the kernel moves their pages from node to node ([`take_over`]). Such a mount has
+//! no `min_size`: the kernel keeps that on whichever nodes it likes, so no pool could be detached without the others, and a page that it keeps it doesn't give to
+//! a page that moves. Nor can it be told from its size what a holder lacks: that is what of the pool's frames no file has, as the store says.
+//!
 //! By how much the node's reserve was raised for the pool is in a file beside the journal, so that exactly that is given back, by whatever process.
 
+mod take_over;
+
 use super::{Backing, ObjectInfo, Shm, ShmOptions, os_error};
-use codax_core::change::NodeMemory;
+use codax_core::change::{NodeMemory, PageKind};
 use codax_core::info::ReserveInfo;
 use codax_core::units::format_size;
 use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, Result};
@@ -20,18 +26,59 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The holder's name, which no object has.
+/// The holder's name, which no object has; behind a dot the pool's, where others have theirs beside it.
 const HOLDER: &str = "holder";
+
+/// Where the objects of a pool are, and what it keeps for them.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The mount: the pool's, or that of all pools of its medium.
+    pub path: PathBuf,
+    /// The pools of the medium, if there are others.
+    pub sharers: Vec<String>,
+}
+
+impl Place {
+    fn is_shared(&self) -> bool {
+        !self.sharers.is_empty()
+    }
+
+    /// The holder of a pool.
+    fn holder(&self, pool: &str) -> PathBuf {
+        self.path.join(if self.is_shared() { format!("{HOLDER}.{pool}") } else { HOLDER.to_owned() })
+    }
+
+    fn holders(&self) -> Vec<PathBuf> {
+        if self.is_shared() {
+            self.sharers.iter().map(|pool| self.holder(pool)).collect()
+        } else {
+            vec![self.holder("")]
+        }
+    }
+
+    /// Removes the holder of a pool: its pages are free then.
+    pub fn remove_holder(&self, pool: &str) -> Result<()> {
+        match fs::remove_file(self.holder(pool)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(os_error("remove", &self.holder(pool).display(), &e))
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 /// Objects in huge pages of one size, of one node.
 #[derive(Debug)]
 pub(crate) struct Hugetlb {
     shm: Shm,
-    path: PathBuf,
-    holder: Arc<Holder>,
+    place: Place,
+    unit: u64,
+    /// None for a device that is detached, and whose medium others have too.
+    holder: Option<Arc<Holder>>,
     /// Wakes the thread that fills the holder.
     let_go: SyncSender<()>,
 }
@@ -46,49 +93,56 @@ struct Holder {
     capacity: u64,
     /// The holder; its pages are the first ones, without gaps.
     file: OwnedFd,
-    /// Locked while a page is on its way.
-    passing: Mutex<()>,
+    /// Locked while a page is on its way. How many pages behind its own are promised to it: free ones of the node, which it doesn't have to be given with
+    /// zeros before a file or another pool wants them.
+    passing: Mutex<u64>,
+    /// Bytes of the pool's frames that no file has, where other pools are on the mount; else its size tells.
+    unused: Option<AtomicU64>,
+    /// Where it is written by how much the reserve was raised.
+    raised: PathBuf,
 }
 
 impl Hugetlb {
-    /// The objects on the hugetlbfs at `path`, which is mounted if it isn't yet, with `capacity` bytes in huge pages, or as many as the node gives. `meta` is
-    /// the journal's directory.
-    pub fn open(path: &Path, name: &str, memory: NodeMemory, capacity: u64, meta: &Path) -> Result<Self> {
+    /// The objects of the pool `name` on the hugetlbfs in its place, which is mounted if it isn't yet, with `capacity` bytes in huge pages, or as many as the
+    /// node gives. `meta` is the journal's directory.
+    pub fn open(place: Place, name: &str, memory: NodeMemory, capacity: u64, meta: &Path) -> Result<Self> {
+        let path = &place.path;
         let unit = PageCount(memory.page.unit()).bytes();
         let failed = |what: &str, e: &io::Error| os_error(what, &path.display(), e);
-        let mut raised =
-            Raised::open(&raised_path(meta, name), memory, unit).map_err(|e| no_pages(memory, &e))?;
+        let raised_path = raised_path(meta, name);
+        let mut raised = Raised::open(&raised_path, memory, unit).map_err(|e| no_pages(memory, &e))?;
         // What is raised here is not for another store that starts at the same time.
-        let _alone = raised.pages.lock().map_err(|e| no_pages(memory, &e))?;
-        if !mounts::is_mount_point(path).map_err(|e| failed("look at", &e))? {
-            let free = raised.want(capacity / unit)?;
-            let mount = |min| hugetlb::mount(path, unit, capacity, min);
-            // What is free may be promised to others.
-            let mounted = mount(free.min(capacity / unit) * unit).or_else(|_| mount(0));
-            mounted.map_err(|e| failed("mount a hugetlbfs on", &e))?;
-        } else if !hugetlb::is_hugetlbfs(path).map_err(|e| failed("look at", &e))? {
-            return Err(Error::internal(format!(
-                "{} is no hugetlbfs: another mount is on it",
-                path.display()
-            )));
+        let alone = raised.pages.lock().map_err(|e| no_pages(memory, &e))?;
+        if !is_mounted(path)? {
+            if place.is_shared() {
+                hugetlb::mount(path, unit, None, 0)
+            } else {
+                let free = raised.want(capacity / unit)?;
+                let mount = |min| hugetlb::mount(path, unit, Some(capacity), min);
+                // What is free may be promised to others.
+                mount(free.min(capacity / unit) * unit).or_else(|_| mount(0))
+            }
+            .map_err(|e| failed("mount a hugetlbfs on", &e))?;
         }
         let shm = Shm::new(path, ShmOptions { nodes: vec![memory.node], ..ShmOptions::default() })?;
         let dir = ObjectDir::open(path).map_err(|e| failed("open", &e))?;
-        let file = match dir.open_object(HOLDER, true) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => dir.create(HOLDER, capacity),
-            other => other,
+        let holder_path = place.holder(name);
+        let holder_name = holder_path.file_name().and_then(|name| name.to_str()).unwrap_or(HOLDER);
+        let (file, new) = match dir.open_object(holder_name, true) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => (dir.create(holder_name, capacity), true),
+            other => (other, false),
         };
         let file = file.map_err(|e| failed("make the holder in", &e))?;
-        let passing = Mutex::default();
-        let holder = Arc::new(Holder { path: path.to_owned(), memory, unit, capacity, file, passing });
-        // What the kernel couldn't put together for itself it may put together for us, and the other way round.
-        loop {
-            holder.fill()?;
-            let missing = holder.left()?;
-            if missing == 0 || !raised.more(missing / unit)? {
-                break;
-            }
-        }
+        let held = object::stat(&file).map_err(|e| failed("look at the holder in", &e))?.allocated_bytes;
+        // What files have is known when the journal has been read: until then nothing is taken for what may be theirs.
+        let unused = place.is_shared().then(|| AtomicU64::new(if new { capacity } else { held }));
+        let (path, passing) = (path.clone(), Mutex::default());
+        let holder = Holder { path, memory, unit, capacity, file, passing, unused, raised: raised_path };
+        let holder = Arc::new(holder);
+        // How much was promised to it before nobody knows any more.
+        holder.keep_promises(&mut holder.lock(), 0)?;
+        holder.fill_all(&mut raised)?;
+        drop(alone);
         let (let_go, woken) = mpsc::sync_channel(1);
         let filler = Arc::downgrade(&holder);
         std::thread::Builder::new()
@@ -102,7 +156,29 @@ impl Hugetlb {
                 }
             })
             .map_err(|e| Error::internal(format!("start a thread: {e}")))?;
-        Ok(Self { shm, path: path.to_owned(), holder, let_go })
+        Ok(Self { shm, place, unit, holder: Some(holder), let_go })
+    }
+
+    /// The objects of other pools in its place: the pool's own device is detached.
+    pub fn without_memory(place: Place, page: PageKind) -> Result<Self> {
+        let unit = PageCount(page.unit()).bytes();
+        if !is_mounted(&place.path)? {
+            hugetlb::mount(&place.path, unit, None, 0)
+                .map_err(|e| os_error("mount a hugetlbfs on", &place.path.display(), &e))?;
+        }
+        let shm = Shm::new(&place.path, ShmOptions::default())?;
+        // There is nobody to wake.
+        let (let_go, _) = mpsc::sync_channel(1);
+        Ok(Self { shm, place, unit, holder: None, let_go })
+    }
+
+    fn holder(&self) -> Result<&Holder> {
+        let gone = || Error::device_state(format!("a device of {} is detached", self.place.path.display()));
+        self.holder.as_deref().ok_or_else(gone)
+    }
+
+    fn pages_of_unit(&self) -> u64 {
+        PageCount::for_bytes(self.unit).0
     }
 
     /// Huge pages may be free now.
@@ -113,24 +189,38 @@ impl Hugetlb {
 
     /// Gives memory to the page at `at` of an object; whether it had none.
     fn give(&self, object: BorrowedFd<'_>, at: u64) -> Result<bool> {
-        let _passing = self.holder.lock();
-        // Where the object has the page, or the holder lacks some, none has to come from there.
-        let mut given = self.holder.page_for(object, at)?;
-        if given.is_none() && self.holder.take_one()? {
-            given = self.holder.page_for(object, at)?;
+        let holder = self.holder()?;
+        let mut promised = holder.lock();
+        let mut given = None;
+        if !holder.has_spare(*promised)? {
+            // Where the object has the page, or the holder lacks some, none has to come from there.
+            given = holder.page_for(object, at)?;
         }
-        given.ok_or_else(|| {
-            Error::no_space(format!(
-                "NUMA node {} has no huge page for {}: others have taken it",
-                self.holder.memory.node,
-                self.path.display()
-            ))
-        })
+        if given.is_none() && holder.take_one(&mut promised)? {
+            given = holder.page_for(object, at)?;
+            if given != Some(true) {
+                holder.promise(&mut promised, 1)?;
+            }
+        }
+        given.ok_or_else(|| holder.taken_by_others())
     }
 }
 
+/// Whether a hugetlbfs is mounted there; an error if it is something else.
+fn is_mounted(path: &Path) -> Result<bool> {
+    let failed = |e: io::Error| os_error("look at", &path.display(), &e);
+    if !mounts::is_mount_point(path).map_err(failed)? {
+        return Ok(false);
+    }
+    if !hugetlb::is_hugetlbfs(path).map_err(failed)? {
+        let line = format!("{} is no hugetlbfs: another mount is on it", path.display());
+        return Err(Error::internal(line));
+    }
+    Ok(true)
+}
+
 impl Holder {
-    fn lock(&self) -> MutexGuard<'_, ()> {
+    fn lock(&self) -> MutexGuard<'_, u64> {
         self.passing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -138,9 +228,30 @@ impl Holder {
         os_error("look at the holder in", &self.path.display(), e)
     }
 
+    fn taken_by_others(&self) -> Error {
+        Error::no_space(format!(
+            "NUMA node {} has no huge page for {}: others have taken it",
+            self.memory.node,
+            self.path.display()
+        ))
+    }
+
     /// Bytes of the pool's capacity that are in no file.
     fn left(&self) -> Result<u64> {
-        hugetlb::left(&self.file).map_err(|e| self.failed(&e))
+        match &self.unused {
+            Some(unused) => Ok(unused.load(Ordering::Relaxed).saturating_sub(self.held()?)),
+            None => hugetlb::left(&self.file).map_err(|e| self.failed(&e)),
+        }
+    }
+
+    /// Bytes that it is to have at most.
+    fn wanted(&self) -> u64 {
+        self.unused.as_ref().map_or(self.capacity, |unused| unused.load(Ordering::Relaxed))
+    }
+
+    /// Whether it has pages for frames that have been given out already. Where the mount's size tells what there is, nobody gets more than that anyway.
+    fn has_spare(&self, promised: u64) -> Result<bool> {
+        Ok(self.unused.is_some() && self.held()? + promised * self.unit > self.wanted())
     }
 
     /// Bytes of the pool's capacity that can't be had: what files have just let go of is on its way back.
@@ -155,7 +266,11 @@ impl Holder {
     }
 
     /// Lets one page go; whether there was one.
-    fn take_one(&self) -> Result<bool> {
+    fn take_one(&self, promised: &mut u64) -> Result<bool> {
+        if let Some(fewer) = promised.checked_sub(1) {
+            self.keep_promises(promised, fewer)?;
+            return Ok(true);
+        }
         let Some(last) = self.held()?.checked_sub(self.unit) else { return Ok(false) };
         object::punch(&self.file, last, self.unit).map_err(|e| self.failed(&e))?;
         Ok(true)
@@ -164,14 +279,53 @@ impl Holder {
     /// Populates the holder with what is free, up to the pool's capacity. A page at a time: who wants one doesn't wait for all.
     fn fill(&self) -> Result<()> {
         while self.left()? > 0 {
-            let _passing = self.lock();
+            let mut promised = self.lock();
             let held = self.held()?;
-            if held >= self.capacity {
+            if held >= self.wanted() {
                 break;
             }
             if self.page_for(self.file.as_fd(), held)? != Some(true) {
+                // What was promised is another node's.
+                self.keep_promises(&mut promised, 0)?;
                 break;
             }
+            *promised = promised.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    /// The same, and has the kernel set aside what the node lacks.
+    fn fill_all(&self, raised: &mut Raised) -> Result<()> {
+        // What the kernel couldn't put together for itself it may put together for us, and the other way round.
+        loop {
+            self.fill()?;
+            let missing = self.left()?;
+            if missing == 0 || !raised.more(missing / self.unit)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets go of what is promised to it beyond so many pages.
+    fn keep_promises(&self, promised: &mut u64, pages: u64) -> Result<()> {
+        let end = self.held()? + pages * self.unit;
+        *promised = pages;
+        let lens = [end, self.capacity].into_iter();
+        lens.filter(|_| self.unused.is_some())
+            .try_for_each(|len| object::set_len(&self.file, len))
+            .map_err(|e| self.failed(&e))
+    }
+
+    /// Has the kernel keep so many free pages for it, as far as they are there, where no size of the mount does: until it has them, or lets them go.
+    fn promise(&self, promised: &mut u64, pages: u64) -> Result<()> {
+        let held = self.held()?;
+        for _ in 0..pages {
+            let at = held + *promised * self.unit;
+            let room = self.unused.is_some() && at < self.capacity;
+            if !room || !hugetlb::promise(&self.file, at, self.unit).map_err(|e| self.failed(&e))? {
+                break;
+            }
+            *promised += 1;
         }
         Ok(())
     }
@@ -206,7 +360,7 @@ impl Holder {
 
 impl Backing for Hugetlb {
     fn object_len(&self, len: u64) -> u64 {
-        len.next_multiple_of(self.holder.unit)
+        len.next_multiple_of(self.unit)
     }
 
     fn create(&self, file: FileId, len: u64) -> Result<OwnedFd> {
@@ -232,8 +386,9 @@ impl Backing for Hugetlb {
     }
 
     fn strays(&self) -> Result<Vec<String>> {
-        let holder = self.path.join(HOLDER).display().to_string();
-        Ok(self.shm.strays()?.into_iter().filter(|path| *path != holder).collect())
+        let holders: Vec<String> =
+            self.place.holders().iter().map(|holder| holder.display().to_string()).collect();
+        Ok(self.shm.strays()?.into_iter().filter(|path| !holders.contains(path)).collect())
     }
 
     fn allocate(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
@@ -245,13 +400,13 @@ impl Backing for Hugetlb {
                 Ok(false) => {}
                 Err(e) => {
                     for at in given {
-                        let _ = object::punch(object, at, self.holder.unit);
+                        let _ = object::punch(object, at, self.unit);
                     }
                     self.wake();
                     return Err(e);
                 }
             }
-            at += self.holder.unit;
+            at += self.unit;
         }
         Ok(())
     }
@@ -261,12 +416,12 @@ impl Backing for Hugetlb {
     }
 
     fn before_write(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
-        self.allocate(object, pages.widened(self.holder.memory.page.unit()))
+        self.allocate(object, pages.widened(self.pages_of_unit()))
     }
 
     fn resident(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<PageCount> {
-        let stat =
-            object::stat(object).map_err(|e| os_error("look at an object in", &self.path.display(), &e))?;
+        let stat = object::stat(object)
+            .map_err(|e| os_error("look at an object in", &self.place.path.display(), &e))?;
         Ok(PageCount::for_bytes(stat.allocated_bytes).min(pages.count))
     }
 
@@ -279,8 +434,9 @@ impl Backing for Hugetlb {
     }
 
     fn reserve(&self) -> Option<ReserveInfo> {
-        let Holder { memory, unit, capacity, .. } = *self.holder;
-        let missing = self.holder.missing().ok()?;
+        let holder = self.holder.as_ref()?;
+        let Holder { memory, unit, capacity, .. } = **holder;
+        let missing = holder.missing().ok()?;
         let nodes = topology::nodes(Path::new(topology::SYSFS));
         let node = nodes.into_iter().find(|node| node.node == memory.node).unwrap_or_default();
         let huge: u64 = node.huge.iter().map(|pool| pool.total * pool.page_bytes).sum();
@@ -299,24 +455,64 @@ impl Backing for Hugetlb {
         self.wake();
     }
 
-    fn is_placed(&self) -> bool {
-        true
-    }
-
-    fn confirm(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
-        match self.astray(object, pages)? {
-            PageCount(0) => Ok(()),
-            strays => Err(Error::no_space(format!(
-                "{} bytes in {} lie on other NUMA nodes than {}",
-                strays.bytes(),
-                self.path.display(),
-                self.holder.memory.node
-            ))),
+    fn keep(&self, unused: PageCount) {
+        let Some(Holder { unused: Some(now), .. }) = self.holder.as_deref() else { return };
+        if now.swap(unused.bytes(), Ordering::Relaxed) < unused.bytes() {
+            self.wake();
         }
     }
 
+    fn keep_all(&self, unused: PageCount) -> Result<()> {
+        let Some(holder @ Holder { unused: Some(now), memory, .. }) = self.holder.as_deref() else {
+            return Ok(());
+        };
+        now.store(unused.bytes(), Ordering::Relaxed);
+        let failed = |e: io::Error| no_pages(*memory, &e);
+        let mut raised = Raised::open(&holder.raised, *memory, self.unit).map_err(failed)?;
+        let _alone = raised.pages.lock().map_err(failed)?;
+        holder.fill_all(&mut raised)
+    }
+
+    fn gave(&self, pages: PageCount) {
+        let Some(holder) = self.holder.as_deref() else { return };
+        if let Err(e) = holder.promise(&mut holder.lock(), pages.bytes() / self.unit) {
+            tracing::warn!("the holder of huge pages: {e}");
+        }
+    }
+
+    fn take_over(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<Vec<PageRange>> {
+        self.bring(object, pages)
+    }
+
+    fn why_full(&self, pages: PageCount) -> Option<Error> {
+        let holder = self.holder.as_deref()?;
+        let promised = *holder.lock();
+        (holder.held().ok()? + promised * self.unit < pages.bytes()).then(|| holder.taken_by_others())
+    }
+
+    fn is_placed(&self) -> bool {
+        self.holder.is_some()
+    }
+
+    fn confirm(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        let mut strays = self.astray(object, pages)?;
+        if strays.0 > 0 && self.place.is_shared() {
+            self.bring(object, pages)?;
+            strays = self.astray(object, pages)?;
+        }
+        if strays.0 == 0 {
+            return Ok(());
+        }
+        Err(Error::no_space(format!(
+            "{} bytes in {} lie on other NUMA nodes than {}",
+            strays.bytes(),
+            self.place.path.display(),
+            self.holder()?.memory.node
+        )))
+    }
+
     fn astray(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<PageCount> {
-        self.shm.astray(object, pages.widened(self.holder.memory.page.unit()))
+        self.shm.astray(object, pages.widened(self.pages_of_unit()))
     }
 
     fn release(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
@@ -482,8 +678,9 @@ mod tests {
         lock.lock().expect("nobody has it for ever");
         let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
         fs::create_dir(dir.path().join("p")).expect("room");
-        let memory = NodeMemory { node: 0, page: codax_core::change::PageKind::Huge };
-        let pool = Hugetlb::open(&dir.path().join("p"), "p", memory, pages * (2 << 20), dir.path());
+        let memory = NodeMemory { node: 0, page: PageKind::Huge };
+        let place = Place { path: dir.path().join("p"), sharers: Vec::new() };
+        let pool = Hugetlb::open(place, "p", memory, pages * (2 << 20), dir.path());
         Some((pool.expect("two pages can be had"), dir, lock))
     }
 

@@ -1,18 +1,26 @@
 //! What holds the bytes of a pool: one object for each file, reached through one narrow trait.
 
+mod devdax;
+mod fsdax;
 mod gather;
 mod hugetlb;
+mod missing;
 mod reserve;
 mod shm;
 
-pub(crate) use hugetlb::{Hugetlb, give_back, raised_path};
+pub(crate) use devdax::Devdax;
+pub(crate) use fsdax::Fsdax;
+pub(crate) use hugetlb::{Hugetlb, Place, give_back, raised_path};
+pub(crate) use missing::Missing;
 pub use reserve::Reserve;
 pub use shm::{Shm, ShmOptions};
 
+use codax_core::extent::{Extent, FrameRun};
 use codax_core::info::ReserveInfo;
 use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, Result};
 use codax_os::copy::SourceMap;
 use codax_os::object;
+use codax_os::process::Held;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -27,6 +35,9 @@ pub struct ObjectInfo {
     /// Device number and inode number, by which its holders are found.
     pub identity: (u64, u64),
 }
+
+/// Where on a device pages of a file are, for those who map them by themselves.
+pub use codax_core::request::OnDevice;
 
 /// Where the objects of a pool are. An object lies at the same offsets as its file, and is as long, or as long as whole pages of the medium.
 ///
@@ -60,6 +71,54 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn before_write(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {
         Ok(())
     }
+    /// Says which frames pages of a file are in from now on, before they get memory: for media where that is what they are.
+    fn bind(&self, _file: FileId, _extents: &[Extent]) -> Result<()> {
+        Ok(())
+    }
+    /// Says which frames a file of `len` bytes has since before the start, and makes its object if that doesn't outlive the power.
+    fn adopt(&self, _file: FileId, _len: u64, _extents: &[Extent]) -> Result<()> {
+        Ok(())
+    }
+    /// Gives the object of a file another number: it is there under both, until the first is removed.
+    fn renumber(&self, _was: FileId, _is: FileId) -> Result<()> {
+        Ok(())
+    }
+    /// Mappings that processes have of the device by themselves, whichever file they are of.
+    fn mappings(&self) -> Result<Vec<Held>> {
+        Ok(Vec::new())
+    }
+    /// Whether one of those shows these pages of a file.
+    fn is_mapped(&self, _file: FileId, _pages: &[PageRange], _by: &Held) -> bool {
+        false
+    }
+    /// Which of these pages of a file can't be read since their memory is damaged. Reads them all.
+    fn damaged(&self, _file: FileId, _pages: &[PageRange]) -> Result<Vec<PageRange>> {
+        Ok(Vec::new())
+    }
+    /// Frames whose memory is known to be damaged.
+    fn bad_frames(&self) -> Vec<FrameRun> {
+        Vec::new()
+    }
+    /// Why nothing can be had of it, if its device isn't there.
+    fn gone(&self) -> Option<String> {
+        None
+    }
+    /// Where these pages are on a device that whoever maps them opens himself; `None` where objects are mapped by their descriptors.
+    fn on_device(&self, _file: FileId, _pages: &[PageRange]) -> Option<OnDevice> {
+        None
+    }
+    /// The object, mapped to be copied from.
+    fn source(&self, _file: FileId, object: BorrowedFd<'_>, len: u64) -> Result<SourceMap> {
+        SourceMap::new(object, len).map_err(|e| os_error("map", &"an object", &e))
+    }
+    /// Whether mappings of it can't be write-protected (userfaultfd(2) has only tmpfs and hugetlbfs).
+    fn is_closed_to_freeze(&self) -> bool {
+        false
+    }
+    /// Makes what is in these pages durable, as far as the medium is.
+    fn persist(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {
+        Ok(())
+    }
     /// How many of these pages have memory.
     fn resident(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<PageCount> {
         let bytes = object::resident_bytes(object, pages.offset(), pages.bytes())
@@ -84,6 +143,14 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     }
     /// Takes back to where it keeps them what huge pages objects have let go of. Called now and then.
     fn tend(&self) {}
+    /// Says how many of the pool's frames no file has: a medium that keeps memory for them keeps so much.
+    fn keep(&self, _unused: PageCount) {}
+    /// The same, of a pool that begins: the memory is there when it returns, as far as there is any.
+    fn keep_all(&self, _unused: PageCount) -> Result<()> {
+        Ok(())
+    }
+    /// Says that so many pages of the pool have been brought to where another pool is, before their frames are free: a medium that keeps memory keeps that.
+    fn gave(&self, _pages: PageCount) {}
     /// Sees to it that these pages, which have memory, lie where the pool is; the medium may have given them elsewhere. `NoSpace` where they can't
     /// be brought there: the pool's own memory is taken. `DeviceState` where it is gone.
     fn confirm(&self, _object: BorrowedFd<'_>, _pages: PageRange) -> Result<()> {

@@ -43,6 +43,17 @@ pub struct DrainOptions {
     pub limit: Option<u64>,
     /// Whether to kill who doesn't let go.
     pub evict: bool,
+    /// Whether what outlives the power may go where it doesn't.
+    pub volatile: bool,
+}
+
+/// What of that a restart goes on with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Terms {
+    /// Bandwidth limit in bytes per second.
+    pub limit: Option<u64>,
+    /// Whether what outlives the power may go where it doesn't.
+    pub volatile: bool,
 }
 
 /// Files that a thread of a drain takes at once, and the bytes after which it takes no more.
@@ -108,7 +119,7 @@ impl Session {
             drainable(&st, pool, name).inspect_err(refused)?;
             pool
         };
-        let plan = inner.plan_patiently(pool)?;
+        let plan = inner.plan_patiently(pool, options.volatile)?;
         if options.dry_run {
             return Ok(JobReport { plan: Some(plan), ..JobReport::default() });
         }
@@ -121,7 +132,8 @@ impl Session {
         {
             let mut st = inner.lock();
             drainable(&st, pool, name)?;
-            inner.set_pool_state(&mut st, pool, PoolState::Draining, options.limit)?;
+            let terms = Terms { limit: options.limit, volatile: options.volatile };
+            inner.set_pool_state(&mut st, pool, PoolState::Draining, terms)?;
             st.pool_mut(pool).job = Some(job.clone());
         }
         inner.event("drain", name, &format!("begins: {} files", plan.moves.len()), plan.frames.bytes());
@@ -157,7 +169,7 @@ impl Session {
                 }
             }
             if st.pool(pool).record.state != PoolState::Online {
-                inner.set_pool_state(&mut st, pool, PoolState::Online, None)?;
+                inner.set_pool_state(&mut st, pool, PoolState::Online, Terms::default())?;
             }
             st.pool_mut(pool).job = Some(job.clone());
             pool
@@ -183,9 +195,9 @@ impl Store {
             st.pool_mut(pool).job = Some(job.clone());
             let name = st.pool_name(pool);
             inner.event("drain", &name, "goes on after a restart", 0);
-            let limit = st.pool(pool).record.drain_limit;
-            let options =
-                DrainOptions { wait: inner.options().resume_wait, limit, ..DrainOptions::default() };
+            let PoolRecord { drain_limit: limit, drain_volatile: volatile, .. } = st.pool(pool).record;
+            let wait = inner.options().resume_wait;
+            let options = DrainOptions { wait, limit, volatile, ..DrainOptions::default() };
             let store = self.clone();
             inner.env.spawn(
                 "drain",
@@ -262,8 +274,10 @@ impl Inner {
         self.env.spawn(
             "job",
             Box::new(move || {
-                // Nobody listens any more only if the caller's thread has died.
-                let _ = done.send(work(&me, &its_job));
+                let report = work(&me, &its_job);
+                // Who hears of it may close the store.
+                drop(me);
+                let _ = done.send(report);
             }),
         );
         loop {
@@ -288,9 +302,10 @@ impl Inner {
         st: &mut State,
         pool: PoolId,
         state: PoolState,
-        drain_limit: Option<u64>,
+        terms: Terms,
     ) -> Result<()> {
-        let record = PoolRecord { state, drain_limit, ..st.pool(pool).record.clone() };
+        let Terms { limit: drain_limit, volatile: drain_volatile } = terms;
+        let record = PoolRecord { state, drain_limit, drain_volatile, ..st.pool(pool).record.clone() };
         self.commit(st, &[Change::Pool(record.clone())])?;
         st.pool_mut(pool).record = record;
         Ok(())
@@ -308,10 +323,10 @@ impl Inner {
         let result = self.empty_pool(pool, plan, options, job);
         let mut st = self.lock();
         let ended = match &result {
-            Ok(_) => self.set_pool_state(&mut st, pool, PoolState::Offline, None),
+            Ok(_) => self.set_pool_state(&mut st, pool, PoolState::Offline, Terms::default()),
             // The next start goes on with it.
             Err(_) if st.closing => Ok(()),
-            Err(_) => self.set_pool_state(&mut st, pool, PoolState::Online, None),
+            Err(_) => self.set_pool_state(&mut st, pool, PoolState::Online, Terms::default()),
         };
         st.pool_mut(pool).job = None;
         drop(st);
@@ -338,7 +353,7 @@ impl Inner {
         let mut patience = None;
         let (mut bytes, mut files) = (0, 0);
         loop {
-            let plan = first.take().map_or_else(|| self.plan(pool), Ok)?;
+            let plan = first.take().map_or_else(|| self.plan(pool, options.volatile), Ok)?;
             job.update(|j| {
                 j.total = j.done.max(bytes) + plan.frames.bytes();
                 j.files_total = files + plan.moves.len() as u64;
@@ -452,7 +467,7 @@ impl Inner {
 
     /// Whether no frame of the pool is taken, and none of its memory is left in an object.
     fn proved_empty(&self, pool: PoolId) -> Result<bool> {
-        let (medium, node) = {
+        let (medium, node, huge) = {
             let mut st = self.lock();
             self.refresh_all(&mut st);
             self.retry_held(&mut st);
@@ -463,11 +478,12 @@ impl Inner {
             if !st.media.is_shared(st.media.of(pool)) {
                 return Ok(p.backing.list()?.is_empty());
             }
-            (st.media.of(pool), p.record.numa.map(|memory| memory.node))
+            (st.media.of(pool), p.record.numa.map(|memory| memory.node), p.record.unit() > 1)
         };
         // Of other pools' pages some may lie on the node, where their own were full.
         let anything = |node| !matches!(codax_os::occupants::shared_on(node), Ok(0));
-        if node.is_some_and(anything) {
+        // The node doesn't count huge pages as shared memory.
+        if huge || node.is_some_and(anything) {
             self.bring_strays(medium)?;
         }
         Ok(true)

@@ -2,6 +2,7 @@
 
 use super::RETRY_EVERY;
 use crate::backing::os_error;
+use crate::fs::EVERYTHING;
 use crate::mover::{confirmed, keepers, mount_holder, stranger, unseen};
 use crate::store::Inner;
 use crate::store::state::State;
@@ -25,10 +26,10 @@ struct Seen {
 
 impl Inner {
     /// What a drain of `pool` would do. Who holds something and is nowhere to be seen is about to let go, and has some time for it.
-    pub(super) fn plan_patiently(&self, pool: PoolId) -> Result<Plan> {
+    pub(super) fn plan_patiently(&self, pool: PoolId, volatile: bool) -> Result<Plan> {
         let deadline = self.env.now() + self.options().ack_timeout;
         loop {
-            let plan = self.plan(pool)?;
+            let plan = self.plan(pool, volatile)?;
             let held = held_by(&plan);
             if held.is_empty() || !held.iter().all(nobody_shows) || self.env.now() >= deadline {
                 return Ok(plan);
@@ -39,10 +40,20 @@ impl Inner {
     }
 
     /// What a drain of `pool` would do now.
-    pub(super) fn plan(&self, pool: PoolId) -> Result<Plan> {
+    ///
+    /// What outlives the power goes only where it does, unless `volatile` says that it needn't.
+    pub(super) fn plan(&self, pool: PoolId, volatile: bool) -> Result<Plan> {
         let seen = self.look_who_has(pool)?;
         let st = self.lock();
-        let candidates = st.files_on(pool).map(|inode| seen.candidate(&st, inode, pool)).collect();
+        let mut candidates: Vec<Candidate> =
+            st.files_on(pool).map(|inode| seen.candidate(&st, inode, pool)).collect();
+        if st.pool(pool).record.persistent && !volatile {
+            for candidate in &mut candidates {
+                let kept = |to: &PoolId| st.pool(*to).record.persistent;
+                candidate.volatile = candidate.refuges.iter().any(|to| !kept(to));
+                candidate.refuges.retain(kept);
+            }
+        }
         let mut plan = plan_drain(candidates, &|id| st.room(id));
         for file in st.pool(pool).held.keys() {
             let mut by: Vec<_> = seen.of(*file).map(stranger).collect();
@@ -83,6 +94,12 @@ impl Inner {
                 by_kernel.entry(file).or_default().push(held);
             }
         }
+        for held in backing.mappings()? {
+            let files: Vec<FileId> = self.lock().files_on(pool).map(|inode| inode.id).collect();
+            for file in files.into_iter().filter(|file| backing.is_mapped(*file, &[EVERYTHING], &held)) {
+                by_kernel.entry(file).or_default().push(held.clone());
+            }
+        }
         let suspects = {
             let st = self.lock();
             let all = by_kernel.iter().flat_map(|(file, held)| held.iter().map(move |h| (*file, h)));
@@ -119,7 +136,7 @@ impl Seen {
         let file = PageRange::new(0, PageCount::for_bytes(inode.len).0.max(1));
         let inside: Vec<PageRange> = all.iter().filter_map(|range| range.intersect(file)).collect();
         let ranges = if inside.is_empty() { all } else { inside };
-        Candidate { file: inode.id, path: st.path(inode.id), ranges, refuges, held }
+        Candidate { file: inode.id, path: st.path(inode.id), ranges, refuges, held, volatile: false }
     }
 
     /// Who holds these pages of a file, as sessions and the kernel say.
@@ -200,6 +217,12 @@ pub(super) fn refusal(name: &str, plan: &Plan, waits: bool) -> Option<Error> {
             Obstacle::NoRoom { missing, files } => {
                 return Some(Error::no_space(format!(
                     "drain {name}: {missing} bytes have no place elsewhere: {}",
+                    some(files)
+                )));
+            }
+            Obstacle::Volatile { files } => {
+                return Some(Error::device_state(format!(
+                    "drain {name}: it outlives the power, and where there is room for these files doesn't: {} (--volatile lets them go there)",
                     some(files)
                 )));
             }

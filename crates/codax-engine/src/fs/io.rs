@@ -54,6 +54,9 @@ impl Where {
     /// The bytes from `off` on, `len` of them, to be read or written.
     fn new(st: &State, inode: &Inode, off: u64, len: u64, write: bool) -> Result<Self> {
         let pages = PageRange::of_bytes(off, len);
+        if let Some(lost) = inode.first_lost(pages).filter(|_| write) {
+            return Err(gone_bytes(st, inode.id, lost));
+        }
         let (runs, file_len) = match inode.ahead {
             // The object says what there is.
             Some(pool) => (vec![PoolRun { pages, pool }], u64::MAX),
@@ -119,17 +122,7 @@ impl Fs {
         let inner = self.inner();
         let st = self.lock();
         let open = self.handle(&st, handle, false)?;
-        let mut st = inner.wait_still(st, open.file)?;
-        let inode = st.ns.get(open.file).ok_or_else(|| gone(open.file))?;
-        if off > codax_core::namespace::LEN_MAX {
-            return Ok(0);
-        }
-        let place = Where::new(&st, inode, off, buf.len() as u64, false)?;
-        begin_io(&mut st, open.file);
-        drop(st);
-        let read = place.read(off, buf);
-        drop(self.end_io(open.file, place));
-        read
+        inner.read_bytes(st, open.file, off, buf)
     }
 
     /// Writes bytes from `off` on; returns how many: fewer where the pool got full on the way. With `kill_suid` setuid and setgid go.
@@ -180,7 +173,7 @@ impl Fs {
         let off = at.offset(&st, file);
         let (end, pages) = (off.saturating_add(len), PageRange::of_bytes(off, len));
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
-        if inode.ahead.is_some() || end <= inode.len && extent::gaps(&inode.extents, pages).is_empty() {
+        if inode.ahead.is_some() || end <= inode.len && inode.holes(pages).is_empty() {
             let place = Where::new(&st, inode, off, len, true)?;
             begin_io(&mut st, file);
             drop(st);
@@ -189,7 +182,7 @@ impl Fs {
                 At::End => place.append(data),
                 At::Offset(_) => place.write(off, data).map(|()| data.len()),
             };
-            let mut st = self.end_io(file, place);
+            let mut st = inner.end_io(file, place);
             self.wrote(&mut st, file);
             return written;
         }
@@ -227,20 +220,6 @@ impl Fs {
         if let Some(used) = st.live.get_mut(&file).and_then(|l| l.mount.as_mut()).filter(|_| !ahead) {
             used.wrote_ns = Some(now);
         }
-    }
-
-    /// The file can be moved again: not before our descriptors are gone, which would stand in the way of a lease.
-    fn end_io(&self, file: FileId, place: Where) -> Guard<'_> {
-        drop(place);
-        let mut st = self.lock();
-        if let Some(live) = st.live.get_mut(&file) {
-            live.io -= 1;
-            if live.io == 0 && (live.waiters > 0 || live.mount.is_none()) {
-                self.inner().changed.notify_all();
-                self.inner().reap(&mut st, file);
-            }
-        }
-        st
     }
 
     /// Where the next data is from `off` on; `PastEnd` if there is none.
@@ -314,11 +293,90 @@ impl Fs {
         let open = st.handles.get(&handle).copied();
         let open = open.ok_or_else(|| Error::new(ErrorKind::BadHandle, "the handle is not open"))?;
         self.inner().flush_time(&mut st, open.file);
-        self.inner().absorb(&mut st, open.file)
+        self.inner().absorb(&mut st, open.file)?;
+        self.inner().sync_bytes(st, open.file, PageRange::new(0, 1 << 40))
     }
 }
 
 impl Inner {
+    /// Reads from `off` on until `buf` is full or the file ends, or comes to bytes that are gone; `Lost` where it begins with those.
+    pub fn read_bytes(&self, st: Guard<'_>, file: FileId, off: u64, buf: &mut [u8]) -> Result<usize> {
+        let mut st = self.wait_still(st, file)?;
+        let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
+        if off > codax_core::namespace::LEN_MAX {
+            return Ok(0);
+        }
+        let len = inode.len.saturating_sub(off).min(buf.len() as u64);
+        let lost = inode.first_lost(PageRange::of_bytes(off, len)).filter(|_| len > 0);
+        let there = lost.map_or(buf.len(), |lost| {
+            usize::try_from(lost.offset().saturating_sub(off)).unwrap_or(usize::MAX).min(buf.len())
+        });
+        if let Some(lost) = lost.filter(|_| there == 0) {
+            return Err(gone_bytes(&st, file, lost));
+        }
+        let buf = &mut buf[..there];
+        let place = Where::new(&st, inode, off, buf.len() as u64, false)?;
+        begin_io(&mut st, file);
+        drop(st);
+        let read = place.read(off, buf);
+        let apart = place.objects.values().any(|(backing, _)| backing.is_closed_to_freeze());
+        drop(self.end_io(file, place));
+        match read {
+            // What can't be read is known now, and so is what can.
+            Err(_) if apart && self.note_damage(file) => self.read_bytes(self.lock(), file, off, buf),
+            read => read,
+        }
+    }
+
+    /// Writes bytes that are within the file, none of them in a hole.
+    pub fn write_bytes(&self, mut st: Guard<'_>, file: FileId, off: u64, data: &[u8]) -> Result<()> {
+        let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
+        let place = Where::new(&st, inode, off, data.len() as u64, true)?;
+        begin_io(&mut st, file);
+        drop(st);
+        let written = place.write(off, data);
+        drop(self.end_io(file, place));
+        written
+    }
+
+    /// Makes pages of a file durable, as far as where they lie outlives the power.
+    pub fn sync_bytes(&self, st: Guard<'_>, file: FileId, pages: PageRange) -> Result<()> {
+        let mut st = self.wait_still(st, file)?;
+        let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
+        let runs = extent::pool_runs(&extent::slice(&inode.extents, pages));
+        let mut durable = runs.into_iter().filter(|run| st.pool(run.pool).record.persistent).peekable();
+        if durable.peek().is_none() {
+            return Ok(());
+        }
+        let durable: Vec<PoolRun> = durable.collect();
+        let mut objects = BTreeMap::new();
+        for pool in durable.iter().map(|run| run.pool) {
+            objects.insert(pool, (st.pool(pool).backing.clone(), st.open_object(pool, file, true)?));
+        }
+        begin_io(&mut st, file);
+        drop(st);
+        let synced = durable.iter().try_for_each(|run| {
+            let (backing, object) = &objects[&run.pool];
+            backing.persist(object.as_fd(), run.pages)
+        });
+        drop(self.end_io(file, Where { len: 0, runs: Vec::new(), objects }));
+        synced
+    }
+
+    /// The file can be moved again: not before our descriptors are gone, which would stand in the way of a lease.
+    fn end_io(&self, file: FileId, place: Where) -> Guard<'_> {
+        drop(place);
+        let mut st = self.lock();
+        if let Some(live) = st.live.get_mut(&file) {
+            live.io -= 1;
+            if live.io == 0 && (live.waiters > 0 || live.mount.is_none()) {
+                self.changed.notify_all();
+                self.reap(&mut st, file);
+            }
+        }
+        st
+    }
+
     /// Writes to pages of which some were just given memory, `filled`, and are not in the inode yet.
     fn write_filled(&self, inode: &Inode, filled: &[Extent], off: u64, data: &[u8]) -> Result<()> {
         let extents = extent::insert(&inode.extents, filled);
@@ -331,6 +389,17 @@ impl Inner {
 /// Whether there are no frames for what is written: where less is asked for, there may be.
 fn is_refused(e: &Error) -> bool {
     matches!(e.kind, ErrorKind::NoSpace | ErrorKind::DeviceState)
+}
+
+/// Bytes of a file that are gone.
+pub(crate) fn gone_bytes(st: &State, file: FileId, lost: PageRange) -> Error {
+    Error::lost(format!(
+        "{}: its bytes {}..{} are gone: they lay where the power keeps nothing, on a device that is not here, or in memory that is damaged (codax stat \
+         says which)",
+        st.path(file),
+        lost.offset(),
+        lost.offset() + lost.bytes()
+    ))
 }
 
 fn begin_io(st: &mut State, file: FileId) {

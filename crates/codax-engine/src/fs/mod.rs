@@ -18,6 +18,7 @@ mod space;
 mod xattr;
 
 pub(crate) use absorb::find_memory;
+pub(crate) use io::gone_bytes;
 pub(crate) use serve::{EVERYTHING, Mount, MountHandle, MountUse};
 use space::Pools;
 

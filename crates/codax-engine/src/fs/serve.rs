@@ -26,6 +26,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 pub(crate) const EVERYTHING: PageRange = PageRange { start: PageNo(0), count: PageCount(u64::MAX) };
 /// Why the daemon serves a file in huge pages.
 const IN_HUGE_PAGES: &str = "lies in pages of hugetlbfs, which FUSE doesn't pass through";
+/// Why the daemon serves a file on a medium of its own.
+const ON_DAX: &str = "lies on a DAX device, whose frames and names the daemon keeps in step";
+/// Why the daemon serves a file of which bytes are gone.
+const HAS_LOST: &str = "has bytes that are gone";
 
 /// A mount, as the state keeps it.
 #[derive(Debug)]
@@ -341,21 +345,21 @@ impl Fs {
             Kind::File if st.served_by_kernel(id) => (ServedBy::Kernel, so()),
             Kind::File => match st.sole_pool(inode) {
                 Ok(pool) => (ServedBy::Kernel, format!("all of it is one object in {}", st.pool_name(pool))),
-                Err(IN_HUGE_PAGES) => (ServedBy::Daemon, format!("it {IN_HUGE_PAGES}")),
+                Err(why @ (IN_HUGE_PAGES | ON_DAX | HAS_LOST)) => (ServedBy::Daemon, format!("it {why}")),
                 Err(why) => (ServedBy::Daemon, why.to_owned()),
             },
-            Kind::Dir => match st.pool_of_empty(&st.ns.placement(id)) {
-                Some(pool) => {
-                    (ServedBy::Kernel, format!("a new file here is one object in {}", st.pool_name(pool)))
+            Kind::Dir => {
+                match (st.pool_of_empty(&st.ns.placement(id)), st.placed_apart(&st.ns.placement(id))) {
+                    (Some(pool), _) => {
+                        (ServedBy::Kernel, format!("a new file here is one object in {}", st.pool_name(pool)))
+                    }
+                    (None, Some(why)) => (ServedBy::Daemon, format!("a new file here {why}")),
+                    (None, None) => (
+                        ServedBy::Daemon,
+                        "the placement here names no single pool that takes new pages".to_owned(),
+                    ),
                 }
-                None if st.in_huge_pages(&st.ns.placement(id)) => {
-                    (ServedBy::Daemon, format!("a new file here {IN_HUGE_PAGES}"))
-                }
-                None => (
-                    ServedBy::Daemon,
-                    "the placement here names no single pool that takes new pages".to_owned(),
-                ),
-            },
+            }
             _ => return Err(Error::invalid(format!("{}: it has no bytes", st.path(id)))),
         };
         Ok(Served { by, why })
@@ -488,13 +492,16 @@ impl State {
         if let Some(pool) = inode.ahead {
             return Ok(pool);
         }
-        if inode.extents.iter().any(|e| self.unit(e.pool) > 1) {
-            return Err(IN_HUGE_PAGES);
+        if !inode.lost().is_empty() {
+            return Err(HAS_LOST);
+        }
+        if let Some(why) = inode.extents.iter().find_map(|e| self.not_passed(e.pool)) {
+            return Err(why);
         }
         let placed = self.pool_of_empty(&self.placement(inode.id));
         let Some(last) = inode.extents.last().map(|e| e.pool) else {
-            if self.in_huge_pages(&self.placement(inode.id)) {
-                return Err(IN_HUGE_PAGES);
+            if let Some(why) = self.placed_apart(&self.placement(inode.id)) {
+                return Err(why);
             }
             return placed.ok_or("it is empty, and its placement names no single pool that takes new pages");
         };
@@ -509,12 +516,24 @@ impl State {
             .ok_or("its placement spreads it over several pools")
     }
 
-    /// Whether the first pages of a file of such a placement are huge pages, as far as that names one pool.
-    fn in_huge_pages(&self, placement: &Placement) -> bool {
+    /// Why no mount's kernel serves files from the objects of a pool, if none does.
+    fn not_passed(&self, pool: PoolId) -> Option<&'static str> {
+        let record = &self.pool(pool).record;
+        let why = if record.dax.is_some() { ON_DAX } else { IN_HUGE_PAGES };
+        (!record.passes_through()).then_some(why)
+    }
+
+    /// Why the first pages of a file of such a placement are where no mount's kernel serves it from, as far as that names one pool.
+    fn placed_apart(&self, placement: &Placement) -> Option<&'static str> {
         match placement {
-            Placement::On { pool, .. } => self.unit(*pool) > 1,
-            Placement::Prefer(pool) => self.unit(*pool) > 1 && self.pool_of_empty(placement).is_none(),
-            Placement::Interleave(pools) => matches!(pools[..], [pool] if self.unit(pool) > 1),
+            Placement::On { pool, .. } => self.not_passed(*pool),
+            Placement::Prefer(pool) => {
+                self.not_passed(*pool).filter(|_| self.pool_of_empty(placement).is_none())
+            }
+            Placement::Interleave(pools) => match pools[..] {
+                [pool] => self.not_passed(pool),
+                _ => None,
+            },
         }
     }
 
@@ -532,8 +551,7 @@ impl State {
                 _ => None,
             },
         };
-        // In huge pages the daemon serves it.
-        chosen.filter(|pool| self.unit(*pool) == 1)
+        chosen.filter(|pool| self.pool(*pool).record.passes_through())
     }
 
     /// Whether the kernel serves the file, or somebody maps it since it did.

@@ -353,7 +353,7 @@ impl Inner {
     ) -> Result<Option<Vec<Extent>>> {
         let placement = st.placement(inode.id);
         let mut extents: Vec<Extent> = Vec::new();
-        for gap in extent::gaps(&inode.extents, pages) {
+        for gap in inode.holes(pages) {
             let after = extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
             let beside = (pools == Pools::Beside).then(|| beside(st, inode, &placement, gap)).flatten();
             let placed = match beside {

@@ -27,7 +27,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Version of the database's format.
-pub const DATABASE_VERSION: u32 = 3;
+pub const DATABASE_VERSION: u32 = 4;
 
 /// The database's file.
 pub(super) const DB: &str = "db";
@@ -407,7 +407,7 @@ mod tests {
         let check = state_check(&newer);
         newer[4..8].copy_from_slice(&check.to_le_bytes());
         let error = State::decode(&newer, "db").unwrap_err();
-        assert!(error.message.contains("db has format version 4"), "{error}");
+        assert!(error.message.contains("db has format version 5"), "{error}");
     }
 
     #[test]

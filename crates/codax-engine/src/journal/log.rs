@@ -24,7 +24,7 @@ use codax_core::{Error, Result};
 use std::ops::Range;
 
 /// Version of the log's format.
-pub const LOG_VERSION: u32 = 3;
+pub const LOG_VERSION: u32 = 4;
 
 const MAGIC: &[u8; 8] = b"codaxlog";
 const AT_MAGIC: Range<usize> = 0..8;

@@ -91,6 +91,7 @@ impl Inner {
         } else {
             target.open(file, true)?
         };
+        target.bind(file, &prepared.new_extents(&prepared.chunks))?;
         self.env.reached("move:copy");
         let copied = self.copy_chunks(backings, idle, (target, to.as_fd()));
         // What was copied counts, also if not all was: the object has to be as the file wants it in any case.
@@ -124,8 +125,17 @@ impl Inner {
             let source = &*backings[usize::from(medium.0)];
             let (at, end) = bytes_of(chunk, prepared.inode.len);
             to.0.before_write(to.1, PageRange::of_bytes(at, end - at))?;
-            copy_checked((source, from.as_fd()), to, (at, end), order)?;
+            // What is gone is not there to be copied.
+            let mut next = at;
+            while let Some(lost) =
+                prepared.inode.first_lost(PageRange::of_bytes(next, end - next)).filter(|_| next < end)
+            {
+                copy_checked((source, from.as_fd()), to, (next, lost.offset().clamp(next, end)), order)?;
+                next = (lost.offset() + lost.bytes()).min(end);
+            }
+            copy_checked((source, from.as_fd()), to, (next, end), order)?;
             to.0.confirm(to.1, PageRange::of_bytes(at, end - at))?;
+            to.0.persist(to.1, PageRange::of_bytes(at, end - at))?;
             *done += 1;
             order.job.update(|j| j.done += moved_bytes(chunk, prepared.inode.len));
         }

@@ -8,7 +8,7 @@ use crate::backing::Backing;
 use crate::fs::EVERYTHING;
 use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
-use crate::store::state::{SegmentEntry, State};
+use crate::store::state::{Job, SegmentEntry, State};
 use codax_core::change::{Change, Chunk, MoveRecord};
 use codax_core::extent::{self, Extent};
 use codax_core::namespace::Inode;
@@ -16,6 +16,7 @@ use codax_core::plan::Holder;
 use codax_core::{Error, FileId, MoveId, PageCount, PageRange, PoolId, Result};
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -61,6 +62,7 @@ impl Inner {
     /// Has the kernel move chunk after chunk. What came of it counts, also if it fails in between.
     fn ask_kernel(&self, order: &Order<'_>, prepared: &Prepared, asked: &mut Asked) -> Result<()> {
         let target = self.lock().pool(prepared.to).backing.clone();
+        asked.sources = self.sources_of(prepared);
         let object = target.open(order.file, true)?;
         self.env.reached("move:copy");
         for chunks in prepared.chunks.chunks(CHUNKS_AT_ONCE) {
@@ -73,8 +75,7 @@ impl Inner {
                 asked.pages.push(pages);
                 let there = target.take_over(object.as_fd(), pages)?;
                 self.env.reached("move:copied");
-                order.job.update(|j| j.done += there.iter().map(|run| run.bytes()).sum::<u64>());
-                asked.there.extend(there);
+                asked.came(order.job, there);
             }
         }
         self.ask_again(order, prepared, (&*target, object.as_fd()), asked)
@@ -102,10 +103,16 @@ impl Inner {
             pause = (2 * pause).min(AGAIN_LAST);
             for run in left {
                 let there = target.take_over(object, run)?;
-                order.job.update(|j| j.done += there.iter().map(|run| run.bytes()).sum::<u64>());
-                asked.there.extend(there);
+                asked.came(order.job, there);
             }
         }
+    }
+
+    /// Pools that are told of each page that leaves them, since they keep what memory is free: their chunks, and their backing.
+    fn sources_of(&self, prepared: &Prepared) -> Vec<(PageRange, Arc<dyn Backing>)> {
+        let st = self.lock();
+        let keeping = prepared.chunks.iter().filter(|chunk| st.unit(chunk.from) > 1);
+        keeping.map(|chunk| (chunk.pages, st.pool(chunk.from).backing.clone())).collect()
     }
 
     /// Journals what is in the target pool now, and gives back the frames that nothing lies in any more; returns the bytes that moved, and those that
@@ -214,9 +221,23 @@ impl Inner {
 struct Asked {
     pages: Vec<PageRange>,
     there: Vec<PageRange>,
+    /// Whom to tell that pages have gone.
+    sources: Vec<(PageRange, Arc<dyn Backing>)>,
 }
 
 impl Asked {
+    /// These pages are where they should be.
+    fn came(&mut self, job: &Job, there: Vec<PageRange>) {
+        job.update(|j| j.done += there.iter().map(|run| run.bytes()).sum::<u64>());
+        for (pages, from) in &self.sources {
+            let gone: u64 = there.iter().filter_map(|run| run.intersect(*pages)).map(|run| run.count.0).sum();
+            if gone > 0 {
+                from.gave(PageCount(gone));
+            }
+        }
+        self.there.extend(there);
+    }
+
     /// What was asked for and is not there.
     fn left(&self) -> Vec<PageRange> {
         let mut there = self.there.clone();
@@ -264,9 +285,9 @@ mod tests {
     #[test]
     fn what_is_left_is_what_was_asked_for_and_is_not_there() {
         let run = PageRange::new;
-        let asked =
-            Asked { pages: vec![run(0, 10), run(20, 5)], there: vec![run(20, 5), run(4, 2), run(0, 3)] };
-        assert_eq!(asked.left(), [run(3, 1), run(6, 4)]);
-        assert_eq!(Asked { pages: vec![run(7, 2)], there: Vec::new() }.left(), [run(7, 2)]);
+        let left = |pages, there| Asked { pages, there, sources: Vec::new() }.left();
+        let there = vec![run(20, 5), run(4, 2), run(0, 3)];
+        assert_eq!(left(vec![run(0, 10), run(20, 5)], there), [run(3, 1), run(6, 4)]);
+        assert_eq!(left(vec![run(7, 2)], Vec::new()), [run(7, 2)]);
     }
 }

@@ -9,12 +9,12 @@ use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
 use crate::store::session::Mapper;
 use crate::store::state::SegmentEntry;
-use codax_core::change::{Change, MoveRecord};
+use codax_core::change::{Change, Chunk, MoveRecord};
 use codax_core::extent::{Extent, FrameRun};
 use codax_core::frame::FrameState;
 use codax_core::live::{MoverAck, MoverMsg};
 use codax_core::plan::Holder;
-use codax_core::segment::{Action, Segment};
+use codax_core::segment::{Action, Part, Segment, Target};
 use codax_core::{Error, FileId, MoveId, PageRange, PoolId, Result, SessionId};
 use codax_os::copy::SourceMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -143,15 +143,20 @@ impl Inner {
         };
         let object =
             if prepared.target_exists { target.open(file, true)? } else { target.create(file, len)? };
+        target.bind(file, &prepared.new_extents(&prepared.chunks))?;
         let mut sources = BTreeMap::new();
         for (pool, backing) in backings {
             let object = backing.open(file, false)?;
-            let map = SourceMap::new(object.as_fd(), len)
-                .map_err(|e| crate::backing::os_error("map object of", &file, &e))?;
+            let map = backing.source(file, object.as_fd(), len)?;
             sources.insert(pool, Source { map, object, backing });
         }
+        let pages: Vec<PageRange> = prepared.chunks.iter().map(Chunk::target_pages).collect();
+        let device = target.on_device(file, &pages);
         let (sender, inputs) = mpsc::channel();
         let mut st = self.lock();
+        // Mappers know objects, and not which pools have pages in one.
+        let medium = prepared.media.of(prepared.to);
+        let to = Target { pool: medium, persistent: st.pool(prepared.to).record.persistent, device };
         let record = self.begin_in_journal(&mut st, order, &prepared)?;
         let (id, slot) = (record.id, record.slot);
         let mut mappers = BTreeMap::new();
@@ -165,10 +170,10 @@ impl Inner {
         st.segments.insert(id, SegmentEntry { slot, to_driver: Some(sender), stragglers: BTreeSet::new() });
         drop(st);
         self.env.reached("move:begin");
-        let ranges = prepared.chunks.iter().map(|c| c.pages).collect();
-        // Mappers know objects, and not which pools have pages in one.
-        let medium = prepared.media.of(prepared.to);
-        let segment = Segment::new(id, slot, file, medium, ranges, mappers.keys().copied(), READY_AT_ONCE);
+        let closed = |medium| sources.get(&medium).is_some_and(|s: &Source| s.backing.is_closed_to_freeze());
+        let part = |c: &Chunk| Part { pages: c.pages, closed: closed(prepared.media.of(c.from)) };
+        let parts: Vec<Part> = prepared.chunks.iter().map(part).collect();
+        let segment = Segment::new(id, slot, file, to, &parts, mappers.keys().copied(), READY_AT_ONCE);
         Ok(Drive {
             segment,
             record,
@@ -312,6 +317,7 @@ impl Inner {
         let Some(link) = d.mappers.get(&session) else { return };
         let Some(mapper) = &link.mapper else { return };
         let backing = match message {
+            MoverMsg::Begin { device: Some(_), .. } => None,
             MoverMsg::Begin { .. } => Some(&d.target),
             MoverMsg::Freeze { chunk, .. } => {
                 let from = d.record.chunks.get(*chunk as usize).map(|chunk| d.prepared.media.of(chunk.from));
@@ -339,13 +345,14 @@ impl Inner {
         d.target.before_write(d.object.as_fd(), PageRange::of_bytes(at, end - at))?;
         let copied = d.target.copy(&source.map, at, end - at, d.object.as_fd())?;
         if copied < end - at {
-            return Err(Error::corrupt(format!(
+            return Err(Error::lost(format!(
                 "#{}: its object could be read for {copied} bytes of {} at {at}: it was cut by who may write it, or its memory is poisoned",
                 d.record.file,
                 end - at
             )));
         }
         d.target.confirm(d.object.as_fd(), PageRange::of_bytes(at, end - at))?;
+        d.target.persist(d.object.as_fd(), PageRange::of_bytes(at, end - at))?;
         let (from, to) = ((&*source.backing, source.object.as_fd()), (&*d.target, d.object.as_fd()));
         if d.verify && !same_bytes(from, to, (at, end))? {
             return Err(Error::corrupt(format!("#{}: a copied chunk read back differently", d.record.file)));
@@ -356,12 +363,23 @@ impl Inner {
     /// The instant of commit, and what memory says of it.
     fn commit_chunk(&self, d: &Drive, count: u32) -> Result<()> {
         let mut st = self.lock();
-        self.journal.words().commit(d.record.slot, d.record.id, count)?;
         let chunk = &d.record.chunks[count as usize - 1..count as usize];
         let (old, new) = (d.prepared.old_extents(chunk), d.prepared.new_extents(chunk));
-        if let Some(now) = st.ns.get(d.record.file) {
-            let inode = relocated(now, &new, d.record.home);
-            st.ns.apply(&Change::Put(Box::new(inode)))?;
+        let moved = st.ns.get(d.record.file).map(|now| relocated(now, &new, d.record.home));
+        let moved = moved.map(|inode| Change::Put(Box::new(inode)));
+        if let Some(moved) = &moved {
+            // First, since what programs make durable in the new place has to be found there; until the word is written both places hold the same.
+            if let Err(e) = self.record(&mut st, std::slice::from_ref(moved)) {
+                tracing::error!(
+                    "{}: what it is by now does not outlive the power: {e}",
+                    st.path(d.record.file)
+                );
+                self.event("lost", &st.path(d.record.file), &format!("its catalog can't be written: {e}"), 0);
+            }
+        }
+        self.journal.words().commit(d.record.slot, d.record.id, count)?;
+        if let Some(moved) = &moved {
+            st.ns.apply(moved)?;
         }
         st.own(d.record.file, &new);
         for e in &old {

@@ -13,6 +13,7 @@ mod units;
 pub(crate) use pace::Pace;
 
 use crate::backing::Backing;
+use crate::fs::EVERYTHING;
 use crate::store::files::{all_in, keep_only};
 use crate::store::media::Media;
 use crate::store::state::{Job, MOVE, State};
@@ -163,6 +164,15 @@ impl Inner {
                 Err(stuck) => return Err((moved, stuck)),
             };
             let mapped = st.live.get(&order.file).is_some_and(|l| !l.mappers.is_empty());
+            let lost =
+                mapped.then(|| prepared.chunks.iter().find_map(|c| prepared.inode.first_lost(c.pages)));
+            if let Some(lost) = lost.flatten() {
+                // Who maps them sees that they are gone, and would see zeros elsewhere.
+                let unused = prepared.new_extents(&prepared.chunks);
+                st.free(&unused);
+                self.end_busy(&mut st, order.file);
+                return Err((moved, Stuck::Failed(crate::fs::gone_bytes(&st, order.file, lost))));
+            }
             drop(st);
             let (bytes, stuck) = if by_kernel {
                 self.move_by_kernel(order, prepared)
@@ -172,8 +182,11 @@ impl Inner {
                 self.move_idle(vec![(order, prepared)]).pop().unwrap_or_default()
             };
             moved += bytes;
-            if let Some(stuck) = stuck {
-                return Err((moved, stuck));
+            match stuck {
+                None => {}
+                // What can't be read is known now, and isn't copied any more.
+                Some(Stuck::Failed(_)) if !by_kernel && self.note_damage(order.file) => {}
+                Some(stuck) => return Err((moved, stuck)),
             }
         }
     }
@@ -375,6 +388,7 @@ impl Inner {
             let objects = st.ns.get(file).map(|i| st.media.of_extents(&i.extents)).unwrap_or_default();
             objects.into_iter().map(|m| st.pool(m).backing.clone()).collect()
         };
+        let on_devices = self.strangers_on_devices(file, &backings)?;
         let mut identities = HashSet::new();
         for backing in backings {
             let object = backing.open(file, false)?;
@@ -399,7 +413,20 @@ impl Inner {
         let strange = confirmed(strange, &identities)?;
         let mut strange: Vec<_> =
             strange.iter().map(|h| if through(h) { mount_holder(h) } else { stranger(h) }).collect();
+        strange.extend(on_devices.iter().map(stranger));
         strange.dedup();
+        Ok(strange)
+    }
+
+    /// Processes that map a device where the file lies, and don't use the file through a session.
+    fn strangers_on_devices(&self, file: FileId, backings: &[Arc<dyn Backing>]) -> Result<Vec<Held>> {
+        let mut strange = Vec::new();
+        for backing in backings {
+            let mapped = backing.mappings()?;
+            let st = self.lock();
+            let by = |h: &Held| backing.is_mapped(file, &[EVERYTHING], h) && !st.uses(h.pid, file);
+            strange.extend(mapped.into_iter().filter(by));
+        }
         Ok(strange)
     }
 
@@ -417,6 +444,11 @@ impl Inner {
             .collect();
         let mut holders: Vec<Holder> =
             codax_os::process::holders(&identities).unwrap_or_default().iter().map(stranger).collect();
+        for backing in &backings {
+            let mapped = backing.mappings().unwrap_or_default();
+            let here = mapped.iter().filter(|h| backing.is_mapped(file, &[EVERYTHING], h));
+            holders.extend(here.map(stranger));
+        }
         if holders.is_empty() {
             holders.push(unseen());
         }

@@ -14,6 +14,17 @@ pub(super) fn with_frames(st: &State, inode: &Inode, to: PoolId, pages: PageRang
     PageRange::new(pages.start.0, pages.count.0.min(end))
 }
 
+/// A range of a pool's pages, unit by unit.
+fn units_of(from: PoolId, pages: PageRange, unit: u64) -> impl Iterator<Item = (PoolId, PageRange)> {
+    let starts = (pages.start.0..pages.end()).step_by(usize::try_from(unit).unwrap_or(usize::MAX));
+    starts.map(move |at| (from, PageRange::new(at, unit)))
+}
+
+/// Whole units that lie in pools whose unit is the same, each by itself.
+fn in_units(extents: &[extent::Extent], unit: u64) -> Vec<(PoolId, PageRange)> {
+    extents.iter().flat_map(|e| units_of(e.pool, e.pages(), unit)).collect()
+}
+
 /// The next segment of what is ordered: the pool it goes to, and the chunks, each in one pool. A chunk to or from huge pages is whole ones, and the last one of a
 /// file goes on to the end of its block, as it is mapped. `size` says how many pages the others have.
 pub(super) fn next_cuts(
@@ -54,15 +65,11 @@ pub(super) fn next_cuts(
             let pools: BTreeSet<PoolId> = here.iter().map(|e| e.pool).collect();
             let unit = pools.iter().chain([&run.pool]).map(|&pool| st.unit(pool)).max().unwrap_or(1);
             match pools.iter().copied().collect::<Vec<_>>()[..] {
+                // Of one object each unit can go by itself, wherever the others of its block are; and the kernel must not look at holes.
+                _ if by_kernel == Some(true) && st.unit(run.pool) > 1 => cuts.extend(in_units(&wanted, unit)),
                 [from] if unit > 1 => {
                     let all = PageRange::new(start, here.last().map_or(start, |e| e.pages().end()) - start);
-                    let all = all.widened(unit);
-                    let cut = |at| (from, PageRange::new(at, unit));
-                    cuts.extend(
-                        (all.start.0..all.end())
-                            .step_by(usize::try_from(unit).unwrap_or(usize::MAX))
-                            .map(cut),
-                    );
+                    cuts.extend(units_of(from, all.widened(unit), unit));
                 }
                 _ if st.unit(run.pool) > 1 => {
                     let path = st.path(inode.id);

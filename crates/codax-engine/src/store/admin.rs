@@ -242,7 +242,15 @@ impl State {
             runs: pool_runs(&inode.extents).into_iter().take(if extents { 512 } else { 8 }).collect(),
             mapped_by,
             pins: u32::try_from(live.map_or(0, |l| l.pins.len())).unwrap_or(u32::MAX),
+            persistent: self.is_persistent(inode),
+            lost: inode.lost().iter().map(|lost| lost.pages).take(512).collect(),
         })
+    }
+
+    /// Whether all that a file has outlives the power.
+    fn is_persistent(&self, inode: &Inode) -> bool {
+        let kept = |e: &codax_core::extent::Extent| self.pool(e.pool).record.persistent;
+        !inode.extents.is_empty() && inode.extents.iter().all(kept)
     }
 
     fn pool_info(&self, at: usize, files: u64) -> PoolInfo {
@@ -252,12 +260,19 @@ impl State {
         let bytes = PageCount(p.record.frames).bytes();
         let near = self.media.pools(p.record.medium).filter(|pool| *pool != p.record.id);
         let moves_with = near.map(|pool| self.pool_name(pool)).collect();
-        let absent = frames(&p.absent).bytes();
+        // Of what is damaged a file may still have some.
+        let retired = p.record.retired.iter().flat_map(|run| run.frame.0..run.frame.0 + run.count.0);
+        let mut unused = 0;
+        retired.for_each(|frame| unused += u64::from(p.table.is_retired(codax_core::Frame(frame))));
+        let absent = frames(&p.absent).bytes() + PageCount(unused).bytes();
         PoolInfo {
             id: p.record.id,
             name: p.record.name.clone(),
             backing: p.record.backing,
             numa: p.record.numa,
+            dax: p.record.dax.clone(),
+            persistent: p.record.persistent,
+            retired: frames(&p.record.retired).bytes(),
             state: p.record.state,
             bytes,
             used: bytes - free - held - absent,
@@ -299,7 +314,7 @@ impl Store {
         for (info, pool) in pools.iter_mut().zip(&st.pools) {
             info.nodes = nodes_of(&pool.record, &options);
             if info.state != PoolState::Detached {
-                info.missing = with_memory.lost(&info.nodes);
+                info.missing = with_memory.lost(&info.nodes).or_else(|| st.without_device(info.id));
             }
         }
         StoreInfo {

@@ -1,9 +1,10 @@
 //! Detaching a device that a drain has emptied, so that its memory can leave the machine, and attaching it again.
 
 use crate::backing::{Backing, Shm, ShmOptions, give_back, os_error, raised_path};
+use crate::drain::Terms;
 use crate::store::Session;
 use crate::store::exclusive::drop_reserve;
-use crate::store::lifecycle::{Layout, open_backing};
+use crate::store::lifecycle::{Layout, detached_huge, huge_place, is_shared, open_backing};
 use crate::store::state::{Job, State, is_dram};
 use codax_core::change::{PoolRecord, PoolState};
 use codax_core::units::format_size;
@@ -26,28 +27,20 @@ impl Session {
             PoolState::Online => return wrong("online: codax device drain takes out what is on it"),
             PoolState::Draining => return wrong("being drained: wait for that to end"),
         }
-        inner.set_pool_state(&mut st, pool, PoolState::Detached, None)?;
+        inner.set_pool_state(&mut st, pool, PoolState::Detached, Terms::default())?;
         // The journal says so already: a start would take it out of its place as well.
         let layout = Layout { dir: inner.options().dir.clone() };
-        if let Some(reserve) = st.pool(pool).backing.holder()
-            && let Err(e) = reserve.close().and_then(|()| drop_reserve(&layout, name))
-        {
-            inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
-            return Err(e);
-        }
-        // What other pools have objects in stays, with none of its memory on this device.
-        if !st.media.is_shared(st.media.of(pool)) {
-            let path = layout.pool(name);
-            match take_out(&layout, name).and_then(|()| Shm::new(&path, ShmOptions::default())) {
-                Ok(empty) => {
-                    let pool = st.pool_mut(pool);
-                    pool.set_absent(PageCount(0));
-                    pool.backing = Arc::new(empty);
-                }
-                Err(e) => {
-                    inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
-                    return Err(e);
-                }
+        match without_memory(&layout, &st, pool) {
+            Ok(None) => {}
+            Ok(Some(empty)) => {
+                let pool = st.pool_mut(pool);
+                pool.catalog = None;
+                pool.set_absent(PageCount(0));
+                pool.backing = empty;
+            }
+            Err(e) => {
+                inner.set_pool_state(&mut st, pool, PoolState::Offline, Terms::default())?;
+                return Err(e);
             }
         }
         drop(st);
@@ -62,27 +55,42 @@ impl Session {
         let mut st = inner.lock();
         let pool = device(&st, name)?;
         let record = st.pool(pool).record.clone();
-        if record.state != PoolState::Detached {
+        // One whose device has gone by itself stays what it was: its files are there again when it is.
+        let gone = st.without_device(pool).is_some();
+        if record.state != PoolState::Detached && !gone {
             return Err(Error::device_state(format!("{name} is not detached")));
         }
         memory_is_there(&record)?;
+        let state = if gone { record.state } else { PoolState::Offline };
         let layout = Layout { dir: inner.options().dir.clone() };
         let all: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
-        let attached = PoolRecord { state: PoolState::Offline, ..record };
+        let attached = PoolRecord { state, ..record };
         let make = |_: &PoolRecord, shm| Arc::new(shm) as Arc<dyn Backing>;
         // To take a node's huge pages takes its time.
         st.pool_mut(pool).job = Some(Arc::new(Job::new("attach")));
         drop(st);
-        let opened = open_backing(&layout, &attached, &all, &inner.options(), &make);
+        let opened = open_backing(&layout, &attached, (&all, false), (&inner.options(), &*inner.env), &make);
         let mut st = inner.lock();
         st.pool_mut(pool).job = None;
         inner.changed.notify_all();
-        let (medium, backing) = opened?;
-        inner.set_pool_state(&mut st, pool, PoolState::Offline, None)?;
+        let opened = opened?;
+        if let Some(why) = opened.backing.gone() {
+            return Err(Error::device_state(format!("{name}: {why}")));
+        }
+        if !gone {
+            inner.set_pool_state(&mut st, pool, state, Terms::default())?;
+        }
+        for inode in st.files_on(pool) {
+            let here: Vec<_> = inode.extents.iter().filter(|e| e.pool == pool).copied().collect();
+            opened.backing.adopt(inode.id, inode.len, &here)?;
+        }
         let taken = st.pool_mut(pool);
-        (taken.huge, taken.swappable, taken.backing) = (medium.huge, medium.swappable, backing);
-        taken.take_reserve();
+        (taken.huge, taken.swappable, taken.backing) = (opened.huge, opened.swappable, opened.backing);
+        taken.catalog = opened.catalog;
+        taken.take_reserve()?;
         inner.tell_reserve(&st, pool);
+        inner.align_catalogs(&mut st);
+        inner.retry_held(&mut st);
         drop(st);
         inner.keep_reserve(pool);
         inner.event("attach", name, "its memory is the store's again", 0);
@@ -101,14 +109,43 @@ fn device(st: &State, name: &str) -> Result<PoolId> {
     Ok(pool)
 }
 
-/// Unmounts what holds a device's objects, if it is a mount of its own, and gives back the huge pages that were set aside for it.
-pub(crate) fn take_out(layout: &Layout, name: &str) -> Result<()> {
-    let path = layout.pool(name);
-    if mounts::is_mount_point(&path).unwrap_or(false) {
-        mounts::umount(&path).map_err(|e| os_error("unmount", &path.display(), &e))?;
+/// Takes the memory of an empty pool out of its place, and returns what holds its objects then; `None` where that is what held them before: what other pools
+/// have objects in stays, with none of its memory on this device.
+fn without_memory(layout: &Layout, st: &State, pool: PoolId) -> Result<Option<Arc<dyn Backing>>> {
+    let all: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
+    let record = &st.pool(pool).record;
+    if let Some(reserve) = st.pool(pool).backing.holder() {
+        reserve.close()?;
+        drop_reserve(layout, &record.name)?;
     }
-    drop_reserve(layout, name)?;
-    give_back(&raised_path(&layout.meta(), name))
+    match record.numa.filter(|memory| memory.page.is_reserved()) {
+        _ if !is_shared(record, &all) => {
+            take_out(layout, record, &all)?;
+            Ok(Some(Arc::new(Shm::new(&layout.pool(&record.name), ShmOptions::default())?)))
+        }
+        Some(memory) => Ok(Some(Arc::new(detached_huge(layout, record, &all, memory.page)?))),
+        None => Ok(None),
+    }
+}
+
+/// Unmounts what holds a device's objects, if it is a mount of its own, and gives back the huge pages that were set aside for it: where other pools have
+/// objects there too, of it only the holder goes.
+pub(crate) fn take_out(layout: &Layout, pool: &PoolRecord, all: &[PoolRecord]) -> Result<()> {
+    if is_shared(pool, all) {
+        huge_place(layout, pool, all).remove_holder(&pool.name)?;
+    } else {
+        unmount(&layout.pool(&pool.name))?;
+    }
+    drop_reserve(layout, &pool.name)?;
+    give_back(&raised_path(&layout.meta(), &pool.name))
+}
+
+/// Unmounts what is mounted there, if anything is.
+pub(crate) fn unmount(path: &Path) -> Result<()> {
+    if mounts::is_mount_point(path).unwrap_or(false) {
+        mounts::umount(path).map_err(|e| os_error("unmount", &path.display(), &e))?;
+    }
+    Ok(())
 }
 
 fn memory_is_there(record: &PoolRecord) -> Result<()> {

@@ -6,11 +6,12 @@
 
 use crate::store::Inner;
 use crate::store::state::{Pool, State};
+use codax_core::change::Change;
 use codax_core::extent::{self, FrameRun, PoolRun};
 use codax_core::info::ReserveInfo;
 use codax_core::namespace::Inode;
 use codax_core::units::format_size;
-use codax_core::{FileId, PageCount, PageRange, PoolId};
+use codax_core::{FileId, Frame, PageCount, PageRange, PoolId, Result};
 
 impl State {
     /// Pages of the largest unit of the pools.
@@ -75,10 +76,60 @@ impl Inner {
 }
 
 impl Pool {
+    /// Frames that no file has, with those for which there is no memory.
+    fn unused(&self) -> PageCount {
+        PageCount(self.alloc.free().0 + frames(&self.absent).0)
+    }
+
+    /// Tells its backing what it has to keep memory for.
+    pub fn tell_unused(&self) {
+        self.backing.keep(self.unused());
+    }
+
     /// Takes out of what can be given out the frames for which its backing has no memory.
-    pub fn take_reserve(&mut self) {
+    pub fn take_reserve(&mut self) -> Result<()> {
+        self.backing.keep_all(self.unused())?;
         let missing = self.backing.reserve().map_or(0, |reserve| reserve.missing);
         self.set_absent(PageCount::for_bytes(missing));
+        Ok(())
+    }
+
+    /// Frames are nobody's any more: they can be given out again, but for those whose memory is damaged.
+    pub fn give_back(&mut self, run: FrameRun) {
+        self.table.free(run);
+        self.alloc.release(run);
+        self.tell_unused();
+        if let Some(reserve) = self.backing.holder() {
+            reserve.wake();
+        }
+        let end = run.frame.0 + run.count.0;
+        let touched = |bad: &FrameRun| bad.frame.0 < end && run.frame.0 < bad.frame.0 + bad.count.0;
+        if self.record.retired.iter().any(touched) {
+            self.retire();
+        }
+    }
+
+    /// Remembers which frames are damaged by now, as the kernel says.
+    pub fn know_bad_frames(&mut self, changed: &mut Vec<Change>) {
+        let bad = self.backing.bad_frames();
+        let new: Vec<FrameRun> = bad.into_iter().filter(|run| !self.record.retired.contains(run)).collect();
+        if new.is_empty() {
+            return;
+        }
+        self.record.retired.extend(new);
+        changed.retain(|change| !matches!(change, Change::Pool(record) if record.id == self.record.id));
+        changed.insert(0, Change::Pool(self.record.clone()));
+    }
+
+    /// Takes out of what can be given out the frames whose memory is damaged.
+    pub fn retire(&mut self) {
+        let retired = self.record.retired.iter();
+        for frame in retired.flat_map(|run| run.frame.0..run.frame.0 + run.count.0).map(Frame) {
+            let one = FrameRun { frame, count: PageCount(1) };
+            if self.alloc.is_free(frame) && self.alloc.claim(one) {
+                self.table.retire(one);
+            }
+        }
     }
 
     /// Takes so many frames out of what can be given out, whole units, since there is no memory for them. Returns how many were free.

@@ -1,6 +1,7 @@
 //! Files: made, opened, resized, named, and their frames given back.
 
 use crate::backing::{Backing, os_error};
+use crate::fs::gone_bytes;
 use crate::store::media::Media;
 use crate::store::session::{LayoutFds, OpenFile, Session};
 use crate::store::state::State;
@@ -11,7 +12,7 @@ use codax_core::frame::FrameState;
 use codax_core::name::StorePath;
 use codax_core::namespace::{Inode, Kind, Want};
 use codax_core::placement::Placement;
-use codax_core::request::{Handle, Layout, Open};
+use codax_core::request::{Handle, Layout, OnDevice, Open};
 use codax_core::{
     Error, ErrorKind, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result,
 };
@@ -229,8 +230,11 @@ impl Session {
     /// Gives a file made without a name its name.
     pub fn publish(&self, handle: Handle, path: &StorePath, replace: bool) -> Result<()> {
         let inner = &self.store.inner;
-        let mut st = inner.lock();
+        let st = inner.lock();
         let open = self.handle(&st, handle)?;
+        // Where it outlives the power, a name never leads to bytes that don't.
+        inner.sync_bytes(st, open.file, PageRange::new(0, 1 << 40))?;
+        let mut st = inner.lock();
         let replaced = st.ns.resolve(&self.cred, path).ok();
         let now = inner.env.wall_ns();
         let changes = st.ns.link_orphan(&self.cred, open.file, path, replace, now)?;
@@ -326,6 +330,7 @@ impl Inner {
                     let st = self.lock();
                     (st.pool(part[0].pool).backing.clone(), st.pool(part[0].pool).huge)
                 };
+                backing.bind(file, part)?;
                 for run in extent::pool_runs(part) {
                     backing.allocate(object.as_fd(), run.pages)?;
                     if huge {
@@ -435,6 +440,12 @@ impl Inner {
                 Some(extent::PoolRun { pages: kept, pool: r.pool })
             })
             .collect();
+        if let Some(extra) = &mut now.extra {
+            extra.lost.retain_mut(|lost| {
+                lost.pages.count.0 = lost.pages.count.0.min(pages.0.saturating_sub(lost.pages.start.0));
+                !lost.pages.is_empty()
+            });
+        }
         now.len = len;
         now.mtime_ns = self.env.wall_ns();
         now.ctime_ns = now.mtime_ns;
@@ -460,6 +471,9 @@ impl Inner {
     pub fn layout(&self, st: &State, file: FileId, write: bool) -> Result<LayoutFds> {
         let inode = st.ns.get(file).ok_or_else(|| Error::not_found(format!("#{file} is gone")))?;
         let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(inode.len) };
+        if let Some(lost) = inode.first_lost(pages) {
+            return Err(gone_bytes(st, file, lost));
+        }
         let by_pool = match inode.ahead {
             // What of it are holes, the object knows.
             Some(pool) if !write && !pages.is_empty() => vec![extent::PoolRun { pages, pool }],
@@ -481,9 +495,21 @@ impl Inner {
                 objects.push(run.pool);
             }
         }
-        let fds =
-            objects.iter().map(|&m| st.open_object(m, file, write)).collect::<Result<Vec<OwnedFd>>>()?;
-        Ok((Layout { len: inode.len, runs, block: st.block() }, fds))
+        // A device is mapped by whole units, also behind a file's end.
+        let pages_in = |medium| {
+            let unit = st.unit(medium);
+            runs.iter().filter(move |run| run.pool == medium).map(move |run| run.pages.widened(unit))
+        };
+        let mut devices = Vec::new();
+        let mut fds: Vec<OwnedFd> = Vec::new();
+        for &medium in &objects {
+            match st.pool(medium).backing.on_device(file, &pages_in(medium).collect::<Vec<_>>()) {
+                Some(device) => devices.push(OnDevice { pool: medium, ..device }),
+                None => fds.push(st.open_object(medium, file, write)?),
+            }
+        }
+        let persistent = objects.iter().copied().filter(|m| st.pool(*m).record.persistent).collect();
+        Ok((Layout { len: inode.len, runs, block: st.block(), devices, persistent }, fds))
     }
 
     /// The contents may have changed.
@@ -556,6 +582,9 @@ impl Inner {
             drop(lease);
             backing.tend();
             return Ok(true);
+        }
+        if backing.mappings()?.iter().any(|held| backing.is_mapped(file, pages, held)) {
+            return Ok(false);
         }
         let object = st.open_object(pool, file, true)?;
         let stat =

@@ -1,17 +1,20 @@
 //! A store's start and end: its directory, its mounts, its pools.
 
-use crate::backing::{Backing, Hugetlb, Shm, ShmOptions, give_back, os_error, raised_path};
+use crate::backing::{Backing, Hugetlb, Missing, Place, Shm, ShmOptions, give_back, os_error, raised_path};
+use crate::catalog::Catalog;
+use crate::dax;
+use crate::env::Env;
 use crate::journal;
-use crate::options::{DeviceSpec, HugeMode, StoreOptions};
+use crate::options::{DaxSpec, DeviceSpec, Format, HugeMode, StoreOptions};
 use crate::patrol::Patrol;
 use crate::store::Store;
-use crate::store::attach::take_out;
+use crate::store::attach::{take_out, unmount};
 use crate::store::exclusive::{drop_reserves, open_reserve};
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::media::{DramPages, medium_for};
 use crate::store::recover::MakeBacking;
 use crate::store::state::is_dram;
-use codax_core::change::{BackingKind, Change, NodeMemory, PageKind, PoolRecord, PoolState};
+use codax_core::change::{BackingKind, Change, DaxMemory, NodeMemory, PageKind, PoolRecord, PoolState};
 use codax_core::{DRAM, DRAM_NAME, Error, ErrorKind, PAGE_SIZE, PageCount, PoolId, Result};
 use codax_os::mounts::{self, TmpfsKind};
 use std::fs;
@@ -167,32 +170,105 @@ fn drop_unfinished(frames: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A pool's objects, and how their place came to be; tmpfs in the way that `make` says.
+/// A pool's objects, as they came to be.
+pub(crate) struct Opened {
+    pub huge: bool,
+    pub swappable: bool,
+    pub backing: Arc<dyn Backing>,
+    /// What its medium says of itself, if that is its own.
+    pub catalog: Option<Catalog>,
+    /// Lines for people.
+    pub notes: Vec<String>,
+}
+
+impl Opened {
+    fn plain(medium: &Medium, backing: Arc<dyn Backing>) -> Self {
+        let Medium { huge, swappable, .. } = *medium;
+        Self { huge, swappable, backing, catalog: None, notes: Vec::new() }
+    }
+}
+
+/// A pool's objects, and how their place came to be; tmpfs in the way that `make` says. A medium of its own that the store takes for the first time
+/// (`new`) may be formatted; of one that it knows and that can't be had, nothing is there.
 pub(crate) fn open_backing(
     layout: &Layout,
     pool: &PoolRecord,
-    all: &[PoolRecord],
-    options: &StoreOptions,
+    (all, new): (&[PoolRecord], bool),
+    (options, env): (&StoreOptions, &dyn Env),
     make: &MakeBacking,
-) -> Result<(Medium, Arc<dyn Backing>)> {
+) -> Result<Opened> {
     let path = layout.pool(&pool.name);
     if pool.state == PoolState::Detached && !is_shared(pool, all) {
-        let medium = detached_pool(layout, pool)?;
-        return Ok((medium, Arc::new(Shm::new(&path, ShmOptions::default())?)));
+        let medium = detached_pool(layout, pool, all)?;
+        return Ok(Opened::plain(&medium, Arc::new(Shm::new(&path, ShmOptions::default())?)));
+    }
+    if let Some(memory) = &pool.dax {
+        make_dir(&path, 0o700)?;
+        let given = options.devices.iter().find(|device| device.name == pool.name);
+        let known = || DaxSpec {
+            path: PathBuf::from(&memory.path),
+            files: pool.backing == BackingKind::Fsdax,
+            format: Format::Never,
+            persistent: Some(pool.persistent),
+        };
+        let spec = given.and_then(|device| device.dax.clone()).unwrap_or_else(known);
+        let medium = Medium {
+            path: path.clone(),
+            huge: pool.unit() > 1,
+            swappable: false,
+            shm: ShmOptions::default(),
+        };
+        return match dax::open(pool, &spec, &path, new, env.wall_ns()) {
+            Ok(dax::Taken { backing, catalog, notes }) => {
+                Ok(Opened { catalog: Some(catalog), notes, ..Opened::plain(&medium, backing) })
+            }
+            Err(e) if new => Err(e),
+            Err(e) => {
+                let notes =
+                    vec![format!("{e}; its files can't be had until codax device attach {}", pool.name)];
+                let missing = Arc::new(Missing::new(&pool.name, &e.message));
+                Ok(Opened { notes, ..Opened::plain(&medium, missing) })
+            }
+        };
     }
     if let Some(memory) = pool.numa.filter(|memory| memory.page.is_reserved()) {
         if !mounts::can_mount() {
             return Err(only_root(pool));
         }
+        // Its own tells a purge of the pool, wherever its objects are.
         make_dir(&path, 0o700)?;
+        let place = huge_place(layout, pool, all);
+        make_dir(&place.path, 0o700)?;
+        let medium =
+            Medium { path: place.path.clone(), huge: true, swappable: false, shm: ShmOptions::default() };
+        if pool.state == PoolState::Detached {
+            return Ok(Opened::plain(&medium, Arc::new(detached_huge(layout, pool, all, memory.page)?)));
+        }
         let bytes = PageCount(pool.frames).bytes();
-        let backing = Hugetlb::open(&path, &pool.name, memory, bytes, &layout.meta())?;
-        let medium = Medium { path, huge: true, swappable: false, shm: ShmOptions::default() };
-        return Ok((medium, Arc::new(backing)));
+        let backing = Hugetlb::open(place, &pool.name, memory, bytes, &layout.meta())?;
+        return Ok(Opened::plain(&medium, Arc::new(backing)));
     }
     let medium = prepare_pool(layout, pool, all, options)?;
     let shm = Shm::new(&medium.path, medium.shm.clone())?;
-    Ok((medium, make(pool, shm)))
+    Ok(Opened::plain(&medium, make(pool, shm)))
+}
+
+/// Where the objects of a pool of huge pages are.
+pub(crate) fn huge_place(layout: &Layout, pool: &PoolRecord, all: &[PoolRecord]) -> Place {
+    let first = all.iter().find(|p| p.id == pool.medium).unwrap_or(pool);
+    let sharers = all.iter().filter(|p| p.medium == pool.medium && is_shared(p, all));
+    Place { path: layout.pool(&first.name), sharers: sharers.map(|p| p.name.clone()).collect() }
+}
+
+/// The objects of the other pools where a detached device of huge pages had its own.
+pub(crate) fn detached_huge(
+    layout: &Layout,
+    pool: &PoolRecord,
+    all: &[PoolRecord],
+    page: PageKind,
+) -> Result<Hugetlb> {
+    take_out(layout, pool, all)?;
+    Hugetlb::without_memory(huge_place(layout, pool, all), page)
 }
 
 fn only_root(pool: &PoolRecord) -> Error {
@@ -252,7 +328,7 @@ fn prepare_pool(
 }
 
 /// Whether other pools have their objects where this one has.
-fn is_shared(pool: &PoolRecord, all: &[PoolRecord]) -> bool {
+pub(crate) fn is_shared(pool: &PoolRecord, all: &[PoolRecord]) -> bool {
     all.iter().any(|other| other.medium == pool.medium && other.id != pool.id)
 }
 
@@ -267,10 +343,10 @@ pub(crate) fn dram_pages(layout: &Layout, options: &StoreOptions) -> DramPages {
 }
 
 /// The directory of a detached device's pool: there is nothing in it.
-fn detached_pool(layout: &Layout, pool: &PoolRecord) -> Result<Medium> {
+fn detached_pool(layout: &Layout, pool: &PoolRecord, all: &[PoolRecord]) -> Result<Medium> {
     let path = layout.pool(&pool.name);
     make_dir(&path, 0o700)?;
-    take_out(layout, &pool.name)?;
+    take_out(layout, pool, all)?;
     Ok(Medium { path, huge: false, swappable: false, shm: ShmOptions::default() })
 }
 
@@ -279,6 +355,7 @@ pub(crate) fn reconcile(
     known: &[PoolRecord],
     options: &StoreOptions,
     dram_pages: DramPages,
+    env: &dyn Env,
 ) -> Result<Vec<PoolRecord>> {
     let mut changed: Vec<PoolRecord> = Vec::new();
     let dram = options.dram_bytes.unwrap_or(options.dram_default);
@@ -288,11 +365,15 @@ pub(crate) fn reconcile(
             name: DRAM_NAME.into(),
             backing: BackingKind::Shm,
             numa: None,
+            dax: None,
+            persistent: false,
+            retired: Vec::new(),
             medium: DRAM,
             frames: dram / PAGE_SIZE,
             link: Default::default(),
             state: PoolState::Online,
             drain_limit: None,
+            drain_volatile: false,
         }),
         Some(p) => {
             if let Some(bytes) = options.dram_bytes {
@@ -311,7 +392,7 @@ pub(crate) fn reconcile(
         }
     }
     let mut next = u16::try_from(known.len().max(1)).unwrap_or(u16::MAX);
-    for device @ DeviceSpec { name, bytes, default_bytes, numa, link, missing, .. } in &options.devices {
+    for device @ DeviceSpec { name, bytes, default_bytes, numa, dax, link, missing, .. } in &options.devices {
         let there = known.iter().find(|p| p.name == *name);
         // What a device held before its node went offline is whole, and elsewhere: the kernel has seen to that, and the pool's tmpfs still has it.
         let layout = Layout { dir: options.dir.clone() };
@@ -326,31 +407,48 @@ pub(crate) fn reconcile(
         match there {
             Some(p) => {
                 same_size(p, bytes.unwrap_or(PageCount(p.frames).bytes()))?;
-                if p.numa != *numa {
+                if p.numa != *numa || p.backing != device.backing() {
                     return Err(Error::device_state(format!(
                         "{name} is {} in this store and can't become {}: give the same, or purge the store",
-                        memory(p.numa),
-                        memory(*numa)
+                        memory(p.numa, p.backing),
+                        memory(*numa, device.backing())
                     )));
                 }
-                if p.link != *link && *link != Default::default() {
-                    changed.push(PoolRecord { link: *link, ..p.clone() });
+                let link = if *link == Default::default() { p.link } else { *link };
+                let path = dax.as_ref().map(|spec| spec.path.display().to_string());
+                // The kernel gives devices other names from one start to the next.
+                let dax =
+                    p.dax.clone().map(|old| DaxMemory { path: path.unwrap_or(old.path.clone()), ..old });
+                if (&p.dax, p.link) != (&dax, link) {
+                    changed.push(PoolRecord { link, dax, ..p.clone() });
                 }
             }
             None => {
                 let id = PoolId(next);
-                let before: Vec<PoolRecord> = known.iter().chain(&changed).cloned().collect();
+                // A hugetlbfs that was mounted for one pool has room for that one.
+                let alone = |p: &&PoolRecord| p.unit() > 1 && !is_shared(p, known);
+                let open = known.iter().filter(|p| !alone(p));
+                let before: Vec<PoolRecord> = open.chain(&changed).cloned().collect();
                 let medium = numa.map_or(id, |memory| medium_for(&before, id, memory, dram_pages));
+                let plan = dax.as_ref().map(|spec| dax::plan(spec, name, *bytes, env)).transpose()?;
+                let (dax, persistent, frames) = match plan {
+                    Some(dax::Plan { memory, persistent, frames }) => (Some(memory), persistent, frames),
+                    None => (None, false, bytes.unwrap_or(*default_bytes) / PAGE_SIZE),
+                };
                 changed.push(PoolRecord {
                     id,
                     medium,
                     name: name.clone(),
                     backing: device.backing(),
                     numa: *numa,
-                    frames: bytes.unwrap_or(*default_bytes) / PAGE_SIZE,
+                    dax,
+                    persistent,
+                    retired: Vec::new(),
+                    frames,
                     link: *link,
                     state: PoolState::Online,
                     drain_limit: None,
+                    drain_volatile: false,
                 });
                 next += 1;
             }
@@ -360,8 +458,13 @@ pub(crate) fn reconcile(
 }
 
 /// A device's memory, for people.
-fn memory(numa: Option<NodeMemory>) -> String {
-    numa.map_or_else(|| "emulated".to_owned(), |m| format!("node {} in pages of {}", m.node, m.page.name()))
+fn memory(numa: Option<NodeMemory>, backing: BackingKind) -> String {
+    match (numa, backing) {
+        (Some(m), _) => format!("node {} in pages of {}", m.node, m.page.name()),
+        (None, BackingKind::Devdax) => "a DAX device".to_owned(),
+        (None, BackingKind::Fsdax) => "a directory of files".to_owned(),
+        (None, _) => "emulated".to_owned(),
+    }
 }
 
 fn same_size(pool: &PoolRecord, bytes: u64) -> Result<()> {
@@ -394,8 +497,8 @@ impl Store {
                         tracing::error!("journal: {e}");
                     }
                     inner.retry_held(&mut inner.lock());
-                    let backings: Vec<_> = inner.lock().pools.iter().map(|p| p.backing.clone()).collect();
-                    backings.iter().for_each(|backing| backing.tend());
+                    inner.tend();
+                    inner.look_for_media();
                     inner.patrol(&mut patrol);
                 }
             }),
@@ -408,7 +511,7 @@ impl Store {
         let mut lines = Vec::new();
         let mut st = self.inner.lock();
         let known: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
-        for record in reconcile(&known, new, DramPages(None))? {
+        for record in reconcile(&known, new, DramPages(None), &*self.inner.env)? {
             let Some(at) = known.iter().position(|p| p.id == record.id) else {
                 lines.push(format!("device {} is new: it is taken up at the next start", record.name));
                 continue;
@@ -448,6 +551,15 @@ impl Store {
         let path = Layout { dir: self.inner.options().dir.clone() }.words();
         let file = fs::File::open(&path).map_err(|e| os_error("open", &path.display(), &e))?;
         Ok(file.into())
+    }
+
+    /// Lets go of the store, and returns when its own threads have, too: then it can be opened again in this process.
+    pub fn end(self) {
+        let last = Arc::downgrade(&self.inner);
+        drop(self);
+        while last.strong_count() > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Ends the store's work: moves and drains that run are stopped at the next chunk (a drain goes on at the next start), the journal is folded. With
@@ -531,19 +643,12 @@ pub fn purge_dir(layout: &Layout, pools: &[String]) -> Result<()> {
 }
 
 fn purge_pools(layout: &Layout, pools: &[String]) -> Result<()> {
-    let mut dirs: Vec<PathBuf> = pools.iter().map(|p| layout.pool(p)).collect();
-    dirs.push(layout.meta());
+    let dirs: Vec<PathBuf> = pools.iter().map(|p| layout.pool(p)).collect();
     drop_reserves(layout)?;
-    for dir in &dirs {
-        if mounts::is_mount_point(dir).unwrap_or(false) {
-            mounts::umount(dir).map_err(|e| os_error("unmount", &dir.display(), &e))?;
-        }
-        remove_tree(dir)?;
-        let pool = dir.file_name().filter(|_| *dir != layout.meta());
-        if let Some(pool) = pool.and_then(|name| name.to_str()) {
-            give_back(&raised_path(&layout.meta(), pool))?;
-        }
-    }
+    dirs.iter().try_for_each(|dir| purge_mount(dir))?;
+    // Several may have had their pages in one of them.
+    pools.iter().try_for_each(|pool| give_back(&raised_path(&layout.meta(), pool)))?;
+    purge_mount(&layout.meta())?;
     remove_tree(&layout.dir.join("pools"))?;
     remove_tree(&layout.reserves())?;
     remove_tree(&layout.frames())?;
@@ -556,6 +661,11 @@ fn purge_pools(layout: &Layout, pools: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn purge_mount(dir: &Path) -> Result<()> {
+    unmount(dir)?;
+    remove_tree(dir)
 }
 
 fn remove_tree(dir: &Path) -> Result<()> {

@@ -1,7 +1,8 @@
 //! Media: the directories that hold objects.
 //!
 //! Most pools have one of their own. Pools that are memory of NUMA nodes and have pages of one kind share one: a file has a single object there,
-//! whichever of these pools its pages are in, and the kernel moves pages from one to the other under whoever maps them.
+//! whichever of these pools its pages are in, and the kernel moves pages from one to the other under whoever maps them. So do pools of huge pages of one
+//! size, on a hugetlbfs.
 //!
 //! The tmpfs of a shared medium has room for all of its pools. What programs write through the kernel has memory before it has frames, so while
 //! somebody may do that, the room is what is in use and what is free in the pools that such files grow in.
@@ -82,12 +83,10 @@ pub(crate) fn medium_for(pools: &[PoolRecord], own: PoolId, memory: NodeMemory, 
         };
         pool.medium == pool.id && page == Some(memory.page) && pool.state != PoolState::Detached
     };
-    match memory.page {
-        PageKind::Small | PageKind::Transparent if codax_os::numa::can_move() => {
-            pools.iter().find(alike).map_or(own, |pool| pool.id)
-        }
-        _ => own,
+    if !codax_os::numa::can_move() {
+        return own;
     }
+    pools.iter().find(alike).map_or(own, |pool| pool.id)
 }
 
 /// In which pages files lie in `dram`; none where its memory is of no node in particular.
@@ -167,11 +166,15 @@ mod tests {
             name: format!("p{id}"),
             backing: BackingKind::Shm,
             numa: page.map(|page| NodeMemory { node: u32::from(id), page }),
+            dax: None,
+            persistent: false,
+            retired: Vec::new(),
             medium: PoolId(medium),
             frames: 1,
             link: LinkModel::default(),
             state: PoolState::Online,
             drain_limit: None,
+            drain_volatile: false,
         }
     }
 
@@ -189,6 +192,9 @@ mod tests {
         assert_eq!(medium(thp, Some(small)), PoolId(3), "pool 2 has its objects elsewhere");
         assert_eq!(medium(thp, None), PoolId(3), "dram that is of no node");
         assert_eq!(medium(PageKind::Huge, Some(thp)), PoolId(3));
+        let huge = [pool(0, 0, None), pool(1, 1, Some(PageKind::Huge)), pool(2, 2, Some(PageKind::Gigantic))];
+        let beside = |page| medium_for(&huge, PoolId(3), NodeMemory { node: 9, page }, DramPages(Some(thp)));
+        assert_eq!((beside(PageKind::Huge), beside(PageKind::Gigantic)), (PoolId(1), PoolId(2)));
         let gone = [PoolRecord { state: PoolState::Detached, ..pool(1, 1, Some(small)) }];
         assert_eq!(
             medium_for(&gone, PoolId(2), NodeMemory { node: 9, page: small }, DramPages(None)),

@@ -7,6 +7,7 @@
 mod admin;
 mod attach;
 pub(crate) mod blocks;
+mod bytes;
 mod exclusive;
 pub(crate) mod files;
 mod lifecycle;
@@ -110,7 +111,12 @@ impl Inner {
                 Namespace::check_inode(inode)?;
             }
         }
-        self.journal.append(changes)?;
+        self.record(st, changes)?;
+        if let Err(e) = self.journal.append(changes) {
+            // The catalogs have been told of what will not happen.
+            self.align_catalogs(st);
+            return Err(e);
+        }
         self.env.reached("committed");
         for change in changes {
             // Who had the name before: gone with it, or replaced by another.

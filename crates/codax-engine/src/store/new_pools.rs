@@ -1,7 +1,7 @@
 //! What a start makes for pools that the journal doesn't know yet, and takes back if the start fails.
 
 use crate::backing::{Backing, os_error};
-use crate::store::attach::take_out;
+use crate::store::attach::{take_out, unmount};
 use crate::store::lifecycle::Layout;
 use codax_core::change::PoolRecord;
 use codax_core::{Error, PageCount, Result};
@@ -13,21 +13,28 @@ use std::collections::BTreeSet;
 pub(crate) struct NewPools<'a> {
     layout: &'a Layout,
     known: BTreeSet<String>,
+    /// What there is to be, with those that the journal knows.
+    all: Vec<PoolRecord>,
     begun: Vec<Begun>,
 }
 
 #[derive(Debug)]
 struct Begun {
-    name: String,
+    pool: PoolRecord,
     had_dir: bool,
     had_mount: bool,
 }
 
 impl<'a> NewPools<'a> {
-    /// For a start of the store in `layout`, whose journal knows the pools `known`.
-    pub fn new(layout: &'a Layout, known: &[PoolRecord]) -> Self {
+    /// For a start of the store in `layout`, whose journal knows the pools `known` of `all`.
+    pub fn new(layout: &'a Layout, known: &[PoolRecord], all: Vec<PoolRecord>) -> Self {
         let known = known.iter().map(|pool| pool.name.clone()).collect();
-        Self { layout, known, begun: Vec::new() }
+        Self { layout, known, all, begun: Vec::new() }
+    }
+
+    /// Whether the journal doesn't know the pool yet.
+    pub fn is_new(&self, pool: &PoolRecord) -> bool {
+        !self.known.contains(&pool.name)
     }
 
     /// The pool is about to be made, if it is new.
@@ -37,9 +44,10 @@ impl<'a> NewPools<'a> {
         }
         let dir = self.layout.pool(&pool.name);
         let mut had_mount = mounts::is_mount_point(&dir).unwrap_or(false);
-        if had_mount && pool.unit() > 1 {
+        if pool.numa.is_some() && pool.unit() > 1 {
             // There is nothing in it but pages that were got for another size.
-            take_out(self.layout, &pool.name)?;
+            unmount(&dir)?;
+            take_out(self.layout, pool, &self.all)?;
             had_mount = false;
         }
         if had_mount && pool.medium == pool.id {
@@ -47,7 +55,7 @@ impl<'a> NewPools<'a> {
             mounts::resize_tmpfs(&dir, PageCount(pool.frames).bytes())
                 .map_err(|e| os_error("resize the tmpfs on", &dir.display(), &e))?;
         }
-        self.begun.push(Begun { name: pool.name.clone(), had_dir: dir.exists(), had_mount });
+        self.begun.push(Begun { pool: pool.clone(), had_dir: dir.exists(), had_mount });
         Ok(())
     }
 
@@ -67,12 +75,13 @@ impl<'a> NewPools<'a> {
 
 impl Drop for NewPools<'_> {
     fn drop(&mut self) {
-        for pool in self.begun.drain(..).rev() {
+        for Begun { pool, had_dir, had_mount } in self.begun.drain(..).rev() {
             let dir = self.layout.pool(&pool.name);
-            if !pool.had_mount {
-                let _ = take_out(self.layout, &pool.name);
+            if !had_mount {
+                let _ = take_out(self.layout, &pool, &self.all);
+                let _ = unmount(&dir);
             }
-            if !pool.had_dir {
+            if !had_dir {
                 // Only an empty directory goes: what somebody has put there is theirs.
                 let _ = std::fs::remove_dir(&dir);
             }

@@ -1,6 +1,7 @@
 //! Opening a store: from the journal to the truth, and from the truth to frames and objects that agree with it.
 
 use crate::backing::{Backing, ObjectInfo, Shm};
+use crate::dax::{Imported, Source, import};
 use crate::env::Env;
 use crate::events::Events;
 use crate::fs::find_memory;
@@ -98,13 +99,14 @@ impl Store {
         // What a start does to a store, in this order: first everything that can be refused; then what the journal needs to be told in any
         // case; and new pools last, when they are made. So a start that fails leaves the store as it was.
         let known: Vec<PoolRecord> = replayed.pools.values().cloned().collect();
-        let changed: Vec<Change> = reconcile(&known, &options, dram_pages(&layout, &options))?
+        let mut changed: Vec<Change> = reconcile(&known, &options, dram_pages(&layout, &options), &*env)?
             .into_iter()
             .map(Change::Pool)
             .collect();
         changed.iter().try_for_each(|change| replayed.take(change.clone()))?;
-        let mut new_pools = NewPools::new(&layout, &known);
-        let mut pools = open_pools(&layout, &replayed, &options, make, &mut new_pools)?;
+        let mut new_pools = NewPools::new(&layout, &known, replayed.pools.values().cloned().collect());
+        let (mut pools, said) = open_pools(&layout, &replayed, (&options, &*env), make, &mut new_pools)?;
+        notes.extend(said);
         notes.extend(without_memory(&replayed, &options));
 
         if replayed.ns.count() == 0 {
@@ -112,15 +114,31 @@ impl Store {
             journal.append(&format)?;
             format.into_iter().try_for_each(|change| replayed.take(change))?;
         }
+        let brought = bring_in(&replayed, &pools, &known)?;
+        notes.extend(brought.notes.into_iter().map(Note::from));
+        for change in brought.changes {
+            replayed.take(change.clone())?;
+            changed.push(change);
+        }
+        for (pool, theirs, ours) in &brought.renumbered {
+            pools[usize::from(pool.0)].backing.renumber(*theirs, *ours)?;
+        }
         let quarantine = replayed.moves.values().map(|m| m.slot).collect();
         let on_their_way: Vec<MoveRecord> = replayed.moves.values().cloned().collect();
         settle_moves(&journal, &mut replayed, &mut notes)?;
         claim_frames(&replayed.ns, &mut pools)?;
-        pools.iter_mut().for_each(Pool::take_reserve);
+        adopt(&replayed.ns, &pools)?;
+        for pool in &mut pools {
+            pool.know_bad_frames(&mut changed);
+            pool.retire();
+        }
         let names = NamesFile::rewrite(&layout.names(), names_of(&replayed.ns))?;
         let events = Events::open(&layout.meta())?;
         let mut state = State::new(replayed.ns, pools);
         state.ids_below = replayed.ids_below;
+        let catalogs = state.pools.iter().filter_map(|pool| pool.catalog.as_ref());
+        let versions = catalogs.flat_map(|catalog| catalog.contents().nodes().map(|node| node.version));
+        state.version = versions.max().unwrap_or(0);
         state.quarantine = quarantine;
         state.next_move = u32::try_from(1 + env.random() % 0xff_fffe).unwrap_or(1);
         let epoch = env.random();
@@ -139,10 +157,13 @@ impl Store {
         });
         inner.sweep(&mut notes)?;
         inner.bring_back(&on_their_way);
+        // What lay in another pool's memory is out of it now.
+        inner.lock().pools.iter_mut().try_for_each(Pool::take_reserve)?;
         inner.lock().pools.iter_mut().try_for_each(|pool| pool.table.publish())?;
         // All of them or none.
         inner.journal.append(&changed)?;
         new_pools.keep();
+        inner.align_catalogs(&mut inner.lock());
         inner.fit_media();
         let inodes = inner.lock().ns.count();
         inner.event("start", "store", &format!("{inodes} inodes; {} notes of recovery", notes.len()), 0);
@@ -211,25 +232,29 @@ fn without_memory(replayed: &Replayed, options: &StoreOptions) -> Vec<Note> {
 fn open_pools(
     layout: &Layout,
     replayed: &Replayed,
-    options: &StoreOptions,
+    (options, env): (&StoreOptions, &dyn Env),
     make: &MakeBacking,
     new: &mut NewPools<'_>,
-) -> Result<Vec<Pool>> {
+) -> Result<(Vec<Pool>, Vec<Note>)> {
     let all: Vec<PoolRecord> = replayed.pools.values().cloned().collect();
     let mut pools = Vec::with_capacity(replayed.pools.len());
+    let mut notes = Vec::new();
     for (at, record) in replayed.pools.values().enumerate() {
         if usize::from(record.id.0) != at {
             return Err(Error::corrupt(format!("the journal names pool {} and not pool {at}", record.id)));
         }
         new.begin(record)?;
-        let (medium, backing) = open_backing(layout, record, &all, options, make)?;
-        new.has_memory(record, &*backing)?;
+        let opened = open_backing(layout, record, (&all, new.is_new(record)), (options, env), make)?;
+        new.has_memory(record, &*opened.backing)?;
+        let of = opened.catalog.is_none().then_some(Trouble::Memory(record.id));
+        notes.extend(opened.notes.into_iter().map(|what| Note { what, of: of.clone() }));
         pools.push(Pool {
             alloc: FrameAllocator::new(record.frames),
             table: FrameTable::prepare(&layout.frame_table(&record.name), &record.name, record.frames)?,
-            backing,
-            huge: medium.huge,
-            swappable: medium.swappable,
+            backing: opened.backing,
+            catalog: opened.catalog,
+            huge: opened.huge,
+            swappable: opened.swappable,
             exclusive: mode_of(layout, record, options)?,
             ahead: 0,
             limit: None,
@@ -239,7 +264,38 @@ fn open_pools(
             record: record.clone(),
         });
     }
-    Ok(pools)
+    Ok((pools, notes))
+}
+
+/// The files that media bring which the store takes for the first time.
+fn bring_in(replayed: &Replayed, pools: &[Pool], known: &[PoolRecord]) -> Result<Imported> {
+    let new = pools.iter().filter(|pool| known.iter().all(|known| known.id != pool.record.id));
+    let source = |pool: &Pool| {
+        let catalog = pool.catalog.as_ref()?;
+        Some((pool.record.id, catalog.superblock().name.clone(), catalog.contents().clone()))
+    };
+    let brought: Vec<_> = new.filter_map(source).collect();
+    let sources: Vec<Source<'_>> =
+        brought.iter().map(|(pool, name, contents)| Source { pool: *pool, name, contents }).collect();
+    if sources.is_empty() {
+        return Ok(Imported::default());
+    }
+    let records: Vec<PoolRecord> = replayed.pools.values().cloned().collect();
+    import(&replayed.ns, &records, &sources)
+}
+
+/// Tells media of their own which frames files have.
+fn adopt(ns: &Namespace, pools: &[Pool]) -> Result<()> {
+    for pool in pools.iter().filter(|pool| pool.catalog.is_some()) {
+        for inode in ns.inodes() {
+            let here: Vec<Extent> =
+                inode.extents.iter().filter(|e| e.pool == pool.record.id).copied().collect();
+            if !here.is_empty() {
+                pool.backing.adopt(inode.id, inode.len, &here)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Everything that has a name, as the names file has it: id, directory, name.
@@ -283,6 +339,10 @@ impl Inner {
         let mut st = self.lock();
         for pool in st.media.all() {
             let backing = st.pool(pool).backing.clone();
+            if backing.gone().is_some() {
+                // It has been said already.
+                continue;
+            }
             let objects = backing.list()?;
             for stray in backing.strays()? {
                 let what = crate::check::stray(&stray);

@@ -350,7 +350,7 @@ impl Session {
         inner.changed.notify_all();
     }
 
-    fn check_access(&self, st: &State, open: OpenFile, write: bool) -> Result<()> {
+    pub(crate) fn check_access(&self, st: &State, open: OpenFile, write: bool) -> Result<()> {
         let allowed = if write { open.write } else { open.read || open.write };
         if !allowed {
             let path = st.path(open.file);

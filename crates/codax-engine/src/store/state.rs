@@ -1,6 +1,7 @@
 //! Everything the store keeps in memory, behind one lock.
 
 use crate::backing::Backing;
+use crate::catalog::Catalog;
 use crate::fs::{FsHandle, Mount, MountHandle, MountUse};
 use crate::store::media::Media;
 use crate::store::session::SessionEntry;
@@ -60,6 +61,8 @@ pub(crate) struct State {
     pub gone: HashMap<FileId, Inode>,
     /// Device numbers of mounts that are over, an earlier daemon's too: programs may map files through them still.
     pub closed_devices: BTreeSet<u64>,
+    /// The highest version of a file that was given out for catalogs.
+    pub version: u64,
     /// The mount on whose behalf the lock is held: it knows what it changes.
     pub acting: Option<u64>,
 }
@@ -82,7 +85,7 @@ impl From<String> for Note {
 pub(crate) enum Trouble {
     /// The file's object in the pool.
     Object(FileId, PoolId),
-    /// The pool's NUMA node, which has no memory.
+    /// The pool's NUMA node, which has no memory, or its device, which isn't there.
     Memory(PoolId),
     /// Something in the pool's directory that isn't the store's.
     Stray(String),
@@ -115,6 +118,8 @@ pub(crate) struct Pool {
     /// Frames that their file has left and that somebody still holds.
     pub held: BTreeMap<FileId, Vec<Extent>>,
     pub job: Option<Arc<Job>>,
+    /// What its medium says of itself, if that is its own.
+    pub catalog: Option<Catalog>,
     /// Frames that have no memory: the kernel had not as many huge pages as there were to be. Nobody is given them.
     pub absent: Vec<FrameRun>,
 }
@@ -245,6 +250,7 @@ impl State {
             mounts: Vec::new(),
             gone: HashMap::new(),
             closed_devices: BTreeSet::new(),
+            version: 0,
             acting: None,
         }
     }
@@ -266,6 +272,18 @@ impl State {
 
     pub fn pool_name(&self, id: PoolId) -> String {
         self.pools.get(usize::from(id.0)).map_or_else(|| format!("pool {id}"), |p| p.record.name.clone())
+    }
+
+    /// A placement by ids as one by names.
+    pub fn spec_of(&self, placement: &Placement) -> PlacementSpec {
+        let name = |id: PoolId| self.pool_name(id);
+        match placement {
+            Placement::On { pool, strict } => PlacementSpec::On { pool: name(*pool), strict: *strict },
+            Placement::Prefer(pool) => PlacementSpec::Prefer { pool: name(*pool) },
+            Placement::Interleave(pools) => {
+                PlacementSpec::Interleave { pools: pools.iter().map(|pool| name(*pool)).collect() }
+            }
+        }
     }
 
     /// A placement by names as one by ids.
@@ -349,6 +367,7 @@ impl State {
             extents.push(Extent { page: PageNo(page), count: run.count, pool, frame: run.frame });
             page += run.count.0;
         }
+        p.tell_unused();
         self.fit_medium(pool);
         Ok(extents)
     }
@@ -404,12 +423,7 @@ impl State {
     pub fn free(&mut self, extents: &[Extent]) {
         for e in extents {
             let run = FrameRun { frame: e.frame, count: e.count };
-            let pool = self.pool_mut(e.pool);
-            pool.table.free(run);
-            pool.alloc.release(run);
-            if let Some(reserve) = pool.backing.holder() {
-                reserve.wake();
-            }
+            self.pool_mut(e.pool).give_back(run);
         }
         for medium in self.media.of_extents(extents) {
             self.fit_medium(medium);

@@ -468,11 +468,15 @@ pub fn pool(id: u16, state: PoolState) -> Change {
         name,
         backing: BackingKind::Emulated,
         numa: None,
+        dax: None,
+        persistent: false,
+        retired: Vec::new(),
         medium: PoolId(0),
         frames: 1 << 20,
         link,
         state,
         drain_limit: None,
+        drain_volatile: false,
     })
 }
 

@@ -37,6 +37,17 @@ pub enum Mode {
     Other(String),
 }
 
+/// Where they are listed.
+pub(super) const DEVICES: &str = "bus/dax/devices";
+
+/// The name of the DAX device that has this number among character devices.
+pub(super) fn name_of(sys: &Reader<'_>, number: u64) -> Option<String> {
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let real = sys.real(&format!("dev/char/{major}:{minor}"))?;
+    let name = real.file_name()?.to_str()?.to_owned();
+    (sys.real(&format!("{DEVICES}/{name}"))? == real).then_some(name)
+}
+
 pub(super) fn read(sys: &Reader<'_>, regions: &[Region]) -> Vec<Dax> {
     let number = |rest: &str| {
         let (region, device) = rest.split_once('.')?;
@@ -45,7 +56,7 @@ pub(super) fn read(sys: &Reader<'_>, regions: &[Region]) -> Vec<Dax> {
     // A region has its devices below it; NVDIMMs have regions of the same names elsewhere.
     let place = |region: &Region| Some((region.name.clone(), sys.real(&super::cxl::place(&region.name))?));
     let regions: Vec<_> = regions.iter().filter_map(place).collect();
-    let devices = sys.entries("bus/dax/devices", "dax", number).into_iter();
+    let devices = sys.entries(DEVICES, "dax", number).into_iter();
     devices
         .map(|((region, device), dir)| Dax {
             name: format!("dax{region}.{device}"),
@@ -58,13 +69,18 @@ pub(super) fn read(sys: &Reader<'_>, regions: &[Region]) -> Vec<Dax> {
             bytes: sys.number(&format!("{dir}/size")),
             align: sys.number(&format!("{dir}/align")),
             target_node: sys.node(&format!("{dir}/target_node")),
-            persistent: sys.real(&dir).is_some_and(|path| lies_on(&path, "ndbus")),
+            persistent: is_nvdimm(sys, &dir),
             region: sys.real(&dir).and_then(|dir| {
                 let around = regions.iter().find(|(_, region)| dir.starts_with(region));
                 around.map(|(name, _)| name.clone())
             }),
         })
         .collect()
+}
+
+/// Whether what lies there is a part of an NVDIMM.
+pub(super) fn is_nvdimm(sys: &Reader<'_>, place: &str) -> bool {
+    sys.real(place).is_some_and(|path| lies_on(&path, "ndbus"))
 }
 
 /// Whether a device hangs on a bus of this name and some number.

@@ -1,6 +1,7 @@
 //! Filesystems whose files are mapped without the page cache: ext4 and xfs on persistent memory, mounted with `dax`.
 #![forbid(unsafe_code)]
 
+use super::dax::is_nvdimm;
 use super::reader::Reader;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -22,6 +23,8 @@ pub struct Fsdax {
     pub bytes: Option<u64>,
     /// Whether every file is mapped so; else those that have the flag.
     pub always: bool,
+    /// Whether the block device is a part of an NVDIMM, whose contents outlive the power.
+    pub persistent: bool,
 }
 
 /// Those in the text of a `mountinfo`, each block device once.
@@ -34,6 +37,7 @@ pub(super) fn read(sys: &Reader<'_>, mountinfo: &[u8]) -> Vec<Fsdax> {
         }
         let sectors: Option<u64> = sys.number(&format!("class/block/{}/size", mount.device));
         mount.bytes = sectors.and_then(|sectors| sectors.checked_mul(SECTOR));
+        mount.persistent = is_nvdimm(sys, &format!("class/block/{}", mount.device));
         found.push(mount);
     }
     found
@@ -60,6 +64,7 @@ fn of_line(line: &[u8]) -> Option<Fsdax> {
         device: device.to_owned(),
         bytes: None,
         always,
+        persistent: false,
     })
 }
 
@@ -91,6 +96,7 @@ mod tests {
             device: "pmem1".into(),
             bytes: None,
             always: true,
+            persistent: false,
         };
         assert_eq!(mount, Some(wanted));
         let inode = of_line(b"36 35 259:1 / /m rw - xfs /dev/pmem0 rw,attr2,dax=inode").expect("it is one");

@@ -6,6 +6,7 @@
 //! `testing/sysfs-kernel-mm-memory-tiers`.
 #![forbid(unsafe_code)]
 
+mod badblocks;
 mod cpu;
 mod cxl;
 mod dax;
@@ -13,6 +14,7 @@ mod fsdax;
 mod node;
 mod reader;
 
+pub use badblocks::{bad_blocks_of_dax, bad_blocks_of_disk};
 pub use cpu::Cpu;
 pub use cxl::{Memdev, Region};
 pub use dax::{Dax, Mode};
@@ -69,6 +71,22 @@ pub fn nodes(root: &Path) -> Vec<Node> {
 #[must_use]
 pub fn nodes_with_memory(root: &Path) -> Option<Vec<u32>> {
     Reader::new(root).list("devices/system/node/has_memory")
+}
+
+/// The DAX device that a character device's number is, and its driver's mode; `None` if it is none.
+#[must_use]
+pub fn dax_of(root: &Path, number: u64) -> Option<Dax> {
+    let sys = Reader::new(root);
+    let name = dax::name_of(&sys, number)?;
+    dax::read(&sys, &cxl::regions(&sys)).into_iter().find(|dax| dax.name == name)
+}
+
+/// What mappings of a DAX device must be aligned to, in bytes, by its number; `None` if it is no such device, or sysfs doesn't tell.
+#[must_use]
+pub fn dax_align(root: &Path, number: u64) -> Option<u64> {
+    let sys = Reader::new(root);
+    let name = dax::name_of(&sys, number)?;
+    sys.number(&format!("{}/{name}/align", dax::DEVICES)).filter(|align: &u64| align.is_power_of_two())
 }
 
 /// The huge pages of a node, a pool for each size.

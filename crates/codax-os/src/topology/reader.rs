@@ -110,6 +110,16 @@ impl<'a> Reader<'a> {
         self.value(path, list)
     }
 
+    /// Ranges in bytes, of a list of bad blocks; none where there is no list.
+    pub(super) fn blocks(&self, path: &str) -> Option<Vec<(u64, u64)>> {
+        let Some(text) = self.text(path) else { return Some(Vec::new()) };
+        let found = super::badblocks::parse(&text);
+        if found.is_none() {
+            self.note(path, &text);
+        }
+        found
+    }
+
     /// Numbers between white space.
     pub(super) fn numbers(&self, path: &str) -> Option<Vec<u32>> {
         self.value(path, |text| text.split_whitespace().map(|word| word.parse().ok()).collect())

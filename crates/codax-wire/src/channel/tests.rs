@@ -7,7 +7,7 @@ use codax_core::name::StorePath;
 use codax_core::namespace::Kind;
 use codax_core::placement::Placement;
 use codax_core::plan::{Holder, Plan, PlannedMove};
-use codax_core::request::{Handle, Layout, Mapped, Open, PinId, PlacementSpec};
+use codax_core::request::{DeviceRun, Handle, Layout, Mapped, OnDevice, Open, PinId, PlacementSpec};
 use codax_core::{Error, ErrorKind, FileId, Frame, MoveId, PageCount, PageNo, PageRange, PoolId};
 use codax_os::sock;
 use proptest::collection::vec;
@@ -106,6 +106,7 @@ fn request() -> impl Strategy<Value = Request> {
                 dry_run,
                 wait_ns,
                 limit,
+                volatile: evict,
                 evict
             }
         ),
@@ -158,15 +159,31 @@ fn file_info() -> impl Strategy<Value = FileInfo> {
             runs,
             mapped_by,
             pins: uid,
+            persistent: flag,
+            lost: Vec::new(),
         },
     )
+}
+
+fn on_device() -> impl Strategy<Value = OnDevice> {
+    let run = || (pages(), any::<u64>()).prop_map(|(pages, at)| DeviceRun { pages, at });
+    (any::<u16>(), ".*", any::<u64>(), vec(run(), 0..3)).prop_map(|(pool, path, rdev, runs)| OnDevice {
+        pool: PoolId(pool),
+        path,
+        rdev,
+        runs,
+    })
 }
 
 fn reply() -> impl Strategy<Value = Reply> {
     let error = (prop_oneof![Just(ErrorKind::NoSpace), Just(ErrorKind::Cancelled)], ".*")
         .prop_map(|(kind, message)| Reply::Error(Error { kind, message }));
-    let layout =
-        || (any::<u64>(), runs(), 1_u64..).prop_map(|(len, runs, block)| Layout { len, runs, block });
+    let layout = || {
+        (any::<u64>(), runs(), 1_u64.., vec(on_device(), 0..3)).prop_map(|(len, runs, block, devices)| {
+            let persistent = devices.iter().map(|device| device.pool).collect();
+            Layout { len, runs, block, devices, persistent }
+        })
+    };
     let opened =
         (any::<(u32, u64, bool)>(), option::of(layout())).prop_map(|((handle, n, created), layout)| {
             Reply::Opened { handle: Handle(handle), file: FileId(n), len: n, created, layout }
@@ -232,11 +249,14 @@ fn reply() -> impl Strategy<Value = Reply> {
 fn mover_msg() -> impl Strategy<Value = MoverMsg> {
     let ids = any::<(u32, u32)>().prop_map(|(id, chunk)| (MoveId(id), chunk));
     prop_oneof![
-        (any::<(u32, u16, u64, u16)>(), vec(pages(), 0..5)).prop_map(|((id, slot, file, to), chunks)| {
-            MoverMsg::Begin { id: MoveId(id), slot, file: FileId(file), to: PoolId(to), chunks }
-        }),
+        (any::<(u32, u16, u64, u16, bool)>(), vec(pages(), 0..5), option::of(on_device())).prop_map(
+            |((id, slot, file, to, persistent), chunks, device)| {
+                let (id, file, to) = (MoveId(id), FileId(file), PoolId(to));
+                MoverMsg::Begin { id, slot, file, to, chunks, persistent, device }
+            }
+        ),
         (ids, 0..5).prop_map(|((id, chunk), step)| match step {
-            0 => MoverMsg::Freeze { id, chunk },
+            0 => MoverMsg::Freeze { id, chunk, closed: chunk % 2 == 0 },
             1 => MoverMsg::Hold { id, chunk },
             2 => MoverMsg::Switch { id, chunk },
             3 => MoverMsg::Rollback { id, chunk },

@@ -5,25 +5,31 @@
 //! holds a lock of the library while it touches a mapping, and neither of the two writes to the log, whose locks the program may hold then.
 
 mod fault;
+mod part;
 mod registry;
+mod runs;
 mod segment;
 mod settle;
 mod siblings;
 mod waits;
+mod watch;
 
 pub(crate) use registry::NewMapping;
+pub(crate) use runs::{Durable, Run, of_layout};
 pub use waits::WaitStats;
 
+use crate::device;
 use crate::link::{self, Attempt, Identity, Link, Turn, lock, unexpected};
 use codax_core::live::{MoverAck, MoverMsg, Step, decode_word};
-use codax_core::{Error, ErrorKind, FileId, MoveId, PageRange, Result};
+use codax_core::{Error, ErrorKind, FileId, MoveId, Result};
 use codax_os::area::Region;
 use codax_os::uffd::Uffd;
 use codax_os::words::SharedWords;
 use codax_os::{event, process, sock};
 use codax_wire::{Attach, Channel, Reply, Request};
+use part::How;
 use registry::Registry;
-use segment::{Segment, Tools};
+use segment::{Segment, Target, Tools};
 use siblings::Sibling;
 use std::collections::HashSet;
 use std::io;
@@ -231,21 +237,21 @@ impl Shared {
         let done = |id, step, result: Refusable| MoverAck { id, step, mappings: 0, refused: result.err() };
         let tools = self.tools();
         match message {
-            MoverMsg::Begin { id, slot, file, to, chunks } => {
+            MoverMsg::Begin { id, slot, file, to, chunks, persistent, device } => {
                 let mut registry = lock(&self.registry);
                 let mappings = u32::try_from(registry.live(file).len()).unwrap_or(u32::MAX);
-                let mut segment = Segment::new(file, slot, to, chunks);
+                let mut segment = Segment::new(file, slot, Target { pool: to, persistent, device }, chunks);
                 let refused = begin(&registry, &mut segment, fds).err();
                 registry.begin(id, segment);
                 MoverAck { id, step: Step::Begin, mappings, refused }
             }
-            MoverMsg::Freeze { id, chunk } => {
-                let object = fds.first();
-                let frozen = self.try_step(id, chunk, |segment, chunk| segment.freeze(tools, chunk, object));
+            MoverMsg::Freeze { id, chunk, closed } => {
+                let how = How { object: fds.first(), closed };
+                let frozen = self.try_closing(id, chunk, |segment, chunk| segment.freeze(tools, chunk, how));
                 done(id, Step::Freeze(chunk), frozen.map_err(|e| format!("can't hold writes: {e}")))
             }
             MoverMsg::Hold { id, chunk } => {
-                let held = self.try_step(id, chunk, |segment, chunk| segment.hold(tools, chunk));
+                let held = self.try_closing(id, chunk, |segment, chunk| segment.hold(tools, chunk));
                 done(id, Step::Hold(chunk), held.map_err(|e| format!("can't hold reads: {e}")))
             }
             MoverMsg::Switch { id, chunk } => {
@@ -253,7 +259,7 @@ impl Shared {
                 done(id, Step::Switch(chunk), Ok(()))
             }
             MoverMsg::Rollback { id, chunk } => {
-                self.must(id, chunk, |segment, chunk| segment.roll_back(tools, chunk));
+                self.roll_back(id, chunk);
                 done(id, Step::Rollback(chunk), Ok(()))
             }
             MoverMsg::End { id } => {
@@ -263,37 +269,39 @@ impl Shared {
         }
     }
 
-    /// A step that may fail. A segment that isn't known has nothing to do here: its `Begin` was refused or lost.
-    fn try_step(
+    /// A step that may fail, and closes the chunk to reads, perhaps.
+    fn try_closing(
         &self,
         id: MoveId,
         chunk: u32,
         step: impl FnOnce(&mut Segment, usize) -> io::Result<()>,
     ) -> io::Result<()> {
-        match (lock(&self.registry).segments.get_mut(&id), usize::try_from(chunk)) {
-            (Some(segment), Ok(chunk)) => step(segment, chunk),
-            _ => Ok(()),
-        }
+        let mut registry = lock(&self.registry);
+        let result = try_step(&mut registry, id, chunk, step);
+        registry.disturbed(id, chunk);
+        result
     }
 
     /// A step that must be done: what the kernel refuses (it is out of mapped areas) is tried until it does it. Until then the chunk stays closed.
-    fn must(&self, id: MoveId, chunk: u32, mut step: impl FnMut(&mut Segment, usize) -> io::Result<()>) {
-        while self.try_step(id, chunk, &mut step).is_err() {
+    fn must(&self, mut step: impl FnMut(&mut Registry) -> io::Result<()>) {
+        while step(&mut lock(&self.registry)).is_err() {
             std::thread::sleep(AGAIN);
         }
     }
 
     fn switch(&self, id: MoveId, chunk: u32) {
         let tools = self.tools();
-        self.must(id, chunk, |segment, chunk| segment.switch(tools, chunk));
-        let mut registry = lock(&self.registry);
-        let switched = registry.segments.get(&id).and_then(|segment| {
-            let pages = segment.chunks.get(usize::try_from(chunk).ok()?)?;
-            Some((segment.file, *pages, segment.to))
+        self.must(|registry| {
+            let result = try_step(registry, id, chunk, |segment, chunk| segment.switch(tools, chunk));
+            // In one with the step, also where it was done in part: what is known of a mapping is what it shows.
+            registry.switched(id, chunk);
+            result
         });
-        if let Some((file, pages, to)) = switched {
-            registry.switched(file, pages, to);
-        }
+    }
+
+    fn roll_back(&self, id: MoveId, chunk: u32) {
+        let tools = self.tools();
+        self.must(|registry| try_step(registry, id, chunk, |segment, chunk| segment.roll_back(tools, chunk)));
     }
 
     /// Wakes who sleeps in what a segment switched, now and then.
@@ -318,7 +326,7 @@ impl Shared {
             if chunk < committed {
                 self.switch(id, chunk);
             } else {
-                self.must(id, chunk, |segment, chunk| segment.roll_back(self.tools(), chunk));
+                self.roll_back(id, chunk);
             }
         }
         registry = lock(&self.registry);
@@ -331,20 +339,39 @@ impl Shared {
     }
 }
 
+/// A step on a segment. One that isn't known has nothing to do here: its `Begin` was refused or lost.
+fn try_step(
+    registry: &mut Registry,
+    id: MoveId,
+    chunk: u32,
+    step: impl FnOnce(&mut Segment, usize) -> io::Result<()>,
+) -> io::Result<()> {
+    match (registry.segments.get_mut(&id), usize::try_from(chunk)) {
+        (Some(segment), Ok(chunk)) => step(segment, chunk),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a move can be done here; if so, stages it.
 fn begin(registry: &Registry, segment: &mut Segment, fds: Vec<OwnedFd>) -> Refusable {
-    let [object] =
-        <[OwnedFd; 1]>::try_from(fds).map_err(|_| "the move came without its object".to_owned())?;
     if registry.pinned(segment.file, &segment.chunks) {
         return Err("pinned for DMA".to_owned());
     }
     let live = registry.live(segment.file);
-    enough_areas(live.len(), &segment.chunks)?;
+    let object = match &segment.to.device {
+        // Nobody needs it.
+        Some(_) if live.is_empty() => return Ok(()),
+        Some(on) => device::open(on, live.iter().any(|live| live.write))
+            .map_err(|e| format!("can't open {}, which it has to map: {e}", on.path))?,
+        None => fds.into_iter().next().ok_or("the move came without its object")?,
+    };
+    let runs = segment.to.device.as_ref().map_or(0, |on| on.runs.len());
+    enough_areas(live.len(), segment.chunks.len() + runs)?;
     segment.stage(live, &object).map_err(|e| format!("can't map the new object: {e}"))
 }
 
-/// Whether the kernel lets this process have the mapped areas that a move takes: it must not run out half-way.
-fn enough_areas(mappings: usize, chunks: &[PageRange]) -> Refusable {
+/// Whether the kernel lets this process have the mapped areas that a move of so many pieces takes: it must not run out half-way.
+fn enough_areas(mappings: usize, pieces: usize) -> Refusable {
     if mappings == 0 {
         return Ok(());
     }
@@ -352,7 +379,7 @@ fn enough_areas(mappings: usize, chunks: &[PageRange]) -> Refusable {
     let max = max.ok().and_then(|text| text.trim().parse::<u64>().ok());
     let (Some(max), Ok(used)) = (max, process::map_count(std::process::id())) else { return Ok(()) };
     // For each part: two cuts in the region, one in what is staged, one more mapping of the old object.
-    let wanted = 4 * u64::try_from(mappings * chunks.len()).unwrap_or(u64::MAX / 4) + AREAS_SPARE;
+    let wanted = 4 * u64::try_from(mappings * pieces).unwrap_or(u64::MAX / 4) + AREAS_SPARE;
     if used.saturating_add(wanted) > max {
         return Err(format!("has {used} of {max} mapped areas: raise vm.max_map_count"));
     }

@@ -1,9 +1,11 @@
 //! What this process maps, by file, and the moves that are under way. One lock guards all of it.
 
-use super::segment::Segment;
+use super::runs::{Run, reassigned, united};
+use super::segment::{Segment, Switched};
+use super::watch::Watched;
 use codax_core::extent::PoolRun;
 use codax_core::request::Mapped;
-use codax_core::{FileId, MoveId, PageRange, PoolId};
+use codax_core::{FileId, MoveId, PageRange};
 use codax_os::area::Region;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,8 +19,20 @@ pub(super) struct Live {
     pub(super) pages: PageRange,
     pub(super) write: bool,
     /// Where it shows them from.
-    pub(super) runs: Vec<PoolRun>,
+    pub(super) runs: Vec<Run>,
+    /// The page at which the file ended when it was made. What it shows behind that, the daemon doesn't ask for: others may have put it elsewhere.
+    end: u64,
     pins: u32,
+}
+
+impl Live {
+    /// Where it shows the file's pages from.
+    fn told(&self) -> impl Iterator<Item = PoolRun> {
+        let file = PageRange::new(0, self.end);
+        self.runs
+            .iter()
+            .filter_map(move |run| Some(PoolRun { pages: run.pages.intersect(file)?, pool: run.pool }))
+    }
 }
 
 /// A mapping to be entered.
@@ -28,7 +42,9 @@ pub(crate) struct NewMapping<'a> {
     pub(crate) region: &'a Arc<Region>,
     pub(crate) pages: PageRange,
     pub(crate) write: bool,
-    pub(crate) runs: &'a [PoolRun],
+    pub(crate) runs: &'a [Run],
+    /// The page at which the file ends.
+    pub(crate) end: u64,
     /// The connection on which the daemon counts it.
     pub(crate) generation: u64,
 }
@@ -44,6 +60,8 @@ pub(super) struct Registry {
     begins: u64,
     begun: HashMap<FileId, u64>,
     making: u32,
+    watches: HashMap<u64, Watched>,
+    last_watch: u64,
 }
 
 impl Registry {
@@ -71,13 +89,9 @@ impl Registry {
             return None;
         }
         self.last_id += 1;
-        let runs = new
-            .runs
-            .iter()
-            .filter_map(|run| Some(PoolRun { pages: run.pages.intersect(new.pages)?, pool: run.pool }))
-            .collect();
-        let NewMapping { pages, write, .. } = *new;
-        let live = Live { id: self.last_id, region: Arc::clone(new.region), pages, write, runs, pins: 0 };
+        let NewMapping { pages, write, end, .. } = *new;
+        let (region, runs) = (Arc::clone(new.region), new.runs.to_vec());
+        let live = Live { id: self.last_id, region, pages, write, runs, end, pins: 0 };
         self.files.entry(new.file).or_default().push(live);
         Some(self.last_id)
     }
@@ -131,13 +145,43 @@ impl Registry {
         self.segments.insert(id, segment);
     }
 
-    /// A chunk of a segment was switched: the file's mappings show it from `pool` now.
-    pub(super) fn switched(&mut self, file: FileId, chunk: PageRange, pool: PoolId) {
-        for live in self.files.get_mut(&file).into_iter().flatten() {
-            if let Some(pages) = chunk.intersect(live.pages) {
-                live.runs = reassigned(&live.runs, PoolRun { pages, pool });
+    /// Notes which mappings show a chunk of a segment from its new place by now.
+    pub(super) fn switched(&mut self, id: MoveId, chunk: u32) {
+        let Some(segment) = self.segments.get(&id) else { return };
+        for Switched { mapping, pages, runs } in segment.switched(chunk) {
+            let live = self.files.get_mut(&segment.file).into_iter().flatten();
+            for live in live.filter(|live| live.id == mapping) {
+                live.runs = reassigned(&live.runs, pages, &runs);
             }
         }
+        self.disturbed(id, chunk);
+    }
+
+    /// A chunk of a segment was closed or switched.
+    pub(super) fn disturbed(&mut self, id: MoveId, chunk: u32) {
+        let Some(segment) = self.segments.get(&id) else { return };
+        let Some(&pages) = usize::try_from(chunk).ok().and_then(|chunk| segment.chunks.get(chunk)) else {
+            return;
+        };
+        self.watches.values_mut().for_each(|watched| watched.disturb(segment.file, pages));
+    }
+
+    /// Begins to watch pages of a mapping, and says what is there.
+    pub(super) fn watch(&mut self, file: FileId, mapping: u64, pages: PageRange) -> (u64, Vec<Run>) {
+        let live = self.live(file).iter().find(|live| live.id == mapping);
+        let runs = live.map(|live| live.runs.iter().filter_map(|run| run.cut(pages)).collect());
+        let mut watched = Watched { file, pages, disturbed: Vec::new() };
+        for segment in self.segments.values() {
+            segment.held().for_each(|pages| watched.disturb(segment.file, pages));
+        }
+        self.last_watch += 1;
+        self.watches.insert(self.last_watch, watched);
+        (self.last_watch, runs.unwrap_or_default())
+    }
+
+    /// Ends a watch. Returns what was closed or switched since it began.
+    pub(super) fn watched(&mut self, watch: u64) -> Vec<PageRange> {
+        self.watches.remove(&watch).map(|watched| watched.disturbed).unwrap_or_default()
     }
 
     /// What a daemon that starts anew must know; it counts these mappings on the connection `generation`.
@@ -147,65 +191,44 @@ impl Registry {
             file,
             mappings: u32::try_from(live.len()).unwrap_or(u32::MAX),
             write: live.iter().any(|live| live.write),
-            runs: united(live.iter().flat_map(|live| live.runs.iter().copied()).collect()),
+            runs: united(live.iter().flat_map(Live::told).collect()),
         });
         mapped.collect()
     }
 }
 
-/// `runs` with the pages of `new` taken over by it.
-fn reassigned(runs: &[PoolRun], new: PoolRun) -> Vec<PoolRun> {
-    let mut parts = vec![new];
-    for run in runs {
-        let before = PageRange::new(0, new.pages.start.0).intersect(run.pages);
-        let after = PageRange::new(new.pages.end(), u64::MAX - new.pages.end()).intersect(run.pages);
-        parts.extend([before, after].into_iter().flatten().map(|pages| PoolRun { pages, pool: run.pool }));
-    }
-    united(parts)
-}
-
-/// Runs in the order of pages, none twice, neighbours of one pool merged. Runs that overlap agree.
-fn united(mut runs: Vec<PoolRun>) -> Vec<PoolRun> {
-    runs.sort_by_key(|run| run.pages.start);
-    let mut all: Vec<PoolRun> = Vec::with_capacity(runs.len());
-    for run in runs {
-        let covered = all.last().map_or(0, |last| last.pages.end());
-        let start = run.pages.start.0.max(covered);
-        if start >= run.pages.end() {
-            continue;
-        }
-        let pages = PageRange::new(start, run.pages.end() - start);
-        match all.last_mut() {
-            Some(last) if last.pool == run.pool && last.pages.end() == start => {
-                last.pages.count.0 += pages.count.0;
-            }
-            _ => all.push(PoolRun { pages, pool: run.pool }),
-        }
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::segment::Target;
     use super::*;
-
-    fn run(start: u64, count: u64, pool: u16) -> PoolRun {
-        PoolRun { pages: PageRange::new(start, count), pool: PoolId(pool) }
-    }
+    use codax_core::PoolId;
 
     #[test]
-    fn a_switched_chunk_takes_over_its_pages_and_neighbours_merge() {
-        let runs = reassigned(&[run(0, 10, 0)], run(2, 3, 1));
-        assert_eq!(runs, [run(0, 2, 0), run(2, 3, 1), run(5, 5, 0)]);
-        let runs = reassigned(&runs, run(0, 2, 1));
-        assert_eq!(runs, [run(0, 5, 1), run(5, 5, 0)]);
-        assert_eq!(reassigned(&runs, run(0, 10, 0)), [run(0, 10, 0)]);
-    }
-
-    #[test]
-    fn mappings_of_one_file_are_united() {
-        assert_eq!(united(vec![run(4, 4, 1), run(0, 6, 1), run(8, 2, 0)]), [run(0, 8, 1), run(8, 2, 0)]);
-        assert_eq!(united(vec![run(7, 1, 0), run(2, 2, 0)]), [run(2, 2, 0), run(7, 1, 0)]);
-        assert_eq!(united(Vec::new()), []);
+    fn who_watches_pages_hears_of_those_that_were_on_the_move() {
+        let mut registry = Registry::new(1);
+        let segment = |file, chunks: &[(u64, u64)]| {
+            let to = Target { pool: PoolId(1), persistent: true, device: None };
+            Segment::new(
+                file,
+                0,
+                to,
+                chunks.iter().map(|&(start, count)| PageRange::new(start, count)).collect(),
+            )
+        };
+        registry.begin(MoveId(1), segment(FileId(5), &[(0, 10), (10, 10), (20, 10)]));
+        registry.begin(MoveId(2), segment(FileId(6), &[(0, 30)]));
+        let (watch, runs) = registry.watch(FileId(5), 7, PageRange::new(5, 10));
+        let (other, _) = registry.watch(FileId(6), 8, PageRange::new(0, 3));
+        assert_eq!(runs, []);
+        registry.disturbed(MoveId(1), 0);
+        registry.switched(MoveId(1), 1);
+        registry.disturbed(MoveId(1), 2);
+        // Chunks and segments that nobody knows.
+        registry.disturbed(MoveId(1), 3);
+        registry.disturbed(MoveId(3), 0);
+        assert_eq!(registry.watched(watch), [PageRange::new(5, 5), PageRange::new(10, 5)]);
+        assert_eq!(registry.watched(watch), []);
+        registry.disturbed(MoveId(2), 0);
+        assert_eq!(registry.watched(other), [PageRange::new(0, 3)]);
     }
 }

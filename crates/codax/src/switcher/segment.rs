@@ -2,49 +2,21 @@
 //!
 //! For each mapping there is a mapping of the new object beside it (`staged`), and from a chunk's freeze on a second mapping of the old one (`old`), from
 //! which a rollback is made and through which sleeping threads are woken. A chunk's pages are registered with userfaultfd from its freeze
-//! until it is switched or rolled back.
-//!
-//! Every step can be taken again after it failed half-way: what a part has done already is in its [`Stage`].
+//! until it is switched or rolled back; where the kernel registers none, they are under a placeholder all that time.
 
+use super::part::{How, Part, Piece, Stage, Whole, bytes};
 use super::registry::Live;
+use super::runs::{Durable, Run, of_device};
 use super::settle::Old;
 use super::waits::Waits;
-use codax_core::{FileId, HUGE_SIZE, PageRange, PoolId};
-use codax_os::area::{Area, Region};
-use codax_os::hugetlb;
+use codax_core::request::OnDevice;
+use codax_core::{FileId, PageRange, PoolId};
+use codax_os::area::{self, Area, Region};
 use codax_os::uffd::Uffd;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// How far a part of a mapping is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// The old object, open.
-    Idle,
-    /// The old object; writes wait.
-    Frozen,
-    /// The placeholder; everything waits.
-    Held,
-    /// The new object, open.
-    Switched,
-}
-
-/// The part of a mapping that lies in a chunk.
-#[derive(Debug)]
-struct Part {
-    /// Offset in the region and length, in bytes.
-    at: usize,
-    len: usize,
-    /// Its offset in the file.
-    off: u64,
-    stage: Stage,
-    /// The old object's pages, at these offsets in the part.
-    old: Vec<(usize, Area)>,
-    /// Whether those can't be duplicated, and must be moved if they are needed again.
-    single: bool,
-}
 
 /// A mapping that takes part.
 #[derive(Debug)]
@@ -59,14 +31,36 @@ struct Member {
     parts: Vec<Option<Part>>,
 }
 
+/// Where a segment moves.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) pool: PoolId,
+    /// Whether it outlives the power.
+    pub(super) persistent: bool,
+    /// Where the chunks' pages will be, if it is a device.
+    pub(super) device: Option<OnDevice>,
+}
+
+/// A mapping that shows a chunk from its new place, and from where.
+#[derive(Debug)]
+pub(super) struct Switched {
+    pub(super) mapping: u64,
+    pub(super) pages: PageRange,
+    pub(super) runs: Vec<Run>,
+}
+
 /// A segment of a move.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) file: FileId,
     pub(super) slot: u16,
-    pub(super) to: PoolId,
+    pub(super) to: Target,
     pub(super) chunks: Vec<PageRange>,
     members: Vec<Member>,
+    /// How what is staged is made durable.
+    durable: Durable,
+    /// On a device, where the chunks' pages will be.
+    places: Vec<Run>,
     /// When sleepers were last looked for.
     pub(super) looked: Instant,
 }
@@ -80,28 +74,74 @@ pub(super) struct Tools<'a> {
 
 impl Segment {
     /// A segment in which no mapping takes part yet.
-    pub(super) fn new(file: FileId, slot: u16, to: PoolId, chunks: Vec<PageRange>) -> Self {
-        Self { file, slot, to, chunks, members: Vec::new(), looked: Instant::now() }
+    pub(super) fn new(file: FileId, slot: u16, to: Target, chunks: Vec<PageRange>) -> Self {
+        let (members, durable, places) = (Vec::new(), Durable::Never, Vec::new());
+        Self { file, slot, to, chunks, members, durable, places, looked: Instant::now() }
     }
 
-    /// Stages the new object for each mapping. On an error none takes part.
+    /// Stages the new object, or the device's pages, for each mapping. On an error none takes part.
     pub(super) fn stage(&mut self, live: &[Live], object: &OwnedFd) -> io::Result<()> {
+        let write = live.iter().any(|live| live.write);
+        let sync = self.to.persistent && area::takes_sync(object, write)?;
+        self.durable = Durable::of(self.to.persistent, sync || self.to.device.is_some());
+        self.places =
+            self.to.device.iter().flat_map(|device| of_device(device, self.to.pool, self.durable)).collect();
+        let page = area::page_of(object)?;
         let members: io::Result<Vec<_>> =
-            live.iter().filter_map(|live| member(live, &self.chunks, object).transpose()).collect();
-        let members = members?;
-        // Only whole pages of the new object can be laid over a mapping, and what is committed must be.
-        let page = bytes(hugetlb::page_of(object)?.unwrap_or(1));
-        let whole = |member: &Member| {
-            let mut parts = member.parts.iter().flatten();
-            parts.all(|part| {
-                (member.region.base() + part.at).is_multiple_of(page) && part.len.is_multiple_of(page)
-            })
+            live.iter().filter_map(|live| self.member(live, object, page, sync).transpose()).collect();
+        self.members = members?;
+        Ok(())
+    }
+
+    /// A mapping, if it has some of the chunks' pages; `page` is the new object's.
+    fn member(&self, live: &Live, object: &OwnedFd, page: usize, sync: bool) -> io::Result<Option<Member>> {
+        let pages: Vec<_> = self.chunks.iter().map(|chunk| chunk.intersect(live.pages)).collect();
+        let start = pages.iter().flatten().map(|pages| pages.start.0).min();
+        let end = pages.iter().flatten().map(|pages| pages.end()).max();
+        let (Some(start), Some(end)) = (start, end) else { return Ok(None) };
+        let span = PageRange::new(start, end - start);
+        let offset = |pages: PageRange| bytes(pages.offset() - live.pages.offset());
+        let part = |pages: PageRange| {
+            let old = pieces(&live.runs, pages);
+            let new = pieces(&self.new_runs(pages), pages);
+            let new = with_rest(new, pages).ok_or_else(|| io::Error::other("its places have gaps"))?;
+            Ok(Part::new(offset(pages), pages, old, new))
         };
-        if !members.iter().all(whole) {
+        let parts: io::Result<Vec<_>> = pages.into_iter().map(|pages| pages.map(part).transpose()).collect();
+        let parts = parts?;
+        // Only whole pages of the new object can be laid over a mapping, and what is committed must be.
+        if !parts.iter().flatten().all(|part| part.is_whole(&live.region, page)) {
             return Err(io::Error::other("it was mapped before the store had such huge pages: map it anew"));
         }
-        self.members = members;
-        Ok(())
+        Ok(Some(Member {
+            mapping: live.id,
+            region: Arc::clone(&live.region),
+            write: live.write,
+            staged: self.staged(span, object, live.write, sync)?,
+            staged_at: offset(span),
+            parts,
+        }))
+    }
+
+    /// Where these pages are after the move: all of them, or those that are on the device.
+    fn new_runs(&self, pages: PageRange) -> Vec<Run> {
+        match self.to.device {
+            Some(_) => self.places.iter().filter_map(|run| run.cut(pages)).collect(),
+            None => vec![Run { pages, pool: self.to.pool, durable: self.durable, device_at: None }],
+        }
+    }
+
+    /// Maps the new object, or the device's pages of `span`, side by side in the file's order.
+    fn staged(&self, span: PageRange, object: &OwnedFd, write: bool, sync: bool) -> io::Result<Area> {
+        let runs = self.new_runs(span);
+        let piece = |run: &Run| area::Piece {
+            at: run.pages.offset(),
+            fd: object,
+            fd_off: run.offset(),
+            len: run.pages.bytes(),
+        };
+        let pieces: Vec<_> = runs.iter().map(piece).collect();
+        Area::assembled(&pieces, span.offset()..span.offset() + span.bytes(), write, sync)
     }
 
     /// A mapping is gone.
@@ -109,17 +149,9 @@ impl Segment {
         self.members.retain(|member| member.mapping != mapping);
     }
 
-    /// Holds writes. On an error the chunk is as it was.
-    ///
-    /// `object` is that which the chunk lies in, if it came with the message: its mappings can't be duplicated.
-    pub(super) fn freeze(
-        &mut self,
-        tools: Tools<'_>,
-        chunk: usize,
-        object: Option<&OwnedFd>,
-    ) -> io::Result<()> {
-        let result =
-            self.each(chunk, |member, part| part.freeze(tools, &member.region, member.write, object));
+    /// Holds writes, and reads too where it can't be done otherwise. On an error the chunk is as it was.
+    pub(super) fn freeze(&mut self, tools: Tools<'_>, chunk: usize, how: How<'_>) -> io::Result<()> {
+        let result = self.each(chunk, |whole, part| part.freeze(tools, whole, how));
         if result.is_err() {
             // What can't be rolled back now will be by the rollback that follows, or at the end.
             let _ = self.roll_back(tools, chunk);
@@ -129,34 +161,47 @@ impl Segment {
 
     /// Holds reads too.
     pub(super) fn hold(&mut self, tools: Tools<'_>, chunk: usize) -> io::Result<()> {
-        self.each(chunk, |member, part| part.hold(tools, &member.region))
+        self.each(chunk, |whole, part| part.hold(tools, whole))
     }
 
     /// Puts the new object where the old one was, and wakes who waits.
     pub(super) fn switch(&mut self, tools: Tools<'_>, chunk: usize) -> io::Result<()> {
-        self.each(chunk, |member, part| {
-            part.switch(tools, &member.region, member.write, &member.staged, member.staged_at)
-        })
+        self.each(chunk, |whole, part| part.switch(tools, whole))
     }
 
     /// Undoes freeze and hold.
     pub(super) fn roll_back(&mut self, tools: Tools<'_>, chunk: usize) -> io::Result<()> {
-        self.each(chunk, |member, part| part.roll_back(tools, &member.region, member.write))
+        self.each(chunk, |whole, part| part.roll_back(tools, whole))
     }
 
     /// Whether the chunk waits for its switch or rollback.
     pub(super) fn is_open(&self, chunk: usize) -> bool {
-        self.parts(chunk).any(|part| matches!(part.stage, Stage::Frozen | Stage::Held))
+        self.parts(chunk).any(|(_, part)| matches!(part.stage(), Stage::Frozen | Stage::Held))
+    }
+
+    /// The chunks that a mapping has a placeholder over.
+    pub(super) fn held(&self) -> impl Iterator<Item = PageRange> {
+        let held = |chunk| self.parts(chunk).any(|(_, part)| part.stage() == Stage::Held);
+        self.chunks.iter().enumerate().filter(move |(chunk, _)| held(*chunk)).map(|(_, pages)| *pages)
+    }
+
+    /// The mappings that show a chunk from its new place.
+    pub(super) fn switched(&self, chunk: u32) -> Vec<Switched> {
+        let parts = usize::try_from(chunk).into_iter().flat_map(|chunk| self.parts(chunk));
+        let switched = parts.filter(|(_, part)| part.stage() == Stage::Switched);
+        let switched = switched.map(|(mapping, part)| (mapping, part.pages()));
+        switched.map(|(mapping, pages)| Switched { mapping, pages, runs: self.new_runs(pages) }).collect()
     }
 
     /// Where threads may still sleep on the old object: the addresses that they know, and where it is mapped now.
     pub(super) fn old(&self) -> impl Iterator<Item = (usize, &Area)> {
-        let parts = self.members.iter().flat_map(|member| {
-            member.parts.iter().flatten().map(move |part| (member.region.base() + part.at, part))
-        });
+        let parts = self
+            .members
+            .iter()
+            .flat_map(|member| member.parts.iter().flatten().map(move |part| (member.region.base(), part)));
         parts
-            .filter(|(_, part)| part.stage == Stage::Switched)
-            .flat_map(|(base, part)| part.old.iter().map(move |(at, area)| (base + at, area)))
+            .filter(|(_, part)| part.stage() == Stage::Switched)
+            .flat_map(|(base, part)| part.old().map(move |(at, area)| (base + at, area)))
     }
 
     /// The same, to be kept after the segment.
@@ -164,186 +209,58 @@ impl Segment {
         let mut all = Vec::new();
         for member in &mut self.members {
             let base = member.region.base();
-            for part in member.parts.iter_mut().flatten().filter(|part| part.stage == Stage::Switched) {
-                let old = part.old.drain(..);
-                all.extend(old.map(|(at, area)| Old { start: base + part.at + at, area }));
+            for part in member.parts.iter_mut().flatten().filter(|part| part.stage() == Stage::Switched) {
+                all.extend(part.take_old().map(|(at, area)| Old { start: base + at, area }));
             }
         }
         all
     }
 
-    fn parts(&self, chunk: usize) -> impl Iterator<Item = &Part> {
-        self.members.iter().filter_map(move |member| member.parts.get(chunk)?.as_ref())
+    /// The parts in a chunk, with the mapping of each.
+    fn parts(&self, chunk: usize) -> impl Iterator<Item = (u64, &Part)> {
+        self.members
+            .iter()
+            .filter_map(move |member| Some((member.mapping, member.parts.get(chunk)?.as_ref()?)))
     }
 
     fn each(
         &mut self,
         chunk: usize,
-        mut step: impl FnMut(&Member, &mut Part) -> io::Result<()>,
+        mut step: impl FnMut(Whole<'_>, &mut Part) -> io::Result<()>,
     ) -> io::Result<()> {
         for member in &mut self.members {
-            // Taken out for the step, so that it can see the member too.
-            let Some(mut part) = member.parts.get_mut(chunk).and_then(Option::take) else { continue };
-            let result = step(member, &mut part);
-            member.parts[chunk] = Some(part);
-            result?;
-        }
-        Ok(())
-    }
-}
-
-/// The mapping `live` in a move of `chunks`, if it has some of their pages.
-fn member(live: &Live, chunks: &[PageRange], object: &OwnedFd) -> io::Result<Option<Member>> {
-    let pages: Vec<_> = chunks.iter().map(|chunk| chunk.intersect(live.pages)).collect();
-    let start = pages.iter().flatten().map(|pages| pages.start.0).min();
-    let end = pages.iter().flatten().map(|pages| pages.end()).max();
-    let (Some(start), Some(end)) = (start, end) else { return Ok(None) };
-    let span = PageRange::new(start, end - start);
-    let offset = |pages: PageRange| bytes(pages.offset() - live.pages.offset());
-    let parts = pages.into_iter().map(|pages| {
-        pages.map(|pages| Part {
-            at: offset(pages),
-            len: bytes(pages.bytes()),
-            off: pages.offset(),
-            stage: Stage::Idle,
-            old: Vec::new(),
-            single: false,
-        })
-    });
-    Ok(Some(Member {
-        mapping: live.id,
-        region: Arc::clone(&live.region),
-        write: live.write,
-        staged: Area::object(object, span.offset(), bytes(span.bytes()), live.write)?,
-        staged_at: offset(span),
-        parts: parts.collect(),
-    }))
-}
-
-impl Part {
-    fn freeze(
-        &mut self,
-        tools: Tools<'_>,
-        region: &Region,
-        write: bool,
-        object: Option<&OwnedFd>,
-    ) -> io::Result<()> {
-        if self.stage != Stage::Idle {
-            return Ok(());
-        }
-        // Before the registration, which a duplicate would inherit.
-        self.old.clear();
-        match object {
-            Some(object) => self.old.push((0, Area::object(object, self.off, self.len, write)?)),
-            None => duplicate(region, self.at, 0, self.len, &mut self.old)?,
-        }
-        self.single = object.is_some();
-        self.stage = Stage::Frozen;
-        if write {
-            let start = region.base() + self.at;
-            tools.waits.close(start, self.len);
-            tools.uffd.register_wp(start, self.len)?;
-            tools.uffd.write_protect(start, self.len, true)?;
-        }
-        Ok(())
-    }
-
-    fn hold(&mut self, tools: Tools<'_>, region: &Region) -> io::Result<()> {
-        if matches!(self.stage, Stage::Held | Stage::Switched) {
-            return Ok(());
-        }
-        let placeholder = Area::placeholder(tools.uffd, self.len)?;
-        tools.waits.close(region.base() + self.at, self.len);
-        placeholder.move_over(0, self.len, region, self.at)?;
-        self.stage = Stage::Held;
-        Ok(())
-    }
-
-    fn switch(
-        &mut self,
-        tools: Tools<'_>,
-        region: &Region,
-        write: bool,
-        staged: &Area,
-        staged_at: usize,
-    ) -> io::Result<()> {
-        if self.stage == Stage::Switched {
-            return Ok(());
-        }
-        let from = self.at - staged_at;
-        // Only to spare later accesses their faults.
-        let _ = staged.populate(from, self.len, write);
-        staged.move_over(from, self.len, region, self.at)?;
-        self.stage = Stage::Switched;
-        self.wake(tools, region);
-        Ok(())
-    }
-
-    fn roll_back(&mut self, tools: Tools<'_>, region: &Region, write: bool) -> io::Result<()> {
-        let start = region.base() + self.at;
-        match self.stage {
-            Stage::Idle | Stage::Switched => return Ok(()),
-            Stage::Frozen if write => {
-                // A freeze that failed half-way may have nothing to lift; to end a registration that isn't there is no error.
-                let _ = tools.uffd.write_protect(start, self.len, false);
-                tools.uffd.unregister(start, self.len)?;
-            }
-            Stage::Frozen => {}
-            Stage::Held => {
-                for (at, area) in &self.old {
-                    match self.single {
-                        true => area.move_over(0, area.len(), region, self.at + at)?,
-                        false => area.duplicate_over(0, area.len(), region, self.at + at)?,
-                    }
-                }
+            let Member { region, write, staged, staged_at, parts, .. } = member;
+            let whole = Whole { region, write: *write, staged, staged_at: *staged_at };
+            if let Some(part) = parts.get_mut(chunk).and_then(Option::as_mut) {
+                step(whole, part)?;
             }
         }
-        self.stage = Stage::Idle;
-        self.old.clear();
-        self.wake(tools, region);
         Ok(())
     }
-
-    fn wake(&self, tools: Tools<'_>, region: &Region) {
-        let start = region.base() + self.at;
-        // It fails only for addresses that no program can have.
-        let woken = tools.uffd.wake(start, self.len);
-        debug_assert!(woken.is_ok(), "{woken:?}");
-        tools.waits.open(start);
-    }
 }
 
-/// Maps once more what a region maps at `at + off`, as one area, or as several where the kernel has it as several.
-fn duplicate(
-    region: &Region,
-    at: usize,
-    off: usize,
-    len: usize,
-    into: &mut Vec<(usize, Area)>,
-) -> io::Result<()> {
-    match Area::duplicate(region, at + off, len) {
-        Ok(area) => {
-            into.push((off, area));
-            Ok(())
+/// The pieces of a part that lie side by side in their object or device.
+fn pieces(runs: &[Run], pages: PageRange) -> Vec<Piece> {
+    let piece =
+        |run: Run| Piece { at: bytes(run.pages.offset() - pages.offset()), len: bytes(run.pages.bytes()) };
+    runs.iter().filter_map(|run| run.cut(pages)).map(piece).collect()
+}
+
+/// The same pieces, and one for the rest behind them, of which nothing is on the device: no part of the file. `None` if there are gaps before.
+fn with_rest(mut pieces: Vec<Piece>, pages: PageRange) -> Option<Vec<Piece>> {
+    let mut reached = 0;
+    for piece in &pieces {
+        if piece.at != reached {
+            return None;
         }
-        Err(e) if e.raw_os_error() == Some(EFAULT) && len > PAGE => {
-            let half = (len / 2).next_multiple_of(PAGE);
-            duplicate(region, at, off, half, into)?;
-            duplicate(region, at, off + half, len - half, into)
-        }
-        Err(e) => Err(e),
+        reached += piece.len;
     }
+    let whole = bytes(pages.bytes());
+    if reached == 0 {
+        return None;
+    }
+    if reached < whole {
+        pieces.push(Piece { at: reached, len: whole - reached });
+    }
+    Some(pieces)
 }
-
-/// What `mremap` says of a range that is more than one mapping to the kernel.
-const EFAULT: i32 = 14;
-
-/// Bytes in a page.
-const PAGE: usize = 4096;
-
-/// Lossless: offsets in a mapping, which memory holds already.
-fn bytes(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
-const _: () = assert!(HUGE_SIZE.is_multiple_of(codax_core::PAGE_SIZE) && codax_core::PAGE_SIZE == 4096);

@@ -1,19 +1,23 @@
-//! The daemon's side of a store, as much of it as a client sees: two pools of tmpfs objects, files, and moves that a test drives step by
-//! step. Not a store: no journal, no allocation, no permissions.
+//! The daemon's side of a store, as much of it as a client sees: two pools of tmpfs objects, of which the second may be a device, files, and moves that a
+//! test drives step by step. Not a store: no journal, no allocation, no permissions.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+
+pub mod device;
+pub mod traffic;
 
 use codax_core::extent::PoolRun;
 use codax_core::info::FileInfo;
 use codax_core::live::{MoverAck, MoverMsg, Step, encode_word};
 use codax_core::namespace::Kind;
 use codax_core::placement::Placement;
-use codax_core::request::{Handle, Layout, Mapped, Open, PinId};
+use codax_core::request::{Handle, Layout, Mapped, OnDevice, Open, PinId};
 use codax_core::{Error, FileId, MoveId, PAGE_SIZE, PageCount, PageRange, PoolId};
 use codax_os::copy::SourceMap;
 use codax_os::object::{self, ObjectDir};
 use codax_os::sock;
 use codax_os::words::SharedWords;
 use codax_wire::{Channel, Reply, Request, SOCKET, VERSION};
+use device::Device;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -24,13 +28,23 @@ pub const POOLS: u16 = 2;
 const WORDS: usize = 8;
 
 pub struct Fake {
-    _tmp: tempfile::TempDir,
+    _tmp: [tempfile::TempDir; 2],
     dir: PathBuf,
     state: Arc<Mutex<State>>,
 }
 
 pub struct State {
     pools: Vec<ObjectDir>,
+    /// What pool 1 is, if it isn't objects.
+    pub device: Option<Device>,
+    /// Pools that are said to outlive the power.
+    pub persistent: Vec<u16>,
+    /// Whether chunks are said to lie where the kernel can't write-protect.
+    pub closed: bool,
+    /// Pages of the largest unit: mappings and moves are of whole ones.
+    pub block: u64,
+    /// The pool that new pages go to.
+    pub first: u16,
     pub words: Arc<SharedWords>,
     pub files: HashMap<FileId, FakeFile>,
     pub names: HashMap<Vec<u8>, FileId>,
@@ -70,7 +84,18 @@ impl FakeFile {
                 _ => runs.push(PoolRun { pages: PageRange::new(page, 1), pool: PoolId(pool) }),
             }
         }
-        Layout { len: self.len, runs, block: 1 }
+        Layout { len: self.len, runs, block: 1, ..Layout::default() }
+    }
+
+    /// Those of some pages that are the file's.
+    fn within(&self, pages: PageRange) -> PageRange {
+        pages.intersect(PageRange::new(0, self.pages.len() as u64)).unwrap()
+    }
+
+    /// Its pages in a pool.
+    fn pages_in(&self, pool: u16) -> Vec<PageRange> {
+        let runs = self.layout().runs.into_iter().filter(|run| run.pool.0 == pool);
+        runs.map(|run| run.pages).collect()
     }
 }
 
@@ -83,12 +108,12 @@ impl State {
         let record = self.files.get_mut(&file).unwrap();
         let (old, pages) = (record.pages.len(), usize::try_from(PageCount::for_bytes(len).0).unwrap());
         record.len = len;
-        record.pages.resize(pages, 0);
+        record.pages.resize(pages, self.first);
         for pool in 0..POOLS {
             let object = self.object(file, pool);
             let bytes = PageCount::for_bytes(len).bytes();
             object::set_len(&object, bytes).unwrap();
-            if pool == 0 && pages > old {
+            if pool == self.first && pages > old {
                 object::allocate(&object, 0, bytes).unwrap();
             }
         }
@@ -139,14 +164,55 @@ impl State {
     }
 
     fn layout(&self, file: FileId) -> (Layout, Vec<OwnedFd>) {
-        let layout = self.files[&file].layout();
+        let record = &self.files[&file];
+        let mut layout = record.layout();
         let mut pools: Vec<PoolId> = Vec::new();
         for run in &layout.runs {
             if !pools.contains(&run.pool) {
                 pools.push(run.pool);
             }
         }
+        layout.block = self.block;
+        layout.persistent = self.persistent.iter().map(|&pool| PoolId(pool)).collect();
+        if let Some(device) = self.device.as_ref().filter(|_| pools.contains(&PoolId(1))) {
+            pools.retain(|pool| pool.0 != 1);
+            layout.devices.push(device.place(file, &record.pages_in(1)));
+        }
         (layout, pools.iter().map(|pool| self.object(file, pool.0)).collect())
+    }
+
+    /// Reads bytes where they are.
+    fn read(&self, file: FileId, at: u64, len: u64) -> Vec<u8> {
+        let record = &self.files[&file];
+        let end = (at + len).min(record.len);
+        let mut bytes = Vec::new();
+        while at + (bytes.len() as u64) < end {
+            let at = at + bytes.len() as u64;
+            let len = (PAGE_SIZE - at % PAGE_SIZE).min(end - at);
+            let pool = record.pages[usize::try_from(at / PAGE_SIZE).unwrap()];
+            bytes.extend(self.read_from(file, pool, at, len));
+        }
+        bytes
+    }
+
+    /// Reads bytes of a file as its place in a pool has them.
+    fn read_from(&self, file: FileId, pool: u16, at: u64, len: u64) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(len).unwrap()];
+        match self.device.as_ref().filter(|device| pool == 1 && device.is_real()) {
+            Some(device) => device.read(file, at, &mut bytes),
+            None => {
+                assert_eq!(object::read_at(self.object(file, pool), &mut bytes, at).unwrap(), bytes.len())
+            }
+        }
+        bytes
+    }
+
+    /// Writes bytes of a file to its place in a pool.
+    fn write_to(&self, file: FileId, pool: u16, at: u64, bytes: &[u8]) {
+        match self.device.as_ref().filter(|device| pool == 1 && device.is_real()) {
+            Some(device) => device.write(file, at, bytes),
+            None => object::write_all_at(self.object(file, pool), bytes, at).unwrap(),
+        }
     }
 
     fn info(&self, file: FileId) -> FileInfo {
@@ -168,21 +234,33 @@ impl State {
             runs: Vec::new(),
             mapped_by: Vec::new(),
             pins: 0,
+            persistent: false,
+            lost: Vec::new(),
         }
     }
 }
 
 impl Fake {
     pub fn start() -> Self {
+        Self::start_with(Path::new("/dev/shm"))
+    }
+
+    /// With the objects of pool 1 below a directory.
+    pub fn start_with(files: &Path) -> Self {
         let tmp = tempfile::tempdir_in("/dev/shm").unwrap();
+        let second = tempfile::tempdir_in(files).unwrap();
         let dir = tmp.path().to_owned();
-        let pools = (0..POOLS).map(|pool| {
-            let path = dir.join(format!("pool{pool}"));
+        let pools = [dir.join("pool0"), second.path().join("pool1")].map(|path| {
             std::fs::create_dir(&path).unwrap();
             ObjectDir::open(&path).unwrap()
         });
         let state = State {
-            pools: pools.collect(),
+            pools: pools.into(),
+            device: None,
+            persistent: Vec::new(),
+            closed: false,
+            block: 1,
+            first: 0,
             words: Arc::new(SharedWords::create(&dir.join("words"), WORDS, 0o644).unwrap()),
             files: HashMap::new(),
             names: HashMap::new(),
@@ -197,7 +275,7 @@ impl Fake {
             hold_maps: false,
             generation: 0,
         };
-        let fake = Self { _tmp: tmp, dir, state: Arc::new(Mutex::new(state)) };
+        let fake = Self { _tmp: [tmp, second], dir, state: Arc::new(Mutex::new(state)) };
         fake.serve();
         fake
     }
@@ -265,8 +343,9 @@ impl Fake {
         let slot = u16::try_from(id.0 % 8).unwrap();
         let pages = u64::try_from(state.files[&file].pages.len()).unwrap();
         let chunks = (0..pages).step_by(usize::try_from(chunk_pages).unwrap());
-        let chunks: Vec<_> =
-            chunks.map(|start| PageRange::new(start, chunk_pages.min(pages - start))).collect();
+        let chunks: Vec<_> = chunks
+            .map(|start| PageRange::new(start, chunk_pages.min(pages - start)).widened(state.block))
+            .collect();
         let controls = state.controls.clone();
         state.words.store(usize::from(slot), encode_word(id, 0));
         drop(state);
@@ -315,6 +394,14 @@ impl Mover<'_> {
         0..u32::try_from(self.chunks.len()).unwrap()
     }
 
+    /// Where on a device the chunks will be.
+    fn device(&self) -> Option<OnDevice> {
+        let state = self.fake.state();
+        let device = state.device.as_ref().filter(|_| self.to == 1)?;
+        let within = |pages: &PageRange| state.files[&self.file].within(*pages);
+        Some(device.place(self.file, &self.chunks.iter().map(within).collect::<Vec<_>>()))
+    }
+
     fn ask(&self, message: &MoverMsg, step: Step, object: Option<&OwnedFd>) -> Vec<MoverAck> {
         for control in &self.controls {
             let fds: Vec<_> = object.iter().map(|fd| fd.as_fd()).collect();
@@ -337,15 +424,19 @@ impl Mover<'_> {
     }
 
     pub fn try_begin(&self) -> Vec<MoverAck> {
+        let persistent = self.fake.state().persistent.contains(&self.to);
         let message = MoverMsg::Begin {
             id: self.id,
             slot: self.slot,
             file: self.file,
             to: PoolId(self.to),
             chunks: self.chunks.clone(),
+            persistent,
+            device: self.device(),
         };
         let object = self.fake.state().object(self.file, self.to);
-        self.ask(&message, Step::Begin, Some(&object))
+        let object = Some(object).filter(|_| !matches!(message, MoverMsg::Begin { device: Some(_), .. }));
+        self.ask(&message, Step::Begin, object.as_ref())
     }
 
     pub fn begin(&self) -> u32 {
@@ -363,13 +454,19 @@ impl Mover<'_> {
     }
 
     pub fn freeze(&self, chunk: u32) {
-        self.must(&MoverMsg::Freeze { id: self.id, chunk }, Step::Freeze(chunk));
+        let closed = self.fake.state().closed;
+        self.must(&MoverMsg::Freeze { id: self.id, chunk, closed }, Step::Freeze(chunk));
     }
 
     pub fn copy(&self, chunk: u32) {
         let state = self.fake.state();
-        let pages = self.chunks[chunk as usize];
+        let pages = state.files[&self.file].within(self.chunks[chunk as usize]);
         let from = state.files[&self.file].pages[usize::try_from(pages.start.0).unwrap()];
+        if state.device.is_some() {
+            let bytes = state.read_from(self.file, from, pages.offset(), pages.bytes());
+            state.write_to(self.file, self.to, pages.offset(), &bytes);
+            return;
+        }
         let len = PageCount::for_bytes(state.files[&self.file].len).bytes();
         let source = SourceMap::new(state.object(self.file, from), len).unwrap();
         let target = state.object(self.file, self.to);
@@ -382,7 +479,7 @@ impl Mover<'_> {
 
     pub fn commit(&self, chunk: u32) {
         let mut state = self.fake.state();
-        let pages = self.chunks[chunk as usize];
+        let pages = state.files[&self.file].within(self.chunks[chunk as usize]);
         for page in pages.start.0..pages.end() {
             state.files.get_mut(&self.file).unwrap().pages[usize::try_from(page).unwrap()] = self.to;
         }
@@ -406,7 +503,10 @@ impl Mover<'_> {
         for pool in 0..POOLS {
             let object = state.object(self.file, pool);
             for (page, _) in (0..).zip(&record.pages).filter(|(_, home)| **home != pool) {
-                object::punch(&object, page * PAGE_SIZE, PAGE_SIZE).unwrap();
+                match &state.device {
+                    Some(_) => state.write_to(self.file, pool, page * PAGE_SIZE, &[0; 4096]),
+                    None => object::punch(&object, page * PAGE_SIZE, PAGE_SIZE).unwrap(),
+                }
             }
         }
     }
@@ -465,6 +565,30 @@ fn answer(
         Request::Raw { handle, .. } => {
             let (layout, fds) = state.layout(handles[handle]);
             Some((Reply::Layout(layout), fds))
+        }
+        Request::Read { handle, at, len } => {
+            state.heard.push(request.clone());
+            plain(Reply::Bytes(state.read(handles[handle], *at, u64::from(*len))))
+        }
+        Request::Write { handle, at, bytes } => {
+            let file = handles[handle];
+            if at + bytes.len() as u64 > state.files[&file].len {
+                return plain(Reply::Error(Error::invalid("beyond its end")));
+            }
+            state.heard.push(Request::Write { handle: *handle, at: *at, bytes: Vec::new() });
+            let mut written = 0;
+            while written < bytes.len() {
+                let at = at + written as u64;
+                let len = usize::try_from(PAGE_SIZE - at % PAGE_SIZE).unwrap().min(bytes.len() - written);
+                let pool = state.files[&file].pages[usize::try_from(at / PAGE_SIZE).unwrap()];
+                state.write_to(file, pool, at, &bytes[written..written + len]);
+                written += len;
+            }
+            plain(Reply::Done)
+        }
+        Request::Sync(_) => {
+            state.heard.push(request.clone());
+            plain(Reply::Done)
         }
         Request::SetLen { len, .. } if *len > 1 << 30 => plain(Reply::Error(Error::no_space("too large"))),
         Request::SetLen { handle, len } => {

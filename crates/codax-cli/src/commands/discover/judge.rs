@@ -51,6 +51,21 @@ pub fn node(node: &Node) -> Verdict {
     Verdict::yes(numa(node.node), why)
 }
 
+fn devdax(name: &str) -> String {
+    format!("devdax:{}", device_file(name))
+}
+
+/// The device file of a DAX device.
+pub fn device_file(name: &str) -> String {
+    format!("/dev/{name}")
+}
+
+/// The directory for a store's files on a DAX filesystem; `None` if the command line can't name it.
+pub fn directory(fsdax: &Fsdax) -> Option<String> {
+    let dir = fsdax.dir.join("codax").into_os_string().into_string().ok()?;
+    (!dir.contains([',', '"', '\\']) && !dir.chars().any(char::is_control)).then_some(dir)
+}
+
 pub fn dax(dax: &Dax, all: &Topology) -> Verdict {
     let name = &dax.name;
     let to_ram = format!("`daxctl reconfigure-device --mode=system-ram {name}` makes it a node");
@@ -69,11 +84,11 @@ pub fn dax(dax: &Dax, all: &Topology) -> Verdict {
                 )),
             }
         }
-        Mode::Devdax if dax.persistent => {
-            Verdict::no("devdax, on persistent memory: codax has no backing for it yet")
-        }
-        Mode::Devdax => Verdict::no(format!("devdax: codax has no backing for it yet; {to_ram}")),
-        Mode::Unbound => Verdict::no(format!("no driver has it; {to_ram}")),
+        Mode::Devdax if dax.persistent => Verdict::yes(devdax(name), "devdax, persistent"),
+        Mode::Devdax => Verdict::yes(devdax(name), format!("devdax, volatile; {to_ram}")),
+        Mode::Unbound => Verdict::no(format!(
+            "no driver has it; `daxctl reconfigure-device --mode=devdax {name}` makes it a device, --mode=system-ram a node"
+        )),
         Mode::Other(driver) => Verdict::no(format!("the driver {driver} has it")),
     }
 }
@@ -85,7 +100,7 @@ pub fn region(region: &Region, all: &Topology) -> Verdict {
     let dax: Vec<_> = all.dax.iter().filter(|dax| dax.region.as_ref() == Some(&region.name)).collect();
     match dax.as_slice() {
         [] if region.mode.as_deref() == Some("pmem") => {
-            Verdict::no("CXL region of persistent memory: codax has no backing for it yet")
+            Verdict::no("CXL region of persistent memory: `ndctl create-namespace` makes a device of it")
         }
         [] => Verdict::no("CXL region without a DAX device: is the module dax_cxl loaded?"),
         dax => {
@@ -105,6 +120,10 @@ pub fn memdev(_: &Memdev, all: &Topology) -> Verdict {
 
 pub fn fsdax(fsdax: &Fsdax) -> Verdict {
     let files = if fsdax.always { "" } else { ", for files with the flag" };
-    let (kind, dir) = (&fsdax.kind, fsdax.dir.display());
-    Verdict::no(format!("{kind} with dax{files} on {dir}: codax has no backing for it yet"))
+    let keeps = if fsdax.persistent { "persistent" } else { "volatile" };
+    let why = format!("{} with dax{files} on {}, {keeps}", fsdax.kind, fsdax.dir.display());
+    match directory(fsdax) {
+        Some(dir) => Verdict::yes(format!("fsdax:{dir}"), why),
+        None => Verdict::no(format!("{why}: `--device` can't name that path")),
+    }
 }

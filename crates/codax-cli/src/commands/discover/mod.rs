@@ -175,6 +175,27 @@ mod tests {
         }
     }
 
+    fn pmem() -> Fsdax {
+        Fsdax {
+            dir: "/mnt/pmem".into(),
+            kind: "ext4".to_owned(),
+            device: "pmem0".to_owned(),
+            bytes: Some(1 << 30),
+            always: true,
+            persistent: true,
+        }
+    }
+
+    /// The names of the devices that a configuration with these sections has.
+    fn names(sections: &str) -> Vec<String> {
+        let dir = tempfile::tempdir().expect("room");
+        let file = dir.path().join("codax.toml");
+        std::fs::write(&file, sections).expect("ours");
+        let line = codax_daemon::CommandLine { config: Some(file), ..Default::default() };
+        let config = codax_daemon::Config::load(&line).expect("a configuration");
+        config.devices.into_iter().map(|device| device.name).collect()
+    }
+
     #[test]
     fn a_machine_with_one_node_is_told_so() {
         let row = Row::new(&Topology { nodes: vec![node(0, &[0, 1])], ..Topology::default() });
@@ -228,14 +249,45 @@ mod tests {
     }
 
     #[test]
+    fn dax_devices_and_filesystems_are_offered_with_their_sections() {
+        let row = Row::new(&Topology {
+            nodes: vec![node(0, &[0])],
+            dax: vec![
+                dax("dax1.0", Mode::Devdax, 4, Some("region0")),
+                Dax { persistent: true, ..dax("dax4.0", Mode::Devdax, 4, None) },
+            ],
+            fsdax: vec![
+                pmem(),
+                Fsdax { device: "pmem1".to_owned(), always: false, persistent: false, ..pmem() },
+            ],
+            ..Topology::default()
+        });
+        let text = text(&row);
+        for (what, device, why) in [
+            (
+                "dax1.0",
+                "devdax:/dev/dax1.0",
+                "devdax, volatile; `daxctl reconfigure-device --mode=system-ram dax1.0`",
+            ),
+            ("dax4.0", "devdax:/dev/dax4.0", "devdax, persistent"),
+            ("pmem0", "fsdax:/mnt/pmem/codax", "ext4 with dax on /mnt/pmem, persistent"),
+            ("pmem1", "fsdax:/mnt/pmem/codax", "with dax, for files with the flag on /mnt/pmem, volatile"),
+        ] {
+            let line = text.lines().find(|line| line.starts_with(what)).expect("a line");
+            assert!(line.contains(device) && line.contains(why), "{line}");
+        }
+        let section = "[[device]]\n# Persistent: what it holds outlives the power. What isn't codax's yet needs `format` the first time.\n\
+                       name = \"dax4.0\"\nbacking = \"devdax\"\npath = \"/dev/dax4.0\"\n# format = true\n";
+        assert!(row.config.contains(section) && row.config.contains("# Volatile."), "{}", row.config);
+        let filled = row.config.replace("# format = true", "format = true");
+        for sections in [&row.config, &filled] {
+            assert_eq!(names(sections), ["dax1.0", "dax4.0", "pmem0", "pmem1"]);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_used_says_why() {
-        let fsdax = Fsdax {
-            dir: "/mnt/pmem".into(),
-            kind: "ext4".to_owned(),
-            device: "pmem0".to_owned(),
-            bytes: Some(1 << 30),
-            always: true,
-        };
+        let fsdax = Fsdax { dir: "/mnt/a,b".into(), ..pmem() };
         let region =
             Region { name: "region3".to_owned(), bytes: None, mode: None, ways: None, committed: false };
         let garbled = Garbled { path: "/sys/x".into(), says: "a\nb".to_owned() };
@@ -245,12 +297,7 @@ mod tests {
                 Node { bytes: Some(0), ..node(1, &[]) },
                 Node { bytes: None, ..node(2, &[]) },
             ],
-            dax: vec![
-                dax("dax1.0", Mode::Devdax, 4, None),
-                dax("dax2.0", Mode::Unbound, 4, None),
-                dax("dax3.0", Mode::SystemRam, 4, None),
-                Dax { persistent: true, ..dax("dax4.0", Mode::Devdax, 4, None) },
-            ],
+            dax: vec![dax("dax2.0", Mode::Unbound, 4, None), dax("dax3.0", Mode::SystemRam, 4, None)],
             fsdax: vec![fsdax],
             regions: vec![region],
             garbled: vec![garbled],
@@ -260,12 +307,10 @@ mod tests {
         for (what, why) in [
             ("node 1", "none of its memory is online"),
             ("node 2", "can't be read"),
-            ("dax1.0", "daxctl reconfigure-device --mode=system-ram dax1.0"),
-            ("dax2.0", "no driver"),
+            ("dax2.0", "no driver has it; `daxctl reconfigure-device --mode=devdax dax2.0`"),
             ("dax3.0", "daxctl online-memory dax3.0"),
-            ("dax4.0", "persistent"),
             ("region3", "not committed"),
-            ("pmem0", "/mnt/pmem"),
+            ("pmem0", "on /mnt/a,b, persistent: `--device` can't name that path"),
         ] {
             let line = text.lines().find(|line| line.starts_with(what)).expect("a line");
             assert!(line.contains(why), "{line}");
@@ -291,13 +336,7 @@ mod tests {
         // What is to be pasted is taken, with the commented lines filled in as well.
         let filled = row.config.replace("# read_ns = ", "read_ns = 300").replace("# gbps = ", "gbps = 20");
         for text in [&row.config, &filled] {
-            let dir = tempfile::tempdir().expect("room");
-            let file = dir.path().join("codax.toml");
-            std::fs::write(&file, text).expect("ours");
-            let line = codax_daemon::CommandLine { config: Some(file), ..Default::default() };
-            let config = codax_daemon::Config::load(&line).expect("a configuration");
-            let names: Vec<_> = config.devices.iter().map(|device| device.name.as_str()).collect();
-            assert_eq!(names, ["node1", "node2"]);
+            assert_eq!(names(text), ["node1", "node2"]);
         }
         assert!(row.nodes[2].verdict.why.contains("4 of its 64 blocks"), "{}", row.nodes[2].verdict.why);
     }

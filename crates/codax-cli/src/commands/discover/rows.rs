@@ -138,6 +138,7 @@ pub struct FsdaxRow {
     pub device: String,
     pub bytes: Option<u64>,
     always: bool,
+    persistent: bool,
     #[serde(flatten)]
     pub verdict: Verdict,
 }
@@ -156,7 +157,7 @@ impl Row {
     pub fn new(all: &Topology) -> Self {
         let dax = all.dax.iter().map(|dax| DaxRow {
             name: dax.name.clone(),
-            file: format!("/dev/{}", dax.name),
+            file: judge::device_file(&dax.name),
             mode: mode(&dax.mode),
             bytes: dax.bytes,
             align: dax.align,
@@ -188,6 +189,7 @@ impl Row {
             device: fsdax.device.clone(),
             bytes: fsdax.bytes,
             always: fsdax.always,
+            persistent: fsdax.persistent,
             verdict: judge::fsdax(fsdax),
         });
         let garbled = all.garbled.iter().map(|bad| GarbledRow {

@@ -1,0 +1,321 @@
+//! Taking a medium: what is on it, whether it may be made a pool's, and opening it.
+
+use super::areas;
+use crate::backing::{Backing, Devdax, Fsdax, os_error};
+use crate::catalog::{Catalog, Copies, Found, Geometry, SUPERBLOCK_BYTES, Superblock, probe};
+use crate::env::Env;
+use crate::options::{DaxSpec, Format};
+use codax_core::change::{DaxMemory, PoolRecord};
+use codax_core::units::format_size;
+use codax_core::{Error, ErrorKind, HUGE_SIZE, PAGE_SIZE, PageCount, PoolUuid, Result};
+use codax_os::dax::{DaxDevice, OpenError};
+use codax_os::filesystem;
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Of a directory's filesystem so much stays free where no size is given, as a part.
+const LEFT_PART: u64 = 16;
+
+/// What a new pool on a medium will be.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub memory: DaxMemory,
+    pub persistent: bool,
+    /// Capacity in frames.
+    pub frames: u64,
+}
+
+/// A medium, open.
+pub(crate) struct Taken {
+    pub backing: Arc<dyn Backing>,
+    pub catalog: Catalog,
+    /// Lines for people: what was not as it should be.
+    pub notes: Vec<String>,
+}
+
+/// A medium that nobody else has as long as this lives.
+enum Medium {
+    Device(DaxDevice),
+    Directory(PathBuf, Option<File>),
+}
+
+/// What a medium is and holds.
+struct Look {
+    medium: Medium,
+    copies: Copies,
+    found: Found,
+    /// Whether it outlives the power.
+    persistent: bool,
+    what: String,
+}
+
+/// What a device named `name` will be that the store has not had before. Nothing is written.
+pub(crate) fn plan(spec: &DaxSpec, name: &str, bytes: Option<u64>, env: &dyn Env) -> Result<Plan> {
+    let about = |e: Error| Error::new(e.kind, format!("device {name}: {}", e.message));
+    let look = look(spec).map_err(about)?;
+    let geometry = match look.kept(spec).map_err(about)? {
+        Some(superblock) => {
+            let wrong = bytes.filter(|bytes| PageCount(superblock.geometry.frames).bytes() != *bytes);
+            if let Some(bytes) = wrong {
+                let is = PageCount(superblock.geometry.frames).bytes();
+                return Err(about(Error::device_state(format!(
+                    "{} holds a pool of {is} bytes, which can't become {bytes}: leave the size out",
+                    look.what
+                ))));
+            }
+            return Ok(look.as_plan(spec, superblock.pool, &superblock.geometry, env));
+        }
+        None => look.new_geometry(bytes).map_err(about)?,
+    };
+    let (high, low) = (env.random().to_le_bytes(), env.random().to_le_bytes());
+    let mut uuid = [0; 16];
+    uuid[..8].copy_from_slice(&high);
+    uuid[8..].copy_from_slice(&low);
+    Ok(look.as_plan(spec, PoolUuid(uuid), &geometry, env))
+}
+
+/// Opens the medium of a pool. One that the store takes for the first time (`new`) is formatted first if [`plan`] has found that it is to be.
+pub(crate) fn open(
+    pool: &PoolRecord,
+    spec: &DaxSpec,
+    tokens: &Path,
+    new: bool,
+    now_ns: i64,
+) -> Result<Taken> {
+    let about = |e: Error| Error::new(e.kind, format!("device {}: {}", pool.name, e.message));
+    let memory = pool.dax.as_ref().ok_or_else(|| Error::internal("a pool without a medium of its own"))?;
+    let mut look = look(spec).map_err(about)?;
+    let mut notes = look.notes();
+    let format = new && !matches!(&look.found, Found::Ours(found, _) if found.pool == memory.uuid);
+    let catalog = match format {
+        true => look.format(pool, memory, now_ns),
+        false => look.reopen(memory, new).map(|(catalog, more)| {
+            notes.extend(more);
+            catalog
+        }),
+    };
+    let catalog = catalog.map_err(about)?;
+    let backing: Arc<dyn Backing> = match look.medium {
+        Medium::Device(device) => Arc::new(Devdax::new(device, tokens, memory.data, memory.unit)?),
+        Medium::Directory(dir, lock) => Arc::new(Fsdax::new(&dir.join(OBJECTS), lock)?),
+    };
+    Ok(Taken { backing, catalog, notes })
+}
+
+/// Where the objects are in a directory.
+const OBJECTS: &str = "objects";
+
+fn look(spec: &DaxSpec) -> Result<Look> {
+    let path = &spec.path;
+    let what = path.display().to_string();
+    if !spec.files {
+        let device = DaxDevice::open(path, true).map_err(of_open)?;
+        device.lock().map_err(of_open)?;
+        let persistent = spec.persistent.unwrap_or(device.persistent());
+        // Superblocks are at the very ends; how long the areas are they say themselves.
+        let outer = areas::of_device(&device, SUPERBLOCK_BYTES as u64)?;
+        let found = probe(&outer, Some(device.len()));
+        let copies = match &found {
+            Found::Ours(superblock, _) => areas::of_device(&device, superblock.geometry.copy_bytes)?,
+            _ => areas::of_device(&device, device.align().max(HUGE_SIZE).min(device.len()))?,
+        };
+        // Marks of others lie behind the first superblock.
+        let found = match found {
+            Found::Ours(..) | Found::Newer(_) | Found::OtherLength { .. } => found,
+            _ => probe(&copies, Some(device.len())),
+        };
+        return Ok(Look { medium: Medium::Device(device), copies, found, persistent, what });
+    }
+    let there = fs::metadata(path).map_err(|e| os_error("look at", &path.display(), &e))?;
+    if !there.is_dir() {
+        return Err(Error::invalid(format!("{what} is not a directory")));
+    }
+    let me = codax_os::process::uid();
+    if there.uid() != me {
+        return Err(Error::permission(format!(
+            "{what} belongs to uid {}: a pool's directory is its store's owner's",
+            there.uid()
+        )));
+    }
+    let facts =
+        filesystem::of(path).map_err(|e| os_error("look at the filesystem of", &path.display(), &e))?;
+    let persistent = spec.persistent.unwrap_or(facts.persistent);
+    let (copies, lock) = areas::of_directory(path, None)?;
+    let found = probe(&copies, None);
+    Ok(Look { medium: Medium::Directory(path.clone(), lock), copies, found, persistent, what })
+}
+
+fn of_open(e: OpenError) -> Error {
+    let kind = match &e {
+        OpenError::Missing(_) | OpenError::Gone(_) => ErrorKind::NotFound,
+        OpenError::NotDax(_) => ErrorKind::Invalid,
+        OpenError::Denied(_) => ErrorKind::Permission,
+        OpenError::SystemRam(_) | OpenError::Unbound(_) | OpenError::OtherDriver { .. } => {
+            ErrorKind::DeviceState
+        }
+        OpenError::Busy(_) => ErrorKind::Busy,
+        _ => ErrorKind::Internal,
+    };
+    Error::new(kind, e.to_string())
+}
+
+/// The boot that the machine is in, as a number.
+fn boot() -> [u8; 16] {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes()
+}
+
+impl Look {
+    /// The superblock of the pool that it holds and that is to be kept; `None` if it is to be formatted. The error says why it can be neither.
+    fn kept(&self, spec: &DaxSpec) -> Result<Option<Superblock>> {
+        if spec.format == Format::Force {
+            return Ok(None);
+        }
+        match &self.found {
+            Found::Ours(superblock, _) => {
+                if superblock.is_void(&boot()) {
+                    // It was a device's that keeps nothing, before the machine was started: there is nothing to keep.
+                    return Ok(None);
+                }
+                if superblock.is_volatile() == self.persistent {
+                    let (was, is) =
+                        if self.persistent { ("volatile", "persistent") } else { ("persistent", "volatile") };
+                    return Err(Error::device_state(format!(
+                        "{} holds a pool that was made {was}, and it is to be {is} now: say which it is with `persistent`, or format it by force",
+                        self.what
+                    )));
+                }
+                Ok(Some((**superblock).clone()))
+            }
+            Found::Blank | Found::Foreign(_) | Found::Damaged(_) if spec.format == Format::IfNotOurs => {
+                Ok(None)
+            }
+            other => other.clone().ours(&self.what).map(|(superblock, _)| Some(superblock)),
+        }
+    }
+
+    fn new_geometry(&self, bytes: Option<u64>) -> Result<Geometry> {
+        match &self.medium {
+            Medium::Device(device) => {
+                if let Some(bytes) = bytes {
+                    return Err(Error::invalid(format!(
+                        "size {bytes}: {} is taken whole; a part of it is a device of its own (daxctl create-device)",
+                        self.what
+                    )));
+                }
+                geometry_of(device)
+            }
+            Medium::Directory(dir, _) => {
+                let facts = filesystem::of(dir)
+                    .map_err(|e| os_error("look at the filesystem of", &dir.display(), &e))?;
+                let bytes = bytes
+                    .unwrap_or((facts.free_bytes - facts.free_bytes / LEFT_PART) / HUGE_SIZE * HUGE_SIZE);
+                if bytes > facts.free_bytes {
+                    return Err(Error::no_space(format!(
+                        "size {}: the filesystem of {} has {} free",
+                        format_size(bytes),
+                        self.what,
+                        format_size(facts.free_bytes)
+                    )));
+                }
+                Geometry::beside(bytes, PAGE_SIZE)
+            }
+        }
+    }
+
+    fn as_plan(&self, spec: &DaxSpec, uuid: PoolUuid, geometry: &Geometry, env: &dyn Env) -> Plan {
+        let data = if spec.files { 0 } else { geometry.data_at() };
+        let path = self.what.clone();
+        let memory =
+            DaxMemory { path, unit: geometry.unit / PAGE_SIZE, data, uuid, owner: env.random().max(1) };
+        Plan { memory, persistent: self.persistent, frames: geometry.frames }
+    }
+
+    /// What is worth knowing of it that is no error.
+    fn notes(&self) -> Vec<String> {
+        let Medium::Directory(dir, _) = &self.medium else { return Vec::new() };
+        match filesystem::of(dir) {
+            Ok(facts) if !facts.dax => {
+                let how = if facts.persistent {
+                    "stores are durable after fsync, through the page cache"
+                } else {
+                    "nothing there outlives the power"
+                };
+                vec![format!("{}: {} there is not mounted with dax: {how}", self.what, facts.name)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Makes the medium the pool's.
+    fn format(&mut self, pool: &PoolRecord, memory: &DaxMemory, now_ns: i64) -> Result<Catalog> {
+        let bytes = PageCount(pool.frames).bytes();
+        let geometry = match &mut self.medium {
+            Medium::Device(device) => {
+                let geometry = geometry_of(device)?;
+                self.copies = areas::of_device(device, geometry.copy_bytes)?;
+                geometry
+            }
+            Medium::Directory(dir, lock) => {
+                let geometry = Geometry::beside(bytes, PAGE_SIZE)?;
+                let objects = dir.join(OBJECTS);
+                // Of the pool that was here, if one was.
+                match fs::remove_dir_all(&objects) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(os_error("remove", &objects.display(), &e));
+                    }
+                    _ => {}
+                }
+                fs::DirBuilder::new()
+                    .mode(0o700)
+                    .create(&objects)
+                    .map_err(|e| os_error("make", &objects.display(), &e))?;
+                areas::make_files(dir, &geometry)?;
+                (self.copies, *lock) = areas::of_directory(dir, lock.take())?;
+                geometry
+            }
+        };
+        let boot = (!pool.persistent).then(boot);
+        let superblock = Superblock::new(memory.uuid, memory.owner, &pool.name, geometry, boot, now_ns)?;
+        Catalog::format(self.copies.clone(), superblock)
+    }
+
+    /// Opens what the medium holds, which is the store's from now on.
+    fn reopen(&mut self, memory: &DaxMemory, new: bool) -> Result<(Catalog, Vec<String>)> {
+        let (superblock, _) = self.found.clone().ours(&self.what)?;
+        if superblock.pool != memory.uuid {
+            return Err(Error::device_state(format!(
+                "{} is not the medium it was: it holds the pool {} and not {}",
+                self.what, superblock.pool, memory.uuid
+            )));
+        }
+        let owner = memory.owner;
+        if !new && superblock.store != owner {
+            return Err(Error::device_state(format!(
+                "{} was used by another store since: what this one knows of it may be wrong; take it as a device with a new name, or purge this store",
+                self.what
+            )));
+        }
+        let device_bytes = match &mut self.medium {
+            Medium::Device(device) => Some(device.len()),
+            Medium::Directory(dir, lock) => {
+                // A copy that somebody has removed is made, and mended by `check`.
+                areas::make_files(dir, &superblock.geometry)?;
+                (self.copies, *lock) = areas::of_directory(dir, lock.take())?;
+                None
+            }
+        };
+        let (mut catalog, findings) = Catalog::open(self.copies.clone(), device_bytes)?;
+        if superblock.store != owner {
+            catalog.set_owner(owner)?;
+        }
+        Ok((catalog, findings.into_iter().map(|finding| finding.what).collect()))
+    }
+}
+
+fn geometry_of(device: &DaxDevice) -> Result<Geometry> {
+    Geometry::of_device(device.len() / device.align() * device.align(), device.align().max(PAGE_SIZE))
+}

@@ -1,0 +1,172 @@
+//! What goes wrong with a medium while it is in use: it goes, or a part of its memory is damaged.
+
+use crate::backing::{Backing, Missing};
+use crate::store::Inner;
+use crate::store::state::State;
+use codax_core::change::{Change, PoolRecord, PoolState};
+use codax_core::extent::{self, FrameRun};
+use codax_core::frame::FrameFlags;
+use codax_core::namespace::{Inode, Lost};
+use codax_core::{FileId, Frame, PageCount, PageRange, PoolId, PoolUuid, Result};
+use std::sync::Arc;
+
+/// What damaged memory is called on a medium: a pool that is never there.
+pub(crate) const DAMAGED: PoolUuid = PoolUuid([0xff; 16]);
+
+impl Inner {
+    /// Lets go of media that have gone: nothing of them is open any more, so that they can come back. Their files can't be had until they are attached.
+    pub fn look_for_media(&self) {
+        let media: Vec<(PoolId, Arc<dyn Backing>)> = {
+            let st = self.lock();
+            let open = st.pools.iter().filter(|pool| pool.catalog.is_some());
+            open.map(|pool| (pool.record.id, pool.backing.clone())).collect()
+        };
+        for (pool, backing) in media {
+            let Some(why) = backing.gone() else { continue };
+            let mut st = self.lock();
+            // It may have been detached meanwhile.
+            if !Arc::ptr_eq(&st.pool(pool).backing, &backing) {
+                continue;
+            }
+            let name = st.pool_name(pool);
+            tracing::error!("{name}: its device has gone: {why}");
+            st.pool_mut(pool).backing = Arc::new(Missing::new(&name, &why));
+            st.pool_mut(pool).catalog = None;
+            drop(st);
+            let detail = format!("its device has gone: {why}; codax device attach {name} when it is back");
+            self.event("lost", &name, &detail, 0);
+        }
+    }
+
+    /// Looks which pages of a file on media of their own can't be read, after something there failed: they are lost, and their frames are never used again.
+    /// Whether some were found that were not known.
+    pub fn note_damage(&self, file: FileId) -> bool {
+        let looked: Vec<(PoolId, Arc<dyn Backing>, Vec<PageRange>)> = {
+            let st = self.lock();
+            let Some(inode) = st.ns.get(file) else { return false };
+            let runs = extent::pool_runs(&inode.extents);
+            let on =
+                |pool: PoolId| runs.iter().filter(move |run| run.pool == pool).map(|run| run.pages).collect();
+            let pools = st.media.of_extents(&inode.extents).into_iter();
+            let pools = pools.filter(|pool| st.pool(*pool).catalog.is_some());
+            pools.map(|pool| (pool, st.pool(pool).backing.clone(), on(pool))).collect()
+        };
+        let mut found = false;
+        for (pool, backing, pages) in looked {
+            let damaged = match backing.damaged(file, &pages) {
+                Ok(damaged) => damaged,
+                Err(e) => {
+                    tracing::warn!("#{file}: which of its bytes can't be read: {e}");
+                    continue;
+                }
+            };
+            let count = |runs: &[PageRange]| runs.iter().map(|run| run.count.0).sum::<u64>();
+            if count(&damaged) == count(&pages) && count(&pages) > 1 {
+                // Not a byte of it: that is the device, or its filesystem, and may pass.
+                tracing::error!("#{file}: none of its pages on {} can be read", self.lock().pool_name(pool));
+                continue;
+            }
+            for pages in damaged {
+                found |= self.lose(&mut self.lock(), file, pool, pages).unwrap_or_else(|e| {
+                    tracing::error!("#{file}: bytes of it that can't be read: {e}");
+                    false
+                });
+            }
+        }
+        found
+    }
+
+    /// These pages of a file are lost with the memory they lie in.
+    fn lose(&self, st: &mut State, file: FileId, pool: PoolId, pages: PageRange) -> Result<bool> {
+        let Some(inode) = st.ns.get(file).cloned() else { return Ok(false) };
+        let known = |page: u64| inode.first_lost(PageRange::new(page, 1)).is_some();
+        let new: Vec<u64> = (pages.start.0..pages.end()).filter(|page| !known(*page)).collect();
+        let mut now: Inode = inode.clone();
+        let (mut lost, mut frames) = (Vec::new(), Vec::new());
+        for page in new {
+            let one = PageRange::new(page, 1);
+            let here = extent::slice(&inode.extents, one);
+            let Some(e) = here.first().filter(|e| e.pool == pool) else { continue };
+            lost.push(Lost { pages: one, pool: DAMAGED, frame: e.frame });
+            frames.push(e.frame);
+        }
+        if lost.is_empty() {
+            return Ok(false);
+        }
+        let bytes = PageCount(lost.len() as u64).bytes();
+        now.extra.get_or_insert_default().lost.extend(lost);
+        let record = st.pool(pool).record.with_condemned(&frames);
+        self.commit(st, &[Change::Put(Box::new(now)), Change::Pool(record.clone())])?;
+        st.pool_mut(pool).record = record;
+        st.flag(file, pages, FrameFlags::POISONED, true);
+        let (path, name) = (st.path(file), st.pool_name(pool));
+        let detail = format!(
+            "bytes {}..{} are gone: the memory of {name} is damaged there, and never used again",
+            pages.offset(),
+            pages.offset() + pages.bytes()
+        );
+        tracing::error!("{path}: {detail}");
+        self.event("lost", &path, &detail, bytes);
+        Ok(true)
+    }
+}
+
+/// Extends the record of a pool by frames that are never used again.
+trait Condemn {
+    fn with_condemned(&self, frames: &[Frame]) -> Self;
+}
+
+impl Condemn for PoolRecord {
+    fn with_condemned(&self, frames: &[Frame]) -> Self {
+        let mut record = self.clone();
+        let unit = record.unit();
+        for frame in frames {
+            let run = FrameRun { frame: Frame(frame.0 / unit * unit), count: PageCount(unit) };
+            if !record.retired.contains(&run) {
+                record.retired.push(run);
+            }
+        }
+        record
+    }
+}
+
+/// The frames, whole units of so many pages, in which these bytes of a device lie whose frame 0 is at byte `data`.
+pub(crate) fn frames_of(bad: &[(u64, u64)], data: u64, unit: u64, frames: u64) -> Vec<FrameRun> {
+    let size = PageCount(unit).bytes();
+    let mut runs: Vec<FrameRun> = Vec::new();
+    for (at, len) in bad {
+        let from = at.saturating_sub(data) / size;
+        let to = (at + len).saturating_sub(data).div_ceil(size).min(frames / unit);
+        for unit_no in from..to {
+            let run = FrameRun { frame: Frame(unit_no * unit), count: PageCount(unit) };
+            if !runs.contains(&run) {
+                runs.push(run);
+            }
+        }
+    }
+    runs
+}
+
+impl State {
+    /// Why nothing of a pool can be had, if its device isn't there.
+    pub fn without_device(&self, pool: PoolId) -> Option<String> {
+        let pool = self.pool(pool);
+        let is_missing = pool.record.dax.is_some() && pool.catalog.is_none();
+        (is_missing && pool.record.state != PoolState::Detached).then(|| pool.backing.gone()).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_bytes_are_whole_units() {
+        let run = |frame, count| FrameRun { frame: Frame(frame), count: PageCount(count) };
+        let (data, frames) = (4 << 20, 1024);
+        assert_eq!(frames_of(&[(data + 4096, 4096)], data, 512, frames), [run(0, 512)]);
+        assert_eq!(frames_of(&[(data + (2 << 20) - 1, 2)], data, 512, frames), [run(0, 512), run(512, 512)]);
+        assert_eq!(frames_of(&[(0, 4096), (data + (4 << 20), 1)], data, 512, frames), []);
+        assert_eq!(frames_of(&[(data + 512, 512), (data + 1024, 512)], data, 1, frames), [run(0, 1)]);
+    }
+}

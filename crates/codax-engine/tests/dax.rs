@@ -1,0 +1,257 @@
+//! Pools on media of their own: what they keep when the store has gone, as it goes with the power.
+//!
+//! A directory on a disk stands for the medium; what takes a real device is among the end-to-end tests.
+#![allow(clippy::cast_possible_truncation)]
+
+mod store_support;
+
+use codax_core::change::LinkModel;
+use codax_core::info::Severity;
+use codax_core::{ErrorKind, PageRange};
+use codax_engine::{DaxSpec, DeviceSpec, DrainOptions, Format, Store, StoreOptions};
+use std::path::{Path, PathBuf};
+use store_support::*;
+
+/// A store with the pools `pmem0` and `pmem1` beside `dram`, in directories that outlive it.
+struct Media {
+    dir: tempfile::TempDir,
+}
+
+impl Media {
+    fn new() -> Self {
+        // Of a disk, since nothing outlives the power elsewhere.
+        let dir = tempfile::Builder::new().prefix("codax-media").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
+        let media = Self { dir: dir.expect("a directory") };
+        ["pmem0", "pmem1"].iter().for_each(|name| std::fs::create_dir(media.path(name)).expect("made"));
+        media
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn device(&self, name: &str, format: Format) -> DeviceSpec {
+        let dax = DaxSpec { path: self.path(name), files: true, format, persistent: Some(true) };
+        DeviceSpec { dax: Some(dax), ..DeviceSpec::emulated(name, 16 * MIB, LinkModel::default()) }
+    }
+
+    /// A store in `rig` that has these media.
+    fn options(&self, rig: &Rig, names: &[&str], format: Format) -> StoreOptions {
+        let devices = names.iter().map(|name| self.device(name, format)).collect();
+        StoreOptions { devices, ..rig.options() }
+    }
+
+    fn open(&self, rig: &Rig, names: &[&str]) -> Store {
+        Store::open(self.options(rig, names, Format::IfNotOurs), TestEnv::new()).expect("the store opens")
+    }
+}
+
+fn catalogs(dir: &Path) -> [Vec<u8>; 2] {
+    ["catalog.0", "catalog.1"].map(|name| std::fs::read(dir.join(name)).expect("there"))
+}
+
+#[test]
+fn files_are_there_in_another_store_with_names_owners_modes_and_bytes() {
+    let media = Media::new();
+    {
+        let rig = Rig::new();
+        let store = media.open(&rig, &["pmem0"]);
+        let s = admin(&store);
+        s.mkdir(&path("/models"), 0o750, None).expect("made");
+        s.mkdir(&path("/models/a"), 0o700, None).expect("made");
+        make(&s, "/models/a/weights", 3 * MIB + 77, "pmem0");
+        make(&s, "/scratch", MIB, "dram");
+        make(&s, "/gone", MIB, "pmem0");
+        s.set_attr(&path("/models/a/weights"), Some(0o640), Some(1000), Some(100), None).expect("set");
+        s.rename(&path("/models/a/weights"), &path("/models/w"), false).expect("renamed");
+        s.remove(&path("/gone"), false).expect("removed");
+        let info = s.stat(&path("/models/w")).expect("there");
+        assert!(info.persistent);
+        assert!(!s.stat(&path("/scratch")).expect("there").persistent);
+        assert_eq!(store.check(false).expect("checked"), []);
+        // As the power goes: nobody ends anything.
+        std::mem::forget(s);
+        std::mem::forget(store);
+        // Another process's lock would go with it.
+        unlock(&media.path("pmem0"));
+    }
+    let rig = Rig::new();
+    let store = media.open(&rig, &["pmem0"]);
+    let s = admin(&store);
+    let info = s.stat(&path("/models/w")).expect("there");
+    assert_eq!((info.mode, info.uid, info.gid, info.len), (0o640, 1000, 100, 3 * MIB + 77));
+    assert_eq!(s.stat(&path("/models")).expect("there").mode, 0o750);
+    let bytes = read(&s, "/models/w");
+    assert!(bytes.iter().enumerate().all(|(i, b)| *b == byte_at("/models/a/weights", i as u64)));
+    for gone in ["/scratch", "/gone", "/models/a"] {
+        assert_eq!(s.stat(&path(gone)).expect_err("gone").kind, ErrorKind::NotFound, "{gone}");
+    }
+    assert_eq!(store.check(false).expect("checked"), []);
+    make(&s, "/more", MIB, "pmem0");
+    assert_intact(&s, "/more", MIB);
+}
+
+/// The directory's lock is this process's, as long as it has the store in memory.
+fn unlock(dir: &Path) {
+    // A copy of the first catalog in its place is a file that nobody has locked.
+    let (at, copy) = (dir.join("catalog.0"), dir.join("copy"));
+    std::fs::copy(&at, &copy).expect("copied");
+    std::fs::rename(&copy, &at).expect("renamed");
+}
+
+#[test]
+fn a_restart_goes_on_with_the_journal_and_leaves_the_catalog_right() {
+    let (media, rig) = (Media::new(), Rig::new());
+    let store = media.open(&rig, &["pmem0"]);
+    let s = admin(&store);
+    make(&s, "/f", 2 * MIB, "pmem0");
+    drop(s);
+    store.end();
+    let before = catalogs(&media.path("pmem0"));
+    let store = media.open(&rig, &["pmem0"]);
+    assert_eq!(catalogs(&media.path("pmem0")), before, "nothing is written where nothing has changed");
+    assert_intact(&admin(&store), "/f", 2 * MIB);
+    assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
+fn what_lay_where_the_power_keeps_nothing_is_gone_and_never_zeros() {
+    let media = Media::new();
+    {
+        let rig = Rig::new();
+        let store = media.open(&rig, &["pmem0"]);
+        let s = admin(&store);
+        make(&s, "/f", 4 * MIB, "pmem0");
+        s.move_file(&path("/f"), "dram", Some((2 * MIB, 2 * MIB)), &mut |_| true).expect("moved");
+        assert!(!s.stat(&path("/f")).expect("there").persistent);
+    }
+    let rig = Rig::new();
+    let store = media.open(&rig, &["pmem0"]);
+    let s = admin(&store);
+    let info = s.stat(&path("/f")).expect("there");
+    assert_eq!((info.len, &info.lost[..]), (4 * MIB, &[PageRange::new(512, 512)][..]));
+    let opened = s.open(&open_of("/f", 0)).expect("opened");
+    let mut bytes = vec![0; 2 * MIB as usize + 5];
+    assert_eq!(s.read_at(opened.handle, 0, &mut bytes), Ok(2 * MIB as usize));
+    assert!(bytes[..2 * MIB as usize].iter().enumerate().all(|(i, b)| *b == byte_at("/f", i as u64)));
+    let error = s.read_at(opened.handle, 2 * MIB, &mut bytes).expect_err("gone");
+    assert_eq!(error.kind, ErrorKind::Lost);
+    assert!(error.message.contains("2097152..4194304"), "{error}");
+    assert_eq!(s.write_at(opened.handle, 3 * MIB, b"x").expect_err("gone").kind, ErrorKind::Lost);
+    assert_eq!(s.raw(opened.handle, false).expect_err("gone").kind, ErrorKind::Lost);
+    // Without them it is whole again.
+    s.set_len(opened.handle, 2 * MIB).expect("cut");
+    s.set_len(opened.handle, 3 * MIB).expect("longer");
+    assert_eq!(read(&s, "/f").len() as u64, 3 * MIB);
+    assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
+fn a_file_over_two_media_is_whole_when_both_are_there() {
+    let media = Media::new();
+    {
+        let rig = Rig::new();
+        let store = media.open(&rig, &["pmem0", "pmem1"]);
+        let s = admin(&store);
+        make(&s, "/f", 4 * MIB, "pmem0");
+        s.move_file(&path("/f"), "pmem1", Some((0, 2 * MIB)), &mut |_| true).expect("moved");
+        assert!(s.stat(&path("/f")).expect("there").persistent);
+    }
+    {
+        let rig = Rig::new();
+        let store = media.open(&rig, &["pmem1", "pmem0"]);
+        let s = admin(&store);
+        assert_intact(&s, "/f", 4 * MIB);
+        assert_eq!(store.check(false).expect("checked"), []);
+    }
+    let rig = Rig::new();
+    let store = media.open(&rig, &["pmem1"]);
+    assert_eq!(admin(&store).stat(&path("/f")).expect("there").lost, [PageRange::new(512, 512)]);
+    store.end();
+    // The other one brings what it has.
+    let store = media.open(&rig, &["pmem1", "pmem0"]);
+    assert_intact(&admin(&store), "/f", 4 * MIB);
+    assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
+fn a_drain_leaves_what_outlives_the_power_where_it_does() {
+    let (media, rig) = (Media::new(), Rig::new());
+    let store = media.open(&rig, &["pmem0", "pmem1"]);
+    let s = admin(&store);
+    make(&s, "/f", 4 * MIB, "pmem0");
+    let error = s.drain("pmem0", DrainOptions::default(), &mut |_| true).expect_err("volatile");
+    assert_eq!(error.kind, ErrorKind::DeviceState);
+    assert!(error.message.contains("--volatile") && error.message.contains("/f"), "{error}");
+    let volatile = DrainOptions { volatile: true, ..DrainOptions::default() };
+    s.drain("pmem0", volatile, &mut |_| true).expect("drained");
+    assert!(!s.stat(&path("/f")).expect("there").persistent);
+    s.detach_device("pmem0").expect("detached");
+    s.attach_device("pmem0").expect("attached");
+    s.online("pmem0", &mut |_| true).expect("online");
+    assert!(s.stat(&path("/f")).expect("there").persistent);
+    assert_intact(&s, "/f", 4 * MIB);
+    assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
+fn a_damaged_copy_is_mended_from_the_other() {
+    let (media, rig) = (Media::new(), Rig::new());
+    let store = media.open(&rig, &["pmem0"]);
+    make(&admin(&store), "/f", MIB, "pmem0");
+    let [first, _] = catalogs(&media.path("pmem0"));
+    let at = (4096 + 64..first.len()).find(|at| first[*at] != 0).expect("a record");
+    let file =
+        std::fs::OpenOptions::new().write(true).open(media.path("pmem0").join("catalog.0")).expect("there");
+    std::os::unix::fs::FileExt::write_all_at(&file, &[first[at] ^ 4], at as u64).expect("damaged");
+    let found = store.check(false).expect("checked");
+    assert!(
+        found.iter().any(|f| f.severity == Severity::Mendable && f.what.starts_with("pmem0: ")),
+        "{found:?}"
+    );
+    assert!(store.check(true).expect("checked").iter().all(|f| f.repaired));
+    assert_eq!(store.check(false).expect("checked"), []);
+    assert_eq!(catalogs(&media.path("pmem0"))[0], first);
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let (media, rig) = (Media::new(), Rig::new());
+    let open = |format| Store::open(media.options(&rig, &["pmem0"], format), TestEnv::new());
+    let refused = |format, says: &str| {
+        let error = open(format).expect_err("refused");
+        assert!(error.message.contains(says), "{error}");
+    };
+    refused(Format::Never, "`format`");
+    std::fs::write(media.path("pmem0").join("catalog.0"), vec![7; 8192]).expect("written");
+    refused(Format::Never, "`format`");
+    assert_eq!(std::fs::read(media.path("pmem0").join("catalog.0")).expect("there"), vec![7; 8192]);
+    let store = open(Format::IfNotOurs).expect("formatted");
+    make(&admin(&store), "/f", MIB, "pmem0");
+    // It is taken by one store at a time.
+    let other = Rig::new();
+    let error =
+        Store::open(media.options(&other, &["pmem0"], Format::Force), TestEnv::new()).expect_err("busy");
+    assert_eq!(error.kind, ErrorKind::Busy);
+    store.end();
+    // What is ours stays, unless it is by force.
+    let store =
+        Store::open(media.options(&other, &["pmem0"], Format::IfNotOurs), TestEnv::new()).expect("taken");
+    assert_intact(&admin(&store), "/f", MIB);
+    store.end();
+    // The first store knows that it was elsewhere.
+    let store = open(Format::Never).expect("starts");
+    let error =
+        admin(&store).open(&open_of("/f", 0)).and_then(|o| admin(&store).raw(o.handle, false).map(drop));
+    assert!(error.is_err());
+    assert!(
+        store.info().recovery.iter().any(|line| line.contains("another store")),
+        "{:?}",
+        store.info().recovery
+    );
+    store.end();
+    let third = Rig::new();
+    let store =
+        Store::open(media.options(&third, &["pmem0"], Format::Force), TestEnv::new()).expect("formatted");
+    assert_eq!(admin(&store).stat(&path("/f")).expect_err("gone").kind, ErrorKind::NotFound);
+}

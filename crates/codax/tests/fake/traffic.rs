@@ -1,0 +1,61 @@
+//! Threads that load and store while a file moves, in counters that are spread evenly over it.
+
+use codax::Mapping;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Places with counters; in the smallest file each is a page.
+pub const PAGES: usize = 64;
+
+/// Where a counter is in a mapping of a whole file.
+fn place(mapping: &Mapping, page: usize, column: usize) -> usize {
+    page * (mapping.len() / PAGES) + column * 8
+}
+
+/// Increments the counter at the beginning of every page of its own column, until told to stop; returns how often.
+pub fn count(mapping: &Mapping, column: usize, stop: &AtomicBool) -> u64 {
+    let memory = mapping.memory();
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) {
+        for page in 0..PAGES {
+            // Not an atomic: a lost store would show.
+            let at = place(mapping, page, column);
+            memory.store_u64(at, memory.load_u64(at) + 1);
+        }
+        rounds += 1;
+    }
+    rounds
+}
+
+/// Looks whether a counter ever goes back, seen through one mapping after the other.
+pub fn watch(mappings: &[&Mapping], stop: &AtomicBool) {
+    let mut seen = vec![0; PAGES * 4];
+    while !stop.load(Ordering::Relaxed) {
+        for (i, seen) in seen.iter_mut().enumerate() {
+            for mapping in mappings {
+                let now = mapping.memory().load_u64(place(mapping, i / 4, i % 4));
+                assert!(now >= *seen, "counter {i} went back from {seen} to {now}");
+                *seen = now;
+            }
+        }
+    }
+}
+
+pub fn assert_counted(mapping: &Mapping, column: usize, rounds: u64) {
+    for page in 0..PAGES {
+        assert_eq!(mapping.memory().load_u64(place(mapping, page, column)), rounds, "page {page}");
+    }
+}
+
+/// Waits until the thread sleeps in a page fault: that is how the kernel says "in no system call".
+pub fn wait_until_in_a_fault(thread: &AtomicU32) {
+    for _ in 0..10_000 {
+        let tid = thread.load(Ordering::SeqCst);
+        let doing = std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall")).unwrap_or_default();
+        if doing.starts_with("-1 ") {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("the thread does not wait");
+}
