@@ -195,6 +195,34 @@ fn a_drain_leaves_what_outlives_the_power_where_it_does() {
 }
 
 #[test]
+fn a_medium_that_was_left_empty_is_taken_again_unless_another_store_has_files_there() {
+    let (media, rig, other) = (Media::new(), Rig::new(), Rig::new());
+    let store = media.open(&rig, &["pmem0"]);
+    let s = admin(&store);
+    s.drain("pmem0", DrainOptions::default(), &mut |_| true).expect("drained");
+    s.detach_device("pmem0").expect("detached");
+    {
+        let guest = media.open(&other, &["pmem0"]);
+        make(&admin(&guest), "/theirs", MIB, "pmem0");
+        let error = s.attach_device("pmem0").expect_err("used");
+        assert!(error.message.contains("is used by another store"), "{error}");
+        guest.end();
+    }
+    let error = s.attach_device("pmem0").expect_err("theirs");
+    assert!(error.message.contains("1 files") || error.message.contains("2 files"), "{error}");
+    {
+        let guest = media.open(&other, &["pmem0"]);
+        admin(&guest).remove(&path("/theirs"), false).expect("removed");
+        guest.end();
+    }
+    s.attach_device("pmem0").expect("attached");
+    s.online("pmem0", &mut |_| true).expect("online");
+    make(&s, "/f", MIB, "pmem0");
+    assert_intact(&s, "/f", MIB);
+    assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
 fn a_damaged_copy_is_mended_from_the_other() {
     let (media, rig) = (Media::new(), Rig::new());
     let store = media.open(&rig, &["pmem0"]);

@@ -374,3 +374,31 @@ pub fn check_counted(bytes: &[u8], seed: u64, rounds: &[u64]) {
     }
     assert!(bytes == wanted, "bytes that nobody wrote are different");
 }
+
+/// Whether those pages of `bytes` that are there are what [`counted`] made, with one client of column 1 on its way through it: it is at a stride, has been through
+/// those before it once more than through those after it, and stores its own counter first.
+#[track_caller]
+pub fn check_on_the_way(bytes: &[u8], seed: u64, is_there: impl Fn(usize) -> bool) {
+    let mut wanted = counted(bytes.len() as u64, seed);
+    let mut seen: Option<(u64, u64)> = None;
+    for (at, stride) in wanted.chunks_exact_mut(STRIDE).enumerate() {
+        let from = at * STRIDE;
+        if !is_there(from) {
+            continue;
+        }
+        let [shared, own] =
+            [0, 8].map(|i| u64::from_le_bytes(bytes[from + i..from + i + 8].try_into().expect("8 bytes")));
+        assert!(own == shared || own == shared + 1, "stride {at}: {own} by itself, {shared} together");
+        let (first, before) = seen.unwrap_or((own, own));
+        assert!(
+            own <= before && first - shared <= 1,
+            "stride {at}: {own} after {before}, and {first} at first"
+        );
+        seen = Some((first, own));
+        stride[..8].copy_from_slice(&shared.to_le_bytes());
+        stride[8..16].copy_from_slice(&own.to_le_bytes());
+    }
+    for (at, (page, wanted)) in bytes.chunks(4096).zip(wanted.chunks(4096)).enumerate() {
+        assert!(!is_there(at * 4096) || page == wanted, "page {at} has other bytes");
+    }
+}

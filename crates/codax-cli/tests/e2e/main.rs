@@ -24,6 +24,7 @@ mod live;
 mod mount;
 mod numa;
 mod pairs;
+mod power;
 mod probe;
 mod stopped;
 mod strangers;

@@ -5,6 +5,7 @@
 use crate::client::{Client, check_counted, counted};
 use crate::numa::{far, lies_on, nodes};
 use crate::rig::{MIB, Plan, root, skipped};
+use crate::setting;
 
 /// A pool that a machine may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,9 +16,15 @@ enum Pool {
     Small,
     /// Another one, in transparent huge pages.
     Huge,
+    /// A DAX device that outlives the power.
+    Devdax,
+    /// One that doesn't.
+    Hmem,
+    /// Files of a DAX filesystem.
+    Fsdax,
 }
 
-use Pool::{Dram, Emulated, Huge, Small};
+use Pool::{Devdax, Dram, Emulated, Fsdax, Hmem, Huge, Small};
 
 impl Pool {
     fn name(self) -> &'static str {
@@ -26,25 +33,48 @@ impl Pool {
             Emulated => "sim0",
             Small => "cxl4k",
             Huge => "cxlthp",
+            Devdax => "pmem0",
+            Hmem => "hmem0",
+            Fsdax => "files0",
         }
     }
 
-    /// The node that it is on, if it is a device's; `Err` where the machine has none.
-    fn node(self) -> Result<Option<u32>, ()> {
-        let nth = |n: usize| far().get(n).copied().filter(|_| root()).map(Some).ok_or(());
+    /// The node that it is on, if it is a device's; the error says what the machine has not.
+    fn node(self) -> Result<Option<u32>, &'static str> {
+        let none = "wants root, and two NUMA nodes without CPUs";
+        let nth = |n: usize| far().get(n).copied().filter(|_| root()).map(Some).ok_or(none);
         match self {
             Dram | Emulated => Ok(None),
             Small => nth(0),
             Huge => nth(1),
+            Devdax => setting::devdax().map(|_| None).ok_or("wants a DAX device"),
+            Hmem => setting::hmem().map(|_| None).ok_or("wants a volatile DAX device"),
+            Fsdax => setting::fsdax().map(|_| None).ok_or("wants a DAX filesystem"),
         }
+    }
+
+    /// What it is as a device, where it isn't in every store.
+    fn device(self) -> Option<String> {
+        let what = match self {
+            Dram | Emulated | Small | Huge => return None,
+            Devdax => format!("devdax:{},format=force", setting::devdax()?),
+            Hmem => format!("devdax:{},format=force", setting::hmem()?),
+            Fsdax => format!("fsdax:{}/{},size=64MiB,format", setting::fsdax()?, setting::DIR),
+        };
+        Some(format!("{}={what}", self.name()))
+    }
+
+    /// Whether it outlives the power.
+    fn is_persistent(self) -> bool {
+        matches!(self, Devdax | Fsdax)
     }
 }
 
 fn pair(a: Pool, b: Pool) {
     const LEN: u64 = 6 * MIB + 20_480;
-    let (Ok(_), Ok(_)) = (a.node(), b.node()) else {
-        return skipped(&format!("{a:?} and {b:?}"), "wants root, and two NUMA nodes without CPUs");
-    };
+    if let Some(why) = [a, b].into_iter().find_map(|pool| pool.node().err()) {
+        return skipped(&format!("{a:?} and {b:?}"), why);
+    }
     let near = nodes().into_iter().filter(|node| !node.cpus.is_empty()).map(|node| node.node).collect();
     let mut places = Vec::new();
     let mut plan = Plan::new().device_as("sim0=emulated:64MiB");
@@ -54,6 +84,9 @@ fn pair(a: Pool, b: Pool) {
             places.push((pool.name(), vec![node]));
         }
     }
+    // These have one store at a time, or take their time to make: only where they are meant.
+    let others = [a, b].into_iter().filter_map(Pool::device);
+    let plan = others.fold(plan, |plan, device| plan.and_device(&device));
     if !places.is_empty() {
         places.push(("dram", near));
     }
@@ -72,7 +105,10 @@ fn pair(a: Pool, b: Pool) {
     rig.ok(&["placement", "/f", "--interleave", &format!("{},{}", a.name(), b.name())]);
     for (device, refuge) in [(a, b), (b, a)].into_iter().filter(|(device, _)| *device != Dram) {
         rig.ok(&["move", "/f", "--to", device.name()]);
-        rig.ok(&["device", "drain", device.name()]);
+        // What outlives the power goes without a word only where it does as well.
+        let volatile: &[&str] =
+            if device.is_persistent() && !refuge.is_persistent() { &["--volatile"] } else { &[] };
+        rig.ok(&[&["device", "drain", device.name()], volatile].concat());
         there(refuge);
         rig.ok(&["device", "online", device.name()]);
         there(device);
@@ -111,4 +147,69 @@ fn emulated_and_numa_thp() {
 #[test]
 fn numa_4k_and_numa_thp() {
     pair(Small, Huge);
+}
+
+#[test]
+fn dram_and_devdax() {
+    pair(Dram, Devdax);
+}
+
+#[test]
+fn dram_and_fsdax() {
+    pair(Dram, Fsdax);
+}
+
+#[test]
+fn emulated_and_devdax() {
+    pair(Emulated, Devdax);
+}
+
+#[test]
+fn emulated_and_fsdax() {
+    pair(Emulated, Fsdax);
+}
+
+#[test]
+fn numa_4k_and_devdax() {
+    pair(Small, Devdax);
+}
+
+#[test]
+fn numa_4k_and_fsdax() {
+    pair(Small, Fsdax);
+}
+
+#[test]
+fn numa_thp_and_devdax() {
+    pair(Huge, Devdax);
+}
+
+#[test]
+fn numa_thp_and_fsdax() {
+    pair(Huge, Fsdax);
+}
+
+#[test]
+fn devdax_and_fsdax() {
+    pair(Devdax, Fsdax);
+}
+
+#[test]
+fn dram_and_hmem() {
+    pair(Dram, Hmem);
+}
+
+#[test]
+fn numa_thp_and_hmem() {
+    pair(Huge, Hmem);
+}
+
+#[test]
+fn devdax_and_hmem() {
+    pair(Devdax, Hmem);
+}
+
+#[test]
+fn fsdax_and_hmem() {
+    pair(Fsdax, Hmem);
 }

@@ -283,12 +283,12 @@ pub struct Rig {
     plan: Plan,
     program: PathBuf,
     daemon: Mutex<Option<Running>>,
-    /// Dropped after all else.
-    _huge: Option<File>,
+    /// What it has while others wait for it. Dropped after all else.
+    _locks: Vec<File>,
 }
 
 impl Rig {
-    fn new(plan: Plan) -> Self {
+    fn new(mut plan: Plan) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         sweep_old();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -300,12 +300,14 @@ impl Rig {
         }
         fs::write(root.join("codax.toml"), plan.configuration()).expect("ours");
         let program = setting::program();
-        let huge = plan.takes_huge_pages.then(|| {
+        let mut locks = own_devices(&plan.devices);
+        if plan.takes_huge_pages {
             let lock = File::create(setting::HUGE_LOCK).expect("root may");
             lock.lock_shared().expect("nobody has it for ever");
-            lock
-        });
-        let mut rig = Self { root, plan, program, daemon: Mutex::new(None), _huge: huge };
+            locks.push(lock);
+        }
+        make_directories(&mut plan, &root);
+        let mut rig = Self { root, plan, program, daemon: Mutex::new(None), _locks: locks };
         rig.program = rig.reachable(&rig.program);
         rig
     }
@@ -344,6 +346,11 @@ impl Rig {
     pub fn command<S: AsRef<OsStr>>(&self, words: &[S]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(words);
+        // Of a device that outlives the power the tests' drains say that what is there needn't.
+        let is = |at: usize, word: &str| words.get(at).is_some_and(|is| is.as_ref() == word);
+        if setting::is_dax() && is(0, "device") && is(1, "drain") {
+            command.arg("--volatile");
+        }
         self.settled(command)
     }
 
@@ -579,6 +586,43 @@ impl Drop for Rig {
     }
 }
 
+/// DAX devices have one store at a time: others wait here until it is gone.
+fn own_devices(devices: &[String]) -> Vec<File> {
+    let mut paths: Vec<_> = devices.iter().filter_map(|device| path_of(device, "devdax:")).collect();
+    // In one order everywhere, so that nobody waits in a circle.
+    paths.sort_unstable();
+    let lock = |path: &str| {
+        let lock =
+            File::create(format!("/dev/shm/codax-e2e{}.lock", path.replace('/', "-"))).expect("root may");
+        lock.lock().expect("nobody has it for ever");
+        lock
+    };
+    paths.into_iter().map(lock).collect()
+}
+
+/// The path of a device of this kind.
+fn path_of<'a>(device: &'a str, kind: &str) -> Option<&'a str> {
+    let (_, what) = device.split_once('=')?;
+    what.strip_prefix(kind)?.split(',').next()
+}
+
+/// Makes the directories of devices that are to have one of their own, and notes them, so that they go with the rig.
+fn make_directories(plan: &mut Plan, root: &Path) {
+    let name = root.file_name().and_then(OsStr::to_str).expect("ours");
+    let mut made = String::new();
+    for device in plan.devices.iter_mut().filter(|device| device.contains(setting::DIR)) {
+        *device = device.replace(setting::DIR, name);
+        let dir = path_of(device, "fsdax:").expect("only files lie in a directory");
+        let _ = writeln!(made, "{dir}");
+        fs::write(root.join(DIRECTORIES), &made).expect("ours");
+        fs::create_dir(dir).expect("a fresh directory");
+        std::os::unix::fs::chown(dir, plan.uid, plan.uid).expect("root may");
+    }
+}
+
+/// In a rig's root: directories elsewhere that go with it, a line each.
+const DIRECTORIES: &str = "directories";
+
 /// Unmounts what is mounted below `root`, and removes it. Huge pages that its devices had go back to their node.
 fn remove(root: &Path) {
     let store = Layout { dir: root.join("store") };
@@ -592,6 +636,11 @@ fn remove(root: &Path) {
     for mount in below.filter(|mount| mount.starts_with(root)) {
         if let Err(e) = codax_os::mounts::umount(mount) {
             eprintln!("{} stays mounted: {e}", mount.display());
+        }
+    }
+    for dir in fs::read_to_string(root.join(DIRECTORIES)).unwrap_or_default().lines() {
+        if let Err(e) = fs::remove_dir_all(dir) {
+            eprintln!("{dir} stays: {e}");
         }
     }
     if let Err(e) = fs::remove_dir_all(root) {

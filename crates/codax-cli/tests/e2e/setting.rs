@@ -6,7 +6,10 @@
 //! | `CODAX_TEST_PROGRAM` | the program to test, in place of the one built with the tests |
 //! | `CODAX_TEST_SCRATCH` | a directory on a disk |
 //! | `CODAX_TEST_SLOW` | how many times slower than usual everything is: a whole number that limits are multiplied with |
-//! | `CODAX_TEST_DEVICE` | what the device `sim0` is, as behind `--device sim0=`; `{size}` stands for the size that a test wants |
+//! | `CODAX_TEST_DEVICE` | what the device `sim0` is, as behind `--device sim0=`; `{size}` stands for the size that a test wants, `{dir}` for a name of a directory that nothing has yet: each store's own |
+//! | `CODAX_TEST_DEVDAX` | a DAX device that outlives the power, whatever is on it |
+//! | `CODAX_TEST_HMEM` | one that doesn't |
+//! | `CODAX_TEST_FSDAX` | a directory of a DAX filesystem |
 //! | `CODAX_TEST_MACHINE` | set where tests may change settings of the whole machine |
 //! | `CODAX_TEST_HUGE` | which huge pages `dram` has, as the key `huge` |
 //! | `CODAX_TEST_DRAM` | what `dram` is, as behind `--dram`, in the same way |
@@ -20,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What `{size}` stands for in a device's description.
 const SIZE: &str = "{size}";
+
+/// What `{dir}` stands for is the store's to say.
+pub const DIR: &str = "{dir}";
 
 fn told(name: &str) -> Option<String> {
     let text = std::env::var_os(name)?;
@@ -71,6 +77,27 @@ pub fn patience() -> Duration {
 pub fn device(name: &str, size: &str) -> String {
     let what = told("CODAX_TEST_DEVICE").unwrap_or_else(|| format!("emulated:{SIZE}"));
     format!("{name}={}", what.replace(SIZE, size))
+}
+
+/// Whether that is one that the kernel maps without a page cache: a DAX device, or a directory of files.
+pub fn is_dax() -> bool {
+    told("CODAX_TEST_DEVICE")
+        .is_some_and(|what| ["devdax:", "fsdax:"].iter().any(|kind| what.starts_with(kind)))
+}
+
+/// The DAX device that a run may do with what it likes: one that outlives the power.
+pub fn devdax() -> Option<String> {
+    told("CODAX_TEST_DEVDAX")
+}
+
+/// One that doesn't outlive it.
+pub fn hmem() -> Option<String> {
+    told("CODAX_TEST_HMEM")
+}
+
+/// A directory of a DAX filesystem.
+pub fn fsdax() -> Option<String> {
+    told("CODAX_TEST_FSDAX")
 }
 
 /// What goes into the configuration of a store whose test says nothing of huge pages.

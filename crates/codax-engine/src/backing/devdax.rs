@@ -105,6 +105,14 @@ impl Devdax {
         extent::slice(&frames.extents, PageRange::of_bytes(off, len)).into_iter().filter_map(part).collect()
     }
 
+    /// Where these pages of a file are. They may be more than any file has.
+    fn parts_of(&self, file: FileId, pages: PageRange) -> Vec<Part> {
+        let placed = self.placed();
+        let Some(frames) = placed.files.get(&file) else { return Vec::new() };
+        let part = |e: Extent| Part { at: self.byte_of(e.frame), off: e.page.offset(), len: e.count.bytes() };
+        extent::slice(&frames.extents, pages).into_iter().map(part).collect()
+    }
+
     /// What can't be read or written: the memory is damaged, or the device has gone.
     fn unreachable(&self, what: &str, part: Part, done: u64) -> Error {
         Error::lost(format!(
@@ -238,8 +246,8 @@ impl Backing for Devdax {
     fn is_mapped(&self, file: FileId, pages: &[PageRange], by: &Held) -> bool {
         let Hold::Mapped { off, len, .. } = by.what else { return false };
         let end = off.saturating_add(len);
-        let parts = pages.iter().flat_map(|run| self.parts(file, run.offset(), run.bytes()));
-        parts.into_iter().any(|part| part.at < end && off < part.at + part.len)
+        let mut parts = pages.iter().flat_map(|run| self.parts_of(file, *run));
+        parts.any(|part| part.at < end && off < part.at + part.len)
     }
 
     fn damaged(&self, file: FileId, pages: &[PageRange]) -> Result<Vec<PageRange>> {

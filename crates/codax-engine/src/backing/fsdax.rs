@@ -57,7 +57,7 @@ impl Backing for Fsdax {
         for (file, info) in &mut objects {
             let object = self.files.open(*file, false)?;
             info.allocated =
-                self.files.resident(object.as_fd(), PageRange::new(0, PageCount::for_bytes(info.len).0))?;
+                self.resident(object.as_fd(), PageRange::new(0, PageCount::for_bytes(info.len).0))?;
         }
         Ok(objects)
     }
@@ -121,7 +121,11 @@ impl Backing for Fsdax {
     }
 
     fn resident(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<PageCount> {
-        self.files.resident(object, pages)
+        // Nothing of it is in the page cache, which is where tmpfs has what it has. What is allocated was written to, if only zeros.
+        let data = object::data_ranges(object)
+            .map_err(|e| os_error("look for holes of an object in", &self.path.display(), &e))?;
+        let here = |(at, len): (u64, u64)| PageRange::of_bytes(at, len).intersect(pages);
+        Ok(PageCount(data.into_iter().filter_map(here).map(|run| run.count.0).sum()))
     }
 
     fn release(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {

@@ -18,6 +18,17 @@ use std::sync::Arc;
 /// Of a directory's filesystem so much stays free where no size is given, as a part.
 const LEFT_PART: u64 = 16;
 
+/// What the store knows of a medium that it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// Nothing: it takes it for the first time. It may be formatted.
+    First,
+    /// Its files are there.
+    Again,
+    /// It has left nothing there: another store may have had it meanwhile.
+    Empty,
+}
+
 /// What a new pool on a medium will be.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -76,22 +87,28 @@ pub(crate) fn plan(spec: &DaxSpec, name: &str, bytes: Option<u64>, env: &dyn Env
     Ok(look.as_plan(spec, PoolUuid(uuid), &geometry, env))
 }
 
-/// Opens the medium of a pool. One that the store takes for the first time (`new`) is formatted first if [`plan`] has found that it is to be.
+/// Opens the medium of a pool. One that the store takes for the first time is formatted first if [`plan`] has found that it is to be, and so is one that it has
+/// left nothing on, if it is another by now and may be.
 pub(crate) fn open(
     pool: &PoolRecord,
     spec: &DaxSpec,
     tokens: &Path,
-    new: bool,
+    take: Take,
     now_ns: i64,
 ) -> Result<Taken> {
     let about = |e: Error| Error::new(e.kind, format!("device {}: {}", pool.name, e.message));
     let memory = pool.dax.as_ref().ok_or_else(|| Error::internal("a pool without a medium of its own"))?;
     let mut look = look(spec).map_err(about)?;
     let mut notes = look.notes();
-    let format = new && !matches!(&look.found, Found::Ours(found, _) if found.pool == memory.uuid);
+    let its_own = matches!(&look.found, Found::Ours(found, _) if found.pool == memory.uuid);
+    let format = match take {
+        Take::First => !its_own,
+        Take::Again => false,
+        Take::Empty => !its_own && look.kept(spec).map_err(about)?.is_none(),
+    };
     let catalog = match format {
         true => look.format(pool, memory, now_ns),
-        false => look.reopen(memory, new).map(|(catalog, more)| {
+        false => look.reopen(memory, take).map(|(catalog, more)| {
             notes.extend(more);
             catalog
         }),
@@ -143,7 +160,8 @@ fn look(spec: &DaxSpec) -> Result<Look> {
         filesystem::of(path).map_err(|e| os_error("look at the filesystem of", &path.display(), &e))?;
     let persistent = spec.persistent.unwrap_or(facts.persistent);
     let (copies, lock) = areas::of_directory(path, None)?;
-    let found = probe(&copies, None);
+    let nothing = copies.iter().all(|copy| copy.is_empty());
+    let found = if nothing { Found::Blank } else { probe(&copies, None) };
     Ok(Look { medium: Medium::Directory(path.clone(), lock), copies, found, persistent, what })
 }
 
@@ -188,6 +206,7 @@ impl Look {
                         self.what
                     )));
                 }
+                self.check_alignment(superblock)?;
                 Ok(Some((**superblock).clone()))
             }
             Found::Blank | Found::Foreign(_) | Found::Damaged(_) if spec.format == Format::IfNotOurs => {
@@ -232,6 +251,21 @@ impl Look {
         let memory =
             DaxMemory { path, unit: geometry.unit / PAGE_SIZE, data, uuid, owner: env.random().max(1) };
         Plan { memory, persistent: self.persistent, frames: geometry.frames }
+    }
+
+    /// A device can be mapped only by multiples of its alignment, which may not be what it was.
+    fn check_alignment(&self, superblock: &Superblock) -> Result<()> {
+        let Medium::Device(device) = &self.medium else { return Ok(()) };
+        let (unit, align) = (superblock.geometry.unit, device.align());
+        if unit.is_multiple_of(align) {
+            return Ok(());
+        }
+        Err(Error::device_state(format!(
+            "{} holds a pool in units of {}, and is aligned to {} now: daxctl reconfigure-device --align {unit} brings that back",
+            self.what,
+            format_size(unit),
+            format_size(align)
+        )))
     }
 
     /// What is worth knowing of it that is no error.
@@ -284,8 +318,9 @@ impl Look {
     }
 
     /// Opens what the medium holds, which is the store's from now on.
-    fn reopen(&mut self, memory: &DaxMemory, new: bool) -> Result<(Catalog, Vec<String>)> {
+    fn reopen(&mut self, memory: &DaxMemory, take: Take) -> Result<(Catalog, Vec<String>)> {
         let (superblock, _) = self.found.clone().ours(&self.what)?;
+        self.check_alignment(&superblock)?;
         if superblock.pool != memory.uuid {
             return Err(Error::device_state(format!(
                 "{} is not the medium it was: it holds the pool {} and not {}",
@@ -293,7 +328,7 @@ impl Look {
             )));
         }
         let owner = memory.owner;
-        if !new && superblock.store != owner {
+        if take == Take::Again && superblock.store != owner {
             return Err(Error::device_state(format!(
                 "{} was used by another store since: what this one knows of it may be wrong; take it as a device with a new name, or purge this store",
                 self.what
@@ -310,6 +345,13 @@ impl Look {
         };
         let (mut catalog, findings) = Catalog::open(self.copies.clone(), device_bytes)?;
         if superblock.store != owner {
+            let files = catalog.contents().nodes().len();
+            if take == Take::Empty && files > 0 {
+                return Err(Error::device_state(format!(
+                    "{} was used by another store since, and has {files} files and directories of its: take it as a device with a new name",
+                    self.what
+                )));
+            }
             catalog.set_owner(owner)?;
         }
         Ok((catalog, findings.into_iter().map(|finding| finding.what).collect()))

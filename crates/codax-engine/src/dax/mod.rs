@@ -11,6 +11,6 @@ mod record;
 mod watch;
 
 pub(crate) use import::{Imported, Source, import};
-pub(crate) use medium::{Plan, Taken, open, plan};
+pub(crate) use medium::{Plan, Take, Taken, open, plan};
 pub(crate) use record::wanted;
 pub(crate) use watch::frames_of;

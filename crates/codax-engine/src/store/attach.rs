@@ -1,6 +1,7 @@
 //! Detaching a device that a drain has emptied, so that its memory can leave the machine, and attaching it again.
 
 use crate::backing::{Backing, Shm, ShmOptions, give_back, os_error, raised_path};
+use crate::dax::Take;
 use crate::drain::Terms;
 use crate::store::Session;
 use crate::store::exclusive::drop_reserve;
@@ -69,13 +70,14 @@ impl Session {
         // To take a node's huge pages takes its time.
         st.pool_mut(pool).job = Some(Arc::new(Job::new("attach")));
         drop(st);
-        let opened = open_backing(&layout, &attached, (&all, false), (&inner.options(), &*inner.env), &make);
+        let take = if gone { Take::Again } else { Take::Empty };
+        let opened = open_backing(&layout, &attached, (&all, take), (&inner.options(), &*inner.env), &make);
         let mut st = inner.lock();
         st.pool_mut(pool).job = None;
         inner.changed.notify_all();
         let opened = opened?;
         if let Some(why) = opened.backing.gone() {
-            return Err(Error::device_state(format!("{name}: {why}")));
+            return Err(Error::device_state(why));
         }
         if !gone {
             inner.set_pool_state(&mut st, pool, state, Terms::default())?;

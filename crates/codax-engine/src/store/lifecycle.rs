@@ -2,7 +2,7 @@
 
 use crate::backing::{Backing, Hugetlb, Missing, Place, Shm, ShmOptions, give_back, os_error, raised_path};
 use crate::catalog::Catalog;
-use crate::dax;
+use crate::dax::{self, Take};
 use crate::env::Env;
 use crate::journal;
 use crate::options::{DaxSpec, DeviceSpec, Format, HugeMode, StoreOptions};
@@ -188,12 +188,12 @@ impl Opened {
     }
 }
 
-/// A pool's objects, and how their place came to be; tmpfs in the way that `make` says. A medium of its own that the store takes for the first time
-/// (`new`) may be formatted; of one that it knows and that can't be had, nothing is there.
+/// A pool's objects, and how their place came to be; tmpfs in the way that `make` says. Of a medium of its own that the
+/// store has files on and that can't be had, nothing is there.
 pub(crate) fn open_backing(
     layout: &Layout,
     pool: &PoolRecord,
-    (all, new): (&[PoolRecord], bool),
+    (all, take): (&[PoolRecord], Take),
     (options, env): (&StoreOptions, &dyn Env),
     make: &MakeBacking,
 ) -> Result<Opened> {
@@ -218,11 +218,11 @@ pub(crate) fn open_backing(
             swappable: false,
             shm: ShmOptions::default(),
         };
-        return match dax::open(pool, &spec, &path, new, env.wall_ns()) {
+        return match dax::open(pool, &spec, &path, take, env.wall_ns()) {
             Ok(dax::Taken { backing, catalog, notes }) => {
                 Ok(Opened { catalog: Some(catalog), notes, ..Opened::plain(&medium, backing) })
             }
-            Err(e) if new => Err(e),
+            Err(e) if take != Take::Again => Err(e),
             Err(e) => {
                 let notes =
                     vec![format!("{e}; its files can't be had until codax device attach {}", pool.name)];

@@ -1,7 +1,7 @@
 //! Opening a store: from the journal to the truth, and from the truth to frames and objects that agree with it.
 
 use crate::backing::{Backing, ObjectInfo, Shm};
-use crate::dax::{Imported, Source, import};
+use crate::dax::{Imported, Source, Take, import};
 use crate::env::Env;
 use crate::events::Events;
 use crate::fs::find_memory;
@@ -244,7 +244,8 @@ fn open_pools(
             return Err(Error::corrupt(format!("the journal names pool {} and not pool {at}", record.id)));
         }
         new.begin(record)?;
-        let opened = open_backing(layout, record, (&all, new.is_new(record)), (options, env), make)?;
+        let take = if new.is_new(record) { Take::First } else { Take::Again };
+        let opened = open_backing(layout, record, (&all, take), (options, env), make)?;
         new.has_memory(record, &*opened.backing)?;
         let of = opened.catalog.is_none().then_some(Trouble::Memory(record.id));
         notes.extend(opened.notes.into_iter().map(|what| Note { what, of: of.clone() }));
