@@ -109,6 +109,9 @@ impl Pool {
         self.table.free(run);
         self.alloc.release(run);
         self.tell_unused();
+        if let Some(reserve) = self.backing.holder() {
+            reserve.wake();
+        }
         let end = run.frame.0 + run.count.0;
         let touched = |bad: &FrameRun| bad.frame.0 < end && run.frame.0 < bad.frame.0 + bad.count.0;
         if self.record.retired.iter().any(touched) {

@@ -9,6 +9,7 @@ use crate::fs::find_memory;
 use crate::journal::{CommitWords, Journal};
 use crate::names::NamesFile;
 use crate::options::StoreOptions;
+use crate::store::exclusive::mode_of;
 use crate::store::files::all_in;
 use crate::store::lifecycle::{Layout, dram_pages, open_backing, prepare_dir, prepare_meta, reconcile};
 use crate::store::lost::{WithMemory, nodes_of};
@@ -178,6 +179,8 @@ impl Store {
         pools.into_iter().for_each(|pool| inner.tell_reserve(&inner.lock(), pool));
         inner.lock().recovery = notes;
         let store = Self { inner };
+        let pools: Vec<PoolId> = store.inner.lock().pools.iter().map(|pool| pool.record.id).collect();
+        pools.into_iter().for_each(|pool| store.inner.keep_reserve(pool));
         store.start_maintenance();
         store.resume_drains();
         Ok(store)
@@ -258,6 +261,7 @@ fn open_pools(
             catalog: opened.catalog,
             huge: opened.huge,
             swappable: opened.swappable,
+            exclusive: mode_of(layout, record, options)?,
             ahead: 0,
             limit: None,
             held: BTreeMap::new(),
