@@ -80,7 +80,11 @@ fn what_is_no_device_in_devdax_mode_is_refused() {
     // The other half of its range.
     let ram = format!("{}1", hmem.strip_suffix('0').expect("the first"));
     if Path::new("/sys/bus/dax/devices").join(&ram).exists() {
-        refused(&format!("devdax:/dev/{ram}"), 6, &["in use as system RAM", "daxctl reconfigure-device -m devdax"]);
+        refused(
+            &format!("devdax:/dev/{ram}"),
+            6,
+            &["in use as system RAM", "daxctl reconfigure-device -m devdax"],
+        );
     }
 }
 
@@ -91,7 +95,8 @@ fn a_device_has_one_store() {
     rig.put("/f", &pattern(MIB, 1), &["--on", "pmem"]).ok();
     let name = DaxDevice::open(Path::new(&path), false).expect("root may").name().to_owned();
     // By whichever name of it.
-    for (also, options) in [(path.clone(), ""), (path.clone(), ",format=force"), (format!("/dev/{name}"), "")] {
+    for (also, options) in [(path.clone(), ""), (path.clone(), ",format=force"), (format!("/dev/{name}"), "")]
+    {
         let dir = rig.beside("second");
         let words = ["up", "--store", dir.to_str().expect("text"), "--dram", "1MiB", "--device"];
         let device = format!("pmem=devdax:{also}{options}");
@@ -111,7 +116,9 @@ fn a_device_has_one_store() {
 fn what_somebody_has_on_a_device_stays() {
     let Some(path) = device("what_somebody_has_on_a_device_stays") else { return };
     let _turn = plan(&path, "").place();
-    for (at, mark, whose) in [(0x438, &b"\x53\xef"[..], "an ext4 filesystem"), (0, b"LUKS\xba\xbe", "a LUKS volume")] {
+    for (at, mark, whose) in
+        [(0x438, &b"\x53\xef"[..], "an ext4 filesystem"), (0, b"LUKS\xba\xbe", "a LUKS volume")]
+    {
         let (map, len) = whole(&path);
         map.zero(0, MIB).expect("cleared");
         map.zero(len - MIB, MIB).expect("cleared");
@@ -264,7 +271,10 @@ fn a_directory_without_dax_is_usable_and_it_is_said() {
         let device = format!("files=fsdax:{},size=16MiB", dir.text());
         let rig = Plan::new().device_as(&format!("{device},format")).up();
         let status = rig.ok(&["status"]);
-        assert!(status.text().contains("is not mounted with dax") && status.text().contains(says), "{status}");
+        assert!(
+            status.text().contains("is not mounted with dax") && status.text().contains(says),
+            "{status}"
+        );
         assert_eq!(rig.row(&["device", "show", "files"])["persistent"], persistent);
         rig.put("/f", &pattern(3 * MIB, 1), &["--on", "files"]).ok();
         assert_eq!(rig.row(&["stat", "/f"])["persistent"], persistent);
@@ -340,16 +350,18 @@ fn a_device_that_vanishes_takes_its_files_and_nothing_else() {
     // Who maps it gets the signal, and nobody else.
     mapper.tell("get 8");
     assert!(!mapper.process.end().success(), "a load there is SIGBUS");
-    until("that it is noticed", || {
-        rig.row(&["device", "show", "pmem"])["missing"].is_string().then_some(())
-    });
+    until("that it is noticed", || rig.row(&["device", "show", "pmem"])["missing"].is_string().then_some(()));
     assert!(rig.ok(&["status"]).text().contains("pmem"));
     assert!(rig.events("lost").iter().any(|event| event.contains("its device has gone")));
     // What is left goes on.
     assert!(rig.get("/near") == bytes && fs::read(dir.join("sim")).expect("there") == bytes);
     let mut part = vec![0; 4096];
-    std::os::unix::fs::FileExt::read_exact_at(&fs::File::open(dir.join("both")).expect("there"), &mut part, 0)
-        .expect("it lies in dram");
+    std::os::unix::fs::FileExt::read_exact_at(
+        &fs::File::open(dir.join("both")).expect("there"),
+        &mut part,
+        0,
+    )
+    .expect("it lies in dram");
     assert!(part == bytes[..4096]);
     fs::write(dir.join("new"), &bytes).expect("room");
     rig.put("/new-too", &bytes, &["--on", "sim0"]).ok();
@@ -404,7 +416,8 @@ fn the_kernel_s_bad_blocks_are_given_to_nobody() {
 
 /// The sector of its disk at which a byte of a file is.
 fn sector(path: &Path, at: u64) -> u64 {
-    let done = Command::new("xfs_io").args(["-r", "-c", "fiemap"]).arg(path).output().expect("the guest has it");
+    let done =
+        Command::new("xfs_io").args(["-r", "-c", "fiemap"]).arg(path).output().expect("the guest has it");
     let text = String::from_utf8(done.stdout).expect("text");
     // `N: [FROM..TO]: SECTOR..SECTOR`, in sectors.
     let number = |text: &str| text.trim().parse::<u64>().ok();
