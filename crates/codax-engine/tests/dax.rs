@@ -3,14 +3,17 @@
 //! A directory on a disk stands for the medium; what takes a real device is among the end-to-end tests.
 #![allow(clippy::cast_possible_truncation)]
 
+mod fs_support;
 mod store_support;
 
+use codax_core::ROOT;
 use codax_core::info::Severity;
 use codax_core::{ErrorKind, PageRange};
+use codax_engine::fs::Allocate;
 use codax_engine::{DrainOptions, Format, Store};
+use fs_support::*;
 use std::path::Path;
 use store_support::media::{Media, unlock};
-use store_support::*;
 
 fn catalogs(dir: &Path) -> [Vec<u8>; 2] {
     ["catalog.0", "catalog.1"].map(|name| std::fs::read(dir.join(name)).expect("there"))
@@ -212,4 +215,45 @@ fn what_is_not_ours_is_left_alone() {
     let store =
         Store::open(media.options(&third, &["pmem0"], Format::Force), TestEnv::new()).expect("formatted");
     assert_eq!(admin(&store).stat(&path("/f")).expect_err("gone").kind, ErrorKind::NotFound);
+}
+
+#[test]
+fn a_mount_shows_no_zeros_where_bytes_are_gone() {
+    let media = Media::new();
+    {
+        let rig = Rig::new();
+        let store = media.open(&rig, &["pmem0"]);
+        let s = admin(&store);
+        make(&s, "/f", 6 * MIB, "pmem0");
+        s.move_file(&path("/f"), "dram", Some((2 * MIB, 2 * MIB)), &mut |_| true).expect("moved");
+        drop(s);
+        store.end();
+    }
+    let rig = Rig::new();
+    let store = media.open(&rig, &["pmem0"]);
+    let fs = store.fs(false);
+    let id = fs.lookup(ROOT, b"f").expect("there").id;
+    let h = open(&fs, id).handle;
+    // What copies only data copies nothing here.
+    assert_eq!((fs.seek_data(h, 2 * MIB), fs.seek_hole(h, 0)), (Ok(2 * MIB), Ok(6 * MIB)));
+    let mut bytes = vec![0xee; 6 * MIB as usize];
+    assert_eq!(fs.read(h, 0, &mut bytes), Ok(2 * MIB as usize));
+    assert_eq!(kind(fs.read(h, 2 * MIB, &mut bytes)), ErrorKind::Lost);
+    assert_eq!(fs.read(h, 4 * MIB, &mut bytes), Ok(2 * MIB as usize));
+    assert_eq!(kind(fs.write(h, 3 * MIB, b"x", false)), ErrorKind::Lost);
+    let copy = create(&fs, ROOT, "copy").1.handle;
+    assert_eq!(fs.copy_range(h, 0, copy, 0, 6 * MIB), Ok(2 * MIB as usize));
+    assert_eq!(kind(fs.copy_range(h, 2 * MIB, copy, 2 * MIB, MIB)), ErrorKind::Lost);
+    let how = |punch| Allocate { keep_size: true, punch, zero: !punch };
+    assert_eq!(kind(fs.allocate(h, 3 * MIB, 4096, how(false))), ErrorKind::Lost);
+    // Who gives them up has a hole there.
+    fs.allocate(h, 3 * MIB, MIB, how(true)).expect("punched");
+    assert_eq!(fs.seek_hole(h, 2 * MIB), Ok(3 * MIB));
+    assert_eq!(fs.read(h, 3 * MIB, &mut bytes[..4096]), Ok(4096));
+    assert!(bytes[..4096].iter().all(|b| *b == 0));
+    assert_eq!(fs.write(h, 3 * MIB, b"x", false), Ok(1));
+    assert_eq!(admin(&store).stat(&path("/f")).expect("there").lost, [PageRange::new(512, 256)]);
+    fs.release(h);
+    fs.release(copy);
+    assert_eq!(store.check(false).expect("checked"), []);
 }
