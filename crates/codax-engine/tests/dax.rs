@@ -257,3 +257,25 @@ fn a_mount_shows_no_zeros_where_bytes_are_gone() {
     fs.release(copy);
     assert_eq!(store.check(false).expect("checked"), []);
 }
+
+#[test]
+fn a_device_that_comes_back_elsewhere_is_attached_there() {
+    let (media, rig) = (Media::new(), Rig::new());
+    let store = media.open(&rig, &["pmem0"]);
+    make(&admin(&store), "/f", MIB, "pmem0");
+    store.end();
+    let away = media.path("away");
+    std::fs::rename(media.path("pmem0"), &away).expect("renamed");
+    let store = media.open(&rig, &["pmem0"]);
+    let s = admin(&store);
+    let opened = s.open(&open_of("/f", 0)).expect("opened");
+    assert_eq!(s.read_at(opened.handle, 0, &mut [0; 8]).expect_err("not there").kind, ErrorKind::Lost);
+    s.attach_device("pmem0").expect_err("not there");
+    let mut options = media.options(&rig, &["pmem0"], Format::Never);
+    options.devices[0].dax.as_mut().expect("a medium").path = away;
+    let lines = store.reload(&options).expect("reloaded");
+    assert!(lines.iter().any(|line| line.contains("its path")), "{lines:?}");
+    s.attach_device("pmem0").expect("attached");
+    assert_intact(&s, "/f", MIB);
+    assert_eq!(store.check(false).expect("checked"), []);
+}

@@ -520,7 +520,15 @@ impl Store {
             now.state = st.pools[at].record.state;
             now.drain_limit = st.pools[at].record.drain_limit;
             self.inner.commit(&mut st, &[Change::Pool(now.clone())])?;
-            lines.push(format!("device {}: link model changed", now.name));
+            if now.link != known[at].link {
+                lines.push(format!("device {}: link model changed", now.name));
+            }
+            if now.dax != known[at].dax {
+                lines.push(format!(
+                    "device {}: its path counts when it is attached, or at the next start",
+                    now.name
+                ));
+            }
             st.pools[at].record = now;
         }
         drop(st);
@@ -538,7 +546,13 @@ impl Store {
             lines.push("huge takes effect in pools made after the next start".to_owned());
         }
         let StoreOptions { ack_timeout, chunk_bytes, resume_wait, .. } = *new;
-        *options = Arc::new(StoreOptions { ack_timeout, chunk_bytes, resume_wait, ..(**options).clone() });
+        let mut devices = options.devices.clone();
+        for device in &mut devices {
+            let now = new.devices.iter().find(|now| now.name == device.name);
+            device.dax = now.map_or_else(|| device.dax.clone(), |now| now.dax.clone());
+        }
+        *options =
+            Arc::new(StoreOptions { ack_timeout, chunk_bytes, resume_wait, devices, ..(**options).clone() });
         Ok(lines)
     }
 
