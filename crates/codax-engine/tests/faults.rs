@@ -3,8 +3,9 @@
 mod store_support;
 
 use codax_core::change::{PoolRecord, PoolState};
+use codax_core::extent::{Extent, FrameRun};
 use codax_core::request::Open;
-use codax_core::{Error, ErrorKind, FileId, PageRange, Result};
+use codax_core::{Error, ErrorKind, FileId, Frame, PageCount, PageRange, Result};
 use codax_engine::backing::{Backing, ObjectInfo, Shm};
 use codax_engine::fs::{Allocate, How, New, NewKind, Who};
 use codax_engine::{DrainOptions, Opened, Session, Store};
@@ -30,6 +31,8 @@ struct Fault {
     hit: Mutex<Option<&'static str>>,
     /// Where a call that allocates says that it has begun, and waits until it may go on.
     gate: Mutex<Option<(Sender<()>, Receiver<()>)>>,
+    /// Frames that somebody maps by himself.
+    mapped: Mutex<Vec<FrameRun>>,
 }
 
 impl Fault {
@@ -41,6 +44,7 @@ impl Fault {
             on: AtomicBool::new(false),
             hit: Mutex::new(None),
             gate: Mutex::new(None),
+            mapped: Mutex::new(Vec::new()),
         })
     }
 
@@ -140,7 +144,18 @@ impl Backing for FailingBacking {
         self.fault.call("copy").and_then(|()| self.shm.copy(from, at, len, to))
     }
 
+    fn mapped(&self) -> Result<Vec<FrameRun>> {
+        Ok(self.fault.mapped.lock().expect("no panic under it").clone())
+    }
+
+    fn adopt(&self, file: FileId, len: u64, _extents: &[Extent]) -> Result<()> {
+        self.shm.create(file, len).map(drop)
+    }
+
     fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>> {
+        if !self.mapped()?.is_empty() {
+            return Ok(None);
+        }
         self.fault.call("sole_holder").and_then(|()| self.shm.sole_holder(file))
     }
 
@@ -546,4 +561,37 @@ fn what_could_not_be_settled_is_tried_again() {
             break;
         }
     }
+}
+
+#[test]
+fn frames_that_somebody_maps_since_before_the_start_are_given_to_nobody() {
+    let (rig, fault) = (Rig::new(), Fault::new(u64::MAX, false));
+    let store = rig.open_with(&on_failing(&fault)).expect("opens");
+    let s = admin(&store);
+    make(&s, "/f", 4 * MIB, "sim0");
+    drop(s);
+    store.end();
+    // Some of them are a file's still.
+    let frame = |bytes: u64| bytes / 4096;
+    let run = FrameRun { frame: Frame(frame(2 * MIB)), count: PageCount(frame(6 * MIB)) };
+    fault.mapped.lock().expect("no panic under it").push(run);
+    let store = rig.open_with(&on_failing(&fault)).expect("opens");
+    let s = admin(&store);
+    let room = |store: &Store| {
+        let info = store.info();
+        // Both pools are on such a medium.
+        info.pools.iter().map(|pool| (pool.used / MIB, pool.held / MIB)).collect::<Vec<_>>()
+    };
+    assert_eq!(room(&store), [(0, 6), (4, 4)]);
+    make(&s, "/g", 24 * MIB, "sim0");
+    s.open(&Open { placement: on("sim0"), ..open_of("/h", 4096) }).expect_err("the rest is held");
+    assert_eq!(store.check(false).expect("checked"), []);
+    // Whoever maps them has gone.
+    fault.mapped.lock().expect("no panic under it").clear();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while room(&store) != [(0, 0), (28, 0)] {
+        assert!(Instant::now() < deadline, "{:?}", room(&store));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(store.check(false).expect("checked"), []);
 }

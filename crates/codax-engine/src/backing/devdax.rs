@@ -5,7 +5,7 @@
 //! descriptor of the device is all or nothing: those who may open the device map it by themselves, and are found by their mappings.
 
 use super::{Backing, ObjectInfo, OnDevice, Shm, ShmOptions, os_error};
-use crate::dax::frames_of;
+use crate::dax::{frames_of, units_of};
 use codax_core::extent::{self, Extent, FrameRun};
 use codax_core::request::DeviceRun;
 use codax_core::{Error, FileId, Frame, PageCount, PageNo, PageRange, PoolId, Result};
@@ -86,6 +86,11 @@ impl Devdax {
         let stat = object::stat(token).map_err(|e| os_error("look at", &"a token", &e))?;
         let file = self.placed().tokens.get(&stat.ino).copied();
         Ok((file.ok_or_else(|| Error::internal("a token of no file"))?, stat.len))
+    }
+
+    /// Frames that have room on the device behind where its data begins.
+    fn frames(&self) -> u64 {
+        self.device.len().saturating_sub(self.data) / PageCount(1).bytes()
     }
 
     fn byte_of(&self, frame: Frame) -> u64 {
@@ -242,6 +247,14 @@ impl Backing for Devdax {
         parts.into_iter().any(|part| part.at < end && off < part.at + part.len)
     }
 
+    fn mapped(&self) -> Result<Vec<FrameRun>> {
+        let run = |held: Held| match held.what {
+            Hold::Mapped { off, len, .. } => Some(units_of(off, len, self.data, self.unit, self.frames())),
+            Hold::Descriptor => None,
+        };
+        Ok(self.mappings()?.into_iter().filter_map(run).collect())
+    }
+
     fn damaged(&self, file: FileId, pages: &[PageRange]) -> Result<Vec<PageRange>> {
         let mut damaged = Vec::new();
         for part in pages.iter().flat_map(|run| self.parts(file, run.offset(), run.bytes())) {
@@ -262,7 +275,7 @@ impl Backing for Devdax {
             tracing::warn!("{}: its list of bad blocks: {e}", self.device.path().display());
             Vec::new()
         });
-        frames_of(&bad, self.data, self.unit, (self.device.len() - self.data) / PageCount(1).bytes())
+        frames_of(&bad, self.data, self.unit, self.frames())
     }
 
     fn gone(&self) -> Option<String> {
