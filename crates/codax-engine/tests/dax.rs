@@ -279,3 +279,34 @@ fn a_device_that_comes_back_elsewhere_is_attached_there() {
     assert_intact(&s, "/f", MIB);
     assert_eq!(store.check(false).expect("checked"), []);
 }
+
+#[test]
+fn what_has_no_bytes_goes_with_its_placement() {
+    let (media, rig) = (Media::new(), Rig::new());
+    let store = media.open(&rig, &["pmem0"]);
+    let s = admin(&store);
+    let sound = |what: &str| assert_eq!(store.check(false).expect("checked"), [], "{what}");
+    for dir in ["/d", "/d/e", "/dram"] {
+        s.mkdir(&path(dir), 0o755, None).expect("made");
+    }
+    for file in ["/d/x", "/d/e/y", "/dram/z"] {
+        s.open(&open_of(file, 0)).expect("made");
+    }
+    sound("made");
+    let placement = on("pmem0");
+    s.set_attr(&path("/d"), None, None, None, Some(placement.as_ref())).expect("placed");
+    sound("placed");
+    s.rename(&path("/d/e/y"), &path("/dram/y"), false).expect("renamed");
+    sound("a file goes");
+    s.rename(&path("/dram/z"), &path("/d/z"), false).expect("renamed");
+    sound("a file comes");
+    s.rename(&path("/d/e"), &path("/e"), false).expect("renamed");
+    sound("a directory goes");
+    s.rename(&path("/dram"), &path("/d/dram"), false).expect("renamed");
+    sound("a directory comes");
+    s.set_attr(&path("/d"), None, None, None, Some(None)).expect("placed");
+    sound("placed elsewhere");
+    s.set_attr(&path("/d/dram/z"), None, None, None, Some(on("pmem0").as_ref())).expect_err("not there");
+    s.set_attr(&path("/d/z"), None, None, None, Some(on("pmem0").as_ref())).expect("placed");
+    sound("a file by itself");
+}
