@@ -200,6 +200,11 @@ fn what_is_not_ours_is_left_alone() {
         Store::open(media.options(&other, &["pmem0"], Format::IfNotOurs), TestEnv::new()).expect("taken");
     assert_intact(&admin(&store), "/f", MIB);
     store.end();
+    // What it is has been said once.
+    let mut other_wise = media.options(&other, &["pmem0"], Format::Never);
+    other_wise.devices[0].dax.as_mut().expect("a medium").persistent = Some(false);
+    let error = Store::open(other_wise, TestEnv::new()).expect_err("refused");
+    assert!(error.message.contains("pmem0 is persistent"), "{error}");
     // The first store knows that it was elsewhere.
     let store = open(Format::Never).expect("starts");
     let error =
