@@ -110,6 +110,14 @@ impl Devdax {
         extent::slice(&frames.extents, PageRange::of_bytes(off, len)).into_iter().filter_map(part).collect()
     }
 
+    /// Where pages of a file are, however many.
+    fn whole_parts(&self, file: FileId, pages: PageRange) -> Vec<Part> {
+        let placed = self.placed();
+        let Some(frames) = placed.files.get(&file) else { return Vec::new() };
+        let part = |e: Extent| Part { at: self.byte_of(e.frame), off: e.page.offset(), len: e.count.bytes() };
+        extent::slice(&frames.extents, pages).into_iter().map(part).collect()
+    }
+
     /// What can't be read or written: the memory is damaged, or the device has gone.
     fn unreachable(&self, what: &str, part: Part, done: u64) -> Error {
         Error::lost(format!(
@@ -243,8 +251,8 @@ impl Backing for Devdax {
     fn is_mapped(&self, file: FileId, pages: &[PageRange], by: &Held) -> bool {
         let Hold::Mapped { off, len, .. } = by.what else { return false };
         let end = off.saturating_add(len);
-        let parts = pages.iter().flat_map(|run| self.parts(file, run.offset(), run.bytes()));
-        parts.into_iter().any(|part| part.at < end && off < part.at + part.len)
+        let mut parts = pages.iter().flat_map(|run| self.whole_parts(file, *run));
+        parts.any(|part| part.at < end && off < part.at + part.len)
     }
 
     fn mapped(&self) -> Result<Vec<FrameRun>> {
@@ -318,7 +326,14 @@ impl Backing for Devdax {
         let len = self.object_len(len);
         self.tokens.resize(object, len)?;
         let end = PageCount::for_bytes(len);
-        self.release(object, PageRange { start: PageNo(end.0), count: PageCount(u64::MAX - end.0) })
+        let cut = PageRange { start: PageNo(end.0), count: PageCount(u64::MAX - end.0) };
+        let (file, _) = self.file_of(object)?;
+        if self.whole_parts(file, cut).is_empty() {
+            return Ok(());
+        }
+        // What is mapped stays known as the file's until it is given back.
+        let mapped = self.mappings()?.iter().any(|held| self.is_mapped(file, &[cut], held));
+        if mapped { Ok(()) } else { self.release(object, cut) }
     }
 
     fn read(&self, object: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> Result<usize> {
