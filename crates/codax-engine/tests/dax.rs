@@ -228,6 +228,11 @@ fn what_is_not_ours_is_left_alone() {
         Store::open(media.options(&other, &["pmem0"], Format::IfNotOurs), TestEnv::new()).expect("taken");
     assert_intact(&admin(&store), "/f", MIB);
     store.end();
+    // What it is has been said once.
+    let mut other_wise = media.options(&other, &["pmem0"], Format::Never);
+    other_wise.devices[0].dax.as_mut().expect("a medium").persistent = Some(false);
+    let error = Store::open(other_wise, TestEnv::new()).expect_err("refused");
+    assert!(error.message.contains("pmem0 is persistent"), "{error}");
     // The first store knows that it was elsewhere.
     let store = open(Format::Never).expect("starts");
     let error =
@@ -261,7 +266,7 @@ fn a_mount_shows_no_zeros_where_bytes_are_gone() {
     let store = media.open(&rig, &["pmem0"]);
     let fs = store.fs(false);
     let id = fs.lookup(ROOT, b"f").expect("there").id;
-    let h = fs_support::open(&fs, id).handle;
+    let h = open(&fs, id).handle;
     // What copies only data copies nothing here.
     assert_eq!((fs.seek_data(h, 2 * MIB), fs.seek_hole(h, 0)), (Ok(2 * MIB), Ok(6 * MIB)));
     let mut bytes = vec![0xee; 6 * MIB as usize];
@@ -269,7 +274,7 @@ fn a_mount_shows_no_zeros_where_bytes_are_gone() {
     assert_eq!(kind(fs.read(h, 2 * MIB, &mut bytes)), ErrorKind::Lost);
     assert_eq!(fs.read(h, 4 * MIB, &mut bytes), Ok(2 * MIB as usize));
     assert_eq!(kind(fs.write(h, 3 * MIB, b"x", false)), ErrorKind::Lost);
-    let copy = fs_support::create(&fs, ROOT, "copy").1.handle;
+    let copy = create(&fs, ROOT, "copy").1.handle;
     assert_eq!(fs.copy_range(h, 0, copy, 0, 6 * MIB), Ok(2 * MIB as usize));
     assert_eq!(kind(fs.copy_range(h, 2 * MIB, copy, 2 * MIB, MIB)), ErrorKind::Lost);
     let how = |punch| Allocate { keep_size: true, punch, zero: !punch };
@@ -306,4 +311,35 @@ fn a_device_that_comes_back_elsewhere_is_attached_there() {
     s.attach_device("pmem0").expect("attached");
     assert_intact(&s, "/f", MIB);
     assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
+fn what_has_no_bytes_goes_with_its_placement() {
+    let (media, rig) = (Media::new(), Rig::new());
+    let store = media.open(&rig, &["pmem0"]);
+    let s = admin(&store);
+    let sound = |what: &str| assert_eq!(store.check(false).expect("checked"), [], "{what}");
+    for dir in ["/d", "/d/e", "/dram"] {
+        s.mkdir(&path(dir), 0o755, None).expect("made");
+    }
+    for file in ["/d/x", "/d/e/y", "/dram/z"] {
+        s.open(&open_of(file, 0)).expect("made");
+    }
+    sound("made");
+    let placement = on("pmem0");
+    s.set_attr(&path("/d"), None, None, None, Some(placement.as_ref())).expect("placed");
+    sound("placed");
+    s.rename(&path("/d/e/y"), &path("/dram/y"), false).expect("renamed");
+    sound("a file goes");
+    s.rename(&path("/dram/z"), &path("/d/z"), false).expect("renamed");
+    sound("a file comes");
+    s.rename(&path("/d/e"), &path("/e"), false).expect("renamed");
+    sound("a directory goes");
+    s.rename(&path("/dram"), &path("/d/dram"), false).expect("renamed");
+    sound("a directory comes");
+    s.set_attr(&path("/d"), None, None, None, Some(None)).expect("placed");
+    sound("placed elsewhere");
+    s.set_attr(&path("/d/dram/z"), None, None, None, Some(on("pmem0").as_ref())).expect_err("not there");
+    s.set_attr(&path("/d/z"), None, None, None, Some(on("pmem0").as_ref())).expect("placed");
+    sound("a file by itself");
 }

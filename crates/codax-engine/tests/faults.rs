@@ -3,12 +3,14 @@
 mod store_support;
 
 use codax_core::change::{PoolRecord, PoolState};
+use codax_core::extent::{Extent, FrameRun};
 use codax_core::request::Open;
-use codax_core::{Error, ErrorKind, FileId, PageRange, Result};
+use codax_core::{Error, ErrorKind, FileId, Frame, PageCount, PageRange, Result};
 use codax_engine::backing::{Backing, ObjectInfo, Shm};
 use codax_engine::fs::{Allocate, How, New, NewKind, Who};
 use codax_engine::{DrainOptions, Opened, Session, Store};
 use codax_os::copy::SourceMap;
+use codax_os::process::{Held, Hold};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,6 +32,8 @@ struct Fault {
     hit: Mutex<Option<&'static str>>,
     /// Where a call that allocates says that it has begun, and waits until it may go on.
     gate: Mutex<Option<(Sender<()>, Receiver<()>)>>,
+    /// Frames that somebody maps by himself.
+    mapped: Mutex<Vec<FrameRun>>,
 }
 
 impl Fault {
@@ -41,6 +45,7 @@ impl Fault {
             on: AtomicBool::new(false),
             hit: Mutex::new(None),
             gate: Mutex::new(None),
+            mapped: Mutex::new(Vec::new()),
         })
     }
 
@@ -140,7 +145,28 @@ impl Backing for FailingBacking {
         self.fault.call("copy").and_then(|()| self.shm.copy(from, at, len, to))
     }
 
+    fn mappings(&self) -> Result<Vec<Held>> {
+        let what = Hold::Mapped { off: 0, len: u64::MAX, writable: true };
+        let held = Held { pid: 1, command: "somebody".to_owned(), dev: 0, ino: 0, what };
+        Ok(self.mapped()?.iter().map(|_| held.clone()).collect())
+    }
+
+    fn is_mapped(&self, _file: FileId, _pages: &[PageRange], _by: &Held) -> bool {
+        true
+    }
+
+    fn mapped(&self) -> Result<Vec<FrameRun>> {
+        Ok(self.fault.mapped.lock().expect("no panic under it").clone())
+    }
+
+    fn adopt(&self, file: FileId, len: u64, _extents: &[Extent]) -> Result<()> {
+        self.shm.create(file, len).map(drop)
+    }
+
     fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>> {
+        if !self.mapped()?.is_empty() {
+            return Ok(None);
+        }
         self.fault.call("sole_holder").and_then(|()| self.shm.sole_holder(file))
     }
 
@@ -545,5 +571,63 @@ fn what_could_not_be_settled_is_tried_again() {
             assert!(fails > 2);
             break;
         }
+    }
+}
+
+#[test]
+fn frames_that_somebody_maps_since_before_the_start_are_given_to_nobody() {
+    let (rig, fault) = (Rig::new(), Fault::new(u64::MAX, false));
+    let store = rig.open_with(&on_failing(&fault)).expect("opens");
+    let s = admin(&store);
+    make(&s, "/f", 4 * MIB, "sim0");
+    drop(s);
+    store.end();
+    // Some of them are a file's still.
+    let frame = |bytes: u64| bytes / 4096;
+    let run = FrameRun { frame: Frame(frame(2 * MIB)), count: PageCount(frame(6 * MIB)) };
+    fault.mapped.lock().expect("no panic under it").push(run);
+    let store = rig.open_with(&on_failing(&fault)).expect("opens");
+    let s = admin(&store);
+    assert_eq!(room(&store), [(0, 6), (4, 4)]);
+    make(&s, "/g", 24 * MIB, "sim0");
+    s.open(&Open { placement: on("sim0"), ..open_of("/h", 4096) }).expect_err("the rest is held");
+    assert_eq!(store.check(false).expect("checked"), []);
+    // Whoever maps them has gone.
+    fault.mapped.lock().expect("no panic under it").clear();
+    wait_for_room(&store, &[(0, 0), (28, 0)]);
+    assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
+fn what_is_cut_off_is_held_where_somebody_maps_a_device() {
+    let (rig, fault) = (Rig::new(), Fault::new(u64::MAX, false));
+    let store = rig.open_with(&on_failing(&fault)).expect("opens");
+    let s = admin(&store);
+    let f = make(&s, "/f", 4 * MIB, "sim0");
+    let g = make(&s, "/g", 4 * MIB, "sim0");
+    let everything = FrameRun { frame: Frame(0), count: PageCount(u64::MAX) };
+    fault.mapped.lock().expect("no panic under it").push(everything);
+    s.set_len(f.handle, MIB).expect("cut");
+    s.set_len(g.handle, 0).expect("cut");
+    assert_eq!(room(&store), [(0, 0), (1, 7)]);
+    assert_eq!(store.check(false).expect("checked"), []);
+    assert_eq!(s.set_len(f.handle, 2 * MIB).expect_err("held").kind, ErrorKind::Busy);
+    fault.mapped.lock().expect("no panic under it").clear();
+    wait_for_room(&store, &[(0, 0), (1, 0)]);
+    s.set_len(f.handle, 2 * MIB).expect("longer");
+    assert!(read(&s, "/f")[size(MIB)..].iter().all(|b| *b == 0));
+    assert_eq!(store.check(false).expect("checked"), []);
+}
+
+/// MiB that are in use and that are held, of each pool.
+fn room(store: &Store) -> Vec<(u64, u64)> {
+    store.info().pools.iter().map(|pool| (pool.used / MIB, pool.held / MIB)).collect()
+}
+
+fn wait_for_room(store: &Store, wanted: &[(u64, u64)]) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while room(store) != wanted {
+        assert!(Instant::now() < deadline, "{:?}", room(store));
+        std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -5,7 +5,7 @@
 //! descriptor of the device is all or nothing: those who may open the device map it by themselves, and are found by their mappings.
 
 use super::{Backing, ObjectInfo, OnDevice, Shm, ShmOptions, os_error};
-use crate::dax::frames_of;
+use crate::dax::{frames_of, units_of};
 use codax_core::extent::{self, Extent, FrameRun};
 use codax_core::request::DeviceRun;
 use codax_core::{Error, FileId, Frame, PageCount, PageNo, PageRange, PoolId, Result};
@@ -88,6 +88,11 @@ impl Devdax {
         Ok((file.ok_or_else(|| Error::internal("a token of no file"))?, stat.len))
     }
 
+    /// Frames that have room on the device behind where its data begins.
+    fn frames(&self) -> u64 {
+        self.device.len().saturating_sub(self.data) / PageCount(1).bytes()
+    }
+
     fn byte_of(&self, frame: Frame) -> u64 {
         self.data + PageCount(frame.0).bytes()
     }
@@ -105,8 +110,8 @@ impl Devdax {
         extent::slice(&frames.extents, PageRange::of_bytes(off, len)).into_iter().filter_map(part).collect()
     }
 
-    /// Where these pages of a file are. They may be more than any file has.
-    fn parts_of(&self, file: FileId, pages: PageRange) -> Vec<Part> {
+    /// Where pages of a file are, however many.
+    fn whole_parts(&self, file: FileId, pages: PageRange) -> Vec<Part> {
         let placed = self.placed();
         let Some(frames) = placed.files.get(&file) else { return Vec::new() };
         let part = |e: Extent| Part { at: self.byte_of(e.frame), off: e.page.offset(), len: e.count.bytes() };
@@ -246,8 +251,16 @@ impl Backing for Devdax {
     fn is_mapped(&self, file: FileId, pages: &[PageRange], by: &Held) -> bool {
         let Hold::Mapped { off, len, .. } = by.what else { return false };
         let end = off.saturating_add(len);
-        let mut parts = pages.iter().flat_map(|run| self.parts_of(file, *run));
+        let mut parts = pages.iter().flat_map(|run| self.whole_parts(file, *run));
         parts.any(|part| part.at < end && off < part.at + part.len)
+    }
+
+    fn mapped(&self) -> Result<Vec<FrameRun>> {
+        let run = |held: Held| match held.what {
+            Hold::Mapped { off, len, .. } => Some(units_of(off, len, self.data, self.unit, self.frames())),
+            Hold::Descriptor => None,
+        };
+        Ok(self.mappings()?.into_iter().filter_map(run).collect())
     }
 
     fn damaged(&self, file: FileId, pages: &[PageRange]) -> Result<Vec<PageRange>> {
@@ -270,7 +283,7 @@ impl Backing for Devdax {
             tracing::warn!("{}: its list of bad blocks: {e}", self.device.path().display());
             Vec::new()
         });
-        frames_of(&bad, self.data, self.unit, (self.device.len() - self.data) / PageCount(1).bytes())
+        frames_of(&bad, self.data, self.unit, self.frames())
     }
 
     fn gone(&self) -> Option<String> {
@@ -313,7 +326,14 @@ impl Backing for Devdax {
         let len = self.object_len(len);
         self.tokens.resize(object, len)?;
         let end = PageCount::for_bytes(len);
-        self.release(object, PageRange { start: PageNo(end.0), count: PageCount(u64::MAX - end.0) })
+        let cut = PageRange { start: PageNo(end.0), count: PageCount(u64::MAX - end.0) };
+        let (file, _) = self.file_of(object)?;
+        if self.whole_parts(file, cut).is_empty() {
+            return Ok(());
+        }
+        // What is mapped stays known as the file's until it is given back.
+        let mapped = self.mappings()?.iter().any(|held| self.is_mapped(file, &[cut], held));
+        if mapped { Ok(()) } else { self.release(object, cut) }
     }
 
     fn read(&self, object: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> Result<usize> {

@@ -91,6 +91,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn is_mapped(&self, _file: FileId, _pages: &[PageRange], _by: &Held) -> bool {
         false
     }
+    /// The frames that those show, whichever file they are of.
+    fn mapped(&self) -> Result<Vec<FrameRun>> {
+        Ok(Vec::new())
+    }
     /// Which of these pages of a file can't be read since their memory is damaged. Reads them all.
     fn damaged(&self, _file: FileId, _pages: &[PageRange]) -> Result<Vec<PageRange>> {
         Ok(Vec::new())

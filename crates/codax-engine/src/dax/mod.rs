@@ -6,6 +6,7 @@
 
 mod areas;
 mod import;
+mod leftover;
 mod medium;
 mod record;
 mod watch;
@@ -13,4 +14,4 @@ mod watch;
 pub(crate) use import::{Imported, Source, import};
 pub(crate) use medium::{Plan, Take, Taken, open, plan};
 pub(crate) use record::wanted;
-pub(crate) use watch::frames_of;
+pub(crate) use watch::{frames_of, units_of};

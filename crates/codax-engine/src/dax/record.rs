@@ -53,6 +53,21 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether these changes, before they are made, place something else where it has no pages: what is in a directory is not named by them.
+    pub fn places_anew(&self, st: &State, changes: &[Change]) -> bool {
+        st.pools.iter().any(|pool| pool.catalog.is_some())
+            && changes.iter().any(|change| match change {
+                Change::Put(inode) if inode.extents.is_empty() => {
+                    st.ns.get(inode.id).is_some_and(|now| now.placement != inode.placement)
+                }
+                Change::Link { dir, child, .. } => st.ns.get(*child).is_some_and(|inode| {
+                    let inherits = inode.placement.is_none() && inode.extents.is_empty();
+                    inherits && st.ns.placement(*child) != st.ns.placement(*dir)
+                }),
+                _ => false,
+            })
+    }
+
     /// Brings the catalogs in line with the store, which is the truth.
     pub fn align_catalogs(&self, st: &mut State) {
         for at in 0..st.pools.len() {

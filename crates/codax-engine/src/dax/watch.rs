@@ -132,19 +132,25 @@ impl Condemn for PoolRecord {
 
 /// The frames, whole units of so many pages, in which these bytes of a device lie whose frame 0 is at byte `data`.
 pub(crate) fn frames_of(bad: &[(u64, u64)], data: u64, unit: u64, frames: u64) -> Vec<FrameRun> {
-    let size = PageCount(unit).bytes();
     let mut runs: Vec<FrameRun> = Vec::new();
     for (at, len) in bad {
-        let from = at.saturating_sub(data) / size;
-        let to = (at + len).saturating_sub(data).div_ceil(size).min(frames / unit);
-        for unit_no in from..to {
-            let run = FrameRun { frame: Frame(unit_no * unit), count: PageCount(unit) };
+        let all = units_of(*at, *len, data, unit, frames);
+        for unit_no in 0..all.count.0 / unit {
+            let run = FrameRun { frame: Frame(all.frame.0 + unit_no * unit), count: PageCount(unit) };
             if !runs.contains(&run) {
                 runs.push(run);
             }
         }
     }
     runs
+}
+
+/// The same of one range of bytes, as one run.
+pub(crate) fn units_of(at: u64, len: u64, data: u64, unit: u64, frames: u64) -> FrameRun {
+    let size = PageCount(unit).bytes();
+    let from = at.saturating_sub(data) / size;
+    let to = at.saturating_add(len).saturating_sub(data).div_ceil(size).min(frames / unit);
+    FrameRun { frame: Frame(from * unit), count: PageCount(to.saturating_sub(from) * unit) }
 }
 
 impl State {
@@ -167,6 +173,8 @@ mod tests {
         assert_eq!(frames_of(&[(data + 4096, 4096)], data, 512, frames), [run(0, 512)]);
         assert_eq!(frames_of(&[(data + (2 << 20) - 1, 2)], data, 512, frames), [run(0, 512), run(512, 512)]);
         assert_eq!(frames_of(&[(0, 4096), (data + (4 << 20), 1)], data, 512, frames), []);
+        assert_eq!(units_of(data + (2 << 20), u64::MAX, data, 512, frames), run(512, 512));
+        assert_eq!(units_of(data + (4 << 20), 4096, data, 512, frames).count, PageCount(0));
         assert_eq!(frames_of(&[(data + 512, 512), (data + 1024, 512)], data, 1, frames), [run(0, 1)]);
     }
 }

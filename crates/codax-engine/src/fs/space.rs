@@ -2,6 +2,7 @@
 
 use super::{Allocate, Fs, FsHandle, StatFs, gone, gone_bytes};
 use crate::backing::{Backing, os_error, write_zeros};
+use crate::store::files::is_mapped;
 use crate::store::state::{Live, State};
 use crate::store::{Guard, Inner};
 use codax_core::change::Change;
@@ -486,7 +487,11 @@ impl Inner {
         let (inner, whole): (Vec<Extent>, Vec<Extent>) =
             cut.into_iter().partition(|e| kept.contains(&st.media.of(e.pool)));
         for e in inner {
-            let backing = &st.pool(e.pool).backing;
+            let backing = st.pool(e.pool).backing.clone();
+            if is_mapped(&*backing, file, &[e]) {
+                self.give_back(st, file, vec![e]);
+                continue;
+            }
             match backing.open(file, true).and_then(|o| backing.release(o.as_fd(), e.pages())) {
                 Ok(()) => st.free(&[e]),
                 Err(error) => {

@@ -16,6 +16,7 @@ use codax_core::request::{Handle, Layout, OnDevice, Open};
 use codax_core::{
     Error, ErrorKind, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result,
 };
+use codax_os::process::Held;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -300,6 +301,13 @@ fn cut_object(backing: &dyn Backing, file: FileId, len: u64, kept: Option<&[Page
     }
 }
 
+/// Whether somebody maps these pages of a file by himself, on a device; also if that can't be said.
+pub(crate) fn is_mapped(backing: &dyn Backing, file: FileId, extents: &[Extent]) -> bool {
+    let pages: Vec<PageRange> = extents.iter().map(Extent::pages).collect();
+    let by = |held: &Held| backing.is_mapped(file, &pages, held);
+    !pages.is_empty() && backing.mappings().map_or(true, |mappings| mappings.iter().any(by))
+}
+
 impl Inner {
     /// [`State::open_object`] for those who don't hold the lock.
     pub fn open_object(&self, pool: PoolId, file: FileId, write: bool) -> Result<OwnedFd> {
@@ -450,7 +458,19 @@ impl Inner {
             // What the kernel serves to somebody is never another object from one moment to the next.
             let left = st.ns.get(inode.id).map(|now| st.media.pages(now, medium)).unwrap_or_default();
             let kept = (!left.is_empty() || st.served_by_kernel(inode.id)).then_some(&left[..]);
-            match cut_object(&*st.pool(medium).backing, inode.id, len, kept) {
+            let backing = st.pool(medium).backing.clone();
+            if is_mapped(&*backing, inode.id, &here) {
+                // Whoever maps a device sees what is there next.
+                let shorter = |_: &&[PageRange]| {
+                    backing.open(inode.id, true).and_then(|object| backing.resize(object.as_fd(), len))
+                };
+                if let Some(Err(e)) = kept.as_ref().map(shorter) {
+                    tracing::warn!("after a cut: {e}");
+                }
+                self.give_back(st, inode.id, here);
+                continue;
+            }
+            match cut_object(&*backing, inode.id, len, kept) {
                 Ok(()) => st.free(&here),
                 Err(e) => {
                     // The file is shorter all the same, as the journal says: its frames are free once their memory is.
@@ -622,6 +642,10 @@ impl Inner {
             let files: Vec<FileId> =
                 st.pools[at].held.keys().copied().filter(|f| !st.is_moving(*f)).collect();
             let pool = st.pools[at].record.id;
+            if st.without_device(pool).is_some() {
+                // It is looked at when the device is there.
+                continue;
+            }
             for file in files {
                 let Some(held) = st.pools[at].held.get(&file).cloned() else { continue };
                 match self.release_object(st, file, pool, &held) {

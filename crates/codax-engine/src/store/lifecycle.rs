@@ -392,7 +392,7 @@ pub(crate) fn reconcile(
         }
     }
     let mut next = u16::try_from(known.len().max(1)).unwrap_or(u16::MAX);
-    for device @ DeviceSpec { name, bytes, default_bytes, numa, dax, link, missing, .. } in &options.devices {
+    for device @ DeviceSpec { name, missing, .. } in &options.devices {
         let there = known.iter().find(|p| p.name == *name);
         // What a device held before its node went offline is whole, and elsewhere: the kernel has seen to that, and the pool's tmpfs still has it.
         let layout = Layout { dir: options.dir.clone() };
@@ -405,58 +405,76 @@ pub(crate) fn reconcile(
             return Err(Error::invalid(format!("device {name}: {missing}")));
         }
         match there {
-            Some(p) => {
-                same_size(p, bytes.unwrap_or(PageCount(p.frames).bytes()))?;
-                if p.numa != *numa || p.backing != device.backing() {
-                    return Err(Error::device_state(format!(
-                        "{name} is {} in this store and can't become {}: give the same, or purge the store",
-                        memory(p.numa, p.backing),
-                        memory(*numa, device.backing())
-                    )));
-                }
-                let link = if *link == Default::default() { p.link } else { *link };
-                let path = dax.as_ref().map(|spec| spec.path.display().to_string());
-                // The kernel gives devices other names from one start to the next.
-                let dax =
-                    p.dax.clone().map(|old| DaxMemory { path: path.unwrap_or(old.path.clone()), ..old });
-                if (&p.dax, p.link) != (&dax, link) {
-                    changed.push(PoolRecord { link, dax, ..p.clone() });
-                }
-            }
+            Some(p) => changed.extend(known_pool(p, device)?),
             None => {
-                let id = PoolId(next);
-                // A hugetlbfs that was mounted for one pool has room for that one.
-                let alone = |p: &&PoolRecord| p.unit() > 1 && !is_shared(p, known);
-                let open = known.iter().filter(|p| !alone(p));
-                let before: Vec<PoolRecord> = open.chain(&changed).cloned().collect();
-                let medium = numa.map_or(id, |memory| medium_for(&before, id, memory, dram_pages));
-                let plan = dax.as_ref().map(|spec| dax::plan(spec, name, *bytes, env)).transpose()?;
-                let (dax, persistent, frames) = match plan {
-                    Some(dax::Plan { memory, persistent, frames }) => {
-                        (Some(owned(memory, known.iter().chain(&changed))), persistent, frames)
-                    }
-                    None => (None, false, bytes.unwrap_or(*default_bytes) / PAGE_SIZE),
-                };
-                changed.push(PoolRecord {
-                    id,
-                    medium,
-                    name: name.clone(),
-                    backing: device.backing(),
-                    numa: *numa,
-                    dax,
-                    persistent,
-                    retired: Vec::new(),
-                    frames,
-                    link: *link,
-                    state: PoolState::Online,
-                    drain_limit: None,
-                    drain_volatile: false,
-                });
+                let pool = new_pool(PoolId(next), device, (known, &changed), (dram_pages, env))?;
+                changed.push(pool);
                 next += 1;
             }
         }
     }
     Ok(changed)
+}
+
+/// A pool that the store knows, if the options change it.
+fn known_pool(p: &PoolRecord, device: &DeviceSpec) -> Result<Option<PoolRecord>> {
+    let DeviceSpec { name, bytes, numa, dax, link, .. } = device;
+    same_size(p, bytes.unwrap_or(PageCount(p.frames).bytes()))?;
+    if p.numa != *numa || p.backing != device.backing() {
+        return Err(Error::device_state(format!(
+            "{name} is {} in this store and can't become {}: give the same, or purge the store",
+            memory(p.numa, p.backing),
+            memory(*numa, device.backing())
+        )));
+    }
+    if dax.as_ref().and_then(|spec| spec.persistent).is_some_and(|wanted| wanted != p.persistent) {
+        let is = if p.persistent { "persistent" } else { "volatile" };
+        return Err(Error::device_state(format!(
+            "{name} is {is} in this store: leave `persistent` out, or purge the store"
+        )));
+    }
+    let link = if *link == Default::default() { p.link } else { *link };
+    let path = dax.as_ref().map(|spec| spec.path.display().to_string());
+    // The kernel gives devices other names from one start to the next.
+    let dax = p.dax.clone().map(|old| DaxMemory { path: path.unwrap_or(old.path.clone()), ..old });
+    Ok(((&p.dax, p.link) != (&dax, link)).then(|| PoolRecord { link, dax, ..p.clone() }))
+}
+
+/// What a device is that the store has not had before, beside those that it knows and those that are as new.
+fn new_pool(
+    id: PoolId,
+    device: &DeviceSpec,
+    (known, new): (&[PoolRecord], &[PoolRecord]),
+    (dram_pages, env): (DramPages, &dyn Env),
+) -> Result<PoolRecord> {
+    let DeviceSpec { name, bytes, default_bytes, numa, dax, link, .. } = device;
+    // A hugetlbfs that was mounted for one pool has room for that one.
+    let alone = |p: &&PoolRecord| p.unit() > 1 && !is_shared(p, known);
+    let open = known.iter().filter(|p| !alone(p));
+    let before: Vec<PoolRecord> = open.chain(new).cloned().collect();
+    let medium = numa.map_or(id, |memory| medium_for(&before, id, memory, dram_pages));
+    let plan = dax.as_ref().map(|spec| dax::plan(spec, name, *bytes, env)).transpose()?;
+    let (dax, persistent, frames) = match plan {
+        Some(dax::Plan { memory, persistent, frames }) => {
+            (Some(owned(memory, known.iter().chain(new))), persistent, frames)
+        }
+        None => (None, false, bytes.unwrap_or(*default_bytes) / PAGE_SIZE),
+    };
+    Ok(PoolRecord {
+        id,
+        medium,
+        name: name.clone(),
+        backing: device.backing(),
+        numa: *numa,
+        dax,
+        persistent,
+        retired: Vec::new(),
+        frames,
+        link: *link,
+        state: PoolState::Online,
+        drain_limit: None,
+        drain_volatile: false,
+    })
 }
 
 /// A medium with the store's number on it, which all of its media have; but one that the store has known as another pool is not to be taken for that.

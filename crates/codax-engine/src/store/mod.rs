@@ -118,6 +118,7 @@ impl Inner {
             return Err(e);
         }
         self.env.reached("committed");
+        let places_anew = self.places_anew(st, changes);
         for change in changes {
             // Who had the name before: gone with it, or replaced by another.
             let before = match change {
@@ -157,6 +158,9 @@ impl Inner {
             if let Err(e) = named {
                 tracing::warn!("names file: {e}");
             }
+        }
+        if places_anew {
+            self.align_catalogs(st);
         }
         for mount in st.mounts.iter().filter(|m| st.acting != Some(m.id)) {
             mount.note(changes);

@@ -158,6 +158,7 @@ impl Store {
             me: me.clone(),
         });
         inner.sweep(&renumbered, &mut notes)?;
+        inner.hold_mapped()?;
         inner.bring_back(&on_their_way);
         // What lay in another pool's memory is out of it now.
         inner.lock().pools.iter_mut().try_for_each(Pool::take_reserve)?;
