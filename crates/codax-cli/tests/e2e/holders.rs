@@ -287,7 +287,10 @@ fn who_maps_a_device_by_himself_is_a_holder_with_a_name() {
     rig.ok(&["device", "drain", "sim0", "--evict", "--wait", "100ms"]);
     assert!(!mapper.process.end().success(), "it was ended");
     let evictions = rig.events("evict");
-    assert!(evictions.iter().any(|e| e.contains("/third") && e.contains(&mapper.pid().to_string())), "{evictions:?}");
+    assert!(
+        evictions.iter().any(|e| e.contains("/third") && e.contains(&mapper.pid().to_string())),
+        "{evictions:?}"
+    );
     for (name, seed) in [("/other", 11), ("/new", 12), ("/third", 11)] {
         assert!(rig.get(name) == pattern(2 * MIB, seed), "{name}");
     }
