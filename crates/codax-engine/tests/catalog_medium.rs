@@ -365,7 +365,7 @@ fn a_later_version_is_refused_by_name() {
             }
             assert_eq!(found(&image, Some(geometry.device_bytes)), Found::Newer(version));
             let error = refused(&image, None);
-            assert_eq!(error.kind, ErrorKind::NotSupported);
+            assert_eq!(error.kind, ErrorKind::Corrupt);
             assert!(
                 error.message.contains(&format!("dax0.0 has a pool of layout version {version},")),
                 "{error}"

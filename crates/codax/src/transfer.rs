@@ -144,7 +144,7 @@ impl Store {
                 let part = &mut buffer[..BUFFER.min(mapping.len() - off)];
                 let got = mapping.copy_out(off, part);
                 if got < part.len() {
-                    return Err(cut(&open.path, at + (off + got) as u64));
+                    return Err(unreadable(&file, at + (off + got) as u64));
                 }
                 target.write_all(part).map_err(|e| system("write what was read", &e))?;
             }
@@ -180,6 +180,14 @@ fn copy_by_descriptor(
         at += wanted as u64;
     }
     Ok(())
+}
+
+/// Why the byte `gone` of a mapped file can't be read: the daemon looks, and knows from then on what is lost with damaged memory or a device.
+fn unreadable(file: &File, gone: u64) -> Error {
+    match file.read_at(&mut [0], gone) {
+        Err(e) if e.kind == ErrorKind::Lost => e,
+        _ => cut(&file.inner.path, gone),
+    }
 }
 
 fn cut(path: &StorePath, gone: u64) -> Error {

@@ -10,13 +10,19 @@ use std::process::Command;
 /// Bytes of a superblock.
 const SUPERBLOCK: usize = 4096;
 
-/// The device that a run may do with what it likes; else the test is skipped.
-fn device(test: &str) -> Option<String> {
-    let path = setting::devdax().filter(|_| root() && setting::may_change_machine());
-    if path.is_none() {
+/// The device that a run may do with what it likes, and a turn on it that is longer than that of one store; else the test is skipped.
+fn device(test: &str) -> Option<(String, fs::File)> {
+    turn_on(setting::devdax(), test)
+}
+
+fn turn_on(path: Option<String>, test: &str) -> Option<(String, fs::File)> {
+    let Some(path) = path.filter(|_| root() && setting::may_change_machine()) else {
         skipped(test, "wants a DAX device in a guest");
-    }
-    path
+        return None;
+    };
+    let lock = fs::File::create("/dev/shm/codax-e2e-media.lock").expect("root may");
+    lock.lock().expect("nobody has it for ever");
+    Some((path, lock))
 }
 
 fn plan(path: &str, options: &str) -> Plan {
@@ -28,10 +34,12 @@ fn made(path: &str) -> Rig {
     plan(path, ",format=force").up()
 }
 
-/// A start with the device is refused.
+/// A start with the device is refused, of another store than that of the rig, which has its turn on it and doesn't run.
 #[track_caller]
-fn refused(device: &str, code: i32, says: &[&str]) {
-    let said = Plan::new().device_as(&format!("pmem={device}")).place().try_up("").expect_err("refused");
+fn refused(turn: &Rig, device: &str, code: i32, says: &[&str]) {
+    let dir = turn.beside("refused");
+    let store = dir.to_str().expect("text");
+    let said = turn.run(&["up", "--store", store, "--dram", "1MiB", "--device", &format!("pmem={device}")]);
     said.fails(code, &[&["pmem"], says].concat());
 }
 
@@ -63,8 +71,8 @@ fn crc32c(bytes: impl Iterator<Item = u8>) -> u32 {
 
 #[test]
 fn what_is_no_device_in_devdax_mode_is_refused() {
-    let Some(path) = device("what_is_no_device_in_devdax_mode_is_refused") else { return };
-    let _turn = plan(&path, "").place();
+    let Some((path, _turn)) = device("what_is_no_device_in_devdax_mode_is_refused") else { return };
+    let turn = plan(&path, "").place();
     for (what, code, says) in [
         ("devdax:/dev/null", 2, "is no DAX device"),
         ("devdax:/w", 2, "is no DAX device"),
@@ -73,7 +81,7 @@ fn what_is_no_device_in_devdax_mode_is_refused() {
         ("fsdax:/no/such/directory", 3, "/no/such/directory"),
         ("fsdax:/dev/null", 2, "is not a directory"),
     ] {
-        refused(what, code, &[says]);
+        refused(&turn, what, code, &[says]);
     }
     let Some(hmem) = setting::hmem() else { return };
     let hmem = DaxDevice::open(Path::new(&hmem), false).expect("root may").name().to_owned();
@@ -81,6 +89,7 @@ fn what_is_no_device_in_devdax_mode_is_refused() {
     let ram = format!("{}1", hmem.strip_suffix('0').expect("the first"));
     if Path::new("/sys/bus/dax/devices").join(&ram).exists() {
         refused(
+            &turn,
             &format!("devdax:/dev/{ram}"),
             6,
             &["in use as system RAM", "daxctl reconfigure-device -m devdax"],
@@ -90,7 +99,7 @@ fn what_is_no_device_in_devdax_mode_is_refused() {
 
 #[test]
 fn a_device_has_one_store() {
-    let Some(path) = device("a_device_has_one_store") else { return };
+    let Some((path, _turn)) = device("a_device_has_one_store") else { return };
     let rig = made(&path);
     rig.put("/f", &pattern(MIB, 1), &["--on", "pmem"]).ok();
     let name = DaxDevice::open(Path::new(&path), false).expect("root may").name().to_owned();
@@ -114,22 +123,22 @@ fn a_device_has_one_store() {
 
 #[test]
 fn what_somebody_has_on_a_device_stays() {
-    let Some(path) = device("what_somebody_has_on_a_device_stays") else { return };
-    let _turn = plan(&path, "").place();
+    let Some((path, _turn)) = device("what_somebody_has_on_a_device_stays") else { return };
+    let turn = plan(&path, "").place();
     for (at, mark, whose) in
         [(0x438, &b"\x53\xef"[..], "an ext4 filesystem"), (0, b"LUKS\xba\xbe", "a LUKS volume")]
     {
         let (map, len) = whole(&path);
         map.zero(0, MIB).expect("cleared");
         map.zero(len - MIB, MIB).expect("cleared");
-        refused(&format!("devdax:{path}"), 3, &["holds nothing yet", "format"]);
+        refused(&turn, &format!("devdax:{path}"), 3, &["holds nothing yet", "format"]);
         map.write(at, mark).expect("written");
-        refused(&format!("devdax:{path}"), 10, &[whose, "format"]);
+        refused(&turn, &format!("devdax:{path}"), 10, &[whose, "format"]);
         let mut found = vec![0; mark.len()];
         map.read(at, &mut found).expect("read");
         assert_eq!(found, mark, "it is left alone");
     }
-    drop(_turn);
+    drop(turn);
     // With the word it is overwritten.
     let rig = plan(&path, ",format").up();
     rig.put("/f", b"f", &["--on", "pmem"]).ok();
@@ -146,15 +155,15 @@ fn what_somebody_has_on_a_device_stays() {
 
 #[test]
 fn a_damaged_superblock_and_one_of_a_later_version_stay() {
-    let Some(path) = device("a_damaged_superblock_and_one_of_a_later_version_stay") else { return };
+    let Some((path, _turn)) = device("a_damaged_superblock_and_one_of_a_later_version_stay") else { return };
     let rig = made(&path);
     rig.put("/f", b"f", &["--on", "pmem"]).ok();
     rig.down();
     drop(rig);
-    let _turn = plan(&path, "").place();
+    let turn = plan(&path, "").place();
     let flip = || patch(&path, |block| block[50] ^= 1);
     flip();
-    refused(&format!("devdax:{path}"), 9, &["can't be used", "its checksum differs"]);
+    refused(&turn, &format!("devdax:{path}"), 9, &["can't be used", "its checksum differs"]);
     flip();
     let version = |version: u32| {
         patch(&path, |block| {
@@ -165,18 +174,28 @@ fn a_damaged_superblock_and_one_of_a_later_version_stay() {
     };
     version(7);
     for format in ["", ",format"] {
-        refused(&format!("devdax:{path}{format}"), 9, &["layout version 7", "use the codax that made it"]);
+        refused(
+            &turn,
+            &format!("devdax:{path}{format}"),
+            9,
+            &["layout version 7", "use the codax that made it"],
+        );
     }
     version(1);
-    drop(_turn);
-    // One of them alone is mended from the other.
-    let (map, _) = whole(&path);
-    map.write(100, &[0xff]).expect("written");
-    drop(map);
+    drop(turn);
+    // One of them alone is found by the next start, which mends it, and by a check while the store runs.
+    let damage = || {
+        let (map, _) = whole(&path);
+        map.write(100, &[0xff]).expect("written");
+    };
+    damage();
     let rig = plan(&path, "").up();
     assert_eq!(rig.get("/f"), b"f");
+    assert!(rig.ok(&["status"]).text().contains("superblock"), "it is said");
+    rig.sound();
+    damage();
     let said = rig.run(&["check"]);
-    assert_eq!(said.code, 9, "{said}");
+    assert!(said.code == 9 && said.text().contains("superblock"), "{said}");
     let mended = rig.run(&["check", "--repair"]);
     assert!(mended.text().contains("mended"), "{mended}");
     rig.sound();
@@ -209,9 +228,7 @@ impl Drop for Aligned {
 #[test]
 fn a_unit_is_what_the_device_is_aligned_to() {
     let name = "a_unit_is_what_the_device_is_aligned_to";
-    let Some(path) = setting::hmem().filter(|_| root() && setting::may_change_machine()) else {
-        return skipped(name, "wants a volatile DAX device in a guest");
-    };
+    let Some((path, _turn)) = turn_on(setting::hmem(), name) else { return };
     let rig = made(&path);
     rig.put("/f", b"f", &["--on", "pmem"]).ok();
     assert_eq!(rig.row(&["stat", "/f"])["backed"], 2 * MIB);
@@ -220,10 +237,13 @@ fn a_unit_is_what_the_device_is_aligned_to() {
     let turn = plan(&path, "").place();
     let device = DaxDevice::open(Path::new(&path), false).expect("root may");
     let aligned = Aligned { name: device.name().to_owned(), was: device.align() };
-    drop(device);
+    drop((device, turn));
     aligned.set(4096);
-    refused(&format!("devdax:{path}"), 6, &["4096", "2097152"]);
-    drop(turn);
+    // Units that are larger than they need be stay what they are.
+    let rig = plan(&path, "").up();
+    assert_eq!((rig.get("/f"), rig.row(&["stat", "/f"])["backed"].as_u64()), (b"f".to_vec(), Some(2 * MIB)));
+    rig.down();
+    drop(rig);
     let rig = made(&path);
     rig.put("/f", &pattern(3 * MIB + 5000, 1), &["--on", "pmem"]).ok();
     assert_eq!(rig.row(&["stat", "/f"])["backed"], 3 * MIB + 8192);
@@ -234,6 +254,9 @@ fn a_unit_is_what_the_device_is_aligned_to() {
     rig.down();
     drop(rig);
     drop(aligned);
+    // Those that are smaller than what can be mapped can't be used.
+    let turn = plan(&path, "").place();
+    refused(&turn, &format!("devdax:{path}"), 6, &["units of 4 KiB", "aligned to 2 MiB", "daxctl"]);
 }
 
 /// A directory that goes when this does.
@@ -306,7 +329,8 @@ fn another_user_s_directory_is_refused() {
         return skipped("another_user_s_directory_is_refused", "only root can make another user's directory");
     }
     let dir = Fresh::below(&setting::scratch(), NOBODY);
-    refused(&format!("fsdax:{},size=4MiB,format", dir.text()), 7, &["belongs to uid 65534"]);
+    let turn = Plan::new().place();
+    refused(&turn, &format!("fsdax:{},size=4MiB,format", dir.text()), 7, &["belongs to uid 65534"]);
     assert_eq!(fs::read_dir(&dir.0).expect("there").count(), 0, "nothing was made in it");
 }
 
@@ -330,7 +354,7 @@ impl Drop for Back {
 #[test]
 fn a_device_that_vanishes_takes_its_files_and_nothing_else() {
     let test = "a_device_that_vanishes_takes_its_files_and_nothing_else";
-    let Some(path) = device(test) else { return };
+    let Some((path, _turn)) = device(test) else { return };
     let plan = plan(&path, ",format=force").and_device("sim0=emulated:64MiB");
     let Some(crate::mount::Mounted { rig, dir }) = crate::mount::mounted(test, plan) else { return };
     let _back = Back;
@@ -386,7 +410,7 @@ fn a_device_that_vanishes_takes_its_files_and_nothing_else() {
 
 #[test]
 fn the_kernel_s_bad_blocks_are_given_to_nobody() {
-    let Some(path) = device("the_kernel_s_bad_blocks_are_given_to_nobody") else { return };
+    let Some((path, _turn)) = device("the_kernel_s_bad_blocks_are_given_to_nobody") else { return };
     let rig = made(&path);
     let data = rig.row(&["device", "show", "pmem"])["dax"]["data"].as_u64().expect("a number");
     rig.put("/old", &pattern(2 * MIB, 1), &["--on", "pmem"]).ok();

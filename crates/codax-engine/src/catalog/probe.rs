@@ -72,7 +72,8 @@ impl Found {
                 format!("held a pool, and can't be used: {why}; `format` makes an empty pool of it"),
             ),
             Self::Newer(version) => (
-                ErrorKind::NotSupported,
+                // As of a journal from a later version.
+                ErrorKind::Corrupt,
                 format!(
                     "has a pool of layout version {version}, and this codax knows up to version {MEDIUM_VERSION}: use the codax that made it"
                 ),

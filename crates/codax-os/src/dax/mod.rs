@@ -46,27 +46,29 @@ impl DaxDevice {
     /// As [`Self::open`], with what the sysfs below `root` says.
     pub fn open_by(root: &Path, path: &Path, write: bool) -> Result<Self, OpenError> {
         let failed = |error| OpenError::of_path(path, error);
-        let node = std::fs::metadata(path).map_err(failed)?;
+        let node = match std::fs::metadata(path) {
+            // Only who is in devdax mode has a device file.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let name = path.file_name().and_then(|name| name.to_str());
+                let about = name.and_then(|name| topology::dax_named(root, name));
+                return Err(about.and_then(|about| not_devdax(&about)).unwrap_or_else(|| failed(e)));
+            }
+            other => other.map_err(failed)?,
+        };
         let not_dax = || OpenError::NotDax(path.to_owned());
         if !node.file_type().is_char_device() {
             return Err(not_dax());
         }
         let about = topology::dax_of(root, node.rdev()).ok_or_else(not_dax)?;
-        let name = || about.name.clone();
-        match &about.mode {
-            Mode::Devdax => {}
-            Mode::SystemRam => return Err(OpenError::SystemRam(name())),
-            Mode::Unbound => return Err(OpenError::Unbound(name())),
-            Mode::Other(driver) => {
-                return Err(OpenError::OtherDriver { name: name(), driver: driver.clone() });
-            }
+        if let Some(error) = not_devdax(&about) {
+            return Err(error);
         }
         let file = OpenOptions::new().read(true).write(write).open(path);
         let file = file.map_err(|error| OpenError::of_device(&about.name, path, error))?;
         // It may be another by now: a name is given again to whatever device comes next.
         let opened = file.metadata().map_err(failed)?;
         if opened.rdev() != node.rdev() || !opened.file_type().is_char_device() {
-            return Err(OpenError::Gone(name()));
+            return Err(OpenError::Gone(about.name));
         }
         let untold = |what| OpenError::Untold { name: about.name.clone(), what };
         let len = about.bytes.filter(|bytes| *bytes > 0).ok_or_else(|| untold("size"))?;
@@ -175,6 +177,17 @@ impl DaxDevice {
 impl AsFd for DaxDevice {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+/// Why a device can't be mapped that isn't in devdax mode.
+fn not_devdax(about: &topology::Dax) -> Option<OpenError> {
+    let name = about.name.clone();
+    match &about.mode {
+        Mode::Devdax => None,
+        Mode::SystemRam => Some(OpenError::SystemRam(name)),
+        Mode::Unbound => Some(OpenError::Unbound(name)),
+        Mode::Other(driver) => Some(OpenError::OtherDriver { name, driver: driver.clone() }),
     }
 }
 

@@ -81,6 +81,13 @@ pub fn dax_of(root: &Path, number: u64) -> Option<Dax> {
     dax::read(&sys, &cxl::regions(&sys)).into_iter().find(|dax| dax.name == name)
 }
 
+/// The DAX device of this name, which may have no device file; `None` if there is none.
+#[must_use]
+pub fn dax_named(root: &Path, name: &str) -> Option<Dax> {
+    let sys = Reader::new(root);
+    dax::read(&sys, &cxl::regions(&sys)).into_iter().find(|dax| dax.name == name)
+}
+
 /// What mappings of a DAX device must be aligned to, in bytes, by its number; `None` if it is no such device, or sysfs doesn't tell.
 #[must_use]
 pub fn dax_align(root: &Path, number: u64) -> Option<u64> {
