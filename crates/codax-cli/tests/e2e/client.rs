@@ -152,6 +152,9 @@ fn child() {
             words.get(1).map(|node| node.parse().expect("a node")),
         );
     }
+    if role == "map-device" {
+        return holders::map_device(words[0], number(words[1]), number(words[2]));
+    }
     let options = Store::options().allow_user_faults(std::env::var_os(OPT_IN).is_some());
     let store = options.connect(codax::default_dir()).expect("a daemon");
     match role.as_str() {

@@ -2,7 +2,7 @@
 
 use crate::client::{Client, counted};
 use crate::rig::{MIB, Plan, Rig, Running, pattern, skipped, state_of, until};
-use crate::setting::seconds;
+use crate::setting::{self, seconds};
 use codax_core::name::StorePath;
 use codax_core::request::Open;
 use codax_wire::{Channel, Hello, MAGIC, Reply, Request, SOCKET, VERSION};
@@ -232,4 +232,67 @@ fn evict_ends_who_holds_a_descriptor() {
         evictions.iter().any(|e| e.contains("/f") && e.contains(&sleeper.pid().to_string())),
         "{evictions:?}"
     );
+}
+
+/// Maps a part of a DAX device by itself, and reads through that: `get` is answered with the first number there.
+pub fn map_device(path: &str, off: u64, len: u64) {
+    let device = codax_os::dax::DaxDevice::open(Path::new(path), false).expect("root may");
+    let map = device.map(off, len).expect("mapped");
+    drop(device);
+    crate::client::serve(|_| {
+        let mut word = [0; 8];
+        map.read(off, &mut word).expect("it is there");
+        u64::from_le_bytes(word).to_string()
+    });
+}
+
+/// A process that maps the frames of a file in `sim0`, which must lie together.
+fn mapper_of(rig: &Rig, path: &str) -> Client {
+    let number = |value: &serde_json::Value| value.as_u64().expect("a number");
+    let extent = rig.row(&["stat", path])["extents"][0].clone();
+    let memory = rig.row(&["device", "show", "sim0"])["dax"].clone();
+    let off = number(&memory["data"]) + (number(&extent["frame"]) << 12);
+    let device = memory["path"].as_str().expect("text").to_owned();
+    let len = number(&extent["pages"]) << 12;
+    Client::start(rig, "map-device", &[&device, &off.to_string(), &len.to_string()])
+}
+
+#[test]
+fn who_maps_a_device_by_himself_is_a_holder_with_a_name() {
+    if !setting::is_devdax() {
+        return skipped("who_maps_a_device_by_himself_is_a_holder_with_a_name", "it is about DAX devices");
+    }
+    let rig = Plan::new().up();
+    let bytes = pattern(2 * MIB, 11);
+    let first = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"));
+    for name in ["/f", "/other", "/third"] {
+        rig.put(name, &bytes, &["--on", "sim0"]).ok();
+    }
+    let mut mapper = mapper_of(&rig, "/f");
+    assert_eq!(mapper.number("get"), first, "those are its frames");
+    let pid = format!("process {}", mapper.pid());
+    rig.run(&["move", "/f", "--to", "dram"]).fails(5, &["/f", &pid]);
+    rig.run(&["device", "drain", "sim0"]).fails(5, &["/f", &pid]);
+    assert_eq!((rig.state("sim0"), rig.pools_of("/f")), ("online".to_owned(), vec!["sim0".to_owned()]));
+    // Who else lies on the device is none of his.
+    rig.ok(&["move", "/other", "--to", "dram"]);
+    // A file's name goes, and its frames are nobody's until he lets go of them.
+    rig.ok(&["rm", "/f"]);
+    assert_eq!((rig.pool("sim0", "held"), rig.pool("sim0", "used")), (2 * MIB, 2 * MIB));
+    rig.put("/new", &pattern(2 * MIB, 12), &["--on", "sim0"]).ok();
+    assert_eq!(mapper.number("get"), first, "nobody else writes there");
+    mapper.end();
+    until("the frames are free", || (rig.pool("sim0", "held") == 0).then_some(()));
+    let mut mapper = mapper_of(&rig, "/third");
+    rig.ok(&["device", "drain", "sim0", "--evict", "--wait", "100ms"]);
+    assert!(!mapper.process.end().success(), "it was ended");
+    let evictions = rig.events("evict");
+    assert!(
+        evictions.iter().any(|e| e.contains("/third") && e.contains(&mapper.pid().to_string())),
+        "{evictions:?}"
+    );
+    for (name, seed) in [("/other", 11), ("/new", 12), ("/third", 11)] {
+        assert!(rig.get(name) == pattern(2 * MIB, seed), "{name}");
+    }
+    rig.sound();
 }

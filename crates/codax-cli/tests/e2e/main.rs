@@ -21,6 +21,7 @@ mod huge;
 mod huge_moves;
 mod kernel_moves;
 mod live;
+mod media;
 mod mount;
 mod numa;
 mod pairs;

@@ -79,10 +79,18 @@ pub fn device(name: &str, size: &str) -> String {
     format!("{name}={}", what.replace(SIZE, size))
 }
 
+fn is_kind(kinds: &[&str]) -> bool {
+    told("CODAX_TEST_DEVICE").is_some_and(|what| kinds.iter().any(|kind| what.starts_with(kind)))
+}
+
 /// Whether that is one that the kernel maps without a page cache: a DAX device, or a directory of files.
 pub fn is_dax() -> bool {
-    told("CODAX_TEST_DEVICE")
-        .is_some_and(|what| ["devdax:", "fsdax:"].iter().any(|kind| what.starts_with(kind)))
+    is_kind(&["devdax:", "fsdax:"])
+}
+
+/// Whether it is a DAX device.
+pub fn is_devdax() -> bool {
+    is_kind(&["devdax:"])
 }
 
 /// The DAX device that a run may do with what it likes: one that outlives the power.

@@ -9,7 +9,7 @@ mod reserve;
 mod shm;
 
 pub(crate) use devdax::Devdax;
-pub(crate) use fsdax::Fsdax;
+pub(crate) use fsdax::{Fsdax, OBJECTS};
 pub(crate) use hugetlb::{Hugetlb, Place, give_back, raised_path};
 pub(crate) use missing::Missing;
 pub use reserve::Reserve;

@@ -89,6 +89,7 @@ impl Session {
         let taken = st.pool_mut(pool);
         (taken.huge, taken.swappable, taken.backing) = (opened.huge, opened.swappable, opened.backing);
         taken.catalog = opened.catalog;
+        taken.take_medium()?;
         taken.take_reserve()?;
         inner.tell_reserve(&st, pool);
         inner.align_catalogs(&mut st);

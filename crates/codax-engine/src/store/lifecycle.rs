@@ -432,7 +432,9 @@ pub(crate) fn reconcile(
                 let medium = numa.map_or(id, |memory| medium_for(&before, id, memory, dram_pages));
                 let plan = dax.as_ref().map(|spec| dax::plan(spec, name, *bytes, env)).transpose()?;
                 let (dax, persistent, frames) = match plan {
-                    Some(dax::Plan { memory, persistent, frames }) => (Some(memory), persistent, frames),
+                    Some(dax::Plan { memory, persistent, frames }) => {
+                        (Some(owned(memory, known.iter().chain(&changed))), persistent, frames)
+                    }
                     None => (None, false, bytes.unwrap_or(*default_bytes) / PAGE_SIZE),
                 };
                 changed.push(PoolRecord {
@@ -455,6 +457,18 @@ pub(crate) fn reconcile(
         }
     }
     Ok(changed)
+}
+
+/// A medium with the store's number on it, which all of its media have; but one that the store has known as another pool is not to be taken for that.
+fn owned<'a>(memory: DaxMemory, pools: impl Iterator<Item = &'a PoolRecord>) -> DaxMemory {
+    let mut owner = memory.owner;
+    for its in pools.filter_map(|pool| pool.dax.as_ref()) {
+        if its.uuid == memory.uuid {
+            return memory;
+        }
+        owner = its.owner;
+    }
+    DaxMemory { owner, ..memory }
 }
 
 /// A device's memory, for people.
@@ -520,7 +534,15 @@ impl Store {
             now.state = st.pools[at].record.state;
             now.drain_limit = st.pools[at].record.drain_limit;
             self.inner.commit(&mut st, &[Change::Pool(now.clone())])?;
-            lines.push(format!("device {}: link model changed", now.name));
+            if now.link != known[at].link {
+                lines.push(format!("device {}: link model changed", now.name));
+            }
+            if now.dax != known[at].dax {
+                lines.push(format!(
+                    "device {}: its path counts when it is attached, or at the next start",
+                    now.name
+                ));
+            }
             st.pools[at].record = now;
         }
         drop(st);
@@ -542,7 +564,13 @@ impl Store {
             lines.push("huge takes effect in pools made after the next start".to_owned());
         }
         let StoreOptions { ack_timeout, chunk_bytes, resume_wait, .. } = *new;
-        *options = Arc::new(StoreOptions { ack_timeout, chunk_bytes, resume_wait, ..(**options).clone() });
+        let mut devices = options.devices.clone();
+        for device in &mut devices {
+            let now = new.devices.iter().find(|now| now.name == device.name);
+            device.dax = now.map_or_else(|| device.dax.clone(), |now| now.dax.clone());
+        }
+        *options =
+            Arc::new(StoreOptions { ack_timeout, chunk_bytes, resume_wait, devices, ..(**options).clone() });
         Ok(lines)
     }
 

@@ -3,8 +3,8 @@
 use super::{Mounted, mounted};
 use crate::client::Client;
 use crate::raw::can_map;
-use crate::rig::{MIB, Plan, pattern, until};
-use crate::setting::seconds;
+use crate::rig::{MIB, Plan, pattern, skipped, until};
+use crate::setting::{self, seconds};
 use codax::{Access, Store};
 use codax_os::area::Region;
 use serde_json::json;
@@ -287,7 +287,11 @@ fn a_file_in_several_objects_is_served_by_the_daemon_and_never_stale() {
         let level = if by == "kernel" { "ok" } else { "limited" };
         assert_eq!((&doctor["level"], &doctor["value"]), (&json!(level), &json!(format!("{path}: {why}"))));
     };
-    told_by("daemon", "it is spread over several objects");
+    let why = match setting::is_dax() {
+        true => "it lies on a DAX device, whose frames and names the daemon keeps in step",
+        false => "it is spread over several objects",
+    };
+    told_by("daemon", why);
     let file = read_write(&dir.join("f"));
     let refused = can_map(&file, 8 << 20, true).expect_err("shared mappings would be stale");
     assert_eq!(refused.raw_os_error(), Some(libc::ENODEV));
@@ -317,6 +321,51 @@ fn a_file_in_several_objects_is_served_by_the_daemon_and_never_stale() {
     told_by("kernel", "all of it is one object in dram");
     let elsewhere = rig.run(&["doctor", rig.dir().to_str().expect("text")]);
     assert!((elsewhere.code, elsewhere.err.contains("mount of a store")) == (2, true), "{elsewhere}");
+    rig.sound();
+}
+
+#[test]
+fn what_lies_on_a_dax_device_is_served_by_calls_and_never_stale() {
+    let name = "what_lies_on_a_dax_device_is_served_by_calls";
+    if !setting::is_dax() {
+        return skipped(name, "it is about DAX devices");
+    }
+    let Some(Mounted { rig, dir }) = mounted(name, Plan::new()) else { return };
+    rig.put("/f", &pattern(4 * MIB, 3), &["--on", "sim0"]).ok();
+    let store = Store::connect(rig.dir()).expect("a daemon");
+    let file = codax::OpenOptions::new().read(true).write(true).open(&store, "/f").expect("there");
+    let ours = file.map(.., Access::ReadWrite).expect("mapped");
+    let fd = read_write(&dir.join("f"));
+    for write in [false, true] {
+        let refused = can_map(&fd, 1 << 20, write).expect_err("what is mapped so could not be moved");
+        assert_eq!(refused.raw_os_error(), Some(libc::ENODEV));
+    }
+    let mut round = 0;
+    let mut both = || {
+        for at in [0usize, 4096, (2 << 20) - 8, 3 << 20] {
+            round += 1;
+            let mut word = [0; 8];
+            ours.memory().store_u64(at, round);
+            fd.read_exact_at(&mut word, at as u64).expect("there");
+            assert_eq!(u64::from_le_bytes(word), round);
+            fd.write_all_at(&(round << 8).to_le_bytes(), at as u64).expect("there");
+            assert_eq!(ours.memory().load_u64(at), round << 8);
+        }
+    };
+    both();
+    // Who has it open there holds nothing: it is the daemon that reads and writes.
+    for to in ["dram", "sim0"] {
+        rig.ok(&["move", "/f", "--to", to, "--range", "2MiB:2MiB"]);
+        both();
+        rig.ok(&["move", "/f", "--to", to]);
+        both();
+    }
+    let across = pattern(8192, 5);
+    fd.write_all_at(&across, (2 << 20) - 4096).expect("there");
+    let mut found = vec![0; 8192];
+    ours.memory().read_at((2 << 20) - 4096, &mut found);
+    assert!(found == across);
+    drop((ours, file, fd));
     rig.sound();
 }
 
