@@ -56,6 +56,10 @@ pub fn prefer(object: impl AsFd, off: u64, len: u64, nodes: &[u32]) -> io::Resul
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// How often the kernel's counts are brought up to date until a processor gives back some of what it keeps of another node: once to see that it has changed,
+/// and three times more without a change (mm/vmstat.c, `expire`).
+const REFRESHES: u32 = 4;
+
 /// How much of a node is free, and from where on the kernel is sparing with it, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Watermarks {
@@ -65,6 +69,8 @@ pub struct Watermarks {
     pub min: u64,
     /// Below this memory is taken from other nodes first.
     pub low: u64,
+    /// What processors keep for themselves, each for what it allocates next: it isn't counted as free, and who finds no other memory has them give it back.
+    pub kept: u64,
 }
 
 /// Those of a node, of all its zones together. `NotFound` if it has no memory.
@@ -73,7 +79,7 @@ pub fn watermarks(node: u32) -> io::Result<Watermarks> {
         .ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-/// Of a text with a paragraph `Node 1, zone Normal` for each zone, and in it lines `pages free 5`, `min 1`, `low 2`.
+/// Of a text with a paragraph `Node 1, zone Normal` for each zone, and in it lines `pages free 5`, `min 1`, `low 2`; `count: 3` for each processor.
 fn watermarks_in(text: &str, node: u32) -> Option<Watermarks> {
     let head = format!("Node {node},");
     let mut found: Option<Watermarks> = None;
@@ -90,11 +96,25 @@ fn watermarks_in(text: &str, node: u32) -> Option<Watermarks> {
             "free" => &mut marks.free,
             "min" => &mut marks.min,
             "low" => &mut marks.low,
+            "count:" => &mut marks.kept,
             _ => continue,
         };
         *mark += pages * to_u64(PAGE);
     }
     found
+}
+
+/// Has the processors give back the free pages of a node of others that they keep for themselves, as far as they do; whether there were any. Only root may.
+pub fn drain_processors(node: u32) -> io::Result<bool> {
+    let first = watermarks(node)?.kept;
+    let (mut kept, mut in_vain) = (first, 0);
+    // Each gives back a few at a time.
+    while kept > 0 && in_vain <= REFRESHES {
+        std::fs::read("/proc/sys/vm/stat_refresh")?;
+        let before = std::mem::replace(&mut kept, watermarks(node)?.kept);
+        in_vain = if kept < before { 0 } else { in_vain + 1 };
+    }
+    Ok(kept < first)
 }
 
 /// A mapping of pages of an object, by which the kernel is asked where they lie.
@@ -200,7 +220,7 @@ mod tests {
                     \x20 pages free     5\n        boost    0\n        min      1\n        low      2\n        high     3\n  pagesets\n    cpu: 0\n\
                     \x20             count:    7\nNode 1, zone  Movable\n  pages free     50\n        min      10\n        low      20\n";
         let marks = watermarks_in(text, 1).expect("there");
-        assert_eq!((marks.free, marks.min, marks.low), (55 << 12, 11 << 12, 22 << 12));
+        assert_eq!((marks.free, marks.min, marks.low, marks.kept), (55 << 12, 11 << 12, 22 << 12, 7 << 12));
         assert_eq!(watermarks_in(text, 2), None);
         assert!(watermarks(0).is_ok_and(|marks| marks.free > 0));
     }

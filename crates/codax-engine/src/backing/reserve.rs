@@ -13,6 +13,7 @@ use codax_os::numa::{self, Located, Watermarks};
 use codax_os::object::{self, ObjectDir};
 use codax_os::{mounts, probe};
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -146,6 +147,22 @@ impl Reserve {
         self.held()
     }
 
+    /// As [`Reserve::fill`], with what processors keep of the node: whoever finds no other memory would get that.
+    pub(crate) fn fill_whole(&self) -> Result<u64> {
+        let mut held = self.fill()?;
+        let more = || match numa::drain_processors(self.node) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.map_err(|e| self.failed("have processors give back pages for the holder in", &e)),
+        };
+        while more()? {
+            let before = mem::replace(&mut held, self.fill()?);
+            if held <= before {
+                break;
+            }
+        }
+        Ok(held)
+    }
+
     /// Populates some more, so much at most; whether all of it could be had.
     fn fill_some(&self, most: u64) -> Result<bool> {
         let _passing = self.lock();
@@ -221,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_last_of_a_node_is_taken_only_where_nobody_is_hard_up() {
-        let marks = |free| Watermarks { free, min: 1 << 20, low: 2 << 20 };
+        let marks = |free| Watermarks { free, min: 1 << 20, low: 2 << 20, kept: 0 };
         let all = u64::MAX;
         assert_eq!(next_step(marks(16 << 20), 0, all, 0), STEP);
         assert_eq!(

@@ -13,6 +13,7 @@ use codax_core::{Error, PageCount, PoolId, Result};
 use codax_os::{mounts, topology};
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,6 +92,7 @@ impl Inner {
         let weak = self.me.clone();
         let work = move || {
             let mut told = Told::default();
+            let mut first = true;
             loop {
                 let Some(inner) = weak.upgrade() else { return };
                 let st = inner.lock();
@@ -99,7 +101,8 @@ impl Inner {
                 }
                 let (name, target) = (st.pool(pool).record.name.clone(), st.pool(pool).alloc.free().bytes());
                 drop(st);
-                match reserve.fill() {
+                let filled = if mem::take(&mut first) { reserve.fill_whole() } else { reserve.fill() };
+                match filled {
                     Ok(held) => told.tell(&inner, &name, held, target),
                     Err(e) if told.failure.as_ref() != Some(&e) => {
                         tracing::warn!("device {name}: its reserve: {e}");
