@@ -203,33 +203,7 @@ pub(crate) fn open_backing(
         return Ok(Opened::plain(&medium, Arc::new(Shm::new(&path, ShmOptions::default())?)));
     }
     if let Some(memory) = &pool.dax {
-        make_dir(&path, 0o700)?;
-        let given = options.devices.iter().find(|device| device.name == pool.name);
-        let known = || DaxSpec {
-            path: PathBuf::from(&memory.path),
-            files: pool.backing == BackingKind::Fsdax,
-            format: Format::Never,
-            persistent: Some(pool.persistent),
-        };
-        let spec = given.and_then(|device| device.dax.clone()).unwrap_or_else(known);
-        let medium = Medium {
-            path: path.clone(),
-            huge: pool.unit() > 1,
-            swappable: false,
-            shm: ShmOptions::default(),
-        };
-        return match dax::open(pool, &spec, &path, take, env.wall_ns()) {
-            Ok(dax::Taken { backing, catalog, notes }) => {
-                Ok(Opened { catalog: Some(catalog), notes, ..Opened::plain(&medium, backing) })
-            }
-            Err(e) if take != Take::Again => Err(e),
-            Err(e) => {
-                let notes =
-                    vec![format!("{e}; its files can't be had until codax device attach {}", pool.name)];
-                let missing = Arc::new(Missing::new(&pool.name, &e.message));
-                Ok(Opened { notes, ..Opened::plain(&medium, missing) })
-            }
-        };
+        return open_medium(path, pool, (memory, take), (options, env));
     }
     if let Some(memory) = pool.numa.filter(|memory| memory.page.is_reserved()) {
         if !mounts::can_mount() {
@@ -251,6 +225,37 @@ pub(crate) fn open_backing(
     let medium = prepare_pool(layout, pool, all, options)?;
     let shm = Shm::new(&medium.path, medium.shm.clone())?;
     Ok(Opened::plain(&medium, make(pool, shm)))
+}
+
+/// The objects of a pool on a medium of its own, whose tokens, if it has such, are in `path`.
+fn open_medium(
+    path: PathBuf,
+    pool: &PoolRecord,
+    (memory, take): (&DaxMemory, Take),
+    (options, env): (&StoreOptions, &dyn Env),
+) -> Result<Opened> {
+    make_dir(&path, 0o700)?;
+    let given = options.devices.iter().find(|device| device.name == pool.name);
+    let known = || DaxSpec {
+        path: PathBuf::from(&memory.path),
+        files: pool.backing == BackingKind::Fsdax,
+        format: Format::Never,
+        persistent: Some(pool.persistent),
+    };
+    let spec = given.and_then(|device| device.dax.clone()).unwrap_or_else(known);
+    let medium =
+        Medium { path: path.clone(), huge: pool.unit() > 1, swappable: false, shm: ShmOptions::default() };
+    match dax::open(pool, &spec, &path, take, env.wall_ns()) {
+        Ok(dax::Taken { backing, catalog, notes }) => {
+            Ok(Opened { catalog: Some(catalog), notes, ..Opened::plain(&medium, backing) })
+        }
+        Err(e) if take != Take::Again => Err(e),
+        Err(e) => {
+            let notes = vec![format!("{e}; its files can't be had until codax device attach {}", pool.name)];
+            let missing = Arc::new(Missing::new(&pool.name, &e.message));
+            Ok(Opened { notes, ..Opened::plain(&medium, missing) })
+        }
+    }
 }
 
 /// Where the objects of a pool of huge pages are.
