@@ -85,6 +85,9 @@ pub fn can_be_had() -> io::Result<bool> {
     Ok(had.is_ok())
 }
 
+/// Where the kernel tells of the huge pages of all nodes.
+const HUGEPAGES: &str = "/sys/kernel/mm/hugepages";
+
 /// The huge pages of one size that a node has set aside.
 #[derive(Clone, Debug)]
 pub struct NodePages {
@@ -95,7 +98,7 @@ impl NodePages {
     /// Those of `page` bytes on `node`. `Unsupported` if the kernel or the machine has no such pages, `NotFound` if the node isn't there.
     pub fn of(node: u32, page: u64) -> io::Result<Self> {
         let name = format!("hugepages-{}kB", page / 1024);
-        if !Path::new("/sys/kernel/mm/hugepages").join(&name).exists() {
+        if !Path::new(HUGEPAGES).join(&name).exists() {
             let line = format!("this kernel or machine has no hugetlb pages of {} MiB", page >> 20);
             return Err(io::Error::new(io::ErrorKind::Unsupported, line));
         }
@@ -121,6 +124,23 @@ impl NodePages {
     /// How many nobody uses.
     pub fn free(&self) -> io::Result<u64> {
         self.read("free_hugepages")
+    }
+
+    /// How many nobody uses and nobody has been promised. Promises are not kept by node: all of them may be about this one.
+    pub fn available(&self) -> io::Result<u64> {
+        let all = self.of_all_nodes();
+        let left = all.read("free_hugepages")?.saturating_sub(all.read("resv_hugepages")?);
+        Ok(self.free()?.min(left))
+    }
+
+    /// Whether no node has a free one, and the kernel may make none when it is asked for one.
+    pub fn are_gone(&self) -> io::Result<bool> {
+        let all = self.of_all_nodes();
+        Ok(all.read("free_hugepages")? == 0 && all.read("nr_overcommit_hugepages")? == 0)
+    }
+
+    fn of_all_nodes(&self) -> Self {
+        Self { dir: Path::new(HUGEPAGES).join(self.dir.file_name().unwrap_or_default()) }
     }
 
     /// Asks the kernel for so many in all, and returns how many there are then: fewer where it finds no memory that it can put together.

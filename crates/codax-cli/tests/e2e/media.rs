@@ -6,6 +6,7 @@ use codax_os::dax::{DaxDevice, DaxMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes of a superblock.
 const SUPERBLOCK: usize = 4096;
@@ -264,7 +265,9 @@ struct Fresh(PathBuf);
 
 impl Fresh {
     fn below(dir: &Path, uid: u32) -> Self {
-        let path = dir.join(format!("codax-e2e-media-{}", std::process::id()));
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = dir.join(format!("codax-e2e-media-{}-{number}", std::process::id()));
         fs::create_dir(&path).expect("a fresh directory");
         std::os::unix::fs::chown(&path, Some(uid), None).expect("root may");
         Self(path)

@@ -336,6 +336,10 @@ impl Holder {
     /// own records, and of a node that is full it would end a process to have one.
     fn page_for(&self, object: BorrowedFd<'_>, at: u64) -> Result<Option<bool>> {
         let failed = |e: io::Error| os_error("allocate in", &self.path.display(), &e);
+        // Linux 6.18 counts a page that it couldn't give as one that the mount has: it isn't asked in vain.
+        if NodePages::of(self.memory.node, self.unit).and_then(|pages| pages.are_gone()).map_err(failed)? {
+            return Ok(None);
+        }
         let allocated = || object::stat(object).map(|stat| stat.allocated_bytes).map_err(failed);
         let before = allocated()?;
         let policy = Policy::prefer(self.memory.node).map_err(failed)?;
@@ -578,14 +582,14 @@ impl Raised {
         Ok(Self { path: path.to_owned(), memory, unit, pages, by })
     }
 
-    /// Sees to it that so many pages are free, as far as the kernel finds memory; returns how many are.
+    /// Sees to it that so many pages can be had, as far as the kernel finds memory; returns how many can.
     fn want(&mut self, pages: u64) -> Result<u64> {
-        let free = |this: &Self| this.pages.free().map_err(|e| no_pages(this.memory, &e));
-        let short = pages.saturating_sub(free(self)?);
+        let there = |this: &Self| this.pages.available().map_err(|e| no_pages(this.memory, &e));
+        let short = pages.saturating_sub(there(self)?);
         if short > 0 {
             self.more(short)?;
         }
-        free(self)
+        there(self)
     }
 
     /// Asks for so many more; whether there are any.
