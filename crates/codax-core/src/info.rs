@@ -47,12 +47,47 @@ pub struct PoolInfo {
     pub moves_with: Vec<String>,
     /// What it has of the kernel's huge pages, if its pages are such.
     pub reserve: Option<ReserveInfo>,
+    /// What keeps others' memory off its node.
+    pub exclusive: Exclusive,
+    /// Bytes that are populated for it and in no file yet, where it is of small or transparent huge pages and kept by a reserve.
+    pub populated: Option<u64>,
     /// The drain or return that runs, if one does.
     pub job: Option<JobInfo>,
     /// The NUMA nodes that its pages are kept to; none: wherever the kernel gives them.
     pub nodes: Vec<u32>,
     /// Why its memory is not there, if it isn't: its NUMA node has none online.
     pub missing: Option<String>,
+}
+
+/// What keeps others' memory off a device's node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Exclusive {
+    /// Nothing.
+    #[default]
+    None,
+    /// All of its memory is movable: what lands there the kernel can move away.
+    Movable,
+    /// The store populates what no file has, so that nothing else fits.
+    Reserve,
+}
+
+impl Exclusive {
+    /// The word for it, as it is configured.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Movable => "movable",
+            Self::Reserve => "reserve",
+        }
+    }
+
+    /// What the word stands for.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::None, Self::Movable, Self::Reserve].into_iter().find(|mode| mode.name() == word)
+    }
 }
 
 /// The huge pages of a node that a pool has taken, in bytes.

@@ -550,6 +550,30 @@ impl Inode {
         self.lost().iter().filter_map(|lost| lost.pages.intersect(pages)).min_by_key(|lost| lost.start)
     }
 
+    /// These pages are gone with the bytes that were: what comes in their place is whole.
+    pub fn forget_lost(&mut self, pages: PageRange) {
+        let Some(extra) = &mut self.extra else { return };
+        let left = |lost: &Lost| {
+            let Lost { pages: all, pool, frame } = *lost;
+            let part = move |part: PageRange| Lost {
+                pages: part,
+                pool,
+                frame: Frame(frame.0 + (part.start.0 - all.start.0)),
+            };
+            all.without(pages).map(part)
+        };
+        extra.lost = extra.lost.iter().flat_map(left).collect();
+    }
+
+    /// Where a file has bytes, in the order of pages: also where they are gone, which nobody may take for zeros.
+    #[must_use]
+    pub fn data(&self) -> Vec<PageRange> {
+        let mut data: Vec<PageRange> = self.extents.iter().map(Extent::pages).collect();
+        data.extend(self.lost().iter().map(|lost| lost.pages));
+        data.sort_unstable_by_key(|pages| pages.start);
+        data
+    }
+
     /// Bytes of frames it takes.
     #[must_use]
     pub fn backed(&self) -> u64 {

@@ -83,6 +83,7 @@ impl DaxWish {
             bytes,
             default_bytes: 0,
             numa: None,
+            exclusive: None,
             dax: Some(dax),
             link,
             missing: None,

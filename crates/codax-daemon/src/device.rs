@@ -3,6 +3,7 @@
 use crate::dax::{DaxWish, WrittenFormat};
 use crate::quantity::{Rate, Size, pool_bytes};
 use codax_core::change::{LinkModel, NodeMemory, PageKind};
+use codax_core::info::Exclusive;
 use codax_core::{DRAM_NAME, Error, PageCount, Result};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ pub const DEVICE_NAME_MAX: usize = 32;
 const BACKINGS: &str = "emulated, numa, devdax and fsdax";
 
 /// How a device is written on the command line.
-const USAGE: &str = "NAME=emulated:SIZE, NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,cpus=yes], \
+const USAGE: &str = "NAME=emulated:SIZE, \
+                     NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,exclusive=reserve|movable|none][,cpus=yes], \
                      NAME=devdax:/dev/daxX.Y[,format] or NAME=fsdax:DIR[,size=SIZE][,format], and [,read_ns=N][,write_ns=N][,gbps=N]";
 
 /// `[[device]]` in the configuration: memory that is served beside `dram`.
@@ -39,6 +41,9 @@ pub(crate) struct DeviceEntry {
     /// How much of the node is the pool's: a size, of whole pages, or "all" of what is free when the store is made, but for a little that the kernel wants.
     /// Default: "all".
     reserve: Option<Reserve>,
+    /// What keeps others' memory off the node: "reserve", what no file has is populated, so that nothing else fits; "movable", it is checked that what lands
+    /// there can be moved away; "none". Default: "reserve" with pages of 2M and 1G, else "none".
+    exclusive: Option<String>,
     /// Whether the node may have CPUs: it is the host's own memory then, and everything else lands on it. Default: no.
     #[serde(default)]
     cpus: bool,
@@ -95,6 +100,8 @@ pub struct NodeWish {
     pub memory: NodeMemory,
     /// Whether it may have CPUs.
     pub cpus: bool,
+    /// What keeps others' memory off it; `None` for what the store knows of it.
+    pub exclusive: Option<Exclusive>,
 }
 
 /// A device as it is written.
@@ -136,6 +143,7 @@ impl DeviceEntry {
             ("node", self.node.is_some()),
             ("page", self.page.is_some()),
             ("reserve", self.reserve.is_some()),
+            ("exclusive", self.exclusive.is_some()),
             ("cpus", self.cpus),
             ("path", self.path.is_some()),
             ("format", self.format.is_some()),
@@ -158,13 +166,16 @@ impl DeviceEntry {
         if self.size.is_some() {
             return Err(Error::invalid("`size` is an emulated device's: a node has `reserve`"));
         }
-        self.only("a numa", &["node", "page", "reserve", "cpus"])?;
+        self.only("a numa", &["node", "page", "reserve", "exclusive", "cpus"])?;
         let missing = || Error::invalid("`node` is missing: the number of a NUMA node");
         let node = self.node.ok_or_else(missing)?;
         let page = self.page.as_deref().map_or(Ok(PageKind::default()), page_kind)?;
         device.bytes = self.reserve.map_or(Ok(None), Reserve::bytes)?;
         whole_pages(page, device.bytes)?;
-        device.node = Some(NodeWish { memory: NodeMemory { node, page }, cpus: self.cpus });
+        let exclusive = self.exclusive.as_deref().map(exclusive).transpose()?;
+        let wish = NodeWish { memory: NodeMemory { node, page }, cpus: self.cpus, exclusive };
+        goes_with_pages(&wish)?;
+        device.node = Some(wish);
         Ok(())
     }
 
@@ -204,7 +215,9 @@ pub fn parse_device(text: &str) -> Result<Device> {
         take_item(&mut device, key, value).map_err(|e| about(name, &e))?;
     }
     if let Some(wish) = device.node {
-        whole_pages(wish.memory.page, device.bytes).map_err(|e| about(name, &e))?;
+        whole_pages(wish.memory.page, device.bytes)
+            .and_then(|()| goes_with_pages(&wish))
+            .map_err(|e| about(name, &e))?;
     }
     Ok(device)
 }
@@ -221,7 +234,7 @@ fn backed(device: &mut Device, backing: &str, first: &str) -> Result<()> {
                 Error::invalid(format!("device {name}: `{first}` is not the number of a NUMA node"))
             })?;
             let memory = NodeMemory { node, page: PageKind::default() };
-            device.node = Some(NodeWish { memory, cpus: false });
+            device.node = Some(NodeWish { memory, cpus: false, exclusive: None });
         }
         "devdax" => device.dax = Some(DaxWish::device(Path::new(first)).map_err(|e| about(name, &e))?),
         "fsdax" => device.dax = Some(DaxWish::files(Path::new(first)).map_err(|e| about(name, &e))?),
@@ -233,9 +246,10 @@ fn backed(device: &mut Device, backing: &str, first: &str) -> Result<()> {
 /// Takes an item behind the first: one that only such a device has, or one of its link.
 fn take_item(device: &mut Device, key: &str, value: Option<&str>) -> Result<()> {
     let (taken, more) = match (&mut device.node, &mut device.dax) {
-        (Some(wish), _) => {
-            (node_item(wish, &mut device.bytes, key, value.unwrap_or_default())?, "page, reserve, cpus, ")
-        }
+        (Some(wish), _) => (
+            node_item(wish, &mut device.bytes, key, value.unwrap_or_default())?,
+            "page, reserve, exclusive, cpus, ",
+        ),
         (None, Some(wish)) => (wish.item(key, value)?, wish.keys()),
         (None, None) => (false, ""),
     };
@@ -250,6 +264,25 @@ fn page_kind(word: &str) -> Result<PageKind> {
             word.escape_debug()
         ))
     })
+}
+
+fn exclusive(word: &str) -> Result<Exclusive> {
+    Exclusive::parse(word).ok_or_else(|| {
+        let word = word.escape_debug();
+        Error::invalid(format!("exclusive: `{word}` is none of reserve, movable and none"))
+    })
+}
+
+/// Refuses to leave open what pages that are set aside have in any case.
+fn goes_with_pages(wish: &NodeWish) -> Result<()> {
+    let page = wish.memory.page;
+    match wish.exclusive {
+        Some(mode) if page.is_reserved() && mode != Exclusive::Reserve => Err(Error::invalid(format!(
+            "exclusive: with page={} it is reserve: these pages are set aside for the pool",
+            page.name()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a reserve that is no multiple of the page.
@@ -269,6 +302,7 @@ fn node_item(wish: &mut NodeWish, bytes: &mut Option<u64>, key: &str, value: &st
     match (key, value) {
         ("page", _) => wish.memory.page = page_kind(value)?,
         ("reserve", _) => *bytes = Reserve::parse(value)?.bytes()?,
+        ("exclusive", _) => wish.exclusive = Some(exclusive(value)?),
         ("cpus", "yes") => wish.cpus = true,
         ("cpus", "no") => wish.cpus = false,
         ("cpus", _) => {
@@ -354,13 +388,16 @@ mod tests {
 
     #[test]
     fn a_device_on_a_node_is_read_whole() {
-        let device = parse_device("cxl0=numa:2,page=4K,reserve=1GiB,cpus=yes,gbps=20").unwrap();
+        let device =
+            parse_device("cxl0=numa:2,page=4K,reserve=1GiB,exclusive=reserve,cpus=yes,gbps=20").unwrap();
         let memory = NodeMemory { node: 2, page: PageKind::Small };
-        assert_eq!((device.bytes, device.node), (Some(1 << 30), Some(NodeWish { memory, cpus: true })));
+        let wish = NodeWish { memory, cpus: true, exclusive: Some(Exclusive::Reserve) };
+        assert_eq!((device.bytes, device.node), (Some(1 << 30), Some(wish)));
         assert_eq!(device.link.mbps, Some(20_000));
         let plain = parse_device("cxl0=numa:1,reserve=all").unwrap();
         let memory = NodeMemory { node: 1, page: PageKind::Transparent };
-        assert_eq!((plain.bytes, plain.node), (None, Some(NodeWish { memory, cpus: false })));
+        let wish = NodeWish { memory, cpus: false, exclusive: None };
+        assert_eq!((plain.bytes, plain.node), (None, Some(wish)));
     }
 
     #[test]
@@ -402,6 +439,9 @@ mod tests {
             (&long, "longer than 32"),
             ("sim0=1GiB", "write it as NAME="),
             ("sim0=tape:1GiB", "no backing `tape`; there are emulated, numa, devdax and fsdax"),
+            ("a=numa:1,exclusive=yes", "none of reserve, movable and none"),
+            ("a=numa:1,page=2M,exclusive=none", "with page=2M it is reserve"),
+            ("a=emulated:4096,exclusive=reserve", "`exclusive` is not known"),
             ("sim0=emulated:1GiB,format", "`format` is not known: there are read_ns"),
             ("sim0=emulated:", "sim0"),
             ("sim0=emulated:0", "size 0"),
@@ -427,7 +467,7 @@ mod tests {
             ("cxl0=numa:1,reserve=some", "reserve"),
             ("cxl0=numa:1,reserve=5000", "not a multiple"),
             ("cxl0=numa:1,cpus=perhaps", "neither yes nor no"),
-            ("cxl0=numa:1,size=1GiB", "there are page, reserve, cpus, read_ns"),
+            ("cxl0=numa:1,size=1GiB", "there are page, reserve, exclusive, cpus, read_ns"),
             ("cxl0=numa:1,format", "`format` is not known: there are page"),
             ("pm0=devdax:", "`path` is missing: the device file, as /dev/dax0.0"),
             ("pm0=devdax:1GiB", "path `1GiB`: it does not begin with /"),

@@ -2,6 +2,7 @@
 
 use crate::device::{Device, NodeWish};
 use codax_core::change::{LinkModel, NodeMemory, PageKind};
+use codax_core::info::Exclusive;
 use codax_core::units::format_size;
 use codax_core::{Error, HUGE_SIZE, PageCount, Result};
 use codax_engine::DeviceSpec;
@@ -68,6 +69,7 @@ fn on_node(device: &Device, wish: NodeWish, nodes: &[Node]) -> Result<DeviceSpec
     }
     if let Some(node) = node.filter(|_| missing.is_none()) {
         check_pages(device, wish.memory, node)?;
+        check_movable(device, wish, node)?;
     }
     let unit = PageCount(wish.memory.page.unit()).bytes().max(HUGE_SIZE);
     let free = node.and_then(|node| node.free).unwrap_or(0);
@@ -79,6 +81,7 @@ fn on_node(device: &Device, wish: NodeWish, nodes: &[Node]) -> Result<DeviceSpec
         bytes: device.bytes,
         default_bytes: rest.max(unit),
         numa: Some(wish.memory),
+        exclusive: wish.exclusive,
         dax: None,
         link: node.map_or(device.link, |node| announced(device.link, node)),
         missing,
@@ -111,6 +114,20 @@ fn check_pages(device: &Device, memory: NodeMemory, node: &Node) -> Result<()> {
         return Err(wrong(device, &why));
     }
     Ok(())
+}
+
+/// Refuses to count on movable memory that isn't.
+fn check_movable(device: &Device, wish: NodeWish, node: &Node) -> Result<()> {
+    if wish.exclusive != Some(Exclusive::Movable) || node.is_movable() == Some(true) {
+        return Ok(());
+    }
+    let stuck = node.blocks.online - node.blocks.movable;
+    let why = format!(
+        "exclusive=movable: {stuck} of the {} blocks of memory of node {} aren't movable: bring them online as such (daxctl offline-memory, \
+         then online-memory without --no-movable), or take exclusive=reserve",
+        node.blocks.online, node.node
+    );
+    Err(wrong(device, &why))
 }
 
 /// What was said of a link, and what the firmware says where nothing was.
@@ -255,5 +272,8 @@ mod tests {
             assert!(error.message.contains(says), "{bad:?}: {error}");
         }
         assert!(resolved(&["a=numa:0,cpus=yes"]).is_ok());
+        assert!(resolved(&["a=numa:1,exclusive=movable"]).is_ok());
+        let error = resolved(&["a=numa:0,cpus=yes,exclusive=movable"]).expect_err("refused");
+        assert!(error.message.contains("blocks of memory of node 0 aren't movable"), "{error}");
     }
 }

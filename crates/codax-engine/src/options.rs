@@ -1,6 +1,7 @@
 //! What a store is opened with.
 
 use codax_core::change::{BackingKind, LinkModel, NodeMemory};
+use codax_core::info::Exclusive;
 use codax_core::{HUGE_SIZE, PAGE_SIZE};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -68,6 +69,8 @@ pub struct DeviceSpec {
     pub default_bytes: u64,
     /// The NUMA node whose memory it is; `None` for an emulated device.
     pub numa: Option<NodeMemory>,
+    /// What keeps others' memory off its node; `None` for what the store knows of it.
+    pub exclusive: Option<Exclusive>,
     /// The medium of its own that it is, if it is one.
     pub dax: Option<DaxSpec>,
     /// What its link announces.
@@ -85,6 +88,7 @@ impl DeviceSpec {
             bytes: Some(bytes),
             default_bytes: bytes,
             numa: None,
+            exclusive: None,
             dax: None,
             link,
             missing: None,

@@ -22,7 +22,8 @@ impl Session {
             return Err(Error::invalid(format!("{name} is no NUMA node: nobody else has memory on it")));
         };
         let pools = st.pools.iter().filter_map(|pool| pool.backing.device().ok());
-        let ours: Filesystems = pools.chain(mounts.iter().copied()).collect();
+        let reserves = st.pools.iter().filter_map(|pool| pool.backing.holder()?.device().ok());
+        let ours: Filesystems = pools.chain(reserves).chain(mounts.iter().copied()).collect();
         drop(st);
         let node = memory.node;
         let nodes = topology::nodes(Path::new(topology::SYSFS));

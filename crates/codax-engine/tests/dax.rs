@@ -3,48 +3,17 @@
 //! A directory on a disk stands for the medium; what takes a real device is among the end-to-end tests.
 #![allow(clippy::cast_possible_truncation)]
 
+mod fs_support;
 mod store_support;
 
-use codax_core::change::LinkModel;
+use codax_core::ROOT;
 use codax_core::info::Severity;
 use codax_core::{ErrorKind, PageRange};
-use codax_engine::{DaxSpec, DeviceSpec, DrainOptions, Format, Store, StoreOptions};
-use std::path::{Path, PathBuf};
-use store_support::*;
-
-/// A store with the pools `pmem0` and `pmem1` beside `dram`, in directories that outlive it.
-struct Media {
-    dir: tempfile::TempDir,
-}
-
-impl Media {
-    fn new() -> Self {
-        // Of a disk, since nothing outlives the power elsewhere.
-        let dir = tempfile::Builder::new().prefix("codax-media").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
-        let media = Self { dir: dir.expect("a directory") };
-        ["pmem0", "pmem1"].iter().for_each(|name| std::fs::create_dir(media.path(name)).expect("made"));
-        media
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn device(&self, name: &str, format: Format) -> DeviceSpec {
-        let dax = DaxSpec { path: self.path(name), files: true, format, persistent: Some(true) };
-        DeviceSpec { dax: Some(dax), ..DeviceSpec::emulated(name, 16 * MIB, LinkModel::default()) }
-    }
-
-    /// A store in `rig` that has these media.
-    fn options(&self, rig: &Rig, names: &[&str], format: Format) -> StoreOptions {
-        let devices = names.iter().map(|name| self.device(name, format)).collect();
-        StoreOptions { devices, ..rig.options() }
-    }
-
-    fn open(&self, rig: &Rig, names: &[&str]) -> Store {
-        Store::open(self.options(rig, names, Format::IfNotOurs), TestEnv::new()).expect("the store opens")
-    }
-}
+use codax_engine::fs::Allocate;
+use codax_engine::{DrainOptions, Format, Store};
+use fs_support::*;
+use std::path::Path;
+use store_support::media::{Media, unlock};
 
 fn catalogs(dir: &Path) -> [Vec<u8>; 2] {
     ["catalog.0", "catalog.1"].map(|name| std::fs::read(dir.join(name)).expect("there"))
@@ -89,14 +58,6 @@ fn files_are_there_in_another_store_with_names_owners_modes_and_bytes() {
     assert_eq!(store.check(false).expect("checked"), []);
     make(&s, "/more", MIB, "pmem0");
     assert_intact(&s, "/more", MIB);
-}
-
-/// The directory's lock is this process's, as long as it has the store in memory.
-fn unlock(dir: &Path) {
-    // A copy of the first catalog in its place is a file that nobody has locked.
-    let (at, copy) = (dir.join("catalog.0"), dir.join("copy"));
-    std::fs::copy(&at, &copy).expect("copied");
-    std::fs::rename(&copy, &at).expect("renamed");
 }
 
 #[test]
@@ -282,4 +243,67 @@ fn what_is_not_ours_is_left_alone() {
     let store =
         Store::open(media.options(&third, &["pmem0"], Format::Force), TestEnv::new()).expect("formatted");
     assert_eq!(admin(&store).stat(&path("/f")).expect_err("gone").kind, ErrorKind::NotFound);
+}
+
+#[test]
+fn a_mount_shows_no_zeros_where_bytes_are_gone() {
+    let media = Media::new();
+    {
+        let rig = Rig::new();
+        let store = media.open(&rig, &["pmem0"]);
+        let s = admin(&store);
+        make(&s, "/f", 6 * MIB, "pmem0");
+        s.move_file(&path("/f"), "dram", Some((2 * MIB, 2 * MIB)), &mut |_| true).expect("moved");
+        drop(s);
+        store.end();
+    }
+    let rig = Rig::new();
+    let store = media.open(&rig, &["pmem0"]);
+    let fs = store.fs(false);
+    let id = fs.lookup(ROOT, b"f").expect("there").id;
+    let h = fs_support::open(&fs, id).handle;
+    // What copies only data copies nothing here.
+    assert_eq!((fs.seek_data(h, 2 * MIB), fs.seek_hole(h, 0)), (Ok(2 * MIB), Ok(6 * MIB)));
+    let mut bytes = vec![0xee; 6 * MIB as usize];
+    assert_eq!(fs.read(h, 0, &mut bytes), Ok(2 * MIB as usize));
+    assert_eq!(kind(fs.read(h, 2 * MIB, &mut bytes)), ErrorKind::Lost);
+    assert_eq!(fs.read(h, 4 * MIB, &mut bytes), Ok(2 * MIB as usize));
+    assert_eq!(kind(fs.write(h, 3 * MIB, b"x", false)), ErrorKind::Lost);
+    let copy = fs_support::create(&fs, ROOT, "copy").1.handle;
+    assert_eq!(fs.copy_range(h, 0, copy, 0, 6 * MIB), Ok(2 * MIB as usize));
+    assert_eq!(kind(fs.copy_range(h, 2 * MIB, copy, 2 * MIB, MIB)), ErrorKind::Lost);
+    let how = |punch| Allocate { keep_size: true, punch, zero: !punch };
+    assert_eq!(kind(fs.allocate(h, 3 * MIB, 4096, how(false))), ErrorKind::Lost);
+    // Who gives them up has a hole there.
+    fs.allocate(h, 3 * MIB, MIB, how(true)).expect("punched");
+    assert_eq!(fs.seek_hole(h, 2 * MIB), Ok(3 * MIB));
+    assert_eq!(fs.read(h, 3 * MIB, &mut bytes[..4096]), Ok(4096));
+    assert!(bytes[..4096].iter().all(|b| *b == 0));
+    assert_eq!(fs.write(h, 3 * MIB, b"x", false), Ok(1));
+    assert_eq!(admin(&store).stat(&path("/f")).expect("there").lost, [PageRange::new(512, 256)]);
+    fs.release(h);
+    fs.release(copy);
+    assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
+fn a_device_that_comes_back_elsewhere_is_attached_there() {
+    let (media, rig) = (Media::new(), Rig::new());
+    let store = media.open(&rig, &["pmem0"]);
+    make(&admin(&store), "/f", MIB, "pmem0");
+    store.end();
+    let away = media.path("away");
+    std::fs::rename(media.path("pmem0"), &away).expect("renamed");
+    let store = media.open(&rig, &["pmem0"]);
+    let s = admin(&store);
+    let opened = s.open(&open_of("/f", 0)).expect("opened");
+    assert_eq!(s.read_at(opened.handle, 0, &mut [0; 8]).expect_err("not there").kind, ErrorKind::Lost);
+    s.attach_device("pmem0").expect_err("not there");
+    let mut options = media.options(&rig, &["pmem0"], Format::Never);
+    options.devices[0].dax.as_mut().expect("a medium").path = away;
+    let lines = store.reload(&options).expect("reloaded");
+    assert!(lines.iter().any(|line| line.contains("its path")), "{lines:?}");
+    s.attach_device("pmem0").expect("attached");
+    assert_intact(&s, "/f", MIB);
+    assert_eq!(store.check(false).expect("checked"), []);
 }

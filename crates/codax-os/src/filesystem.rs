@@ -4,6 +4,7 @@
 use crate::area;
 use crate::topology::SYSFS;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -24,6 +25,14 @@ pub enum Kind {
     Xfs,
     /// Another, see [`Filesystem::name`].
     Other,
+}
+
+/// Why nothing can be had of the filesystem of a file, since its device has gone or it has been shut down; `None` as long as that isn't known: whoever
+/// has no descriptor left, or no such file, knows nothing of its filesystem.
+pub fn gone(file: &Path) -> Option<io::Error> {
+    let error = rustix::fs::open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).err()?;
+    let gone = [Errno::IO, Errno::NODEV, Errno::NXIO, Errno::SHUTDOWN, Errno::UCLEAN, Errno::STALE];
+    gone.contains(&error).then(|| error.into())
 }
 
 /// What the filesystem of a directory is like.

@@ -3,7 +3,7 @@
 //! Unsafe code: `move_pages` (move_pages(2)) and `mbind` (mbind(2)) with arrays of our own. They change no byte and no address.
 
 use crate::area::Area;
-use crate::util::{PAGE, invalid, to_usize};
+use crate::util::{PAGE, invalid, to_u64, to_usize};
 use std::io;
 use std::os::fd::AsFd;
 use std::ptr::null;
@@ -54,6 +54,47 @@ pub fn prefer(object: impl AsFd, off: u64, len: u64, nodes: &[u32]) -> io::Resul
         )
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// How much of a node is free, and from where on the kernel is sparing with it, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watermarks {
+    /// What is free.
+    pub free: u64,
+    /// Below this nobody is given any, but in emergencies of the kernel's own.
+    pub min: u64,
+    /// Below this memory is taken from other nodes first.
+    pub low: u64,
+}
+
+/// Those of a node, of all its zones together. `NotFound` if it has no memory.
+pub fn watermarks(node: u32) -> io::Result<Watermarks> {
+    watermarks_in(&std::fs::read_to_string("/proc/zoneinfo")?, node)
+        .ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Of a text with a paragraph `Node 1, zone Normal` for each zone, and in it lines `pages free 5`, `min 1`, `low 2`.
+fn watermarks_in(text: &str, node: u32) -> Option<Watermarks> {
+    let head = format!("Node {node},");
+    let mut found: Option<Watermarks> = None;
+    let mut here = false;
+    for line in text.lines() {
+        if line.starts_with("Node ") {
+            here = line.starts_with(&head);
+        }
+        let mut words = line.split_whitespace().skip_while(|word| *word == "pages");
+        let (Some(key), Some(pages), true) = (words.next(), words.next(), here) else { continue };
+        let Ok(pages) = pages.parse::<u64>() else { continue };
+        let marks = found.get_or_insert_default();
+        let mark = match key {
+            "free" => &mut marks.free,
+            "min" => &mut marks.min,
+            "low" => &mut marks.low,
+            _ => continue,
+        };
+        *mark += pages * to_u64(PAGE);
+    }
+    found
 }
 
 /// A mapping of pages of an object, by which the kernel is asked where they lie.
@@ -152,6 +193,17 @@ pub(crate) fn move_pages(pid: libc::pid_t, pages: &[usize], to: Option<u32>) -> 
 mod tests {
     use super::*;
     use std::fs::File;
+
+    #[test]
+    fn watermarks_of_all_zones_count() {
+        let text = "Node 0, zone      DMA\n  pages free     9\n        min      1\nNode 1, zone   Normal\n  per-node stats\n      nr_free_cma 3\n\
+                    \x20 pages free     5\n        boost    0\n        min      1\n        low      2\n        high     3\n  pagesets\n    cpu: 0\n\
+                    \x20             count:    7\nNode 1, zone  Movable\n  pages free     50\n        min      10\n        low      20\n";
+        let marks = watermarks_in(text, 1).expect("there");
+        assert_eq!((marks.free, marks.min, marks.low), (55 << 12, 11 << 12, 22 << 12));
+        assert_eq!(watermarks_in(text, 2), None);
+        assert!(watermarks(0).is_ok_and(|marks| marks.free > 0));
+    }
 
     #[test]
     fn pages_are_found_on_a_node() {

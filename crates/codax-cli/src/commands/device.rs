@@ -8,7 +8,7 @@ use crate::output::{table, text};
 use anyhow::Result;
 use codax::Store;
 use codax_core::change::{BackingKind, PoolState};
-use codax_core::info::{HeldFile, JobInfo, JobReport, PoolInfo};
+use codax_core::info::{Exclusive, HeldFile, JobInfo, JobReport, PoolInfo};
 use codax_core::plan::{Obstacle, Plan};
 use codax_core::units::{self, format_size};
 use codax_core::{DRAM, Error, PoolId};
@@ -155,10 +155,36 @@ fn show_text(pool: &PoolInfo) -> String {
                 .map_or_else(String::new, |_| format!("{} GB/s, as announced", gbps(pool.link.mbps))),
         ),
         ("huge pages", huge(pool)),
+        ("exclusive", exclusive(pool)),
         ("swap", swap.to_owned()),
         ("by the kernel", moves),
         ("job", job_lines),
     ])
+}
+
+/// What keeps others off a device's node, and what of that is there.
+fn exclusive(pool: &PoolInfo) -> String {
+    if pool.numa.is_none() {
+        return String::new();
+    }
+    let mode = pool.exclusive.name();
+    match (pool.exclusive, pool.populated) {
+        (Exclusive::None, _) => format!("{mode}: others' memory may land on the node"),
+        (Exclusive::Movable, _) => {
+            format!(
+                "{mode}: others' memory may land on the node, and codax device evict-strangers moves it away"
+            )
+        }
+        (Exclusive::Reserve, None) => format!("{mode}: its huge pages are nobody else's"),
+        (Exclusive::Reserve, Some(populated)) => match pool.free.saturating_sub(populated) {
+            0 => format!("{mode}: {} are populated, and nothing else fits", format_size(populated)),
+            missing => format!(
+                "{mode}: {} are populated, {} are missing: others have them, or they are on their way",
+                format_size(populated),
+                format_size(missing)
+            ),
+        },
+    }
 }
 
 /// Whether what a medium of its own holds outlives the power, and what it is called.

@@ -53,8 +53,8 @@ impl Row {
 
 /// The filesystems of a store whose files lie where it put them: its pools', and where it is mounted.
 pub fn filesystems(dir: &Path, store: Option<&StoreInfo>) -> Filesystems {
-    let pools =
-        std::fs::read_dir(dir.join("pools")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let below = |name: &str| std::fs::read_dir(dir.join(name)).into_iter().flatten().flatten();
+    let pools = below("pools").chain(below("reserve")).map(|entry| entry.path());
     let mounts = store.into_iter().flat_map(|store| &store.mounts);
     let mounts = mounts.map(|mount| Path::new(OsStr::from_bytes(&mount.dir)).to_owned());
     pools.chain(mounts).filter_map(|path| filesystem_of(&path).ok()).collect()
@@ -102,8 +102,10 @@ struct ProcessRow {
 impl NodeRow {
     /// Looks at a node, of which a pool may be the store's. What is on these filesystems the store has put there.
     pub fn look(node: u32, pool: Option<&PoolInfo>, ours: &Filesystems) -> std::io::Result<Self> {
-        // Of a pool with huge pages set aside what no file has is the store's as well.
-        let store = pool.map_or(0, |pool| pool.reserve.as_ref().map_or(pool.used + pool.held, |r| r.taken));
+        // What is set aside and in no file is the store's as well.
+        let store = pool.map_or(0, |pool| {
+            pool.reserve.as_ref().map_or(pool.used + pool.held + pool.populated.unwrap_or(0), |r| r.taken)
+        });
         Ok(Self::new(node, occupants::on(node, ours)?, store))
     }
 

@@ -89,6 +89,12 @@ impl Client {
         self.line()
     }
 
+    /// What it answers; `None` if it is gone.
+    pub fn ask_perhaps(&mut self, line: &str) -> Option<String> {
+        writeln!(self.stdin.as_mut()?, "{line}").ok()?;
+        self.lines.recv_timeout(patience()).ok()
+    }
+
     /// A number it answers.
     #[track_caller]
     pub fn number(&mut self, line: &str) -> u64 {

@@ -6,8 +6,12 @@ use codax_os::copy::SourceMap;
 use codax_os::dax::DaxMap;
 use codax_os::object;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+
+/// Where the objects are in a pool's directory.
+pub(crate) const OBJECTS: &str = "objects";
 
 /// Files in a directory.
 #[derive(Debug)]
@@ -15,15 +19,19 @@ pub(crate) struct Fsdax {
     files: Shm,
     path: PathBuf,
     dir: File,
+    /// A file that is there as long as the filesystem is.
+    catalog: PathBuf,
     /// Keeps others from the directory.
-    _lock: Option<File>,
+    _lock: File,
 }
 
 impl Fsdax {
-    /// The objects in `path`.
-    pub fn new(path: &Path, lock: Option<File>) -> Result<Self> {
-        let dir = File::open(path).map_err(|e| os_error("open", &path.display(), &e))?;
-        Ok(Self { files: Shm::new(path, ShmOptions::default())?, path: path.to_owned(), dir, _lock: lock })
+    /// The objects in the directory `pool`, which `lock` keeps others from.
+    pub fn new(pool: &Path, lock: File) -> Result<Self> {
+        let path = pool.join(OBJECTS);
+        let dir = File::open(&path).map_err(|e| os_error("open", &path.display(), &e))?;
+        let files = Shm::new(&path, ShmOptions::default())?;
+        Ok(Self { files, path, dir, catalog: pool.join("catalog.0"), _lock: lock })
     }
 
     /// What the directory names is there after a power failure.
@@ -52,12 +60,17 @@ impl Backing for Fsdax {
     }
 
     fn list(&self) -> Result<Vec<(FileId, ObjectInfo)>> {
-        // The filesystem counts blocks of its own records as the file's.
-        let mut objects = self.files.list()?;
-        for (file, info) in &mut objects {
-            let object = self.files.open(*file, false)?;
-            info.allocated =
-                self.resident(object.as_fd(), PageRange::new(0, PageCount::for_bytes(info.len).0))?;
+        let mut objects = Vec::new();
+        for (file, info) in self.files.list()? {
+            let object = match self.files.open(file, false) {
+                // It has been removed meanwhile.
+                Err(e) if e.kind == codax_core::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            // The filesystem counts blocks of its own records as the file's.
+            let pages = PageRange::new(0, PageCount::for_bytes(info.len).0);
+            let allocated = self.resident(object.as_fd(), pages)?;
+            objects.push((file, ObjectInfo { allocated, ..info }));
         }
         Ok(objects)
     }
@@ -78,12 +91,14 @@ impl Backing for Fsdax {
 
     fn renumber(&self, was: FileId, is: FileId) -> Result<()> {
         let [was, is] = [was, is].map(|file| self.path.join(object_name(file)));
-        match std::fs::hard_link(&was, &is) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                Err(os_error("link", &was.display(), &e))
-            }
-            _ => self.persist_names(),
-        }
+        let done = |result: std::io::Result<()>| match result {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(os_error("renumber", &was.display(), &e)),
+            _ => Ok(()),
+        };
+        // Of a start that did not get to its end.
+        done(std::fs::remove_file(&is))?;
+        done(std::fs::hard_link(&was, &is))?;
+        self.persist_names()
     }
 
     fn is_closed_to_freeze(&self) -> bool {
@@ -103,7 +118,8 @@ impl Backing for Fsdax {
         let failed = |e: std::io::Error| os_error("look through an object in", &self.path.display(), &e);
         let object = self.files.open(file, false)?;
         let len = object::stat(&object).map_err(failed)?.len;
-        if len == 0 {
+        // Nothing at all can be read of a filesystem that has gone.
+        if len == 0 || self.gone().is_some() {
             return Ok(Vec::new());
         }
         let map = DaxMap::new(&object, 0, len, false).map_err(failed)?;
@@ -117,7 +133,7 @@ impl Backing for Fsdax {
     }
 
     fn gone(&self) -> Option<String> {
-        self.list().err().map(|e| e.message)
+        codax_os::filesystem::gone(&self.catalog).map(|e| format!("{}: {e}", self.catalog.display()))
     }
 
     fn resident(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<PageCount> {

@@ -2,14 +2,17 @@
 
 mod devdax;
 mod fsdax;
+mod gather;
 mod hugetlb;
 mod missing;
+mod reserve;
 mod shm;
 
 pub(crate) use devdax::Devdax;
-pub(crate) use fsdax::Fsdax;
+pub(crate) use fsdax::{Fsdax, OBJECTS};
 pub(crate) use hugetlb::{Hugetlb, Place, give_back, raised_path};
 pub(crate) use missing::Missing;
+pub use reserve::Reserve;
 pub use shm::{Shm, ShmOptions};
 
 use codax_core::extent::{Extent, FrameRun};
@@ -20,6 +23,7 @@ use codax_os::object;
 use codax_os::process::Held;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// What an object is, as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +135,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     }
     /// What it has of the kernel's huge pages, if it is made of such.
     fn reserve(&self) -> Option<ReserveInfo> {
+        None
+    }
+    /// The reserve that files get their memory from, where it is one of small or transparent huge pages.
+    fn holder(&self) -> Option<Arc<Reserve>> {
         None
     }
     /// Takes back to where it keeps them what huge pages objects have let go of. Called now and then.

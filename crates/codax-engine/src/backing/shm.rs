@@ -1,6 +1,8 @@
 //! Objects as files of a tmpfs directory.
 
-use super::{Backing, ObjectInfo, object_name, object_of, os_error};
+use super::gather::Home;
+use super::reserve::Passing;
+use super::{Backing, ObjectInfo, Reserve, object_name, object_of, os_error};
 use crate::budget::Budget;
 use crate::store::lost::WithMemory;
 use codax_core::{Error, FileId, HUGE_PAGES, HUGE_SIZE, PAGE_SIZE, PageCount, PageRange, Result};
@@ -13,13 +15,13 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How far a file may grow before its new memory comes from anywhere.
 const GROWTH: u64 = 1 << 44;
 
-/// How often the kernel is asked to move a page that it leaves where it is: what somebody has in his hands for a moment is free the next time.
-const ROUNDS: u32 = 4;
+/// Pages that are allocated from a reserve while others wait.
+const AT_ONCE: u64 = 16 << 10;
 
 /// Objects as files of a tmpfs directory.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct Shm {
     locked: Option<Mutex<HashMap<FileId, Vec<LockedMap>>>>,
     nodes: Vec<u32>,
     shared: bool,
+    /// Where files get their memory from, if what they don't have is populated.
+    reserve: Option<Arc<Reserve>>,
     /// What a limit of the daemon's memory leaves; `None` where it has none.
     budget: Option<&'static Budget>,
 }
@@ -43,71 +47,66 @@ pub struct ShmOptions {
     pub nodes: Vec<u32>,
     /// Other pools have their pages in the same objects: where new ones come from is said for each range. Otherwise the tmpfs prefers the nodes.
     pub shared: bool,
+    /// Where they get their memory from, if what they don't have is populated.
+    pub reserve: Option<Arc<Reserve>>,
 }
 
 impl Shm {
     /// The objects in `path`.
     pub fn new(path: &Path, options: ShmOptions) -> Result<Self> {
         let dir = ObjectDir::open(path).map_err(|e| os_error("open", &path.display(), &e))?;
-        let ShmOptions { lock_memory, nodes, shared } = options;
+        let ShmOptions { lock_memory, nodes, shared, reserve } = options;
         let locked = lock_memory.then(Mutex::default);
-        Ok(Self { dir, path: path.to_owned(), locked, nodes, shared, budget: Budget::of_this_process() })
+        let budget = Budget::of_this_process();
+        Ok(Self { dir, path: path.to_owned(), locked, nodes, shared, reserve, budget })
     }
 
-    /// The numbers of pages that lie on other nodes.
-    fn strays_in(&self, located: &Located) -> Result<Vec<usize>> {
-        let nodes =
-            located.nodes().map_err(|e| os_error("ask where pages lie of", &self.path.display(), &e))?;
-        Ok(self.astray_of((0..nodes.len()).collect(), &nodes))
+    fn home(&self) -> Home<'_> {
+        Home { path: &self.path, nodes: &self.nodes }
     }
 
-    /// Those of pages that lie on other nodes.
-    fn astray_of(&self, pages: Vec<usize>, nodes: &[Option<u32>]) -> Vec<usize> {
-        // A page that the kernel doesn't find has been given back, or is being moved by somebody else: it is not known to be at its place.
-        let astray = |node: &Option<u32>| node.is_none_or(|node| !self.nodes.contains(&node));
-        pages.into_iter().zip(nodes).filter(|(_, node)| astray(node)).map(|(page, _)| page).collect()
+    /// The reserve, while nobody else takes from it.
+    fn passing(&self) -> Option<(&Reserve, Passing<'_>)> {
+        self.reserve.as_deref().map(|reserve| (reserve, reserve.lock()))
     }
 
-    /// Has the kernel bring pages to where the pool is; returns those that are elsewhere afterwards.
-    fn gather(&self, located: &Located, mut strays: Vec<usize>) -> Result<Vec<usize>> {
-        let failed = |e: io::Error| os_error("move pages in", &self.path.display(), &e);
-        for _ in 0..ROUNDS {
-            // The kernel stops at what it can't move: that is set aside, and it goes on behind it.
-            let mut aside: Vec<usize> = Vec::new();
-            while let Some(&first) = strays.first() {
-                let mut full = true;
-                for &node in &self.nodes {
-                    let unsure = match located.bring(&strays, node) {
-                        // This one is full, or offline.
-                        Err(e)
-                            if matches!(e.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::NotFound) =>
-                        {
-                            strays
-                        }
-                        done => {
-                            full = false;
-                            done.map_err(failed)?
-                        }
-                    };
-                    let nodes = located.nodes_of(&unsure).map_err(failed)?;
-                    strays = self.astray_of(unsure, &nodes);
-                }
-                if full {
-                    aside.append(&mut strays);
-                    return Ok(aside);
-                }
-                let block = |page: usize| located.address(page) / HUGE_SIZE;
-                let same = |page: &&usize| strays[0] == first && block(**page) == block(first);
-                let behind = strays.split_off(strays.iter().take_while(same).count());
-                aside.append(&mut strays);
-                strays = behind;
+    /// Has the reserve, if there is one, let go of what these pages lack.
+    fn take_for(
+        &self,
+        passing: Option<&(&Reserve, Passing<'_>)>,
+        object: BorrowedFd<'_>,
+        pages: PageRange,
+    ) -> Result<()> {
+        let Some((reserve, passing)) = passing else { return Ok(()) };
+        let lacks = PageCount(pages.count.0 - self.resident(object, pages)?.0.min(pages.count.0));
+        reserve.take(passing, lacks.bytes()).map(drop)
+    }
+
+    /// Has the kernel bring pages to where the pool is, and the reserve make room for them as far as there is none; returns those that are elsewhere afterwards.
+    fn settle(
+        &self,
+        passing: Option<&(&Reserve, Passing<'_>)>,
+        located: &Located,
+        mut strays: Vec<usize>,
+    ) -> Result<Vec<usize>> {
+        // Asked before they are moved: what becomes free meanwhile they may not have found yet.
+        let room_for = |pages: usize| {
+            let bytes = PageCount(pages as u64).bytes();
+            numa::watermarks(self.nodes[0]).is_ok_and(|marks| marks.free >= marks.low + bytes)
+        };
+        loop {
+            let before = strays.len();
+            let room = passing.is_some() && room_for(before);
+            strays = self.home().gather(located, strays)?;
+            let Some((reserve, passing)) = passing.filter(|_| !strays.is_empty()) else { return Ok(strays) };
+            // With room for all of them they stayed: somebody keeps them.
+            if room && strays.len() == before {
+                return Ok(strays);
             }
-            strays = aside;
-            if strays.is_empty() {
-                break;
+            if reserve.take(passing, PageCount(strays.len() as u64).bytes())? == 0 {
+                return Ok(strays);
             }
         }
-        Ok(strays)
     }
 
     /// Why so many pages can't be brought to the nodes.
@@ -124,10 +123,45 @@ impl Shm {
     }
 
     /// Gives memory to pages, from where the pool is if there is some.
-    fn give(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+    fn give(
+        &self,
+        passing: Option<&(&Reserve, Passing<'_>)>,
+        object: BorrowedFd<'_>,
+        pages: PageRange,
+    ) -> Result<()> {
         self.prefer(object, pages)?;
+        self.take_for(passing, object, pages)?;
         object::allocate(object, pages.offset(), pages.bytes())
             .map_err(|e| os_error("allocate in", &self.path.display(), &e))
+    }
+
+    /// Gives memory to pages, and sees to it that it is where the pool is.
+    fn give_here(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
+        let passing = self.passing();
+        match self.budget {
+            Some(budget) => {
+                budget.spend(object, pages, &mut |part| self.give(passing.as_ref(), object, part))?
+            }
+            None => self.give(passing.as_ref(), object, pages)?,
+        }
+        self.confirm_with(passing.as_ref(), object, pages)
+    }
+
+    fn confirm_with(
+        &self,
+        passing: Option<&(&Reserve, Passing<'_>)>,
+        object: BorrowedFd<'_>,
+        pages: PageRange,
+    ) -> Result<()> {
+        let Some(located) = self.located(object, pages)? else { return Ok(()) };
+        let strays = match self.home().strays_in(&located)? {
+            strays if strays.is_empty() => strays,
+            strays => self.settle(passing, &located, strays)?,
+        };
+        if strays.is_empty() {
+            return Ok(());
+        }
+        Err(self.without_room(PageCount(strays.len() as u64)))
     }
 
     /// Does something that may give memory to bytes of an object; `NoSpace` where a limit of the daemon's memory leaves too little.
@@ -224,19 +258,25 @@ impl Backing for Shm {
             }
             holes.push(PageRange::new(at, end - at));
         }
-        match self.budget {
-            Some(budget) => budget.spend(object, pages, &mut |part| self.give(object, part))?,
-            None => self.give(object, pages)?,
-        }
-        self.confirm(object, pages).inspect_err(|_| {
-            for hole in holes.into_iter().filter(|hole| !hole.is_empty()) {
-                let _ = self.release(object, hole);
-            }
-        })
+        // Others are let to the reserve in between.
+        let at_once = if self.reserve.is_some() { AT_ONCE } else { pages.count.0.max(1) };
+        let mut parts = (pages.start.0..end).step_by(usize::try_from(at_once).unwrap_or(usize::MAX));
+        parts
+            .try_for_each(|at| self.give_here(object, PageRange::new(at, at_once.min(end - at))))
+            .inspect_err(|_| {
+                for hole in holes.into_iter().filter(|hole| !hole.is_empty()) {
+                    let _ = self.release(object, hole);
+                }
+            })
     }
 
     fn before_write(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
-        self.prefer(object, pages)
+        self.prefer(object, pages)?;
+        self.take_for(self.passing().as_ref(), object, pages)
+    }
+
+    fn holder(&self) -> Option<Arc<Reserve>> {
+        self.reserve.clone()
     }
 
     fn prefer(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
@@ -257,7 +297,12 @@ impl Backing for Shm {
     fn take_over(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<Vec<PageRange>> {
         self.prefer(object, pages)?;
         let Some(located) = self.located(object, pages)? else { return Ok(Vec::new()) };
-        let strays = self.gather(&located, (0..located.pages()).collect())?;
+        let passing = self.passing();
+        if let Some((reserve, passing)) = &passing {
+            let strays = self.home().strays_in(&located)?;
+            reserve.take(passing, PageCount(strays.len() as u64).bytes())?;
+        }
+        let strays = self.settle(passing.as_ref(), &located, (0..located.pages()).collect())?;
         let mut there = Vec::new();
         let mut at = 0;
         for end in strays.into_iter().chain([located.pages()]) {
@@ -274,7 +319,8 @@ impl Backing for Shm {
         let here = || nodes.iter().filter(|n| self.nodes.contains(&n.node));
         let sum = |of: fn(&topology::Node) -> Option<u64>| here().filter_map(of).sum::<u64>();
         // The last of a node's memory the kernel keeps for itself.
-        if sum(|n| n.free) >= pages.bytes() + sum(|n| n.bytes) / 64 {
+        let populated = self.reserve.as_ref().and_then(|reserve| reserve.held().ok()).unwrap_or(0);
+        if populated >= pages.bytes() || sum(|n| n.free) >= pages.bytes() + sum(|n| n.bytes) / 64 {
             return None;
         }
         Some(self.without_room(pages))
@@ -286,15 +332,7 @@ impl Backing for Shm {
     }
 
     fn confirm(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
-        let Some(located) = self.located(object, pages)? else { return Ok(()) };
-        let strays = match self.strays_in(&located)? {
-            strays if strays.is_empty() => strays,
-            strays => self.gather(&located, strays)?,
-        };
-        if strays.is_empty() {
-            return Ok(());
-        }
-        Err(self.without_room(PageCount(strays.len() as u64)))
+        self.confirm_with(self.passing().as_ref(), object, pages)
     }
 
     fn is_placed(&self) -> bool {
@@ -303,13 +341,14 @@ impl Backing for Shm {
 
     fn astray(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<PageCount> {
         let strays =
-            self.located(object, pages)?.map_or(Ok(Vec::new()), |located| self.strays_in(&located))?;
+            self.located(object, pages)?.map_or(Ok(Vec::new()), |located| self.home().strays_in(&located))?;
         Ok(PageCount(strays.len() as u64))
     }
 
     fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange) {
         let bytes = (pages.offset(), pages.bytes());
-        if self.within_budget(object, bytes, || self.give(object, pages)).is_err() {
+        let passing = self.passing();
+        if self.within_budget(object, bytes, || self.give(passing.as_ref(), object, pages)).is_err() {
             return;
         }
         // tmpfs clears a huge page when the first part of it is written; small pages that are written whole it needn't clear.

@@ -4,7 +4,7 @@ use crate::backing::os_error;
 use crate::catalog::{Area, Copies, Geometry};
 use codax_core::{Error, Result};
 use codax_os::dax::{DaxDevice, DaxMap};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -97,9 +97,21 @@ fn paths(dir: &Path) -> [PathBuf; 2] {
     [dir.join("catalog.0"), dir.join("catalog.1")]
 }
 
-/// Those files as they are. The first that is there is locked, if none is yet: as long as it is open or mapped nobody else has the directory.
-pub(super) fn of_directory(dir: &Path, mut lock: Option<File>) -> Result<(Copies, Option<File>)> {
-    let mut area = |path: &Path| -> Result<Arc<dyn Area>> {
+/// The directory, which nobody else has as long as this is open: whatever is in it by then.
+pub(super) fn lock(dir: &Path) -> Result<File> {
+    let file = File::open(dir).map_err(|e| os_error("open", &dir.display(), &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::busy(format!("{} is used by another store", dir.display())))
+        }
+        Err(TryLockError::Error(e)) => Err(os_error("lock", &dir.display(), &e)),
+    }
+}
+
+/// Those files as they are.
+pub(super) fn of_directory(dir: &Path) -> Result<Copies> {
+    let area = |path: &Path| -> Result<Arc<dyn Area>> {
         let what = path.display().to_string();
         let failed = |what: &str, e: &std::io::Error| os_error(what, &path.display(), e);
         let file = match OpenOptions::new().read(true).write(true).open(path) {
@@ -111,16 +123,10 @@ pub(super) fn of_directory(dir: &Path, mut lock: Option<File>) -> Result<(Copies
             return Ok(Arc::new(Nothing(what)));
         }
         let map = DaxMap::new(&file, 0, len, true).map_err(|e| failed("map", &e))?;
-        if lock.is_none() {
-            file.try_lock()
-                .map_err(|_| Error::busy(format!("{} is used by another store", dir.display())))?;
-            lock = Some(file);
-        }
         Ok(Arc::new(Mapped { map, at: 0, len, what }))
     };
     let [first, second] = paths(dir);
-    let copies = [area(&first)?, area(&second)?];
-    Ok((copies, lock))
+    Ok([area(&first)?, area(&second)?])
 }
 
 /// Makes the files as long as the geometry says, what is missing of them as zeros.

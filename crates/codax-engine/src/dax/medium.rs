@@ -1,7 +1,7 @@
 //! Taking a medium: what is on it, whether it may be made a pool's, and opening it.
 
 use super::areas;
-use crate::backing::{Backing, Devdax, Fsdax, os_error};
+use crate::backing::{Backing, Devdax, Fsdax, OBJECTS, os_error};
 use crate::catalog::{Catalog, Copies, Found, Geometry, SUPERBLOCK_BYTES, Superblock, probe};
 use crate::env::Env;
 use crate::options::{DaxSpec, Format};
@@ -49,7 +49,7 @@ pub(crate) struct Taken {
 /// A medium that nobody else has as long as this lives.
 enum Medium {
     Device(DaxDevice),
-    Directory(PathBuf, Option<File>),
+    Directory(PathBuf, File),
 }
 
 /// What a medium is and holds.
@@ -116,13 +116,10 @@ pub(crate) fn open(
     let catalog = catalog.map_err(about)?;
     let backing: Arc<dyn Backing> = match look.medium {
         Medium::Device(device) => Arc::new(Devdax::new(device, tokens, memory.data, memory.unit)?),
-        Medium::Directory(dir, lock) => Arc::new(Fsdax::new(&dir.join(OBJECTS), lock)?),
+        Medium::Directory(dir, lock) => Arc::new(Fsdax::new(&dir, lock)?),
     };
     Ok(Taken { backing, catalog, notes })
 }
-
-/// Where the objects are in a directory.
-const OBJECTS: &str = "objects";
 
 fn look(spec: &DaxSpec) -> Result<Look> {
     let path = &spec.path;
@@ -159,7 +156,8 @@ fn look(spec: &DaxSpec) -> Result<Look> {
     let facts =
         filesystem::of(path).map_err(|e| os_error("look at the filesystem of", &path.display(), &e))?;
     let persistent = spec.persistent.unwrap_or(facts.persistent);
-    let (copies, lock) = areas::of_directory(path, None)?;
+    let lock = areas::lock(path)?;
+    let copies = areas::of_directory(path)?;
     let nothing = copies.iter().all(|copy| copy.is_empty());
     let found = if nothing { Found::Blank } else { probe(&copies, None) };
     Ok(Look { medium: Medium::Directory(path.clone(), lock), copies, found, persistent, what })
@@ -287,13 +285,13 @@ impl Look {
     /// Makes the medium the pool's.
     fn format(&mut self, pool: &PoolRecord, memory: &DaxMemory, now_ns: i64) -> Result<Catalog> {
         let bytes = PageCount(pool.frames).bytes();
-        let geometry = match &mut self.medium {
+        let geometry = match &self.medium {
             Medium::Device(device) => {
                 let geometry = geometry_of(device)?;
                 self.copies = areas::of_device(device, geometry.copy_bytes)?;
                 geometry
             }
-            Medium::Directory(dir, lock) => {
+            Medium::Directory(dir, _) => {
                 let geometry = Geometry::beside(bytes, PAGE_SIZE)?;
                 let objects = dir.join(OBJECTS);
                 // Of the pool that was here, if one was.
@@ -308,7 +306,7 @@ impl Look {
                     .create(&objects)
                     .map_err(|e| os_error("make", &objects.display(), &e))?;
                 areas::make_files(dir, &geometry)?;
-                (self.copies, *lock) = areas::of_directory(dir, lock.take())?;
+                self.copies = areas::of_directory(dir)?;
                 geometry
             }
         };
@@ -327,32 +325,28 @@ impl Look {
                 self.what, superblock.pool, memory.uuid
             )));
         }
-        let owner = memory.owner;
-        if take == Take::Again && superblock.store != owner {
+        if take == Take::Again && superblock.store != memory.owner {
             return Err(Error::device_state(format!(
                 "{} was used by another store since: what this one knows of it may be wrong; take it as a device with a new name, or purge this store",
                 self.what
             )));
         }
-        let device_bytes = match &mut self.medium {
+        let device_bytes = match &self.medium {
             Medium::Device(device) => Some(device.len()),
-            Medium::Directory(dir, lock) => {
+            Medium::Directory(dir, _) => {
                 // A copy that somebody has removed is made, and mended by `check`.
                 areas::make_files(dir, &superblock.geometry)?;
-                (self.copies, *lock) = areas::of_directory(dir, lock.take())?;
+                self.copies = areas::of_directory(dir)?;
                 None
             }
         };
-        let (mut catalog, findings) = Catalog::open(self.copies.clone(), device_bytes)?;
-        if superblock.store != owner {
-            let files = catalog.contents().nodes().len();
-            if take == Take::Empty && files > 0 {
-                return Err(Error::device_state(format!(
-                    "{} was used by another store since, and has {files} files and directories of its: take it as a device with a new name",
-                    self.what
-                )));
-            }
-            catalog.set_owner(owner)?;
+        let (catalog, findings) = Catalog::open(self.copies.clone(), device_bytes)?;
+        let files = catalog.contents().nodes().len();
+        if take == Take::Empty && superblock.store != memory.owner && files > 0 {
+            return Err(Error::device_state(format!(
+                "{} was used by another store since, and has {files} files and directories of its: take it as a device with a new name",
+                self.what
+            )));
         }
         Ok((catalog, findings.into_iter().map(|finding| finding.what).collect()))
     }

@@ -17,13 +17,13 @@ const NOWHERE: PoolUuid = PoolUuid([0; 16]);
 
 impl Inner {
     /// Tells the catalogs of changes that are about to be made. Those of the pools in which pages will be come first, so that no other
-    /// ever names frames that their own pool doesn't know of.
+    /// ever names frames that their own pool doesn't know of. All are told, or none.
     pub fn record(&self, st: &mut State, changes: &[Change]) -> Result<()> {
         if st.pools.iter().all(|pool| pool.catalog.is_none()) {
             return Ok(());
         }
         let clock = u64::try_from(self.env.wall_ns()).unwrap_or(0);
-        st.version = clock.max(st.version + 1);
+        st.version = clock.max(st.version.saturating_add(1));
         let targets: BTreeSet<PoolId> = changes
             .iter()
             .filter_map(|change| if let Change::Put(inode) = change { Some(inode) } else { None })
@@ -32,13 +32,22 @@ impl Inner {
         let mut pools: Vec<PoolId> =
             st.pools.iter().filter(|p| p.catalog.is_some()).map(|p| p.record.id).collect();
         pools.sort_by_key(|pool| !targets.contains(pool));
+        let mut told = false;
         for pool in pools {
             let entries = match &st.pool(pool).catalog {
                 Some(catalog) => Recorder::new(st, pool, catalog.contents()).entries(changes),
                 None => Vec::new(),
             };
-            if let Some(catalog) = st.pool_mut(pool).catalog.as_mut().filter(|_| !entries.is_empty()) {
-                catalog.append(&entries)?;
+            let catalog = st.pool_mut(pool).catalog.as_mut().filter(|_| !entries.is_empty());
+            match catalog.map(|catalog| catalog.append(&entries)) {
+                None => {}
+                Some(Ok(())) => told = true,
+                Some(Err(e)) => {
+                    if told {
+                        self.align_catalogs(st);
+                    }
+                    return Err(e);
+                }
             }
         }
         Ok(())
@@ -58,7 +67,7 @@ impl Inner {
     /// Brings the catalog of a pool in line with the store.
     fn align_catalog(&self, st: &mut State, pool: PoolId) -> Result<()> {
         let clock = u64::try_from(self.env.wall_ns()).unwrap_or(0);
-        st.version = clock.max(st.version + 1);
+        st.version = clock.max(st.version.saturating_add(1));
         let Some(catalog) = &st.pool(pool).catalog else { return Ok(()) };
         let difference = catalog.contents().difference(&wanted(st, pool, catalog.contents()));
         match st.pool_mut(pool).catalog.as_mut() {

@@ -94,9 +94,13 @@ impl Inner {
                 by_kernel.entry(file).or_default().push(held);
             }
         }
-        for held in backing.mappings()? {
-            let files: Vec<FileId> = self.lock().files_on(pool).map(|inode| inode.id).collect();
-            for file in files.into_iter().filter(|file| backing.is_mapped(*file, &[EVERYTHING], &held)) {
+        let mappings = backing.mappings()?;
+        let files: Vec<FileId> = match mappings.is_empty() {
+            true => Vec::new(),
+            false => self.lock().files_on(pool).map(|inode| inode.id).collect(),
+        };
+        for held in mappings {
+            for file in files.iter().copied().filter(|file| backing.is_mapped(*file, &[EVERYTHING], &held)) {
                 by_kernel.entry(file).or_default().push(held.clone());
                 // What he maps is the device, which is no file's object.
                 identities.insert((held.dev, held.ino));

@@ -225,8 +225,8 @@ impl Fs {
     /// Where the next data is from `off` on; `PastEnd` if there is none.
     pub fn seek_data(&self, handle: FsHandle, off: u64) -> Result<u64> {
         let (inode, len) = self.seekable(handle, off)?;
-        let found = inode.extents.iter().find(|e| e.pages().offset() + e.count.bytes() > off);
-        let found = found.map(|e| e.page.offset().max(off)).filter(|at| *at < len);
+        let found = inode.data().into_iter().find(|pages| pages.offset() + pages.bytes() > off);
+        let found = found.map(|pages| pages.offset().max(off)).filter(|at| *at < len);
         found.ok_or_else(|| past_end(off))
     }
 
@@ -234,8 +234,8 @@ impl Fs {
     pub fn seek_hole(&self, handle: FsHandle, off: u64) -> Result<u64> {
         let (inode, len) = self.seekable(handle, off)?;
         let mut at = off;
-        for e in &inode.extents {
-            let (start, end) = (e.page.offset(), e.page.offset() + e.count.bytes());
+        for pages in inode.data() {
+            let (start, end) = (pages.offset(), pages.offset() + pages.bytes());
             if start <= at && at < end {
                 at = end;
             }
@@ -269,10 +269,12 @@ impl Fs {
         let mut done = 0u64;
         while done < len {
             let want = usize::try_from(len - done).unwrap_or(COPY_BYTES).min(buf.len());
-            let got = self.read(from, from_off + done, &mut buf[..want])?;
-            if got == 0 {
-                break;
-            }
+            let got = match self.read(from, from_off + done, &mut buf[..want]) {
+                Ok(0) => break,
+                Ok(got) => got,
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => break,
+            };
             match self.write(to, to_off + done, &buf[..got], true) {
                 Ok(put) => {
                     done += put as u64;

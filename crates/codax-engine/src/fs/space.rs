@@ -1,6 +1,6 @@
 //! Lengths and holes.
 
-use super::{Allocate, Fs, FsHandle, StatFs, gone};
+use super::{Allocate, Fs, FsHandle, StatFs, gone, gone_bytes};
 use crate::backing::{Backing, os_error, write_zeros};
 use crate::store::state::{Live, State};
 use crate::store::{Guard, Inner};
@@ -69,6 +69,11 @@ impl Fs {
         }
         let mapped = st.live.get(&file).is_some_and(Live::without_holes);
         let now = Some(self.now());
+        let lost =
+            inode.first_lost(PageRange::of_bytes(off, len)).filter(|_| mode.zero || mode.punch && mapped);
+        if let Some(lost) = lost {
+            return Err(gone_bytes(&st, file, lost));
+        }
         let (mut st, result) = if mode.punch && !mapped {
             inner.punch(st, &inode, off, end)
         } else if mode.punch || mode.zero {
@@ -459,9 +464,14 @@ impl Inner {
         let mut st = self.lock_for(acting);
         let now = st.ns.get(file).cloned().unwrap_or_else(|| inode.clone());
         let (left, cut) = extent::remove(&now.extents, pages);
-        let committed = zeroed.and_then(|()| match cut.is_empty() {
+        let unchanged = cut.is_empty() && now.first_lost(pages).is_none();
+        let committed = zeroed.and_then(|()| match unchanged {
             true => Ok(()),
-            false => self.commit(&mut st, &[Change::Put(Box::new(Inode { extents: left, ..now }))]),
+            false => {
+                let mut punched = Inode { extents: left, ..now };
+                punched.forget_lost(pages);
+                self.commit(&mut st, &[Change::Put(Box::new(punched))])
+            }
         });
         if committed.is_ok() {
             self.release_cut(&mut st, file, cut);

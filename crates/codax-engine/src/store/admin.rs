@@ -284,6 +284,8 @@ impl State {
             huge: p.huge,
             moves_with,
             reserve: p.backing.reserve(),
+            exclusive: p.exclusive,
+            populated: p.backing.holder().and_then(|reserve| reserve.held().ok()),
             job: p.job.as_ref().map(|j| j.info()),
             nodes: Vec::new(),
             missing: None,

@@ -4,6 +4,7 @@ use crate::backing::{Backing, Shm, ShmOptions, give_back, os_error, raised_path}
 use crate::dax::Take;
 use crate::drain::Terms;
 use crate::store::Session;
+use crate::store::exclusive::drop_reserve;
 use crate::store::lifecycle::{Layout, detached_huge, huge_place, is_shared, open_backing};
 use crate::store::state::{Job, State, is_dram};
 use codax_core::change::{PoolRecord, PoolState};
@@ -88,11 +89,13 @@ impl Session {
         let taken = st.pool_mut(pool);
         (taken.huge, taken.swappable, taken.backing) = (opened.huge, opened.swappable, opened.backing);
         taken.catalog = opened.catalog;
+        taken.take_medium()?;
         taken.take_reserve()?;
         inner.tell_reserve(&st, pool);
         inner.align_catalogs(&mut st);
         inner.retry_held(&mut st);
         drop(st);
+        inner.keep_reserve(pool);
         inner.event("attach", name, "its memory is the store's again", 0);
         Ok(())
     }
@@ -114,6 +117,10 @@ fn device(st: &State, name: &str) -> Result<PoolId> {
 fn without_memory(layout: &Layout, st: &State, pool: PoolId) -> Result<Option<Arc<dyn Backing>>> {
     let all: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
     let record = &st.pool(pool).record;
+    if let Some(reserve) = st.pool(pool).backing.holder() {
+        reserve.close()?;
+        drop_reserve(layout, &record.name)?;
+    }
     match record.numa.filter(|memory| memory.page.is_reserved()) {
         _ if !is_shared(record, &all) => {
             take_out(layout, record, &all)?;
@@ -132,6 +139,7 @@ pub(crate) fn take_out(layout: &Layout, pool: &PoolRecord, all: &[PoolRecord]) -
     } else {
         unmount(&layout.pool(&pool.name))?;
     }
+    drop_reserve(layout, &pool.name)?;
     give_back(&raised_path(&layout.meta(), &pool.name))
 }
 

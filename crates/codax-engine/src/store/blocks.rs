@@ -94,11 +94,24 @@ impl Pool {
         Ok(())
     }
 
+    /// Writes on its medium that it is this store's.
+    pub fn take_medium(&mut self) -> Result<()> {
+        match (&mut self.catalog, &self.record.dax) {
+            (Some(catalog), Some(dax)) if catalog.superblock().store != dax.owner => {
+                catalog.set_owner(dax.owner)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Frames are nobody's any more: they can be given out again, but for those whose memory is damaged.
     pub fn give_back(&mut self, run: FrameRun) {
         self.table.free(run);
         self.alloc.release(run);
         self.tell_unused();
+        if let Some(reserve) = self.backing.holder() {
+            reserve.wake();
+        }
         let end = run.frame.0 + run.count.0;
         let touched = |bad: &FrameRun| bad.frame.0 < end && run.frame.0 < bad.frame.0 + bad.count.0;
         if self.record.retired.iter().any(touched) {

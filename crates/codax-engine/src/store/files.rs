@@ -440,12 +440,7 @@ impl Inner {
                 Some(extent::PoolRun { pages: kept, pool: r.pool })
             })
             .collect();
-        if let Some(extra) = &mut now.extra {
-            extra.lost.retain_mut(|lost| {
-                lost.pages.count.0 = lost.pages.count.0.min(pages.0.saturating_sub(lost.pages.start.0));
-                !lost.pages.is_empty()
-            });
-        }
+        now.forget_lost(PageRange::new(pages.0, u64::MAX - pages.0));
         now.len = len;
         now.mtime_ns = self.env.wall_ns();
         now.ctime_ns = now.mtime_ns;

@@ -9,6 +9,7 @@ use crate::options::{DaxSpec, DeviceSpec, Format, HugeMode, StoreOptions};
 use crate::patrol::Patrol;
 use crate::store::Store;
 use crate::store::attach::{take_out, unmount};
+use crate::store::exclusive::{drop_reserves, open_reserve};
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::media::{DramPages, medium_for};
 use crate::store::recover::MakeBacking;
@@ -65,6 +66,18 @@ impl Layout {
     #[must_use]
     pub fn frame_table(&self, pool: &str) -> PathBuf {
         self.frames().join(pool)
+    }
+
+    /// What is populated for a pool and in none of its files.
+    #[must_use]
+    pub fn reserve(&self, pool: &str) -> PathBuf {
+        self.reserves().join(pool)
+    }
+
+    /// The same of all pools: the daemon's own.
+    #[must_use]
+    pub fn reserves(&self) -> PathBuf {
+        self.dir.join("reserve")
     }
 
     /// The objects of a pool: the daemon's own.
@@ -280,6 +293,7 @@ fn prepare_pool(
     let path = layout.pool(&holder.name);
     let swap = codax_os::process::swap_total().unwrap_or(0) > 0;
     let nodes = nodes_of(pool, options);
+    let reserve = if mounts::can_mount() { open_reserve(layout, pool, options)? } else { None };
     let huge = match pool.numa.map(|memory| memory.page) {
         Some(PageKind::Small) => HugeMode::Never,
         // Huge pages were asked for: this device has them, whatever the rest of the store has.
@@ -299,7 +313,7 @@ fn prepare_pool(
             path,
             swappable: swap && !tmpfs.noswap,
             huge: tmpfs.huge,
-            shm: ShmOptions { nodes, shared, ..ShmOptions::default() },
+            shm: ShmOptions { nodes, shared, reserve, ..ShmOptions::default() },
         },
         None if !nodes.is_empty() => {
             return Err(only_root(pool));
@@ -378,7 +392,7 @@ pub(crate) fn reconcile(
         }
     }
     let mut next = u16::try_from(known.len().max(1)).unwrap_or(u16::MAX);
-    for device @ DeviceSpec { name, bytes, default_bytes, numa, dax, link, missing } in &options.devices {
+    for device @ DeviceSpec { name, bytes, default_bytes, numa, dax, link, missing, .. } in &options.devices {
         let there = known.iter().find(|p| p.name == *name);
         // What a device held before its node went offline is whole, and elsewhere: the kernel has seen to that, and the pool's tmpfs still has it.
         let layout = Layout { dir: options.dir.clone() };
@@ -418,7 +432,9 @@ pub(crate) fn reconcile(
                 let medium = numa.map_or(id, |memory| medium_for(&before, id, memory, dram_pages));
                 let plan = dax.as_ref().map(|spec| dax::plan(spec, name, *bytes, env)).transpose()?;
                 let (dax, persistent, frames) = match plan {
-                    Some(dax::Plan { memory, persistent, frames }) => (Some(memory), persistent, frames),
+                    Some(dax::Plan { memory, persistent, frames }) => {
+                        (Some(owned(memory, known.iter().chain(&changed))), persistent, frames)
+                    }
                     None => (None, false, bytes.unwrap_or(*default_bytes) / PAGE_SIZE),
                 };
                 changed.push(PoolRecord {
@@ -441,6 +457,18 @@ pub(crate) fn reconcile(
         }
     }
     Ok(changed)
+}
+
+/// A medium with the store's number on it, which all of its media have; but one that the store has known as another pool is not to be taken for that.
+fn owned<'a>(memory: DaxMemory, pools: impl Iterator<Item = &'a PoolRecord>) -> DaxMemory {
+    let mut owner = memory.owner;
+    for its in pools.filter_map(|pool| pool.dax.as_ref()) {
+        if its.uuid == memory.uuid {
+            return memory;
+        }
+        owner = its.owner;
+    }
+    DaxMemory { owner, ..memory }
 }
 
 /// A device's memory, for people.
@@ -506,7 +534,15 @@ impl Store {
             now.state = st.pools[at].record.state;
             now.drain_limit = st.pools[at].record.drain_limit;
             self.inner.commit(&mut st, &[Change::Pool(now.clone())])?;
-            lines.push(format!("device {}: link model changed", now.name));
+            if now.link != known[at].link {
+                lines.push(format!("device {}: link model changed", now.name));
+            }
+            if now.dax != known[at].dax {
+                lines.push(format!(
+                    "device {}: its path counts when it is attached, or at the next start",
+                    now.name
+                ));
+            }
             st.pools[at].record = now;
         }
         drop(st);
@@ -520,11 +556,21 @@ impl Store {
         if options.dram_nodes != new.dram_nodes {
             lines.push("dram_nodes takes effect at the next start".to_owned());
         }
+        let knows = |name: &str| options.devices.iter().find(|device| device.name == name)?.exclusive;
+        for device in new.devices.iter().filter(|device| device.exclusive != knows(&device.name)) {
+            lines.push(format!("device {}: exclusive takes effect at the next start", device.name));
+        }
         if options.huge != new.huge {
             lines.push("huge takes effect in pools made after the next start".to_owned());
         }
         let StoreOptions { ack_timeout, chunk_bytes, resume_wait, .. } = *new;
-        *options = Arc::new(StoreOptions { ack_timeout, chunk_bytes, resume_wait, ..(**options).clone() });
+        let mut devices = options.devices.clone();
+        for device in &mut devices {
+            let now = new.devices.iter().find(|now| now.name == device.name);
+            device.dax = now.map_or_else(|| device.dax.clone(), |now| now.dax.clone());
+        }
+        *options =
+            Arc::new(StoreOptions { ack_timeout, chunk_bytes, resume_wait, devices, ..(**options).clone() });
         Ok(lines)
     }
 
@@ -626,11 +672,13 @@ pub fn purge_dir(layout: &Layout, pools: &[String]) -> Result<()> {
 
 fn purge_pools(layout: &Layout, pools: &[String]) -> Result<()> {
     let dirs: Vec<PathBuf> = pools.iter().map(|p| layout.pool(p)).collect();
+    drop_reserves(layout)?;
     dirs.iter().try_for_each(|dir| purge_mount(dir))?;
     // Several may have had their pages in one of them.
     pools.iter().try_for_each(|pool| give_back(&raised_path(&layout.meta(), pool)))?;
     purge_mount(&layout.meta())?;
     remove_tree(&layout.dir.join("pools"))?;
+    remove_tree(&layout.reserves())?;
     remove_tree(&layout.frames())?;
     for name in ["sock", "lock"] {
         match fs::remove_file(layout.dir.join(name)) {

@@ -8,6 +8,7 @@ mod admin;
 mod attach;
 pub(crate) mod blocks;
 mod bytes;
+mod exclusive;
 pub(crate) mod files;
 mod lifecycle;
 pub(crate) mod lost;

@@ -1,6 +1,7 @@
 //! Opening a store: from the journal to the truth, and from the truth to frames and objects that agree with it.
 
 use crate::backing::{Backing, ObjectInfo, Shm};
+use crate::catalog::Catalog;
 use crate::dax::{Imported, Source, Take, import};
 use crate::env::Env;
 use crate::events::Events;
@@ -8,6 +9,7 @@ use crate::fs::find_memory;
 use crate::journal::{CommitWords, Journal};
 use crate::names::NamesFile;
 use crate::options::StoreOptions;
+use crate::store::exclusive::mode_of;
 use crate::store::files::all_in;
 use crate::store::lifecycle::{Layout, dram_pages, open_backing, prepare_dir, prepare_meta, reconcile};
 use crate::store::lost::{WithMemory, nodes_of};
@@ -119,7 +121,8 @@ impl Store {
             replayed.take(change.clone())?;
             changed.push(change);
         }
-        for (pool, theirs, ours) in &brought.renumbered {
+        let renumbered = brought.renumbered;
+        for (pool, theirs, ours) in &renumbered {
             pools[usize::from(pool.0)].backing.renumber(*theirs, *ours)?;
         }
         let quarantine = replayed.moves.values().map(|m| m.slot).collect();
@@ -154,15 +157,18 @@ impl Store {
             started,
             me: me.clone(),
         });
-        inner.sweep(&mut notes)?;
+        inner.sweep(&renumbered, &mut notes)?;
         inner.bring_back(&on_their_way);
         // What lay in another pool's memory is out of it now.
         inner.lock().pools.iter_mut().try_for_each(Pool::take_reserve)?;
         inner.lock().pools.iter_mut().try_for_each(|pool| pool.table.publish())?;
+        // Until here a medium says whose it was, and what its files were called there.
+        inner.lock().pools.iter_mut().try_for_each(Pool::take_medium)?;
         // All of them or none.
         inner.journal.append(&changed)?;
         new_pools.keep();
         inner.align_catalogs(&mut inner.lock());
+        inner.forget_numbers(&renumbered);
         inner.fit_media();
         let inodes = inner.lock().ns.count();
         inner.event("start", "store", &format!("{inodes} inodes; {} notes of recovery", notes.len()), 0);
@@ -173,6 +179,8 @@ impl Store {
         pools.into_iter().for_each(|pool| inner.tell_reserve(&inner.lock(), pool));
         inner.lock().recovery = notes;
         let store = Self { inner };
+        let pools: Vec<PoolId> = store.inner.lock().pools.iter().map(|pool| pool.record.id).collect();
+        pools.into_iter().for_each(|pool| store.inner.keep_reserve(pool));
         store.start_maintenance();
         store.resume_drains();
         Ok(store)
@@ -253,6 +261,7 @@ fn open_pools(
             catalog: opened.catalog,
             huge: opened.huge,
             swappable: opened.swappable,
+            exclusive: mode_of(layout, record, options)?,
             ahead: 0,
             limit: None,
             held: BTreeMap::new(),
@@ -269,11 +278,11 @@ fn bring_in(replayed: &Replayed, pools: &[Pool], known: &[PoolRecord]) -> Result
     let new = pools.iter().filter(|pool| known.iter().all(|known| known.id != pool.record.id));
     let source = |pool: &Pool| {
         let catalog = pool.catalog.as_ref()?;
-        Some((pool.record.id, catalog.superblock().name.clone(), catalog.contents().clone()))
+        let superblock = catalog.superblock();
+        let (name, store) = (superblock.name.clone(), superblock.store);
+        Some(Source { pool: pool.record.clone(), name, store, contents: catalog.contents().clone() })
     };
-    let brought: Vec<_> = new.filter_map(source).collect();
-    let sources: Vec<Source<'_>> =
-        brought.iter().map(|(pool, name, contents)| Source { pool: *pool, name, contents }).collect();
+    let sources: Vec<Source> = new.filter_map(source).collect();
     if sources.is_empty() {
         return Ok(Imported::default());
     }
@@ -332,7 +341,7 @@ fn claim_frames(ns: &Namespace, pools: &mut [Pool]) -> Result<()> {
 
 impl Inner {
     /// Brings the objects in line with the journal: what no file claims goes, unless somebody holds it; what is missing is said.
-    fn sweep(&self, notes: &mut Vec<Note>) -> Result<()> {
+    fn sweep(&self, renumbered: &[(PoolId, FileId, FileId)], notes: &mut Vec<Note>) -> Result<()> {
         let mut st = self.lock();
         for pool in st.media.all() {
             let backing = st.pool(pool).backing.clone();
@@ -348,6 +357,10 @@ impl Inner {
             let mut seen = BTreeSet::new();
             for (file, object) in objects {
                 seen.insert(file);
+                if renumbered.iter().any(|(its, theirs, _)| (*its, *theirs) == (pool, file)) {
+                    // The medium's catalog knows it by this number still.
+                    continue;
+                }
                 self.sweep_object(&mut st, pool, file, object, notes)?;
             }
             let missing: Vec<FileId> =
@@ -379,6 +392,23 @@ impl Inner {
         st.lost_orphans = orphans.into_iter().collect();
         self.retry_held(&mut st);
         Ok(())
+    }
+
+    /// Objects that have another number by now are not needed under the old one, once their medium says so.
+    fn forget_numbers(&self, renumbered: &[(PoolId, FileId, FileId)]) {
+        let st = self.lock();
+        for (pool, theirs, ours) in renumbered {
+            let told = |catalog: &Catalog| catalog.contents().node(*ours).is_some();
+            if !st.pool(*pool).catalog.as_ref().is_some_and(told) {
+                continue;
+            }
+            match st.pool(*pool).backing.remove(*theirs) {
+                Err(e) if e.kind != ErrorKind::NotFound => {
+                    tracing::warn!("#{theirs}, which is #{ours} now: {e}");
+                }
+                _ => {}
+            }
+        }
     }
 
     fn sweep_object(

@@ -10,7 +10,7 @@ use codax_core::alloc::FrameAllocator;
 use codax_core::change::{PoolRecord, PoolState};
 use codax_core::extent::{self, Extent, FrameRun, PoolRun};
 use codax_core::frame::{FrameFlags, FrameState};
-use codax_core::info::JobInfo;
+use codax_core::info::{Exclusive, JobInfo};
 use codax_core::namespace::{Inode, Namespace};
 use codax_core::placement::{Placement, Room};
 use codax_core::request::{PinId, PlacementSpec};
@@ -109,6 +109,8 @@ pub(crate) struct Pool {
     pub backing: Arc<dyn Backing>,
     pub huge: bool,
     pub swappable: bool,
+    /// What keeps others' memory off its node.
+    pub exclusive: Exclusive,
     /// How many files may be ahead of their inodes in it.
     pub ahead: usize,
     /// The room that its medium was given last, where that is shared and this pool stands for it.

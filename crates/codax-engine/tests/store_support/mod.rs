@@ -3,6 +3,8 @@
 // Files of some MiB, and single bytes on purpose.
 #![allow(clippy::cast_possible_truncation)]
 
+pub mod media;
+
 use codax_core::Result;
 use codax_core::change::LinkModel;
 use codax_core::name::StorePath;
@@ -24,7 +26,12 @@ pub struct TestEnv {
 
 impl TestEnv {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { started: Instant::now(), random: AtomicU64::new(1) })
+        Self::seeded(1)
+    }
+
+    /// One that draws other numbers than those with another seed.
+    pub fn seeded(seed: u64) -> Arc<Self> {
+        Arc::new(Self { started: Instant::now(), random: AtomicU64::new(seed) })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Level, Row};
 use crate::commands::occupants::{self, NodeRow};
 use codax_core::change::PoolState;
-use codax_core::info::{PoolInfo, StoreInfo};
+use codax_core::info::{Exclusive, PoolInfo, StoreInfo};
 use codax_core::units::format_size;
 use codax_os::occupants::Filesystems;
 use std::path::Path;
@@ -42,6 +42,11 @@ fn judge(fact: String, found: NodeRow, pool: Option<&PoolInfo>) -> Row {
     let kept = format!("{} of it stay with the kernel", format_size(found.kernel));
     let row = match (strangers, pool) {
         (0, _) => Row::ok(fact, value, format!("nothing of others is on it; {kept}")),
+        (_, Some(pool)) if pool.exclusive == Exclusive::None => {
+            let follows = "it may stay there (exclusive=none), in the way of what is put on the device, and of a detach";
+            let mend = format!("codax device evict-strangers {}", pool.name);
+            Row::bad(Level::Limited, fact, value, follows, mend)
+        }
         (_, Some(pool)) => {
             let follows = "it stands in the way of what is put on the device, and of a detach";
             let mend = format!("codax device evict-strangers {}", pool.name);

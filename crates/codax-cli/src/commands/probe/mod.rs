@@ -179,6 +179,8 @@ fn sample(id: u16, name: &str, state: PoolState) -> PoolInfo {
         reserve: None,
         huge: false,
         moves_with: Vec::new(),
+        exclusive: codax_core::info::Exclusive::None,
+        populated: None,
         job: None,
         nodes: Vec::new(),
         missing: None,

@@ -1,0 +1,150 @@
+//! What keeps others' memory off a device's node: as the options say, or as they said last.
+//!
+//! A device may be left out of the options later, so what was said is kept in a file beside the journal; it ends with the store, as all of it does.
+
+use crate::backing::{Reserve, os_error};
+use crate::options::StoreOptions;
+use crate::store::Inner;
+use crate::store::lifecycle::{Layout, make_dir};
+use codax_core::change::{PageKind, PoolRecord, PoolState};
+use codax_core::info::Exclusive;
+use codax_core::units::format_size;
+use codax_core::{Error, PageCount, PoolId, Result};
+use codax_os::{mounts, topology};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a reserve is looked at that nobody wakes: what strangers have let go of makes no sound.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+fn word_path(layout: &Layout, pool: &str) -> PathBuf {
+    layout.meta().join(format!("exclusive.{pool}"))
+}
+
+/// What keeps others off a pool's node; what the options say is kept from now on.
+pub(crate) fn mode_of(layout: &Layout, pool: &PoolRecord, options: &StoreOptions) -> Result<Exclusive> {
+    let Some(memory) = pool.numa else { return Ok(Exclusive::None) };
+    if memory.page.is_reserved() {
+        // Nobody gets these huge pages in any case.
+        return Ok(Exclusive::Reserve);
+    }
+    let path = word_path(layout, &pool.name);
+    let given = options.devices.iter().find(|device| device.name == pool.name);
+    if let Some(mode) = given.and_then(|device| device.exclusive) {
+        fs::write(&path, mode.name()).map_err(|e| os_error("write", &path.display(), &e))?;
+        return Ok(mode);
+    }
+    match fs::read_to_string(&path) {
+        Ok(word) => Ok(Exclusive::parse(&word).unwrap_or_default()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Exclusive::default()),
+        Err(e) => Err(os_error("read", &path.display(), &e)),
+    }
+}
+
+/// The reserve of a pool in small or transparent huge pages, if it is to have one; one that it has no more is given back.
+pub(crate) fn open_reserve(
+    layout: &Layout,
+    pool: &PoolRecord,
+    options: &StoreOptions,
+) -> Result<Option<Arc<Reserve>>> {
+    let memory = pool.numa.filter(|memory| !memory.page.is_reserved());
+    let wanted = mode_of(layout, pool, options)? == Exclusive::Reserve && pool.state != PoolState::Detached;
+    let Some(memory) = memory.filter(|_| wanted) else {
+        return drop_reserve(layout, &pool.name).map(|()| None);
+    };
+    let path = layout.reserve(&pool.name);
+    make_dir(&layout.reserves(), 0o700)?;
+    make_dir(&path, 0o700)?;
+    let huge = if memory.page == PageKind::Small { "never" } else { "within_size" };
+    let nodes = topology::nodes(Path::new(topology::SYSFS));
+    let node = nodes.iter().find(|node| node.node == memory.node).and_then(|node| node.bytes);
+    let bytes = PageCount(pool.frames).bytes().max(node.unwrap_or(0));
+    Ok(Some(Arc::new(Reserve::open(&path, memory.node, bytes, huge)?)))
+}
+
+/// Gives a pool's reserve back to the node, if it has one.
+pub(crate) fn drop_reserve(layout: &Layout, pool: &str) -> Result<()> {
+    let path = layout.reserve(pool);
+    if mounts::is_mount_point(&path).unwrap_or(false) {
+        mounts::umount(&path).map_err(|e| os_error("unmount", &path.display(), &e))?;
+    }
+    match fs::remove_dir(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(os_error("remove", &path.display(), &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Gives the reserves of all pools back.
+pub(crate) fn drop_reserves(layout: &Layout) -> Result<()> {
+    let names =
+        fs::read_dir(layout.reserves()).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter_map(|name| name.into_string().ok()).try_for_each(|pool| drop_reserve(layout, &pool))
+}
+
+impl Inner {
+    /// Populates what is free of a pool's node, again and again, as long as the store is open and the reserve is the pool's.
+    pub(super) fn keep_reserve(&self, pool: PoolId) {
+        let Some(reserve) = self.lock().pool(pool).backing.holder() else { return };
+        let weak = self.me.clone();
+        let work = move || {
+            let mut told = Told::default();
+            loop {
+                let Some(inner) = weak.upgrade() else { return };
+                let st = inner.lock();
+                if st.closing {
+                    return;
+                }
+                let (name, target) = (st.pool(pool).record.name.clone(), st.pool(pool).alloc.free().bytes());
+                drop(st);
+                match reserve.fill() {
+                    Ok(held) => told.tell(&inner, &name, held, target),
+                    Err(e) if told.failure.as_ref() != Some(&e) => {
+                        tracing::warn!("device {name}: its reserve: {e}");
+                        told.failure = Some(e);
+                    }
+                    Err(_) => {}
+                }
+                drop(inner);
+                if !reserve.wait(LOOK_EVERY) {
+                    return;
+                }
+            }
+        };
+        self.env.spawn("reserve", Box::new(work));
+    }
+}
+
+/// What has been said of a reserve.
+#[derive(Debug, Default)]
+struct Told {
+    whole: Option<bool>,
+    /// What was missing the last time: what files have just let go of is on its way.
+    missing: Option<u64>,
+    failure: Option<Error>,
+}
+
+impl Told {
+    /// Says that it is whole, or what is missing for longer than a moment; each once.
+    fn tell(&mut self, inner: &Inner, name: &str, held: u64, target: u64) {
+        let missing = target.saturating_sub(held);
+        let before = self.missing.replace(missing);
+        let whole = missing == 0;
+        if self.whole == Some(whole) || (!whole && before.is_none_or(|before| before == 0)) {
+            return;
+        }
+        self.whole = Some(whole);
+        let mut line = format!("{} of its node are populated: nothing else fits there", format_size(held));
+        if !whole {
+            line = format!(
+                "only {} of its node are populated, {} are missing: others have them, or the kernel keeps them free (codax doctor)",
+                format_size(held),
+                format_size(missing)
+            );
+            tracing::warn!("device {name}: {line}");
+        }
+        inner.event("reserve", name, &line, held);
+    }
+}
