@@ -216,6 +216,13 @@ pub fn resident_bytes(fd: impl AsFd, off: u64, len: u64) -> io::Result<u64> {
     if len == 0 {
         return Ok(0);
     }
+    // What a DAX filesystem maps isn't in the page cache, and cachestat(2) takes what is there in its place for pages that were evicted: a null pointer in the kernel
+    // (6.12), which ends the process.
+    if crate::filesystem::is_dax(&fd)? {
+        let end = off.saturating_add(len);
+        let here = |(at, bytes): (u64, u64)| (at + bytes).min(end).saturating_sub(at.max(off));
+        return Ok(data_ranges(fd)?.into_iter().map(here).sum());
+    }
     let range = [off, len];
     // Pages: cached, dirty, under writeback, evicted, recently evicted.
     let mut counts = [0u64; 5];
