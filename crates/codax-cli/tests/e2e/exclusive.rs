@@ -39,9 +39,10 @@ fn plan(test: &str, more: &str) -> Option<(Plan, u32)> {
         skipped(test, "wants root, and a NUMA node without CPUs");
         return None;
     };
+    let all = nodes().iter().find(|each| each.node == node).and_then(|each| each.bytes).expect("memory");
     // What was populated before is given back a little later than its store ends.
     until("the node is free", || {
-        numa::watermarks(node).is_ok_and(|marks| marks.free > 256 * MIB).then_some(())
+        numa::watermarks(node).is_ok_and(|marks| marks.free > all / 2).then_some(())
     });
     Some((Plan::new().device_as(&format!("cxl0=numa:{node},reserve=64MiB{more}")), node))
 }
