@@ -269,7 +269,7 @@ fn files_get_their_memory_from_the_reserve_and_give_it_back() {
         rig.put(path, &counted(len, 1), &["--on", "cxl0"]).ok();
         assert_eq!(at_its_place(&rig, path, node), ["cxl0"]);
     }
-    let mut counter = Client::start(&rig, "count", &["/f", "1", "0"]);
+    let counter = Client::start(&rig, "count", &["/f", "1", "0"]);
     for _ in 0..2 {
         rig.ok(&["move", "/f", "--to", "dram"]);
         assert_eq!(at_its_place(&rig, "/f", node), ["dram"]);
@@ -280,7 +280,7 @@ fn files_get_their_memory_from_the_reserve_and_give_it_back() {
     rig.kill();
     up("");
     assert!(populated(&rig, node) <= all - 16 * MIB, "what files have is not populated beside them");
-    until("the client is back", || counter.ask("rounds").parse::<u64>().ok());
+    rig.until_mapped_again("/f");
     rig.ok(&["device", "drain", "cxl0"]);
     assert_eq!(at_its_place(&rig, "/f", node), ["dram"]);
     assert!(populated(&rig, node) >= 64 * MIB, "an empty device is nobody else's either");

@@ -179,10 +179,7 @@ fn each_device_comes_and_goes_by_itself() {
         rig.kill();
         rig.up();
         two.raised(attached);
-        until("the client is back", || {
-            let mapped_by = rig.row(&["stat", "/f"])["mapped_by"].clone();
-            mapped_by.as_array().is_some_and(|by| by.len() == 1).then_some(())
-        });
+        rig.until_mapped_again("/f");
         rig.ok(&["move", "/f", "--to", other]);
         assert_eq!(two.at_its_place(&rig, "/f"), [other]);
         rig.sound();
@@ -272,6 +269,7 @@ fn a_device_that_comes_later_has_objects_of_its_own() {
     rig.up_with(&["--device", &two.device(1)]);
     assert_eq!(moves_with(&rig, "cxl2"), "[]");
     two.raised([true; 2]);
+    rig.until_mapped_again("/f");
     rig.ok(&["move", "/f", "--to", "cxl2"]);
     assert_eq!(two.at_its_place(&rig, "/f"), ["cxl2"]);
     let rounds = counter.number("stop");

@@ -408,6 +408,15 @@ impl Rig {
         rows.remove(0)
     }
 
+    /// Waits for the one client that had a file mapped when the daemon died.
+    #[track_caller]
+    pub fn until_mapped_again(&self, path: &str) {
+        until("the client is back", || {
+            let by = self.row(&["stat", path])["mapped_by"].clone();
+            by.as_array().is_some_and(|by| by.len() == 1).then_some(())
+        });
+    }
+
     #[track_caller]
     pub fn put(&self, path: &str, bytes: &[u8], more: &[&str]) -> Said {
         let words: Vec<_> = ["put", "-", path].into_iter().chain(more.iter().copied()).collect();

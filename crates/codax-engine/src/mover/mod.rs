@@ -422,10 +422,16 @@ impl Inner {
     fn strangers_on_devices(&self, file: FileId, backings: &[Arc<dyn Backing>]) -> Result<Vec<Held>> {
         let mut strange = Vec::new();
         for backing in backings {
-            let mapped = backing.mappings()?;
+            let of_file = |h: &Held| backing.is_mapped(file, &[EVERYTHING], h);
+            let seen = backing.mappings()?;
             let st = self.lock();
-            let by = |h: &Held| backing.is_mapped(file, &[EVERYTHING], h) && !st.uses(h.pid, file);
-            strange.extend(mapped.into_iter().filter(by));
+            if !seen.iter().any(|h| of_file(h) && !st.uses(h.pid, file)) {
+                continue;
+            }
+            // A client may have unmapped it, and said so, since it was seen. It maps after it has asked and says so after it has unmapped, and neither
+            // is heard while the state is locked: who is seen now without a session is a stranger.
+            let now = backing.mappings()?;
+            strange.extend(now.into_iter().filter(|h| of_file(h) && !st.uses(h.pid, file)));
         }
         Ok(strange)
     }
