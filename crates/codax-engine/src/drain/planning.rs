@@ -1,7 +1,7 @@
 //! The plan of a drain: what goes where, and why it can't, in words for people.
 
 use super::RETRY_EVERY;
-use crate::backing::os_error;
+use crate::backing::{Backing, os_error};
 use crate::fs::EVERYTHING;
 use crate::mover::{confirmed, keepers, mount_holder, stranger, unseen};
 use crate::store::Inner;
@@ -18,8 +18,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 struct Seen {
     /// Processes that have an object of a file open or mapped, or the file through a mount.
     by_kernel: HashMap<FileId, Vec<Held>>,
-    /// Those of them, with the object, that don't use it through sessions only.
-    strange: HashSet<(u32, u64, u64)>,
+    /// Those of them that don't use it through sessions only.
+    strange: HashMap<FileId, Vec<Held>>,
     /// Who keeps mounts there that nobody serves any more.
     keepers: Vec<Holder>,
 }
@@ -87,36 +87,47 @@ impl Inner {
             false => backing.list()?.into_iter().map(|(file, info)| (info.identity, file)).collect(),
         };
         objects.extend(served);
-        let mut identities: HashSet<(u64, u64)> = objects.keys().copied().collect();
-        let mut by_kernel: HashMap<FileId, Vec<Held>> = HashMap::new();
-        for held in kernel {
-            if let Some(&file) = objects.get(&(held.dev, held.ino)) {
-                by_kernel.entry(file).or_default().push(held);
-            }
-        }
-        let mappings = backing.mappings()?;
-        let files: Vec<FileId> = match mappings.is_empty() {
-            true => Vec::new(),
-            false => self.lock().files_on(pool).map(|inode| inode.id).collect(),
-        };
-        for held in mappings {
-            for file in files.iter().copied().filter(|file| backing.is_mapped(*file, &[EVERYTHING], &held)) {
-                by_kernel.entry(file).or_default().push(held.clone());
-                // What he maps is the device, which is no file's object.
-                identities.insert((held.dev, held.ino));
-            }
-        }
+        let identities: HashSet<(u64, u64)> = objects.keys().copied().collect();
+        let file_of = |held: &Held| objects.get(&(held.dev, held.ino)).copied();
         let suspects = {
             let st = self.lock();
-            let all = by_kernel.iter().flat_map(|(file, held)| held.iter().map(move |h| (*file, h)));
-            all.filter(|(file, h)| !st.uses(h.pid, *file)).map(|(_, h)| h.clone()).collect()
+            let strange = |h: &&Held| file_of(h).is_some_and(|file| !st.uses(h.pid, file));
+            kernel.iter().filter(strange).cloned().collect()
         };
-        let strange = confirmed(suspects, &identities)?.into_iter().map(|h| (h.pid, h.dev, h.ino)).collect();
+        let mut by_kernel: HashMap<FileId, Vec<Held>> = HashMap::new();
+        let mut strange: HashMap<FileId, Vec<Held>> = HashMap::new();
+        for (all, held) in [(&mut by_kernel, kernel), (&mut strange, confirmed(suspects, &identities)?)] {
+            for held in held {
+                if let Some(file) = file_of(&held) {
+                    all.entry(file).or_default().push(held);
+                }
+            }
+        }
         let dead: BTreeSet<u64> = {
             let st = self.lock();
             st.files_on(pool).flat_map(|inode| st.dead_mounts(inode.id)).collect()
         };
-        Ok(Seen { by_kernel, strange, keepers: keepers(&dead.into_iter().collect::<Vec<_>>()) })
+        let keepers = keepers(&dead.into_iter().collect::<Vec<_>>());
+        let mut seen = Seen { by_kernel, strange, keepers };
+        self.look_who_maps(pool, &*backing, &mut seen)?;
+        Ok(seen)
+    }
+
+    /// The same of those who map the pool's device itself, and hold no file's object by that.
+    fn look_who_maps(&self, pool: PoolId, backing: &dyn Backing, seen: &mut Seen) -> Result<()> {
+        let mapped = backing.mappings()?;
+        if mapped.is_empty() {
+            return Ok(());
+        }
+        let files: Vec<FileId> = self.lock().files_on(pool).map(|inode| inode.id).collect();
+        for (file, held) in self.strangers_on_device(backing, &mapped, &files)? {
+            seen.strange.entry(file).or_default().push(held);
+        }
+        for file in files {
+            let held = mapped.iter().filter(|held| backing.is_mapped(file, &[EVERYTHING], held));
+            seen.by_kernel.entry(file).or_default().extend(held.cloned());
+        }
+        Ok(())
     }
 }
 
@@ -147,7 +158,7 @@ impl Seen {
 
     /// Who holds these pages of a file, as sessions and the kernel say.
     fn holders(&self, st: &State, inode: &Inode, here: &[Extent]) -> Vec<Holder> {
-        let strangers = self.of(inode.id).filter(|h| self.strange.contains(&(h.pid, h.dev, h.ino)));
+        let strangers = self.strange.get(&inode.id).into_iter().flatten();
         let mut held = st.holders_of(inode.id, here);
         let by_mount: Vec<Holder> = strangers
             .clone()

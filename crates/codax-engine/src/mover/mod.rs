@@ -388,7 +388,10 @@ impl Inner {
             let objects = st.ns.get(file).map(|i| st.media.of_extents(&i.extents)).unwrap_or_default();
             objects.into_iter().map(|m| st.pool(m).backing.clone()).collect()
         };
-        let on_devices = self.strangers_on_devices(file, &backings)?;
+        let mut on_devices = Vec::new();
+        for backing in &backings {
+            on_devices.extend(self.strangers_on_device(&**backing, &backing.mappings()?, &[file])?);
+        }
         let mut identities = HashSet::new();
         for backing in backings {
             let object = backing.open(file, false)?;
@@ -413,27 +416,32 @@ impl Inner {
         let strange = confirmed(strange, &identities)?;
         let mut strange: Vec<_> =
             strange.iter().map(|h| if through(h) { mount_holder(h) } else { stranger(h) }).collect();
-        strange.extend(on_devices.iter().map(stranger));
+        strange.extend(on_devices.iter().map(|(_, h)| stranger(h)));
         strange.dedup();
         Ok(strange)
     }
 
-    /// Processes that map a device where the file lies, and don't use the file through a session.
-    fn strangers_on_devices(&self, file: FileId, backings: &[Arc<dyn Backing>]) -> Result<Vec<Held>> {
-        let mut strange = Vec::new();
-        for backing in backings {
-            let of_file = |h: &Held| backing.is_mapped(file, &[EVERYTHING], h);
-            let seen = backing.mappings()?;
-            let st = self.lock();
-            if !seen.iter().any(|h| of_file(h) && !st.uses(h.pid, file)) {
-                continue;
-            }
-            // A client may have unmapped it, and said so, since it was seen. It maps after it has asked and says so after it has unmapped, and neither
-            // is heard while the state is locked: who is seen now without a session is a stranger.
-            let now = backing.mappings()?;
-            strange.extend(now.into_iter().filter(|h| of_file(h) && !st.uses(h.pid, file)));
+    /// Processes that map a device by themselves where one of these files lies, with the file, and don't use it through a session; of those that have been
+    /// seen to map it.
+    pub(crate) fn strangers_on_device(
+        &self,
+        backing: &dyn Backing,
+        seen: &[Held],
+        files: &[FileId],
+    ) -> Result<Vec<(FileId, Held)>> {
+        let strange = |st: &State, mapped: &[Held]| -> Vec<(FileId, Held)> {
+            let all = mapped.iter().flat_map(|h| files.iter().map(move |file| (*file, h)));
+            let strange =
+                all.filter(|(file, h)| backing.is_mapped(*file, &[EVERYTHING], h) && !st.uses(h.pid, *file));
+            strange.map(|(file, h)| (file, h.clone())).collect()
+        };
+        let st = self.lock();
+        if strange(&st, seen).is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(strange)
+        // A client may have unmapped it, and said so, since it was seen. It maps after it has asked and says so after it has unmapped, and neither
+        // is heard while the state is locked: who is seen now without a session is a stranger.
+        Ok(strange(&st, &backing.mappings()?))
     }
 
     /// Who holds an object of the file, as the kernel says.
