@@ -264,18 +264,21 @@ impl Backing for Devdax {
     }
 
     fn damaged(&self, file: FileId, pages: &[PageRange]) -> Result<Vec<PageRange>> {
+        let failed = |e: std::io::Error| self.failed("look through", &e);
         let mut damaged = Vec::new();
         for part in pages.iter().flat_map(|run| self.parts(file, run.offset(), run.bytes())) {
-            let found =
-                self.map.unreadable(part.at, part.len).map_err(|e| self.failed("look through", &e))?;
-            // Nothing at all can be read of a device that has gone.
-            if self.gone().is_some() {
-                return Ok(Vec::new());
-            }
+            let found = self.map.unreadable(part.at, part.len).map_err(failed)?;
             damaged
                 .extend(found.into_iter().map(|(at, len)| PageRange::of_bytes(at - part.at + part.off, len)));
         }
-        Ok(damaged)
+        // Of a device that goes mappings are empty before its driver has left it: then neither superblock can be read.
+        let block = PageCount(1).bytes();
+        let last = self.map.len() - block;
+        let whole = |at: u64| self.map.unreadable(at, block).is_ok_and(|found| found.is_empty());
+        if damaged.is_empty() || (whole(0) || whole(last)) && self.gone().is_none() {
+            return Ok(damaged);
+        }
+        Ok(Vec::new())
     }
 
     fn bad_frames(&self) -> Vec<FrameRun> {

@@ -1,6 +1,7 @@
 //! Objects as files of a filesystem that keeps them: on persistent memory, mapped without the page cache where it is mounted with `dax`.
 
 use super::{Backing, ObjectInfo, Shm, ShmOptions, object_name, os_error, write_zeros};
+use crate::dax::catalogs;
 use codax_core::{FileId, PageCount, PageRange, Result};
 use codax_os::copy::SourceMap;
 use codax_os::dax::DaxMap;
@@ -19,8 +20,8 @@ pub(crate) struct Fsdax {
     files: Shm,
     path: PathBuf,
     dir: File,
-    /// A file that is there as long as the filesystem is.
-    catalog: PathBuf,
+    /// Files that are there as long as the filesystem is.
+    catalogs: [PathBuf; 2],
     /// Keeps others from the directory.
     _lock: File,
 }
@@ -31,13 +32,20 @@ impl Fsdax {
         let path = pool.join(OBJECTS);
         let dir = File::open(&path).map_err(|e| os_error("open", &path.display(), &e))?;
         let files = Shm::new(&path, ShmOptions::default())?;
-        Ok(Self { files, path, dir, catalog: pool.join("catalog.0"), _lock: lock })
+        Ok(Self { files, path, dir, catalogs: catalogs(pool), _lock: lock })
     }
 
     /// What the directory names is there after a power failure.
     fn persist_names(&self) -> Result<()> {
         self.dir.sync_all().map_err(|e| os_error("make durable", &self.path.display(), &e))
     }
+}
+
+/// Whether the first page of a file can be read where it lies.
+fn begins(path: &Path) -> bool {
+    let page = PageCount(1).bytes();
+    let map = File::open(path).and_then(|file| DaxMap::new(&file, 0, page, false));
+    map.and_then(|map| map.unreadable(0, page)).is_ok_and(|found| found.is_empty())
 }
 
 impl Backing for Fsdax {
@@ -118,8 +126,7 @@ impl Backing for Fsdax {
         let failed = |e: std::io::Error| os_error("look through an object in", &self.path.display(), &e);
         let object = self.files.open(file, false)?;
         let len = object::stat(&object).map_err(failed)?.len;
-        // Nothing at all can be read of a filesystem that has gone.
-        if len == 0 || self.gone().is_some() {
+        if len == 0 {
             return Ok(Vec::new());
         }
         let map = DaxMap::new(&object, 0, len, false).map_err(failed)?;
@@ -129,11 +136,16 @@ impl Backing for Fsdax {
             let found = map.unreadable(run.offset(), end.saturating_sub(run.offset())).map_err(failed)?;
             damaged.extend(found.into_iter().map(|(at, len)| PageRange::of_bytes(at, len)));
         }
-        Ok(damaged)
+        // Of a filesystem that has gone neither copy of the catalog can be read.
+        if damaged.is_empty() || self.gone().is_none() && self.catalogs.iter().any(|path| begins(path)) {
+            return Ok(damaged);
+        }
+        Ok(Vec::new())
     }
 
     fn gone(&self) -> Option<String> {
-        codax_os::filesystem::gone(&self.catalog).map(|e| format!("{}: {e}", self.catalog.display()))
+        let [catalog, _] = &self.catalogs;
+        codax_os::filesystem::gone(catalog).map(|e| format!("{}: {e}", catalog.display()))
     }
 
     fn resident(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<PageCount> {

@@ -95,7 +95,7 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn mapped(&self) -> Result<Vec<FrameRun>> {
         Ok(Vec::new())
     }
-    /// Which of these pages of a file can't be read since their memory is damaged. Reads them all.
+    /// Which of these pages of a file can't be read since their memory is damaged; none where nothing of the device can be read. Reads them all.
     fn damaged(&self, _file: FileId, _pages: &[PageRange]) -> Result<Vec<PageRange>> {
         Ok(Vec::new())
     }

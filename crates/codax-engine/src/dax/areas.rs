@@ -93,7 +93,7 @@ pub(super) fn of_device(device: &DaxDevice, copy_bytes: u64) -> Result<Copies> {
 }
 
 /// The files of a directory that are the copies.
-fn paths(dir: &Path) -> [PathBuf; 2] {
+pub(crate) fn catalogs(dir: &Path) -> [PathBuf; 2] {
     [dir.join("catalog.0"), dir.join("catalog.1")]
 }
 
@@ -125,13 +125,13 @@ pub(super) fn of_directory(dir: &Path) -> Result<Copies> {
         let map = DaxMap::new(&file, 0, len, true).map_err(|e| failed("map", &e))?;
         Ok(Arc::new(Mapped { map, at: 0, len, what }))
     };
-    let [first, second] = paths(dir);
+    let [first, second] = catalogs(dir);
     Ok([area(&first)?, area(&second)?])
 }
 
 /// Makes the files as long as the geometry says, what is missing of them as zeros.
 pub(super) fn make_files(dir: &Path, geometry: &Geometry) -> Result<()> {
-    for path in paths(dir) {
+    for path in catalogs(dir) {
         let failed = |e: std::io::Error| os_error("make", &path.display(), &e);
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);

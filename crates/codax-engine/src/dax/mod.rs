@@ -11,6 +11,7 @@ mod medium;
 mod record;
 mod watch;
 
+pub(crate) use areas::catalogs;
 pub(crate) use import::{Imported, Source, import};
 pub(crate) use medium::{Plan, Take, Taken, open, plan};
 pub(crate) use record::wanted;

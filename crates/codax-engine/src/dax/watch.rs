@@ -60,12 +60,6 @@ impl Inner {
                     continue;
                 }
             };
-            let count = |runs: &[PageRange]| runs.iter().map(|run| run.count.0).sum::<u64>();
-            if count(&damaged) == count(&pages) && count(&pages) > 1 {
-                // Not a byte of it: that is the device, or its filesystem, and may pass.
-                tracing::error!("#{file}: none of its pages on {} can be read", self.lock().pool_name(pool));
-                continue;
-            }
             for pages in damaged {
                 found |= self.lose(&mut self.lock(), file, pool, pages).unwrap_or_else(|e| {
                     tracing::error!("#{file}: bytes of it that can't be read: {e}");
