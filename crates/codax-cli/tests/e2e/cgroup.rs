@@ -2,6 +2,7 @@
 
 use crate::client::{Client, check_counted, counted};
 use crate::mount::mounted;
+use crate::numa::far;
 use crate::rig::{MIB, Plan, Rig, pattern, root, skipped};
 use crate::setting;
 use codax_os::cgroup::MemoryCgroups;
@@ -162,4 +163,26 @@ fn who_writes_through_the_kernel_is_charged_and_for_the_rest_the_daemon() {
     assert_eq!(charged(&write), (false, true));
     // The copy is the daemon's.
     assert_eq!(charged(&|| drop(store.rig.ok(&["move", "/written", "--to", "sim0"]))), (true, false));
+}
+
+#[test]
+fn a_move_by_the_kernel_leaves_the_charge_where_it_is() {
+    const NAME: &str = "a_move_by_the_kernel_leaves_the_charge";
+    let Some(node) = far().first().copied().filter(|_| root()) else {
+        return skipped(NAME, "wants root, and a NUMA node without CPUs");
+    };
+    let Some(daemon) = Cgroup::new(NAME, None) else { return };
+    let plan = Plan::new().device_as(&format!("cxl0=numa:{node},page=4K,reserve=64MiB")).huge("never");
+    let rig = plan.within(&daemon.dir).up();
+    let before = daemon.used();
+    rig.put("/f", &pattern(16 * MIB, 1), &[]).ok();
+    let charged = daemon.used();
+    assert!(charged - before >= 16 * MIB, "{before}, {charged}");
+    for to in ["cxl0", "dram", "cxl0"] {
+        rig.ok(&["move", "/f", "--to", to]);
+        assert_eq!(rig.pools_of("/f"), [to]);
+        let now = daemon.used();
+        assert!(now.abs_diff(charged) < 8 * MIB, "{charged}, {now} on {to}");
+    }
+    rig.sound();
 }

@@ -168,6 +168,11 @@ fn child() {
         "mbind" => crate::raw::mbind(&store, words[0], number(words[1])),
         "direct" => crate::raw::direct(&store, words[0], words[1]),
         "reopen" => reopen(words[0], words[1]),
+        "try-map" => {
+            let file = codax::File::open(&store, words[0]).expect("open to all");
+            let mapped = file.map(.., Access::ReadOnly).map(|_| "mapped".to_owned());
+            say(&mapped.unwrap_or_else(|e| format!("{:?}: {e}", e.kind)));
+        }
         "map-path" => crate::mount::map_path(words[0]),
         "turns" => crate::raw::turns(&store, words[0], number(words[1]), number(words[2])),
         other => panic!("no role {other}"),

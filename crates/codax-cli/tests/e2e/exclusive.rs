@@ -324,3 +324,23 @@ fn memory_that_is_not_movable_is_not_taken_for_it() {
         }
     }
 }
+
+#[test]
+fn a_detach_says_who_is_on_the_node_still() {
+    let _alone = alone();
+    let Some((plan, node)) = plan("a_detach_says_who_is_on_the_node_still", "") else { return };
+    let rig = plan.up();
+    let hog = Client::start(&rig, "eat", &[&(24 * MIB).to_string(), &node.to_string()]);
+    rig.ok(&["device", "drain", "cxl0"]);
+    let row = rig.row(&["device", "detach", "cxl0"]);
+    let found =
+        row["processes"].as_array().expect("a list").iter().find(|process| process["pid"] == hog.pid());
+    assert!(found.expect("it is there")["bytes"].as_u64() >= Some(24 * MIB), "{row}");
+    assert!(row["kernel"].as_u64() > Some(0), "{row}");
+    rig.ok(&["device", "attach", "cxl0"]);
+    let said = rig.ok(&["device", "detach", "cxl0"]);
+    assert!(said.text().contains(&format!("process {}", hog.pid())), "{said}");
+    assert!(said.text().contains("kernel"), "{said}");
+    hog.end();
+    rig.sound();
+}

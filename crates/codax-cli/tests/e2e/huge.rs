@@ -104,6 +104,7 @@ fn files_are_whole_huge_pages_and_cost_what_they_cost() {
     let small = rig.row(&["stat", "/small"]);
     assert_eq!((small["len"].as_u64(), small["backed"].as_u64()), (Some(5000), Some(HUGE)), "{small}");
     assert_eq!(rig.row(&["stat", "/empty"])["backed"].as_u64(), Some(0));
+    assert_eq!(rig.row(&["du", "/small"])["backed"].as_u64(), Some(HUGE));
     assert_eq!((rig.pool("cxl0", "used"), rig.pool("cxl0", "free")), (5 * HUGE, 27 * HUGE));
     assert_eq!(in_holder(&rig), 27 * HUGE);
     alone.nothing_for_strangers();
@@ -362,8 +363,8 @@ fn what_can_not_be_had_is_refused_with_the_reason() {
     let Some(node) = node().filter(|node| !node.huge.is_empty()) else { return };
     let number = node.node;
     refused(&format!("cxl0=numa:{number},cpus=yes,page=2M,reserve=8TiB"), 2, &["in all"]);
-    if node.blocks.online > 0 && node.blocks.online == node.blocks.movable {
-        refused(&format!("cxl0=numa:{number},page=1G"), 2, &["movable"]);
+    for node in nodes().iter().filter(|node| node.is_movable() == Some(true)) {
+        refused(&format!("cxl0=numa:{},cpus=yes,page=1G", node.node), 2, &["movable"]);
     }
     let rig = Plan::new()
         .device_as(&format!("cxl0=numa:{number},cpus=yes,page=2M,reserve=4MiB"))

@@ -143,11 +143,12 @@ fn the_kernel_moves_huge_pages_under_everybody() {
     two.kept(&rig);
     assert_eq!(fs::metadata(object(&rig, "/f")).expect("there").ino(), identity);
     assert_eq!(stranger.ask("wake"), "1");
-    library.number("stop");
+    let rounds = library.number("stop");
     library.end();
     stranger.end();
     let (found, wanted) = (rig.get("/f"), counted(LEN, 1));
     for (found, wanted) in found.chunks(STRIDE).zip(wanted.chunks(STRIDE)) {
+        assert_eq!(found[8..16], rounds.to_le_bytes(), "the library's own counter");
         assert!(found[64..] == wanted[64..], "bytes that nobody wrote are different");
     }
     assert!(rig.get("/g") == pattern(5000, 2));

@@ -57,11 +57,12 @@ fn the_kernel_moves_pages_under_everybody() {
         assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
         // Who slept on a futex before the moves is woken through the mapping that he has had all the time.
         strangers.iter_mut().for_each(|s| assert_eq!(s.ask("wake"), "1"));
-        library.number("stop");
+        let rounds = library.number("stop");
         library.end();
         strangers.into_iter().for_each(Client::end);
         let (found, wanted) = (rig.get("/f"), counted(LEN, 1));
         for (found, wanted) in found.chunks(STRIDE).zip(wanted.chunks(STRIDE)) {
+            assert_eq!(found[8..16], rounds.to_le_bytes(), "the library's own counter");
             assert!(found[64..] == wanted[64..], "bytes that nobody wrote are different");
         }
         rig.sound();

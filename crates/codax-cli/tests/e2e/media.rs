@@ -18,7 +18,7 @@ fn device(test: &str) -> Option<(String, fs::File)> {
 
 fn turn_on(path: Option<String>, test: &str) -> Option<(String, fs::File)> {
     let Some(path) = path.filter(|_| root() && setting::may_change_machine()) else {
-        skipped(test, "wants a DAX device in a guest");
+        skipped(test, "wants a DAX device or filesystem in a guest");
         return None;
     };
     let lock = fs::File::create("/dev/shm/codax-e2e-media.lock").expect("root may");
@@ -304,6 +304,14 @@ fn a_directory_without_dax_is_usable_and_it_is_said() {
         assert_eq!(rig.row(&["device", "show", "files"])["persistent"], persistent);
         rig.put("/f", &pattern(3 * MIB, 1), &["--on", "files"]).ok();
         assert_eq!(rig.row(&["stat", "/f"])["persistent"], persistent);
+        let store = codax::Store::connect(rig.dir()).expect("a daemon");
+        let mapping = codax::OpenOptions::new().read(true).write(true).open(&store, "/f");
+        let mapping = mapping.and_then(|file| file.map(.., codax::Access::ReadWrite)).expect("mapped");
+        match mapping.persist(..) {
+            Ok(()) => assert!(persistent),
+            Err(e) => assert!(!persistent && e.kind == codax::ErrorKind::NotSupported, "{e}"),
+        }
+        drop((mapping, store));
         rig.ok(&["move", "/f", "--to", "dram"]);
         rig.ok(&["move", "/f", "--to", "files"]);
         let drained = rig.run(&["device", "drain", "files"]);
@@ -411,6 +419,97 @@ fn a_device_that_vanishes_takes_its_files_and_nothing_else() {
     rig.sound();
 }
 
+/// A filesystem that has stopped, until this is dropped or told.
+struct Stopped<'a> {
+    dir: &'a str,
+    disk: String,
+    again: bool,
+}
+
+impl<'a> Stopped<'a> {
+    /// As it stops itself when its device fails.
+    fn now(dir: &'a str) -> Self {
+        let disk = codax_os::filesystem::of(Path::new(dir)).expect("a filesystem").disk.expect("on a disk");
+        let stopped = Self { dir, disk, again: false };
+        let done =
+            Command::new("xfs_io").args(["-x", "-c", "shutdown", dir]).output().expect("the guest has it");
+        assert!(done.status.success(), "{done:?}");
+        stopped
+    }
+
+    /// Whether it could be mounted anew: nobody has anything of it any more.
+    fn mount(&mut self) -> bool {
+        if !Command::new("umount").arg(self.dir).output().is_ok_and(|done| done.status.success()) {
+            return false;
+        }
+        let mut mount = Command::new("mount");
+        mount.args(["-o", "dax=always", &format!("/dev/{}", self.disk), self.dir]);
+        self.again = mount.status().is_ok_and(|status| status.success());
+        self.again
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        if !self.again {
+            self.mount();
+        }
+    }
+}
+
+#[test]
+fn a_filesystem_that_stops_takes_its_files_and_nothing_else() {
+    let test = "a_filesystem_that_stops_takes_its_files_and_nothing_else";
+    let Some((files, _turn)) = turn_on(setting::fsdax(), test) else { return };
+    let place = Fresh::below(Path::new(&files), 0);
+    let plan = Plan::new().device_as(&format!("files=fsdax:{},size=64MiB,format", place.text()));
+    let Some(crate::mount::Mounted { rig, dir }) = crate::mount::mounted(test, plan) else { return };
+    let bytes = pattern(3 * MIB, 1);
+    for (name, pool) in [("/f", "files"), ("/both", "files"), ("/near", "dram")] {
+        rig.put(name, &bytes, &["--on", pool]).ok();
+    }
+    rig.ok(&["move", "/both", "--to", "dram", "--range", "0:2MiB"]);
+    let open = fs::File::open(dir.join("f")).expect("there");
+    let mut stopped = Stopped::now(&files);
+    until("that it is noticed", || {
+        rig.row(&["device", "show", "files"])["missing"].is_string().then_some(())
+    });
+    let eio = |e: std::io::Error| assert_eq!(e.raw_os_error(), Some(libc::EIO), "{e}");
+    eio(std::os::unix::fs::FileExt::read_at(&open, &mut [0; 4096], 0).expect_err("gone"));
+    eio(fs::read(dir.join("f")).expect_err("gone"));
+    drop(open);
+    rig.run(&["get", "/f", "-"]).fails(9, &[]);
+    assert!(rig.events("lost").iter().any(|event| event.contains("its device has gone")));
+    // What is left goes on.
+    assert!(rig.get("/near") == bytes);
+    let both = fs::File::open(dir.join("both")).expect("there");
+    let mut part = vec![0; 4096];
+    std::os::unix::fs::FileExt::read_exact_at(&both, &mut part, 0).expect("it lies in dram");
+    assert!(part == bytes[..4096]);
+    drop(both);
+    fs::write(dir.join("new"), &bytes).expect("room");
+    let said = rig.put("/not", b"x", &["--on", "files"]);
+    assert!([6, 9].contains(&said.code), "{said}");
+    rig.run(&["device", "attach", "files"]).fails(6, &["files"]);
+    until("that nobody has anything of it", || stopped.mount().then_some(()));
+    rig.ok(&["device", "attach", "files"]);
+    assert!(rig.row(&["device", "show", "files"])["missing"].is_null());
+    assert!(rig.get("/f") == bytes && rig.get("/both") == bytes);
+    rig.ok(&["move", "/f", "--to", "dram"]);
+    rig.ok(&["move", "/f", "--to", "files"]);
+    rig.put("/not", b"x", &["--on", "files"]).ok();
+    rig.sound();
+}
+
+#[test]
+fn the_demo_runs_on_dax_devices() {
+    let Some((path, _turn)) = device("the_demo_runs_on_dax_devices") else { return };
+    crate::numa::demo_on(&format!("devdax:{path},format=force"));
+    let Some(files) = setting::fsdax() else { return };
+    let place = Fresh::below(Path::new(&files), 0);
+    crate::numa::demo_on(&format!("fsdax:{},size=160MiB,format", place.text()));
+}
+
 #[test]
 fn the_kernel_s_bad_blocks_are_given_to_nobody() {
     let Some((path, _turn)) = device("the_kernel_s_bad_blocks_are_given_to_nobody") else { return };
@@ -462,9 +561,7 @@ fn sector(path: &Path, at: u64) -> u64 {
 #[test]
 fn bytes_in_damaged_memory_are_lost_to_their_file_and_all_else_goes_on() {
     let test = "bytes_in_damaged_memory_are_lost_to_their_file";
-    let Some(files) = setting::fsdax().filter(|_| root() && setting::may_change_machine()) else {
-        return skipped(test, "wants a DAX filesystem in a guest");
-    };
+    let Some((files, _turn)) = turn_on(setting::fsdax(), test) else { return };
     let place = Fresh::below(Path::new(&files), 0);
     let plan = Plan::new().device_as(&format!("files=fsdax:{},size=64MiB,format", place.text()));
     let Some(crate::mount::Mounted { rig, dir }) = crate::mount::mounted(test, plan) else { return };
@@ -491,6 +588,16 @@ fn bytes_in_damaged_memory_are_lost_to_their_file_and_all_else_goes_on() {
     assert_eq!(stat["lost"], serde_json::json!([{ "page": at >> 12, "pages": 1 }]), "{stat}");
     assert_eq!(rig.row(&["device", "show", "files"])["retired"], 4096);
     assert!(rig.events("lost").iter().any(|event| event.contains("/f") && event.contains(&range)));
+    // A file of which nothing is left.
+    let short = pattern(8192, 2);
+    rig.put("/short", &short, &["--on", "files"]).ok();
+    let id = rig.row(&["stat", "/short"])["id"].as_u64().expect("a number");
+    let sector = self::sector(&place.0.join("objects").join(format!("{id:016x}")), 0);
+    fs::write(format!("/sys/class/block/{disk}/badblocks"), format!("{sector} 16\n")).expect("root may");
+    rig.run(&["get", "/short", "-"]).fails(9, &["/short"]);
+    let lost = rig.row(&["stat", "/short"])["lost"].clone();
+    assert_eq!(lost, serde_json::json!([{ "page": 0, "pages": 2 }]));
+    assert_eq!(rig.row(&["device", "show", "files"])["retired"], 3 * 4096);
     // All else goes on, and what is written anew is whole.
     assert!(rig.get("/other") == bytes);
     rig.ok(&["move", "/other", "--to", "dram"]);

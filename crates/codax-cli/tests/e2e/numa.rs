@@ -194,6 +194,17 @@ fn dram_lies_on_the_nodes_that_somebody_chose() {
     assert_eq!(rig.get("/f"), pattern(4 * MIB, 1));
     rig.sound();
     rig.down();
+    if let Some(&also) = far.get(1) {
+        let before = rig.events("stray").len();
+        rig.up_with(&["--dram-nodes", &format!("{node},{also}")]);
+        until("the patrol brings it", || (rig.events("stray").len() > before).then_some(()));
+        rig.put("/g", &pattern(4 * MIB, 2), &[]).ok();
+        for path in ["/f", "/g"] {
+            assert_eq!(lies_on(&rig, path, &[("dram", vec![node, also])]), ["dram"]);
+        }
+        rig.sound();
+        rig.down();
+    }
     for (words, says) in [
         (&["--dram-nodes", "77"][..], "--dram-nodes: there is no NUMA node 77"),
         (
@@ -325,6 +336,16 @@ fn free(node: u32) -> u64 {
     nodes().iter().find(|other| other.node == node).and_then(|node| node.free).expect("there")
 }
 
+/// The sum of such counters of the kernel's.
+fn vmstat(names: &[&str]) -> u64 {
+    let text = fs::read_to_string("/proc/vmstat").expect("linux");
+    let of = |line: &str| {
+        let (name, value) = line.split_once(' ')?;
+        names.contains(&name).then(|| value.trim().parse::<u64>().expect("a number"))
+    };
+    text.lines().filter_map(of).sum()
+}
+
 fn sh(script: &str) {
     let status = Command::new("sh").args(["-ec", script]).status().expect("a shell");
     assert!(status.success(), "{script}: {status}");
@@ -351,13 +372,7 @@ fn a_node_under_pressure_keeps_its_pages_and_a_full_one_is_no_space() {
     }
     // The kernel may swap, demote to slower nodes, and bring pages to who uses them: of codax's it must not.
     sh("echo 1 > /sys/kernel/mm/numa/demotion_enabled; echo 3 > /proc/sys/kernel/numa_balancing");
-    let killed = || {
-        fs::read_to_string("/proc/vmstat")
-            .expect("linux")
-            .lines()
-            .find(|line| line.starts_with("oom_kill "))
-            .map(str::to_owned)
-    };
+    let killed = || vmstat(&["oom_kill"]);
     let before = killed();
     // In one kind of pages: to fill a node takes long.
     for plan in plans(NAME, Some(node)).into_iter().take(1) {
@@ -376,7 +391,10 @@ fn a_node_under_pressure_keeps_its_pages_and_a_full_one_is_no_space() {
         };
         // More than the node has: something has to go, and it isn't ours.
         let swapped = filler("");
+        let gone = || vmstat(&["pswpout", "pgdemote_kswapd", "pgdemote_direct"]);
+        let stayed = gone();
         fill(free(node) + 48 * MIB);
+        assert!(gone() > stayed, "the kernel has others' pages go");
         for at in (0..4 * MIB).step_by(1 << 16) {
             reader.number(&format!("get {at}"));
         }
@@ -406,6 +424,14 @@ fn the_demo_runs_on_a_node() {
     let Some(node) = far().first().copied().filter(|_| root()) else {
         return skipped(NAME, "wants root, and a NUMA node without CPUs");
     };
+    for page in ["", ",page=2M"] {
+        demo_on(&format!("numa:{node}{page}"));
+    }
+}
+
+/// Runs the demo, a short one, on such a device.
+#[track_caller]
+pub fn demo_on(device: &str) {
     let place = Plan::new().place();
     let input = place.beside("input");
     fs::create_dir(&input).expect("ours");
@@ -413,7 +439,7 @@ fn the_demo_runs_on_a_node() {
         fs::write(input.join(name), pattern(MIB + seed, seed)).expect("room");
     }
     let mut demo = Command::new(setting::program());
-    demo.args(["demo", "--json", "--device", &format!("numa:{node}"), "--input"]).arg(&input);
+    demo.args(["demo", "--json", "--device", device, "--input"]).arg(&input);
     let said = crate::rig::run_limited(&mut demo, "demo".to_owned(), b"").ok();
     let row: serde_json::Value = serde_json::from_str(said.text()).expect("JSON");
     for fact in ["drained", "recovered"] {
@@ -439,4 +465,67 @@ fn nodes_that_are_not_there_or_have_cpus_are_refused_with_the_reason() {
     if let Some(node) = far().first() {
         refused(&format!("cxl0=numa:{node},reserve=8TiB"), "in all");
     }
+}
+
+#[test]
+fn what_the_firmware_tells_is_what_a_device_announces_unless_somebody_says_otherwise() {
+    const NAME: &str = "what_the_firmware_tells_is_what_a_device_announces";
+    let told = |node: &Node| node.link().and_then(|link| link.read_ns).filter(|_| node.cpus.is_empty());
+    let nodes = nodes();
+    let found = nodes.iter().find_map(|node| Some((node.node, told(node)?)));
+    let Some((node, read_ns)) = found.filter(|_| root()) else {
+        return skipped(NAME, "wants root, and a NUMA node without CPUs of which the firmware tells");
+    };
+    for (more, announced) in [("", read_ns), (",read_ns=111", 111)] {
+        let rig = Plan::new().device_as(&format!("cxl0=numa:{node},reserve=16MiB{more}")).up();
+        let link = rig.row(&["device", "show", "cxl0"])["link"].clone();
+        assert_eq!(link["read_ns"], announced, "{link}");
+        let status = codax::Store::connect(rig.dir()).and_then(|store| store.status()).expect("a daemon");
+        let pool = status.pools.iter().find(|pool| pool.name == "cxl0").expect("a pool");
+        assert_eq!(pool.link.read_ns, Some(announced), "{pool:?}");
+        let probed = rig.row(&["probe", "cxl0", "--time=20ms"]);
+        let pool = &probed["pools"][0];
+        assert_eq!(pool["announced"]["read_ns"], announced, "{pool}");
+        assert!(pool["measured"]["read_ns"]["median"].as_f64() > Some(0.0), "{pool}");
+    }
+}
+
+#[test]
+fn the_sections_that_discover_prints_make_a_store() {
+    const NAME: &str = "the_sections_that_discover_prints_make_a_store";
+    let _alone = alone();
+    let far = far();
+    if !(root() && setting::may_change_machine()) || far.is_empty() {
+        return skipped(NAME, "takes all of each NUMA node without CPUs, which CODAX_TEST_MACHINE=1 allows");
+    }
+    let found = Plan::new().place().row(&["device", "discover"]);
+    let listed = |node: u32| {
+        let mut nodes = found["nodes"].as_array().expect("nodes").iter();
+        nodes.find(|listed| listed["node"] == node).cloned().expect("it is listed")
+    };
+    for node in nodes().iter().filter(|node| far.contains(&node.node)) {
+        let (listed, link) = (listed(node.node), node.link().expect("the firmware tells"));
+        assert_eq!(listed["link"]["read_ns"].as_u64(), link.read_ns.map(u64::from), "{listed}");
+        assert!(
+            listed["tier"].is_number() && listed["usable_as"] == format!("numa:{}", node.node),
+            "{listed}"
+        );
+    }
+    let text = found["config"].as_str().expect("text");
+    let sections: Vec<_> = text.split_inclusive("[[device]]").skip(1).collect();
+    let ends = |section: &&str| section.trim_end_matches("[[device]]").to_owned();
+    let numa = sections.iter().map(ends).filter(|section| section.contains("backing = \"numa\""));
+    let config: Vec<_> = numa.map(|section| format!("[[device]]{section}")).collect();
+    assert_eq!(config.len(), far.len(), "{text}");
+    let plan = Plan::new().without_devices().config(&format!("huge = \"never\"\n{}", config.concat()));
+    let rig = plan.up();
+    let pools = rig.rows(&["device", "list"]);
+    assert_eq!(pools.len(), far.len(), "{pools:?}");
+    for pool in pools {
+        let name = pool["name"].as_str().expect("a name");
+        rig.put(&format!("/{name}"), &pattern(3 * MIB, 1), &["--on", name]).ok();
+        let node = pool["numa"]["node"].as_u64().and_then(|node| node.try_into().ok()).expect("a node");
+        assert_eq!(lies_on(&rig, &format!("/{name}"), &[(name, vec![node])]), [name]);
+    }
+    rig.sound();
 }

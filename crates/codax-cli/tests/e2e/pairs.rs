@@ -16,6 +16,8 @@ enum Pool {
     Small,
     /// Another one, in transparent huge pages.
     Huge,
+    /// The same node, in huge pages that are set aside.
+    Reserved,
     /// A DAX device that outlives the power.
     Devdax,
     /// One that doesn't.
@@ -24,7 +26,7 @@ enum Pool {
     Fsdax,
 }
 
-use Pool::{Devdax, Dram, Emulated, Fsdax, Hmem, Huge, Small};
+use Pool::{Devdax, Dram, Emulated, Fsdax, Hmem, Huge, Reserved, Small};
 
 impl Pool {
     fn name(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Pool {
             Emulated => "sim0",
             Small => "cxl4k",
             Huge => "cxlthp",
+            Reserved => "cxl2m",
             Devdax => "pmem0",
             Hmem => "hmem0",
             Fsdax => "files0",
@@ -47,6 +50,7 @@ impl Pool {
             Dram | Emulated => Ok(None),
             Small => nth(0),
             Huge => nth(1),
+            Reserved => nth(0),
             Devdax => setting::devdax().map(|_| None).ok_or("wants a DAX device"),
             Hmem => setting::hmem().map(|_| None).ok_or("wants a volatile DAX device"),
             Fsdax => setting::fsdax().map(|_| None).ok_or("wants a DAX filesystem"),
@@ -56,7 +60,7 @@ impl Pool {
     /// What it is as a device, where it isn't in every store.
     fn device(self) -> Option<String> {
         let what = match self {
-            Dram | Emulated | Small | Huge => return None,
+            Dram | Emulated | Small | Huge | Reserved => return None,
             Devdax => format!("devdax:{},format=force", setting::devdax()?),
             Hmem => format!("devdax:{},format=force", setting::hmem()?),
             Fsdax => format!("fsdax:{}/{},size=64MiB,format", setting::fsdax()?, setting::DIR),
@@ -78,7 +82,9 @@ fn pair(a: Pool, b: Pool) {
     let near = nodes().into_iter().filter(|node| !node.cpus.is_empty()).map(|node| node.node).collect();
     let mut places = Vec::new();
     let mut plan = Plan::new().device_as("sim0=emulated:64MiB");
-    for (pool, page) in [(Small, "4K"), (Huge, "thp")] {
+    // A node is one device: there it is one of two.
+    let first = if [a, b].contains(&Reserved) { (Reserved, "2M") } else { (Small, "4K") };
+    for (pool, page) in [first, (Huge, "thp")] {
         if let Ok(Some(node)) = pool.node() {
             plan = plan.and_device(&format!("{}=numa:{node},page={page},reserve=64MiB", pool.name()));
             places.push((pool.name(), vec![node]));
@@ -106,17 +112,29 @@ fn pair(a: Pool, b: Pool) {
     for (device, refuge) in [(a, b), (b, a)].into_iter().filter(|(device, _)| *device != Dram) {
         rig.ok(&["move", "/f", "--to", device.name()]);
         // What outlives the power goes without a word only where it does as well.
-        let volatile: &[&str] =
-            if device.is_persistent() && !refuge.is_persistent() { &["--volatile"] } else { &[] };
-        rig.ok(&[&["device", "drain", device.name()], volatile].concat());
+        let mut words = vec!["device", "drain", device.name()];
+        if device.is_persistent() && !refuge.is_persistent() {
+            rig.run(&words).fails(6, &[device.name(), "/f", "--volatile"]);
+            there(device);
+            words.push("--volatile");
+        }
+        rig.ok(&words);
         there(refuge);
         rig.ok(&["device", "online", device.name()]);
         there(device);
     }
+    // And a new daemon finds it so, with who has it mapped.
+    rig.kill();
+    rig.up();
+    rig.until_mapped_again("/f");
+    rig.ok(&["move", "/f", "--to", b.name()]);
+    there(b);
     let rounds = counter.number("stop");
     check_counted(&rig.get("/f"), 1, &[rounds]);
     counter.end();
     rig.sound();
+    // Huge pages that were set aside are given back by this alone.
+    rig.ok(&["down", "--purge"]);
 }
 
 #[test]
@@ -147,6 +165,46 @@ fn emulated_and_numa_thp() {
 #[test]
 fn numa_4k_and_numa_thp() {
     pair(Small, Huge);
+}
+
+#[test]
+fn dram_and_numa_2m() {
+    pair(Dram, Reserved);
+}
+
+#[test]
+fn emulated_and_numa_2m() {
+    pair(Emulated, Reserved);
+}
+
+#[test]
+fn numa_thp_and_numa_2m() {
+    pair(Huge, Reserved);
+}
+
+#[test]
+fn numa_2m_and_devdax() {
+    pair(Reserved, Devdax);
+}
+
+#[test]
+fn numa_2m_and_fsdax() {
+    pair(Reserved, Fsdax);
+}
+
+#[test]
+fn numa_2m_and_hmem() {
+    pair(Reserved, Hmem);
+}
+
+#[test]
+fn emulated_and_hmem() {
+    pair(Emulated, Hmem);
+}
+
+#[test]
+fn numa_4k_and_hmem() {
+    pair(Small, Hmem);
 }
 
 #[test]

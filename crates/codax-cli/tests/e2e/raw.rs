@@ -337,13 +337,15 @@ impl Mapped {
 }
 
 /// A program that has a file mapped and doesn't know of codax: a thread and a forked child count in it, another thread sleeps on a futex in it. `keep` puts
-/// the first pages into a pipe, which holds them where they are, until `release`; `wake` answers how many it woke.
+/// the first pages into a pipe, which holds them where they are, until `release`; `wake` answers how many it woke; else it answers how many rounds both have
+/// counted.
 pub fn stranger(path: &str, column: u64) {
     let column = usize::try_from(column).expect("small");
     let mapped = Mapped::new(path);
     let parent = std::process::id();
     // SAFETY: the child does nothing but atomic operations, sleeps, and ends with its parent.
-    if unsafe { libc::fork() } == 0 {
+    let child = unsafe { libc::fork() };
+    if child == 0 {
         // SAFETY: numbers only.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
         let mut round = 0;
@@ -391,7 +393,14 @@ pub fn stranger(path: &str, column: u64) {
                 until("somebody to be woken", || (mapped.futex(column, libc::FUTEX_WAKE) == 1).then_some(1))
                     .to_string()
             }
-            _ => rounds.load(Ordering::Relaxed).to_string(),
+            _ => {
+                // SAFETY: asks of our own child, whose status nobody wants.
+                let ended = unsafe { libc::waitpid(child, std::ptr::null_mut(), libc::WNOHANG) };
+                // It ends where it misses a store.
+                assert_eq!(ended, 0, "the child");
+                let its = mapped.word(column + 8).load(Ordering::Relaxed);
+                rounds.load(Ordering::Relaxed).min(its).to_string()
+            }
         });
         stop.store(true, Ordering::Relaxed);
         until("the sleeper's end", || {

@@ -223,6 +223,13 @@ impl Plan {
         self
     }
 
+    /// Those that the configuration has.
+    pub fn without_devices(mut self) -> Self {
+        self.devices.clear();
+        self.takes_huge_pages = false;
+        self
+    }
+
     /// One more device, as it would be typed.
     pub fn and_device(mut self, device: &str) -> Self {
         self.devices.push(device.to_owned());

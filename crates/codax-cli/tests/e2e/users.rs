@@ -162,3 +162,21 @@ fn frame_tables_are_for_everybody_and_names_are_not() {
         assert_ne!(said.code, 0, "{place} is nobody else's: {said}");
     }
 }
+
+#[test]
+fn who_may_not_open_a_device_maps_nothing_on_it_and_reads_through_the_daemon() {
+    const NAME: &str = "who_may_not_open_a_device_maps_nothing_on_it";
+    if !root() || !crate::setting::is_devdax() {
+        return skipped(NAME, "wants root, and a DAX device");
+    }
+    let rig = Plan::new().up();
+    let bytes = pattern(MIB, 3);
+    rig.put("/shown", &bytes, &["--on", "sim0"]).ok();
+    assert!(run_as(&rig, OTHER, &["cat", "/shown"]).ok().out == bytes);
+    let said = client::run(&rig, "try-map", &["/shown"], Some(OTHER));
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with("NotSupported") && said[0].contains("/dev/"), "{said:?}");
+    rig.ok(&["move", "/shown", "--to", "dram"]);
+    assert_eq!(client::run(&rig, "try-map", &["/shown"], Some(OTHER)), ["mapped"]);
+    rig.sound();
+}
