@@ -13,6 +13,7 @@ mod cgroup;
 mod commands;
 mod crash;
 mod damage;
+mod demo;
 mod discover;
 mod drain;
 mod exclusive;

@@ -502,15 +502,6 @@ fn a_filesystem_that_stops_takes_its_files_and_nothing_else() {
 }
 
 #[test]
-fn the_demo_runs_on_dax_devices() {
-    let Some((path, _turn)) = device("the_demo_runs_on_dax_devices") else { return };
-    crate::numa::demo_on(&format!("devdax:{path},format=force"));
-    let Some(files) = setting::fsdax() else { return };
-    let place = Fresh::below(Path::new(&files), 0);
-    crate::numa::demo_on(&format!("fsdax:{},size=160MiB,format", place.text()));
-}
-
-#[test]
 fn the_kernel_s_bad_blocks_are_given_to_nobody() {
     let Some((path, _turn)) = device("the_kernel_s_bad_blocks_are_given_to_nobody") else { return };
     let rig = made(&path);
@@ -596,7 +587,7 @@ fn bytes_in_damaged_memory_are_lost_to_their_file_and_all_else_goes_on() {
     fs::write(format!("/sys/class/block/{disk}/badblocks"), format!("{sector} 16\n")).expect("root may");
     rig.run(&["get", "/short", "-"]).fails(9, &["/short"]);
     let lost = rig.row(&["stat", "/short"])["lost"].clone();
-    assert_eq!(lost, serde_json::json!([{ "page": 0, "pages": 2 }]));
+    assert_eq!(lost, serde_json::json!([{ "page": 0, "pages": 2 }]), "runs, whatever found each page");
     assert_eq!(rig.row(&["device", "show", "files"])["retired"], 3 * 4096);
     // All else goes on, and what is written anew is whole.
     assert!(rig.get("/other") == bytes);

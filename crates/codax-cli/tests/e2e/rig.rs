@@ -329,6 +329,12 @@ impl Rig {
         self.root.join(name)
     }
 
+    /// What its only device is, as behind `--device sim0=`.
+    pub fn device(&self) -> &str {
+        let [device] = &self.plan.devices[..] else { panic!("one: {:?}", self.plan.devices) };
+        device.split_once('=').expect("it has a name").1
+    }
+
     pub fn uid(&self) -> Option<u32> {
         self.plan.uid
     }
