@@ -295,8 +295,8 @@ fn pages_of_a_gibibyte_hold_files_too() {
     const NAME: &str = "pages_of_a_gibibyte";
     let Some(alone) = Alone::with(NAME, GIGANTIC) else { return };
     let free = nodes().iter().find(|node| node.node == alone.node).and_then(|node| node.free);
-    if free < Some(4 * GIGANTIC) {
-        return skipped(NAME, "wants 4 GiB of free memory on the node");
+    if free < Some(2 * GIGANTIC) {
+        return skipped(NAME, "wants 2 GiB of free memory on the node");
     }
     let rig = alone.plan("1G", "1GiB").place();
     if let Err(said) = rig.try_up("") {

@@ -191,14 +191,19 @@ impl Hugetlb {
     fn give(&self, object: BorrowedFd<'_>, at: u64) -> Result<bool> {
         let holder = self.holder()?;
         let mut promised = holder.lock();
+        if holder.has_all(object)? {
+            return Ok(false);
+        }
         let mut given = None;
         if !holder.has_spare(*promised)? {
             // Where the object has the page, or the holder lacks some, none has to come from there.
             given = holder.page_for(object, at)?;
         }
-        if given.is_none() && holder.take_one(&mut promised)? {
+        if given.is_none() {
+            let passed = holder.take_one(&mut promised)?;
+            // Also with none to pass on: the object may have it, and what files have just let go of is free until the holder has it again.
             given = holder.page_for(object, at)?;
-            if given != Some(true) {
+            if passed && given != Some(true) {
                 holder.promise(&mut promised, 1)?;
             }
         }
@@ -262,7 +267,17 @@ impl Holder {
 
     /// Bytes in it.
     fn held(&self) -> Result<u64> {
-        Ok(object::stat(&self.file).map_err(|e| self.failed(&e))?.allocated_bytes)
+        self.allocated(self.file.as_fd())
+    }
+
+    fn allocated(&self, object: BorrowedFd<'_>) -> Result<u64> {
+        Ok(object::stat(object).map_err(|e| self.failed(&e))?.allocated_bytes)
+    }
+
+    /// Whether each page of an object has memory.
+    fn has_all(&self, object: BorrowedFd<'_>) -> Result<bool> {
+        let stat = object::stat(object).map_err(|e| self.failed(&e))?;
+        Ok(stat.allocated_bytes >= stat.len.next_multiple_of(self.unit))
     }
 
     /// Lets one page go; whether there was one.
@@ -336,12 +351,12 @@ impl Holder {
     /// own records, and of a node that is full it would end a process to have one.
     fn page_for(&self, object: BorrowedFd<'_>, at: u64) -> Result<Option<bool>> {
         let failed = |e: io::Error| os_error("allocate in", &self.path.display(), &e);
-        // Linux 6.18 counts a page that it couldn't give as one that the mount has: it isn't asked in vain.
-        if NodePages::of(self.memory.node, self.unit).and_then(|pages| pages.are_gone()).map_err(failed)? {
+        // Linux 6.18 counts a page that it couldn't give as one that the mount has, where that has a size and isn't full: it isn't asked in vain.
+        let counted = self.unused.is_none() && self.left()? > 0;
+        if counted && NodePages::of(self.memory.node, self.unit).and_then(|p| p.are_gone()).map_err(failed)? {
             return Ok(None);
         }
-        let allocated = || object::stat(object).map(|stat| stat.allocated_bytes).map_err(failed);
-        let before = allocated()?;
+        let before = self.allocated(object)?;
         let policy = Policy::prefer(self.memory.node).map_err(failed)?;
         match object::allocate(object, at, self.unit) {
             Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory) => {
@@ -350,7 +365,7 @@ impl Holder {
             other => other.map_err(failed)?,
         }
         drop(policy);
-        if allocated()? == before {
+        if self.allocated(object)? == before {
             return Ok(Some(false));
         }
         let place = Located::new(object, at, self.unit).and_then(|page| page.first()).map_err(failed)?;
@@ -709,6 +724,12 @@ mod tests {
         assert_eq!(all(&object), 2 << 20, "what was there stays, and the rest is given back");
         pool.allocate(object.as_fd(), PageRange::new(unit, 2 * unit)).expect("room");
         assert_eq!((all(&object), pool.reserve().expect("huge").taken), (6 << 20, 6 << 20));
+        // It has them, and there is none to spare.
+        pool.allocate(object.as_fd(), PageRange::new(0, 3 * unit)).expect("it has them already");
+        let error = pool.allocate(object.as_fd(), PageRange::new(3 * unit, 1)).expect_err("there are three");
+        assert_eq!((error.kind, all(&object)), (ErrorKind::NoSpace, 6 << 20));
+        pool.release(object.as_fd(), PageRange::new(0, unit)).expect("released");
+        pool.allocate(object.as_fd(), PageRange::new(3 * unit, unit)).expect("what was let go of");
         end(pool, &dir);
     }
 
