@@ -13,6 +13,7 @@ pub(crate) use fsdax::{Fsdax, OBJECTS};
 pub(crate) use hugetlb::{Hugetlb, Place, give_back, raised_path};
 pub(crate) use missing::Missing;
 pub use reserve::Reserve;
+pub(crate) use reserve::Share;
 pub use shm::{Shm, ShmOptions};
 
 use codax_core::extent::{Extent, FrameRun};
