@@ -34,6 +34,8 @@ struct Fault {
     gate: Mutex<Option<(Sender<()>, Receiver<()>)>>,
     /// Frames that somebody maps by himself.
     mapped: Mutex<Vec<FrameRun>>,
+    /// Frames whose memory is damaged, as whoever gives them to a file sees.
+    unfit: Mutex<Vec<FrameRun>>,
 }
 
 impl Fault {
@@ -46,6 +48,7 @@ impl Fault {
             hit: Mutex::new(None),
             gate: Mutex::new(None),
             mapped: Mutex::new(Vec::new()),
+            unfit: Mutex::new(Vec::new()),
         })
     }
 
@@ -157,6 +160,16 @@ impl Backing for FailingBacking {
 
     fn mapped(&self) -> Result<Vec<FrameRun>> {
         Ok(self.fault.mapped.lock().expect("no panic under it").clone())
+    }
+
+    fn unfit(&self) -> Vec<FrameRun> {
+        self.fault.unfit.lock().expect("no panic under it").clone()
+    }
+
+    fn bind(&self, _file: FileId, extents: &[Extent]) -> Result<()> {
+        let has =
+            |bad: FrameRun| extents.iter().any(|e| (e.frame.0..e.frame.0 + e.count.0).contains(&bad.frame.0));
+        if self.unfit().into_iter().any(has) { Err(Error::lost("damaged on purpose")) } else { Ok(()) }
     }
 
     fn adopt(&self, file: FileId, len: u64, _extents: &[Extent]) -> Result<()> {
@@ -596,6 +609,37 @@ fn frames_that_somebody_maps_since_before_the_start_are_given_to_nobody() {
     fault.mapped.lock().expect("no panic under it").clear();
     wait_for_room(&store, &[(0, 0), (28, 0)]);
     assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
+fn damaged_memory_is_given_to_one_file_and_to_no_other() {
+    let (rig, fault) = (Rig::new(), Fault::new(0, false));
+    let store = rig.open_with(&on_failing(&fault)).expect("opened");
+    let s = admin(&store);
+    let make = |len| s.open(&Open { placement: on("sim0"), ..open_of("/f", len) });
+    fault.unfit.lock().expect("no panic under it").push(FrameRun { frame: Frame(7), count: PageCount(1) });
+    let whole = 32 * MIB;
+    assert_eq!(make(whole).map(|_| ()).expect_err("damaged").kind, ErrorKind::Lost);
+    assert_eq!(make(whole).map(|_| ()).expect_err("it has no such frame any more").kind, ErrorKind::NoSpace);
+    let opened = make(whole - 4096).expect("all others");
+    fill_file(&s, "/f", &opened).expect("room");
+    let sim0 =
+        |store: &Store| store.info().pools.into_iter().find(|pool| pool.name == "sim0").expect("there");
+    let shown = |store: &Store| (sim0(store).retired, sim0(store).used);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while shown(&store).0 == 0 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(shown(&store), (4096, whole - 4096));
+    // A table that is made anew has it, too.
+    std::fs::write(rig.layout().frame_table("sim0"), b"?").expect("damaged");
+    assert!(!store.check(true).expect("checked").is_empty());
+    assert_eq!((store.check(false).expect("checked"), shown(&store)), (Vec::new(), (4096, whole - 4096)));
+    drop((opened, s));
+    store.end();
+    fault.unfit.lock().expect("no panic under it").clear();
+    let store = rig.open_with(&on_failing(&fault)).expect("opened");
+    assert_eq!(shown(&store), (4096, whole - 4096), "the journal knows it");
 }
 
 #[test]

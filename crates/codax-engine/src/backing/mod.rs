@@ -104,6 +104,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn bad_frames(&self) -> Vec<FrameRun> {
         Vec::new()
     }
+    /// Frames that could not be given to files since their memory is damaged, as was seen by that.
+    fn unfit(&self) -> Vec<FrameRun> {
+        Vec::new()
+    }
     /// Why nothing can be had of it, if its device isn't there.
     fn gone(&self) -> Option<String> {
         None
