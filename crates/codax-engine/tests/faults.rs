@@ -36,6 +36,8 @@ struct Fault {
     mapped: Mutex<Vec<FrameRun>>,
     /// Frames whose memory is damaged, as whoever gives them to a file sees.
     unfit: Mutex<Vec<FrameRun>>,
+    /// How often it was asked who maps it.
+    looks: AtomicU64,
 }
 
 impl Fault {
@@ -49,6 +51,7 @@ impl Fault {
             gate: Mutex::new(None),
             mapped: Mutex::new(Vec::new()),
             unfit: Mutex::new(Vec::new()),
+            looks: AtomicU64::new(0),
         })
     }
 
@@ -149,6 +152,7 @@ impl Backing for FailingBacking {
     }
 
     fn mappings(&self) -> Result<Vec<Held>> {
+        self.fault.looks.fetch_add(1, Ordering::SeqCst);
         let what = Hold::Mapped { off: 0, len: u64::MAX, writable: true };
         let held = Held { pid: 1, command: "somebody".to_owned(), dev: 0, ino: 0, what };
         Ok(self.mapped()?.iter().map(|_| held.clone()).collect())
@@ -180,6 +184,10 @@ impl Backing for FailingBacking {
         if !self.mapped()?.is_empty() {
             return Ok(None);
         }
+        self.fault.call("sole_holder").and_then(|()| self.shm.sole_holder(file))
+    }
+
+    fn lease(&self, file: FileId) -> Result<Option<OwnedFd>> {
         self.fault.call("sole_holder").and_then(|()| self.shm.sole_holder(file))
     }
 
@@ -664,6 +672,34 @@ fn what_is_cut_off_is_held_where_somebody_maps_a_device() {
 }
 
 /// MiB that are in use and that are held, of each pool.
+#[test]
+fn who_maps_a_device_is_asked_once_for_all_that_is_held() {
+    let (rig, fault) = (Rig::new(), Fault::new(u64::MAX, false));
+    let store = rig.open_with(&on_failing(&fault)).expect("opens");
+    let s = admin(&store);
+    let files = 64;
+    for name in 0..files {
+        drop(make(&s, &format!("/{name}"), 8192, "sim0"));
+    }
+    let everything = FrameRun { frame: Frame(0), count: PageCount(u64::MAX) };
+    fault.mapped.lock().expect("no panic under it").push(everything);
+    for name in 0..files {
+        let opened = s.open(&open_of(&format!("/{name}"), 0)).expect("opened");
+        // Of half of them the object stays.
+        s.set_len(opened.handle, if name % 2 == 0 { 4096 } else { 0 }).expect("cut");
+        s.close(opened.handle);
+    }
+    let before = fault.looks.load(Ordering::SeqCst);
+    assert_eq!(store.check(false).expect("checked"), []);
+    // The store looks by itself now and then, too.
+    let looks = fault.looks.load(Ordering::SeqCst) - before;
+    assert!(looks < files / 4, "{looks} for {files} files");
+    fault.mapped.lock().expect("no panic under it").clear();
+    // A check tries it as well.
+    assert_eq!(store.check(false).expect("checked"), []);
+    assert_eq!(store.info().pools.iter().map(|pool| pool.held).sum::<u64>(), 0);
+}
+
 fn room(store: &Store) -> Vec<(u64, u64)> {
     store.info().pools.iter().map(|pool| (pool.used / MIB, pool.held / MIB)).collect()
 }

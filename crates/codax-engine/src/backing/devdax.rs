@@ -415,10 +415,13 @@ impl Backing for Devdax {
     }
 
     fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>> {
-        let Some(token) = self.tokens.sole_holder(file)? else { return Ok(None) };
-        let all = [PageRange::new(0, 1 << 40)];
-        let mapped = self.mappings()?.iter().any(|held| self.is_mapped(file, &all, held));
-        Ok((!mapped).then_some(self.known(file, token)?))
+        let Some(lease) = self.lease(file)? else { return Ok(None) };
+        let mapped = self.mappings()?.iter().any(|held| self.is_mapped(file, &[PageRange::ALL], held));
+        Ok((!mapped).then_some(lease))
+    }
+
+    fn lease(&self, file: FileId) -> Result<Option<OwnedFd>> {
+        self.tokens.sole_holder(file)?.map(|token| self.known(file, token)).transpose()
     }
 
     fn lock(&self, _file: FileId, _object: BorrowedFd<'_>, _pages: &[PageRange]) -> Result<()> {

@@ -204,6 +204,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn copy(&self, from: &SourceMap, at: u64, len: u64, to: BorrowedFd<'_>) -> Result<u64>;
     /// Opens the object with a write lease: proof that no other open description of it and no mapping is left anywhere. `None` if there is one.
     fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>>;
+    /// The same where it is known already that none of its [mappings](Backing::mappings) shows the object.
+    fn lease(&self, file: FileId) -> Result<Option<OwnedFd>> {
+        self.sole_holder(file)
+    }
     /// Keeps these pages of the object, and no others, from being swapped, where the pool itself doesn't. They have memory.
     fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: &[PageRange]) -> Result<()>;
     /// Undoes [`Backing::lock`]: a locked object is mapped, and so it has a holder.

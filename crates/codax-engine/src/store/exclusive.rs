@@ -5,12 +5,13 @@
 use crate::backing::{Reserve, Share, os_error};
 use crate::options::StoreOptions;
 use crate::store::Inner;
+use crate::store::attach::unmount;
 use crate::store::lifecycle::{Layout, make_dir};
 use codax_core::change::{PageKind, PoolRecord, PoolState};
 use codax_core::info::Exclusive;
 use codax_core::units::format_size;
 use codax_core::{DRAM, Error, PageCount, PoolId, Result};
-use codax_os::{mounts, topology};
+use codax_os::topology;
 use std::fs;
 use std::io;
 use std::mem;
@@ -71,9 +72,7 @@ pub(crate) fn open_reserve(
 /// Gives a pool's reserve back to the node, if it has one.
 pub(crate) fn drop_reserve(layout: &Layout, pool: &str) -> Result<()> {
     let path = layout.reserve(pool);
-    if mounts::is_mount_point(&path).unwrap_or(false) {
-        mounts::umount(&path).map_err(|e| os_error("unmount", &path.display(), &e))?;
-    }
+    unmount(&path)?;
     match fs::remove_dir(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(os_error("remove", &path.display(), &e)),
         _ => Ok(()),

@@ -11,6 +11,7 @@ use crate::names::NamesFile;
 use crate::options::StoreOptions;
 use crate::store::exclusive::mode_of;
 use crate::store::files::all_in;
+use crate::store::held::Looked;
 use crate::store::lifecycle::{Layout, dram_pages, open_backing, prepare_dir, prepare_meta, reconcile};
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::new_pools::NewPools;
@@ -489,7 +490,7 @@ impl Inner {
 
     /// Takes back memory that no file claims, for which it needs no frames; where somebody has it, it is held.
     fn sweep_stale(&self, st: &mut State, pool: PoolId, file: FileId, stale: &[PageRange]) {
-        match self.release_pages(st, file, pool, stale) {
+        match self.release_pages(st, file, pool, stale, &mut Looked::default()) {
             Ok(true) => return,
             Ok(false) => {}
             Err(e) => tracing::warn!("give back what was left over of #{file}: {e}"),
