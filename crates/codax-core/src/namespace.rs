@@ -544,6 +544,21 @@ impl Inode {
         self.extra.as_ref().map_or(&[], |extra| &extra.lost)
     }
 
+    /// The pages whose bytes are gone, in their order; those that follow each other as one run.
+    #[must_use]
+    pub fn lost_pages(&self) -> Vec<PageRange> {
+        let mut all: Vec<PageRange> = self.lost().iter().map(|lost| lost.pages).collect();
+        all.sort_unstable_by_key(|pages| pages.start);
+        let mut runs: Vec<PageRange> = Vec::new();
+        for pages in all {
+            match runs.last_mut() {
+                Some(run) if run.end() == pages.start.0 => run.count.0 += pages.count.0,
+                _ => runs.push(pages),
+            }
+        }
+        runs
+    }
+
     /// The first of these pages whose bytes are gone.
     #[must_use]
     pub fn first_lost(&self, pages: PageRange) -> Option<PageRange> {

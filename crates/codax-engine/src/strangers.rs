@@ -23,7 +23,7 @@ impl Session {
         };
         let pools = st.pools.iter().filter_map(|pool| pool.backing.device().ok());
         let reserves = st.pools.iter().filter_map(|pool| pool.backing.holder()?.device().ok());
-        let ours: Filesystems = pools.chain(reserves).chain(mounts.iter().copied()).collect();
+        let ours = filesystems(pools.chain(reserves).chain(mounts.iter().copied()));
         drop(st);
         let node = memory.node;
         let nodes = topology::nodes(Path::new(topology::SYSFS));
@@ -52,6 +52,11 @@ impl Session {
         }
         Ok(strangers)
     }
+}
+
+/// Filesystems of the store's. Memory of no file is of device 0, and so is what stands for a device that isn't there.
+fn filesystems(devices: impl Iterator<Item = u64>) -> Filesystems {
+    devices.filter(|device| *device != 0).collect()
 }
 
 /// Where strangers are moved to: the nodes of `dram`, or else those with CPUs.
@@ -100,6 +105,11 @@ mod tests {
         let nodes = [node(0, &[0]), node(1, &[]), node(2, &[]), node(3, &[1])];
         assert_eq!(refuges(&nodes, 1, &[]), [0, 3]);
         assert_eq!(refuges(&nodes, 1, &[2, 1]), [2]);
+    }
+
+    #[test]
+    fn memory_of_no_file_is_never_the_store_s() {
+        assert_eq!(filesystems([0, 7, 0].into_iter()), Filesystems::from([7]));
     }
 
     #[test]

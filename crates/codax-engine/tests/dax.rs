@@ -314,6 +314,34 @@ fn a_device_that_comes_back_elsewhere_is_attached_there() {
 }
 
 #[test]
+fn what_was_removed_while_a_device_was_away_goes_when_it_is_back() {
+    let (media, rig) = (Media::new(), Rig::new());
+    let store = media.open(&rig, &["pmem0"]);
+    for name in ["/f", "/g", "/h"] {
+        make(&admin(&store), name, MIB, "pmem0");
+    }
+    store.end();
+    let (here, away) = (media.path("pmem0"), media.path("away"));
+    let objects = || std::fs::read_dir(here.join("objects")).expect("listed").count();
+    std::fs::rename(&here, &away).expect("renamed");
+    let store = media.open(&rig, &["pmem0"]);
+    admin(&store).remove(&path("/g"), false).expect("removed");
+    store.end();
+    // What this start was told of nobody remembers at the next.
+    let store = media.open(&rig, &["pmem0"]);
+    let s = admin(&store);
+    s.remove(&path("/h"), false).expect("removed");
+    std::fs::rename(&away, &here).expect("renamed");
+    assert_eq!(objects(), 3);
+    s.attach_device("pmem0").expect("attached");
+    assert_eq!(objects(), 1);
+    assert_intact(&s, "/f", MIB);
+    let pool = store.info().pools.into_iter().find(|pool| pool.name == "pmem0").expect("there");
+    assert_eq!((pool.used, pool.held), (MIB, 0));
+    assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
 fn what_has_no_bytes_goes_with_its_placement() {
     let (media, rig) = (Media::new(), Rig::new());
     let store = media.open(&rig, &["pmem0"]);

@@ -177,7 +177,7 @@ fn exclusive(pool: &PoolInfo) -> String {
         }
         (Exclusive::Reserve, None) => format!("{mode}: its huge pages are nobody else's"),
         (Exclusive::Reserve, Some(populated)) => match pool.free.saturating_sub(populated) {
-            0 => format!("{mode}: {} are populated, and nothing else fits", format_size(populated)),
+            0 => format!("{mode}: {} are populated, all that it has room for", format_size(populated)),
             missing => format!(
                 "{mode}: {} are populated, {} are missing: others have them, or they are on their way",
                 format_size(populated),

@@ -1,9 +1,10 @@
 //! Memory cgroups: a daemon below a limit, and who is charged for what.
 
 use crate::client::{Client, check_counted, counted};
+use crate::exclusive::with_dram;
 use crate::mount::mounted;
 use crate::numa::far;
-use crate::rig::{MIB, Plan, Rig, pattern, root, skipped};
+use crate::rig::{MIB, Plan, Rig, pattern, root, skipped, until};
 use crate::setting;
 use codax_os::cgroup::MemoryCgroups;
 use std::fs;
@@ -185,4 +186,25 @@ fn a_move_by_the_kernel_leaves_the_charge_where_it_is() {
         assert!(now.abs_diff(charged) < 8 * MIB, "{charged}, {now} on {to}");
     }
     rig.sound();
+}
+
+#[test]
+fn files_get_what_a_reserve_has_of_the_limit() {
+    const NAME: &str = "files_get_what_a_reserve_has_of_the_limit";
+    let Some(device) = with_dram(NAME) else { return };
+    let Some(cgroup) = Cgroup::new(NAME, Some(160 * MIB)) else { return };
+    let device = format!("{device},reserve=256MiB");
+    let rig = Plan::new().dram("32MiB").device_as(&device).within(&cgroup.dir).up();
+    let populated = || rig.row(&["device", "show", "cxl0"])["populated"].as_u64().expect("a reserve");
+    let full =
+        || until("the reserve has what the limit leaves", || (populated() >= 112 * MIB).then(populated));
+    full();
+    rig.put("/f", &pattern(64 * MIB, 1), &["--on", "cxl0"]).ok();
+    rig.put("/g", &pattern(180 * MIB, 2), &["--on", "cxl0"]).fails(4, &["the daemon's memory cgroup"]);
+    assert!(rig.get("/f") == pattern(64 * MIB, 1));
+    rig.ok(&["rm", "/f"]);
+    full();
+    assert_eq!(rig.row(&["device", "show", "cxl0"])["used"], 0);
+    rig.sound();
+    assert_eq!(cgroup.killed(), "0");
 }

@@ -263,7 +263,7 @@ fn files_get_their_memory_from_the_reserve_and_give_it_back() {
     };
     up(",exclusive=reserve");
     let all = populated(&rig, node);
-    assert!(rig.ok(&["device", "show", "cxl0"]).text().contains("nothing else fits"));
+    assert!(rig.ok(&["device", "show", "cxl0"]).text().contains("all that it has room for"));
     // Small ones and large ones, written through a mapping too, and moved under who maps them.
     for (path, len) in [("/f", 24 * MIB + 20_480), ("/small", 5000)] {
         rig.put(path, &counted(len, 1), &["--on", "cxl0"]).ok();
@@ -305,6 +305,42 @@ fn files_get_their_memory_from_the_reserve_and_give_it_back() {
     assert_eq!(rig.row(&["device", "show", "cxl0"])["exclusive"], "none");
     assert!(numa::watermarks(node).expect("there").free >= all / 2);
     rig.sound();
+}
+
+/// The node with the machine's only processors, as a device.
+pub fn with_dram(test: &str) -> Option<String> {
+    let near: Vec<_> = nodes().into_iter().filter(|node| !node.cpus.is_empty()).collect();
+    match &near[..] {
+        [node] if root() && numa::watermarks(node.node).is_ok() => {
+            Some(format!("cxl0=numa:{},cpus=yes,page=4K,exclusive=reserve", node.node))
+        }
+        _ => {
+            skipped(test, "wants root, and one NUMA node with CPUs");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_reserve_leaves_dram_what_it_has_room_for() {
+    let Some(device) = with_dram("a_reserve_leaves_dram_what_it_has_room_for") else { return };
+    let populated = |rig: &Rig, bytes: u64| {
+        until("the reserve has its share", || {
+            (rig.row(&["device", "show", "cxl0"])["populated"] == bytes).then_some(())
+        });
+    };
+    let rig = Plan::new().dram("64MiB").device_as(&format!("{device},reserve=32MiB")).up();
+    populated(&rig, 32 * MIB);
+    assert!(until("it is said", || rig.events("reserve").pop()).contains("the rest is dram's as well"));
+    rig.put("/f", &pattern(20 * MIB, 1), &["--on", "cxl0"]).ok();
+    populated(&rig, 12 * MIB);
+    rig.ok(&["rm", "/f"]);
+    populated(&rig, 32 * MIB);
+    drop(rig);
+    let too_much = format!("{}MiB", codax_os::probe::memory_available().expect("linux") / MIB * 2);
+    let rig = Plan::new().dram(&too_much).device_as(&format!("{device},reserve=32MiB")).up();
+    let said = until("it is said", || rig.events("reserve").pop());
+    assert!(said.contains("32 MiB are missing"), "dram may have all there is: {said}");
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use super::RETRY_EVERY;
 use crate::backing::{Backing, os_error};
-use crate::fs::EVERYTHING;
 use crate::mover::{confirmed, keepers, mount_holder, stranger, unseen};
 use crate::store::Inner;
 use crate::store::state::State;
@@ -124,7 +123,7 @@ impl Inner {
             seen.strange.entry(file).or_default().push(held);
         }
         for file in files {
-            let held = mapped.iter().filter(|held| backing.is_mapped(file, &[EVERYTHING], held));
+            let held = mapped.iter().filter(|held| backing.is_mapped(file, &[PageRange::ALL], held));
             seen.by_kernel.entry(file).or_default().extend(held.cloned());
         }
         Ok(())

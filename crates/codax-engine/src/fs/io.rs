@@ -296,7 +296,7 @@ impl Fs {
         let open = open.ok_or_else(|| Error::new(ErrorKind::BadHandle, "the handle is not open"))?;
         self.inner().flush_time(&mut st, open.file);
         self.inner().absorb(&mut st, open.file)?;
-        self.inner().sync_bytes(st, open.file, PageRange::new(0, 1 << 40))
+        self.inner().sync_bytes(st, open.file)
     }
 }
 
@@ -341,11 +341,11 @@ impl Inner {
         written
     }
 
-    /// Makes pages of a file durable, as far as where they lie outlives the power.
-    pub fn sync_bytes(&self, st: Guard<'_>, file: FileId, pages: PageRange) -> Result<()> {
+    /// Makes what a file holds durable, as far as where it lies outlives the power.
+    pub fn sync_bytes(&self, st: Guard<'_>, file: FileId) -> Result<()> {
         let mut st = self.wait_still(st, file)?;
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
-        let runs = extent::pool_runs(&extent::slice(&inode.extents, pages));
+        let runs = extent::pool_runs(&inode.extents);
         let mut durable = runs.into_iter().filter(|run| st.pool(run.pool).record.persistent).peekable();
         if durable.peek().is_none() {
             return Ok(());

@@ -19,7 +19,7 @@ mod xattr;
 
 pub(crate) use absorb::find_memory;
 pub(crate) use io::gone_bytes;
-pub(crate) use serve::{EVERYTHING, Mount, MountHandle, MountUse};
+pub(crate) use serve::{Mount, MountHandle, MountUse};
 use space::Pools;
 
 use crate::store::{Guard, Inner, Store};

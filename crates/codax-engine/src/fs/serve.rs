@@ -14,16 +14,13 @@ use codax_core::name::Name;
 use codax_core::namespace::{Inode, Kind};
 use codax_core::placement::Placement;
 use codax_core::plan::Holder;
-use codax_core::{DRAM, Error, ErrorKind, FileId, PageCount, PageNo, PageRange, PoolId, Result};
+use codax_core::{DRAM, Error, ErrorKind, FileId, PageRange, PoolId, Result};
 use codax_os::object;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-
-/// All pages that a file may come to have.
-pub(crate) const EVERYTHING: PageRange = PageRange { start: PageNo(0), count: PageCount(u64::MAX) };
 /// Why the daemon serves a file in huge pages.
 const IN_HUGE_PAGES: &str = "lies in pages of hugetlbfs, which FUSE doesn't pass through";
 /// Why the daemon serves a file on a medium of its own.
@@ -229,7 +226,7 @@ impl Fs {
             Some(pool) => {
                 let backing = st.pool(pool).backing.clone();
                 let object = backing.create(id, 0)?;
-                backing.prefer(object.as_fd(), EVERYTHING)?;
+                backing.prefer(object.as_fd(), PageRange::ALL)?;
                 if let Err(e) = self.put_new(&mut st, (dir, &name), new, id, Some(pool)) {
                     if let Err(e) = backing.remove(id) {
                         tracing::warn!("after a failed create: {e}");
@@ -286,7 +283,7 @@ impl Fs {
         } else {
             st.open_object(pool, file, true)?
         };
-        backing.prefer(object.as_fd(), EVERYTHING)?;
+        backing.prefer(object.as_fd(), PageRange::ALL)?;
         object::set_mtime(&object, new.mtime_ns).map_err(|e| os_error("date object of", &file, &e))?;
         self.inner().commit(st, &[Change::Put(Box::new(new))])?;
         Ok(object)

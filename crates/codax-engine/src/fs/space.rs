@@ -2,7 +2,7 @@
 
 use super::{Allocate, Fs, FsHandle, StatFs, gone, gone_bytes};
 use crate::backing::{Backing, os_error, write_zeros};
-use crate::store::files::is_mapped;
+use crate::store::held::Looked;
 use crate::store::state::{Live, State};
 use crate::store::{Guard, Inner};
 use codax_core::change::Change;
@@ -486,21 +486,23 @@ impl Inner {
         let kept = st.ns.get(file).map(|inode| st.media.of_inode(inode)).unwrap_or_default();
         let (inner, whole): (Vec<Extent>, Vec<Extent>) =
             cut.into_iter().partition(|e| kept.contains(&st.media.of(e.pool)));
+        let mut looked = Looked::default();
+        let mut kept = whole;
         for e in inner {
             let backing = st.pool(e.pool).backing.clone();
-            if is_mapped(&*backing, file, &[e]) {
-                self.give_back(st, file, vec![e]);
+            if looked.may_be_mapped((e.pool, &*backing), file, &[e]) {
+                kept.push(e);
                 continue;
             }
             match backing.open(file, true).and_then(|o| backing.release(o.as_fd(), e.pages())) {
                 Ok(()) => st.free(&[e]),
                 Err(error) => {
                     tracing::warn!("punch: {error}");
-                    self.give_back(st, file, vec![e]);
+                    kept.push(e);
                 }
             }
         }
-        self.give_back(st, file, whole);
+        self.give_back(st, file, kept);
     }
 
     /// What lies behind the end in the last page or unit becomes part of the file, now `len` bytes long: it must read as zeros, also if somebody stored there

@@ -5,7 +5,6 @@
 //! pages are on their way: after a crash in between they are still those of the pool that they come from, and are brought back there.
 
 use crate::backing::Backing;
-use crate::fs::EVERYTHING;
 use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
 use crate::store::state::{Job, SegmentEntry, State};
@@ -167,7 +166,7 @@ impl Inner {
     /// New memory of a file that programs write to by themselves comes from where `pool` is. Where that fails the patrol brings it there.
     fn grow_in(&self, st: &State, file: FileId, pool: PoolId) {
         let object = st.open_object(pool, file, true);
-        let told = object.and_then(|object| st.pool(pool).backing.prefer(object.as_fd(), EVERYTHING));
+        let told = object.and_then(|object| st.pool(pool).backing.prefer(object.as_fd(), PageRange::ALL));
         if let Err(e) = told {
             tracing::warn!("{}: {e}", st.path(file));
         }

@@ -13,7 +13,6 @@ mod units;
 pub(crate) use pace::Pace;
 
 use crate::backing::Backing;
-use crate::fs::EVERYTHING;
 use crate::store::files::{all_in, keep_only};
 use crate::store::media::Media;
 use crate::store::state::{Job, MOVE, State};
@@ -431,8 +430,8 @@ impl Inner {
     ) -> Result<Vec<(FileId, Held)>> {
         let strange = |st: &State, mapped: &[Held]| -> Vec<(FileId, Held)> {
             let all = mapped.iter().flat_map(|h| files.iter().map(move |file| (*file, h)));
-            let strange =
-                all.filter(|(file, h)| backing.is_mapped(*file, &[EVERYTHING], h) && !st.uses(h.pid, *file));
+            let strange = all
+                .filter(|(file, h)| backing.is_mapped(*file, &[PageRange::ALL], h) && !st.uses(h.pid, *file));
             strange.map(|(file, h)| (file, h.clone())).collect()
         };
         let st = self.lock();
@@ -460,7 +459,7 @@ impl Inner {
             codax_os::process::holders(&identities).unwrap_or_default().iter().map(stranger).collect();
         for backing in &backings {
             let mapped = backing.mappings().unwrap_or_default();
-            let here = mapped.iter().filter(|h| backing.is_mapped(file, &[EVERYTHING], h));
+            let here = mapped.iter().filter(|h| backing.is_mapped(file, &[PageRange::ALL], h));
             holders.extend(here.map(stranger));
         }
         if holders.is_empty() {

@@ -243,7 +243,7 @@ impl State {
             mapped_by,
             pins: u32::try_from(live.map_or(0, |l| l.pins.len())).unwrap_or(u32::MAX),
             persistent: self.is_persistent(inode),
-            lost: inode.lost().iter().map(|lost| lost.pages).take(512).collect(),
+            lost: inode.lost_pages().into_iter().take(512).collect(),
         })
     }
 

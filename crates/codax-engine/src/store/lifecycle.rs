@@ -536,6 +536,7 @@ impl Store {
                     inner.retry_held(&mut inner.lock());
                     inner.tend();
                     inner.look_for_media();
+                    inner.retire_unfit();
                     inner.patrol(&mut patrol);
                 }
             }),

@@ -10,6 +10,7 @@ pub(crate) mod blocks;
 mod bytes;
 mod exclusive;
 pub(crate) mod files;
+pub(crate) mod held;
 mod lifecycle;
 pub(crate) mod lost;
 pub(crate) mod media;
@@ -246,7 +247,7 @@ impl Inner {
         if let Some(live) = st.live.get_mut(&file) {
             live.busy = None;
         }
-        st.flag(file, PageRange::new(0, 1 << 40), FrameFlags::MOVING, false);
+        st.flag(file, PageRange::ALL, FrameFlags::MOVING, false);
         self.reap(st, file);
     }
 

@@ -11,6 +11,7 @@ use crate::names::NamesFile;
 use crate::options::StoreOptions;
 use crate::store::exclusive::mode_of;
 use crate::store::files::all_in;
+use crate::store::held::Looked;
 use crate::store::lifecycle::{Layout, dram_pages, open_backing, prepare_dir, prepare_meta, reconcile};
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::new_pools::NewPools;
@@ -129,7 +130,9 @@ impl Store {
         let on_their_way: Vec<MoveRecord> = replayed.moves.values().cloned().collect();
         settle_moves(&journal, &mut replayed, &mut notes)?;
         claim_frames(&replayed.ns, &mut pools)?;
-        adopt(&replayed.ns, &pools)?;
+        for pool in pools.iter().filter(|pool| pool.catalog.is_some()) {
+            adopt(&replayed.ns, pool.record.id, &*pool.backing)?;
+        }
         for pool in &mut pools {
             pool.know_bad_frames(&mut changed);
             pool.retire();
@@ -158,7 +161,8 @@ impl Store {
             me: me.clone(),
         });
         inner.sweep(&renumbered, &mut notes)?;
-        inner.hold_mapped()?;
+        let all: Vec<PoolId> = inner.lock().pools.iter().map(|pool| pool.record.id).collect();
+        all.iter().try_for_each(|pool| inner.hold_mapped(&mut inner.lock(), *pool))?;
         inner.bring_back(&on_their_way);
         // What lay in another pool's memory is out of it now.
         inner.lock().pools.iter_mut().try_for_each(Pool::take_reserve)?;
@@ -176,12 +180,10 @@ impl Store {
         for note in &notes {
             inner.event("recover", "store", &note.what, 0);
         }
-        let pools: Vec<PoolId> = inner.lock().pools.iter().map(|pool| pool.record.id).collect();
-        pools.into_iter().for_each(|pool| inner.tell_reserve(&inner.lock(), pool));
+        all.iter().for_each(|pool| inner.tell_reserve(&inner.lock(), *pool));
         inner.lock().recovery = notes;
         let store = Self { inner };
-        let pools: Vec<PoolId> = store.inner.lock().pools.iter().map(|pool| pool.record.id).collect();
-        pools.into_iter().for_each(|pool| store.inner.keep_reserve(pool));
+        all.into_iter().for_each(|pool| store.inner.keep_reserve(pool));
         store.start_maintenance();
         store.resume_drains();
         Ok(store)
@@ -291,15 +293,12 @@ fn bring_in(replayed: &Replayed, pools: &[Pool], known: &[PoolRecord]) -> Result
     import(&replayed.ns, &records, &sources)
 }
 
-/// Tells media of their own which frames files have.
-fn adopt(ns: &Namespace, pools: &[Pool]) -> Result<()> {
-    for pool in pools.iter().filter(|pool| pool.catalog.is_some()) {
-        for inode in ns.inodes() {
-            let here: Vec<Extent> =
-                inode.extents.iter().filter(|e| e.pool == pool.record.id).copied().collect();
-            if !here.is_empty() {
-                pool.backing.adopt(inode.id, inode.len, &here)?;
-            }
+/// Tells a medium of its own which frames files have.
+pub(super) fn adopt(ns: &Namespace, pool: PoolId, backing: &dyn Backing) -> Result<()> {
+    for inode in ns.inodes() {
+        let here: Vec<Extent> = inode.extents.iter().filter(|e| e.pool == pool).copied().collect();
+        if !here.is_empty() {
+            backing.adopt(inode.id, inode.len, &here)?;
         }
     }
     Ok(())
@@ -344,35 +343,8 @@ impl Inner {
     /// Brings the objects in line with the journal: what no file claims goes, unless somebody holds it; what is missing is said.
     fn sweep(&self, renumbered: &[(PoolId, FileId, FileId)], notes: &mut Vec<Note>) -> Result<()> {
         let mut st = self.lock();
-        for pool in st.media.all() {
-            let backing = st.pool(pool).backing.clone();
-            if backing.gone().is_some() {
-                // It has been said already.
-                continue;
-            }
-            let objects = backing.list()?;
-            for stray in backing.strays()? {
-                let what = crate::check::stray(&stray);
-                notes.push(Note { what, of: Some(Trouble::Stray(stray)) });
-            }
-            let mut seen = BTreeSet::new();
-            for (file, object) in objects {
-                seen.insert(file);
-                if renumbered.iter().any(|(its, theirs, _)| (*its, *theirs) == (pool, file)) {
-                    // The medium's catalog knows it by this number still.
-                    continue;
-                }
-                self.sweep_object(&mut st, pool, file, object, notes)?;
-            }
-            let missing: Vec<FileId> =
-                st.files_in(pool).map(|i| i.id).filter(|f| !seen.contains(f)).collect();
-            for file in missing {
-                let (path, name) = (st.path(file), st.pool_name(pool));
-                notes.push(Note {
-                    what: format!("{path}: its object in {name} is missing, its bytes there are lost"),
-                    of: Some(Trouble::Object(file, pool)),
-                });
-            }
+        for medium in st.media.all() {
+            self.sweep_medium(&mut st, medium, renumbered, notes)?;
         }
         // An object that isn't there says nothing.
         let ahead: Vec<FileId> = st.ns.inodes().filter(|i| i.ahead.is_some()).map(|i| i.id).collect();
@@ -392,6 +364,45 @@ impl Inner {
         let orphans: Vec<FileId> = st.ns.inodes().filter(|i| i.nlink == 0).map(|i| i.id).collect();
         st.lost_orphans = orphans.into_iter().collect();
         self.retry_held(&mut st);
+        Ok(())
+    }
+
+    /// [`Inner::sweep`] of one medium. Objects in which something is held already are left alone.
+    pub fn sweep_medium(
+        &self,
+        st: &mut State,
+        medium: PoolId,
+        renumbered: &[(PoolId, FileId, FileId)],
+        notes: &mut Vec<Note>,
+    ) -> Result<()> {
+        let backing = st.pool(medium).backing.clone();
+        if backing.gone().is_some() {
+            // It has been said already.
+            return Ok(());
+        }
+        let objects = backing.list()?;
+        for stray in backing.strays()? {
+            let what = crate::check::stray(&stray);
+            notes.push(Note { what, of: Some(Trouble::Stray(stray)) });
+        }
+        let mut seen = BTreeSet::new();
+        for (file, object) in objects {
+            seen.insert(file);
+            // The medium's catalog knows it by this number still.
+            let is_known = renumbered.iter().any(|(its, theirs, _)| (*its, *theirs) == (medium, file));
+            if !is_known && !st.has_held(file, medium) {
+                self.sweep_object(st, medium, file, object, notes)?;
+            }
+        }
+        let missing: Vec<FileId> =
+            st.files_in(medium).map(|inode| inode.id).filter(|file| !seen.contains(file)).collect();
+        for file in missing {
+            let (path, name) = (st.path(file), st.pool_name(medium));
+            notes.push(Note {
+                what: format!("{path}: its object in {name} is missing, its bytes there are lost"),
+                of: Some(Trouble::Object(file, medium)),
+            });
+        }
         Ok(())
     }
 
@@ -479,7 +490,7 @@ impl Inner {
 
     /// Takes back memory that no file claims, for which it needs no frames; where somebody has it, it is held.
     fn sweep_stale(&self, st: &mut State, pool: PoolId, file: FileId, stale: &[PageRange]) {
-        match self.release_pages(st, file, pool, stale) {
+        match self.release_pages(st, file, pool, stale, &mut Looked::default()) {
             Ok(true) => return,
             Ok(false) => {}
             Err(e) => tracing::warn!("give back what was left over of #{file}: {e}"),

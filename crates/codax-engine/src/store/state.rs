@@ -443,6 +443,8 @@ impl State {
                 from = frame + 1;
             }
         }
+        // A damaged frame that a file has is that file's still.
+        pool.record.retired.iter().for_each(|bad| table.retire(*bad));
         for inode in self.ns.inodes() {
             for e in inode.extents.iter().filter(|e| e.pool == id) {
                 table.assign(run(e), inode.id, e.page, FrameState::Used);
