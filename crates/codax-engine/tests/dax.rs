@@ -314,6 +314,30 @@ fn a_device_that_comes_back_elsewhere_is_attached_there() {
 }
 
 #[test]
+fn a_device_that_is_named_again_is_attached_as_it_is_said_then() {
+    let (media, rig) = (Media::new(), Rig::new());
+    let store = media.open(&rig, &["pmem0"]);
+    let s = admin(&store);
+    s.drain("pmem0", DrainOptions::default(), &mut |_| true).expect("drained");
+    s.detach_device("pmem0").expect("detached");
+    drop(s);
+    store.end();
+    let store = media.open(&rig, &[]);
+    let s = admin(&store);
+    for name in ["catalog.0", "catalog.1"] {
+        std::fs::write(media.path("pmem0").join(name), vec![7; 8192]).expect("overwritten");
+    }
+    let error = s.attach_device("pmem0").expect_err("somebody else's by now");
+    assert!(error.message.contains("`format`"), "{error}");
+    store.reload(&media.options(&rig, &["pmem0"], Format::IfNotOurs)).expect("reloaded");
+    s.attach_device("pmem0").expect("formatted and attached");
+    s.online("pmem0", &mut |_| true).expect("online");
+    make(&s, "/f", MIB, "pmem0");
+    assert_intact(&s, "/f", MIB);
+    assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
 fn what_was_removed_while_a_device_was_away_goes_when_it_is_back() {
     let (media, rig) = (Media::new(), Rig::new());
     let store = media.open(&rig, &["pmem0"]);

@@ -52,6 +52,25 @@ pub(super) fn read_all(area: &dyn Area, at: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Makes bytes durable, but for those that can't be read; returns how many those are.
+pub(super) fn persist_readable(area: &dyn Area, at: u64, len: u64) -> Result<u64> {
+    let Err(error) = area.persist(at, len) else { return Ok(0) };
+    let mut left_out = 0;
+    let mut piece = [0; PIECE];
+    let end = at + len;
+    let mut from = at;
+    while from < end {
+        let len = (PIECE as u64).min(end - from);
+        match area.read(from, &mut piece[..super::fields::index(len)]) {
+            Ok(()) => area.persist(from, len)?,
+            Err(_) => left_out += len,
+        }
+        from += len;
+    }
+    // With all of it whole it was something else.
+    if left_out == 0 { Err(error) } else { Ok(left_out) }
+}
+
 /// Writes, and makes it durable.
 pub(super) fn store(area: &dyn Area, at: u64, bytes: &[u8]) -> Result<()> {
     area.write(at, bytes)?;
