@@ -12,12 +12,7 @@ use codax_core::{ErrorKind, PageRange};
 use codax_engine::fs::Allocate;
 use codax_engine::{DrainOptions, Format, Store};
 use fs_support::*;
-use std::path::Path;
-use store_support::media::{Media, unlock};
-
-fn catalogs(dir: &Path) -> [Vec<u8>; 2] {
-    ["catalog.0", "catalog.1"].map(|name| std::fs::read(dir.join(name)).expect("there"))
-}
+use store_support::media::{Media, catalogs, unlock};
 
 #[test]
 fn files_are_there_in_another_store_with_names_owners_modes_and_bytes() {

@@ -1,13 +1,13 @@
 //! Opening a catalog: reading both copies, and finishing what a power failure has cut off.
 
 use super::area::{Copies, clear, persist_readable, store};
-use super::fields::index;
 use super::geometry::Geometry;
 use super::half::{HALF_HEADER, HalfHeader, Head};
 use super::probe::{probe, read_superblocks};
 use super::scan::{Heads, Missing, NoHalf, Scan};
 use super::superblock::{Block, SUPERBLOCK_BYTES, Superblock};
 use super::{Catalog, check_areas};
+use crate::fields::index;
 use codax_core::info::{Finding, Severity};
 use codax_core::{Error, Result};
 
