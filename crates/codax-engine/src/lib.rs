@@ -17,6 +17,7 @@ mod dax;
 mod drain;
 pub mod env;
 pub mod events;
+mod fields;
 pub mod fs;
 pub mod journal;
 mod mover;

@@ -129,16 +129,22 @@ impl Devdax {
         ))
     }
 
-    /// Clearing or writing ended at a byte: the unit there is unfit for others, too, if its memory is damaged.
-    fn stopped(&self, what: &str, part: Part, done: u64) -> Error {
-        let page = PageCount(1).bytes();
-        let at = (part.at + done) / page * page;
-        if !self.is_whole(at) && self.is_there() {
-            let unit = frames_of(&[(at, page)], self.data, self.unit, self.frames());
-            let mut placed = self.placed();
-            let new = unit.into_iter().filter(|unit| !placed.unfit.contains(unit)).collect::<Vec<_>>();
-            placed.unfit.extend(new);
+    /// Bytes could not be cleared, written or made durable: the units of those that are damaged are unfit for others, too.
+    fn note_unfit(&self, part: Part) {
+        let damaged = self.map.unreadable(part.at, part.len).unwrap_or_default();
+        if damaged.is_empty() || !self.is_there() {
+            return;
         }
+        let mut placed = self.placed();
+        for unit in frames_of(&damaged, self.data, self.unit, self.frames()) {
+            if !placed.unfit.contains(&unit) {
+                placed.unfit.push(unit);
+            }
+        }
+    }
+
+    fn stopped(&self, what: &str, part: Part, done: u64) -> Error {
+        self.note_unfit(part);
         self.unreachable(what, part, done)
     }
 
@@ -170,7 +176,11 @@ impl Devdax {
                 if done < part.len {
                     return Err(self.stopped("clearing", part, done));
                 }
-                self.map.persist(part.at, part.len).map_err(|e| self.failed("make durable", &e))?;
+                // A frame that can't be read may seem to take zeros.
+                self.map
+                    .persist(part.at, part.len)
+                    .inspect_err(|_| self.note_unfit(part))
+                    .map_err(|e| self.failed("make durable", &e))?;
             }
             if let Some(frames) = self.placed().files.get_mut(&file) {
                 frames.unclean = frames.unclean.iter().flat_map(|left| left.without(run)).collect();
@@ -407,7 +417,7 @@ impl Backing for Devdax {
             copied += done;
             if done < part.len {
                 // If it is here that it ended, and not where the bytes come from.
-                self.stopped("what can be copied to", part, done);
+                self.note_unfit(part);
                 break;
             }
         }

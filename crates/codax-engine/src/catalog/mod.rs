@@ -22,7 +22,6 @@ mod check;
 mod codec;
 mod contents;
 mod entry;
-mod fields;
 pub mod geometry;
 mod half;
 mod open;

@@ -17,8 +17,9 @@
 //! does with a damaged page may be to go back to the commit before: a state that was true once. So the log's first sequence
 //! number is held against the last one folded in, and what redb panics about is damage, too.
 
-use super::log::{u32_at, u64_at, wrong_version};
+use super::log::wrong_version;
 use super::storage::{Storage, StorageFile, failed};
+use crate::fields::{u32_at, u64_at};
 use codax_core::change::Change;
 use codax_core::{Error, FileId, Result};
 use redb::{ReadableDatabase, ReadableTableMetadata, TableDefinition};

@@ -19,6 +19,7 @@
 //! How many bytes of a log count is in the words file. What lies beyond was never acknowledged. What lies before must check.
 
 use super::storage::{Storage, StorageFile, failed};
+use crate::fields::{u32_at, u64_at};
 use codax_core::change::Change;
 use codax_core::{Error, Result};
 use std::ops::Range;
@@ -301,14 +302,4 @@ pub(crate) fn wrong_version(what: &str, found: u32, ours: u32) -> Error {
     Error::corrupt(format!(
         "{what} has format version {found}, and this codax knows version {ours}: start the codax that made it, or delete the store with `codax down --purge`"
     ))
-}
-
-/// The number at `range` of `bytes`, which is 4 long.
-pub(super) fn u32_at(bytes: &[u8], range: Range<usize>) -> u32 {
-    u32::from_le_bytes(std::array::from_fn(|i| bytes[range.start + i]))
-}
-
-/// The number at `range` of `bytes`, which is 8 long.
-pub(super) fn u64_at(bytes: &[u8], range: Range<usize>) -> u64 {
-    u64::from_le_bytes(std::array::from_fn(|i| bytes[range.start + i]))
 }

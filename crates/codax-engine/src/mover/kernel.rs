@@ -124,9 +124,23 @@ impl Inner {
         asked: &Asked,
         begun: Option<MoveId>,
     ) -> Result<(u64, u64)> {
-        if let Some(id) = begun {
-            st.segments.remove(&id);
+        let segment = begun.and_then(|id| st.segments.remove(&id));
+        let result = self.journal_moved(st, order, prepared, asked, begun);
+        if let Some(segment) = segment.filter(|_| result.is_err()) {
+            // In the journal the move goes on, and the word is its.
+            st.quarantine.insert(segment.slot);
         }
+        result
+    }
+
+    fn journal_moved(
+        &self,
+        st: &mut State,
+        order: &Order<'_>,
+        prepared: &Prepared,
+        asked: &Asked,
+        begun: Option<MoveId>,
+    ) -> Result<(u64, u64)> {
         let mut changes: Vec<Change> = begun.map(Change::MoveEnd).into_iter().collect();
         let new = prepared.new_extents(&prepared.chunks);
         let Some(now) = st.ns.get(order.file).cloned() else {

@@ -26,19 +26,44 @@ fn word_path(layout: &Layout, pool: &str) -> PathBuf {
     layout.meta().join(format!("exclusive.{pool}"))
 }
 
-/// What keeps others off a pool's node; what the options say is kept from now on.
+/// What keeps others off a pool's node: as the options say, or as they said last.
 pub(crate) fn mode_of(layout: &Layout, pool: &PoolRecord, options: &StoreOptions) -> Result<Exclusive> {
     let Some(memory) = pool.numa else { return Ok(Exclusive::None) };
     if memory.page.is_reserved() {
         // Nobody gets these huge pages in any case.
         return Ok(Exclusive::Reserve);
     }
-    let path = word_path(layout, &pool.name);
-    let given = options.devices.iter().find(|device| device.name == pool.name);
-    if let Some(mode) = given.and_then(|device| device.exclusive) {
-        fs::write(&path, mode.name()).map_err(|e| os_error("write", &path.display(), &e))?;
-        return Ok(mode);
+    given(pool, options).map_or_else(|| said(layout, pool), Ok)
+}
+
+/// Keeps what the options say: it is in force from now on, also where they leave the device out.
+pub(crate) fn keep_modes<'a>(
+    layout: &Layout,
+    pools: impl Iterator<Item = &'a PoolRecord>,
+    options: &StoreOptions,
+) -> Result<()> {
+    let free = pools.filter(|pool| pool.numa.is_some_and(|memory| !memory.page.is_reserved()));
+    for pool in free {
+        let Some(mode) = given(pool, options) else { continue };
+        if mode == said(layout, pool)? {
+            continue;
+        }
+        let path = word_path(layout, &pool.name);
+        let new = layout.meta().join("exclusive");
+        // A word is there whole or not at all.
+        fs::write(&new, mode.name())
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(|e| os_error("write", &path.display(), &e))?;
     }
+    Ok(())
+}
+
+fn given(pool: &PoolRecord, options: &StoreOptions) -> Option<Exclusive> {
+    options.devices.iter().find(|device| device.name == pool.name)?.exclusive
+}
+
+fn said(layout: &Layout, pool: &PoolRecord) -> Result<Exclusive> {
+    let path = word_path(layout, &pool.name);
     match fs::read_to_string(&path) {
         Ok(word) => Ok(Exclusive::parse(&word).unwrap_or_default()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Exclusive::default()),

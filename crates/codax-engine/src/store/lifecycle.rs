@@ -589,9 +589,15 @@ impl Store {
         }
         let StoreOptions { ack_timeout, chunk_bytes, resume_wait, .. } = *new;
         let mut devices = options.devices.clone();
-        for device in &mut devices {
-            let now = new.devices.iter().find(|now| now.name == device.name);
-            device.dax = now.map_or_else(|| device.dax.clone(), |now| now.dax.clone());
+        for now in &new.devices {
+            match devices.iter_mut().find(|device| device.name == now.name) {
+                Some(device) => device.dax = now.dax.clone(),
+                // What is said of a device that the options left out until now counts when it is attached.
+                None if now.dax.is_some() && known.iter().any(|pool| pool.name == now.name) => {
+                    devices.push(now.clone());
+                }
+                None => {}
+            }
         }
         *options =
             Arc::new(StoreOptions { ack_timeout, chunk_bytes, resume_wait, devices, ..(**options).clone() });

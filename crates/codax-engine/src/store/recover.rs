@@ -9,7 +9,7 @@ use crate::fs::find_memory;
 use crate::journal::{CommitWords, Journal};
 use crate::names::NamesFile;
 use crate::options::StoreOptions;
-use crate::store::exclusive::mode_of;
+use crate::store::exclusive::{keep_modes, mode_of};
 use crate::store::files::all_in;
 use crate::store::held::Looked;
 use crate::store::lifecycle::{Layout, dram_pages, open_backing, prepare_dir, prepare_meta, reconcile};
@@ -172,6 +172,7 @@ impl Store {
         // All of them or none.
         inner.journal.append(&changed)?;
         new_pools.keep();
+        keep_modes(&layout, inner.lock().pools.iter().map(|pool| &pool.record), &inner.options())?;
         inner.align_catalogs(&mut inner.lock());
         inner.forget_numbers(&renumbered);
         inner.fit_media();
