@@ -354,7 +354,7 @@ fn superblocks_of_two_pools_are_not_one() {
     let other = Medium::blank(&geometry, 2);
     let mut foreign = superblock(geometry);
     foreign.pool = PoolUuid([3; 16]);
-    drop(Catalog::format(other.copies(), foreign).unwrap());
+    drop(Catalog::format(other.copies(), foreign, || ()).unwrap());
     image[1] = other.image()[1].clone();
     let error = open(&Medium::from_image(&image, 1)).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Corrupt);

@@ -10,6 +10,7 @@ use codax_core::units::format_size;
 use codax_core::{Error, ErrorKind, HUGE_SIZE, PAGE_SIZE, PageCount, PoolUuid, Result};
 use codax_os::dax::{DaxDevice, OpenError};
 use codax_os::filesystem;
+use codax_os::process::{self, Hold};
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -94,7 +95,7 @@ pub(crate) fn open(
     spec: &DaxSpec,
     tokens: &Path,
     take: Take,
-    now_ns: i64,
+    env: &dyn Env,
 ) -> Result<Taken> {
     let about = |e: Error| Error::new(e.kind, format!("device {}: {}", pool.name, e.message));
     let memory = pool.dax.as_ref().ok_or_else(|| Error::internal("a pool without a medium of its own"))?;
@@ -108,11 +109,14 @@ pub(crate) fn open(
         },
     };
     let mut look = look(&spec).map_err(about)?;
+    if let (Medium::Device(device), Take::First | Take::Empty) = (&look.medium, take) {
+        nobody_maps(device, &look.what).map_err(about)?;
+    }
     let mut notes = look.notes();
     let its_own = matches!(&look.found, Found::Ours(found, _) if found.pool == memory.uuid);
     let format = take != Take::Again && !its_own && look.kept(&spec).map_err(about)?.is_none();
     let catalog = match format {
-        true => look.format(pool, memory, now_ns),
+        true => look.format(pool, memory, env),
         false => look.reopen(memory, take).map(|(catalog, more)| {
             notes.extend(more);
             catalog
@@ -151,7 +155,7 @@ fn look(spec: &DaxSpec) -> Result<Look> {
     if !there.is_dir() {
         return Err(Error::invalid(format!("{what} is not a directory")));
     }
-    let me = codax_os::process::uid();
+    let me = process::uid();
     if there.uid() != me {
         return Err(Error::permission(format!(
             "{what} belongs to uid {}: a pool's directory is its store's owner's",
@@ -185,6 +189,20 @@ fn of_open(e: OpenError) -> Error {
         _ => ErrorKind::Internal,
     };
     Error::new(kind, e.to_string())
+}
+
+/// Who maps a device, by himself or for a store that had it before, goes on writing to it whatever is there by then.
+fn nobody_maps(device: &DaxDevice, what: &str) -> Result<()> {
+    let id = device.id();
+    let held = process::holders_of_device(id.number, (id.dev, id.ino));
+    let held = held.map_err(|e| os_error("look through", &"/proc", &e))?;
+    match held.iter().find(|held| matches!(held.what, Hold::Mapped { .. })) {
+        None => Ok(()),
+        Some(held) => Err(Error::busy(format!(
+            "{what} is mapped by process {} ({}), which would go on writing to it: end that first",
+            held.pid, held.command
+        ))),
+    }
 }
 
 /// The boot that the machine is in, as a number.
@@ -293,7 +311,7 @@ impl Look {
     }
 
     /// Makes the medium the pool's.
-    fn format(&mut self, pool: &PoolRecord, memory: &DaxMemory, now_ns: i64) -> Result<Catalog> {
+    fn format(&mut self, pool: &PoolRecord, memory: &DaxMemory, env: &dyn Env) -> Result<Catalog> {
         let bytes = PageCount(pool.frames).bytes();
         let (geometry, data) = match &self.medium {
             Medium::Device(device) => geometry_of(device).map(|geometry| (geometry, geometry.data_at()))?,
@@ -319,8 +337,9 @@ impl Look {
             }
         }
         let boot = (!pool.persistent).then(boot);
-        let superblock = Superblock::new(memory.uuid, memory.owner, &pool.name, geometry, boot, now_ns)?;
-        Catalog::format(self.copies.clone(), superblock)
+        let now = env.wall_ns();
+        let superblock = Superblock::new(memory.uuid, memory.owner, &pool.name, geometry, boot, now)?;
+        Catalog::format(self.copies.clone(), superblock, || env.reached("format:begun"))
     }
 
     /// Opens what the medium holds, which is the store's from now on.
@@ -451,7 +470,7 @@ mod tests {
     }
 
     fn open_as(pool: &PoolRecord, spec: &DaxSpec, take: Take) -> Result<usize> {
-        open(pool, spec, &spec.path, take, 1).map(|taken| taken.catalog.contents().nodes().len())
+        open(pool, spec, &spec.path, take, &Numbers).map(|taken| taken.catalog.contents().nodes().len())
     }
 
     #[test]

@@ -245,7 +245,7 @@ fn open_medium(
     let spec = given.and_then(|device| device.dax.clone()).unwrap_or_else(known);
     let medium =
         Medium { path: path.clone(), huge: pool.unit() > 1, swappable: false, shm: ShmOptions::default() };
-    match dax::open(pool, &spec, &path, take, env.wall_ns()) {
+    match dax::open(pool, &spec, &path, take, env) {
         Ok(dax::Taken { backing, catalog, notes }) => {
             Ok(Opened { catalog: Some(catalog), notes, ..Opened::plain(&medium, backing) })
         }

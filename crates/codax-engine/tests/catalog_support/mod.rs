@@ -282,7 +282,7 @@ pub fn superblock(geometry: Geometry) -> Superblock {
 /// A formatted medium.
 pub fn formatted(geometry: Geometry, seed: u64) -> (Medium, Catalog) {
     let medium = Medium::blank(&geometry, seed);
-    let catalog = Catalog::format(medium.copies(), superblock(geometry)).unwrap();
+    let catalog = Catalog::format(medium.copies(), superblock(geometry), || ()).unwrap();
     (medium, catalog)
 }
 
