@@ -24,6 +24,9 @@ const ENTRIES_BYTES: usize = PACKET_MAX - 1024;
 /// Most events in one answer.
 const EVENTS_MAX: usize = 512;
 
+/// Most quotas in one answer.
+const QUOTAS_MAX: usize = 512;
+
 /// How long a request for events waits for one.
 const EVENTS_WAIT: Duration = Duration::from_secs(1);
 
@@ -77,6 +80,8 @@ impl<'a> Client<'a> {
             | Request::DetachDevice { .. }
             | Request::AttachDevice { .. }
             | Request::EvictStrangers { .. }
+            | Request::SetQuota { .. }
+            | Request::Quotas { .. }
             | Request::Events { .. }
             | Request::Check { .. }
             | Request::Reload
@@ -248,6 +253,13 @@ impl<'a> Client<'a> {
             Request::EvictStrangers { pool, dry_run } => {
                 let mounts = self.shared.mounts.devices();
                 Reply::Strangers(Box::new(self.session.evict_strangers(pool, *dry_run, &mounts)?))
+            }
+            Request::SetQuota { of, pool, bytes } => {
+                done(self.session.set_quota(of, pool.as_deref(), *bytes)?)
+            }
+            Request::Quotas { first } => {
+                let (quotas, more) = store.quotas(usize::try_from(*first).unwrap_or(usize::MAX), QUOTAS_MAX);
+                Reply::Quotas { quotas, more }
             }
             Request::Events { since, wait } => {
                 self.session.require_admin("events")?;

@@ -19,6 +19,9 @@ use std::time::Duration;
 /// Most processes that are named as mapping a file.
 const MAPPERS_NAMED: usize = 256;
 
+/// Most quotas that the store tells of beside everything else.
+const QUOTAS_SHOWN: usize = 64;
+
 /// A directory's entries, and whether there are more.
 pub type Listing = (Vec<(Vec<u8>, FileInfo)>, bool);
 
@@ -137,6 +140,7 @@ impl Session {
         let mut st = inner.lock();
         let replaced = st.ns.resolve(&self.cred, to).ok();
         let changes = st.ns.rename(&self.cred, from, to, noreplace, inner.env.wall_ns())?;
+        st.check_entered(&changes)?;
         inner.commit(&mut st, &changes)?;
         if let Some(old) = replaced {
             inner.reap(&mut st, old);
@@ -298,6 +302,7 @@ impl Store {
     #[must_use]
     pub fn info(&self) -> StoreInfo {
         let inner: &Inner = &self.inner;
+        let (quotas, more_quotas) = self.quotas(0, QUOTAS_SHOWN);
         let st = inner.lock();
         let mut files = vec![0u64; st.pools.len()];
         for inode in st.ns.inodes() {
@@ -329,6 +334,8 @@ impl Store {
             pools,
             recovery: st.recovery.iter().take(64).map(|note| note.what.clone()).collect(),
             mounts: Vec::new(),
+            quotas,
+            more_quotas,
         }
     }
 
@@ -340,6 +347,7 @@ impl Store {
     /// Events from number `since` on.
     #[must_use]
     pub fn events(&self, since: u64, max: usize) -> Vec<Event> {
+        self.inner.tell_quotas(&mut self.inner.lock());
         self.inner.events.since(since.saturating_sub(1), max)
     }
 
