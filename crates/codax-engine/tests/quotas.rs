@@ -6,15 +6,16 @@
 mod fs_support;
 mod store_support;
 
-use codax_core::info::QuotaInfo;
+use codax_core::info::{Finding, QuotaInfo};
 use codax_core::request::{Open, PlacementSpec, QuotaOf};
 use codax_core::{ErrorKind, ROOT};
 use codax_engine::env::Env;
 use codax_engine::fs::{Allocate, Fs, FsOpen, How, New, NewKind, RenameFlags, Set, Who};
-use codax_engine::{DeviceSpec, DrainOptions, Session, Store};
+use codax_engine::{DeviceSpec, DrainOptions, Format, Session, Store};
 use fs_support::*;
 use std::sync::Arc;
 use std::time::Duration;
+use store_support::media::Media;
 
 const ANN: u32 = 1000;
 const BOB: u32 = 1001;
@@ -639,5 +640,55 @@ fn other_devices_have_quotas_of_their_own() {
     make(&s, "/b", MIB, "sim1");
     assert_intact(&s, "/b", MIB);
     assert_eq!(has(&store, &user(0), "sim1"), (MIB, false));
+    passes(&store);
+}
+
+#[test]
+fn a_miscount_is_found_and_mended() {
+    let rig = Rig::new();
+    let store = rig.open();
+    shared(&store, "/d");
+    limit(&store, &user(ANN), "sim0", 4 * MIB);
+    let ann = as_user(&store, ANN);
+    sized(&ann, "/d/a", 2 * MIB).expect("made");
+    sized(&ann, "/d/b", MIB).expect("made");
+    // Who may write to the frame table makes frames nobody's, and they are free then.
+    let table = std::fs::File::options().write(true).open(rig.layout().frame_table("sim0")).expect("there");
+    std::os::unix::fs::FileExt::write_all_at(&table, &[0; 512 * 16], 4096).expect("written");
+    ann.remove(&path("/d/a"), false).expect("removed");
+    assert_eq!(has(&store, &user(ANN), "sim0"), (3 * MIB, false));
+    let wrong =
+        |found: Vec<Finding>| found.into_iter().filter(|f| f.what.contains("quota")).collect::<Vec<_>>();
+    let found = wrong(store.check(false).expect("check"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].what, "the quota of user 1000 on sim0 counts 768 frames where there are 256");
+    let mended = wrong(store.check(true).expect("check"));
+    assert!(mended.len() == 1 && mended[0].repaired, "{mended:?}");
+    assert_eq!(has(&store, &user(ANN), "sim0"), (MIB, false));
+    passes(&store);
+}
+
+#[test]
+fn a_quota_binds_on_a_medium_that_outlives_the_store_and_growth_is_found_there() {
+    let (media, rig) = (Media::new(), Rig::new());
+    let options = media.options(&rig, &["pmem0"], Format::IfNotOurs);
+    let store = Store::open(options, Arc::new(Unattended(TestEnv::new()))).expect("opens");
+    let s = admin(&store);
+    limit(&store, &user(0), "pmem0", 4 * MIB);
+    let a = make(&s, "/a", 2 * MIB, "pmem0");
+    let more = Open { placement: on("pmem0"), ..open_of("/b", 2 * MIB + 1) };
+    assert_eq!(kind(s.open(&more)), ErrorKind::QuotaExceeded);
+    let (_, mut fds) = s.raw(a.handle, true).expect("raw");
+    let object = fds.remove(0);
+    s.raw_done(a.file);
+    assert_eq!(has(&store, &user(0), "pmem0"), (2 * MIB, false));
+    codax_os::object::write_all_at(&object, &vec![1; 3 * MIB as usize], 2 * MIB).expect("written");
+    assert_eq!(has(&store, &user(0), "pmem0"), (5 * MIB, true));
+    assert_eq!(kind(s.open(&Open { len: 4096, ..more.clone() })), ErrorKind::QuotaExceeded);
+    drop(object);
+    drop(as_user(&store, BOB));
+    assert_eq!(has(&store, &user(0), "pmem0"), (2 * MIB, false));
+    assert_intact(&s, "/a", 2 * MIB);
+    store.check(true).expect("mended: its length");
     passes(&store);
 }

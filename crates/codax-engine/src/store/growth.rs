@@ -3,14 +3,15 @@
 //! What a program grows or fills of a file that is ahead of its inode is taken in as the file's (`fs::absorb`). Elsewhere it is nobody's bytes: it is *held*,
 //! charged, and taken back as soon as nobody maps it.
 
-use crate::backing::os_error;
+use crate::backing::{Backing, os_error};
 use crate::store::state::{Live, State};
 use crate::store::{Inner, stale_ranges};
-use codax_core::extent::Extent;
+use codax_core::change::BackingKind;
+use codax_core::extent::{self, Extent};
 use codax_core::{FileId, PageCount, PageRange, PoolId, Result};
 use codax_os::object;
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 impl State {
     /// Somebody is given a descriptor by which the file's object can be grown.
@@ -54,8 +55,8 @@ impl Inner {
         }
         let mut in_use = false;
         for medium in st.media.of_inode(inode) {
-            // Who maps a device can't make a file longer; of files in a directory it isn't known which of their blocks are more than was given.
-            if st.pool(medium).record.dax.is_some() {
+            // Who maps a device can't make a file longer.
+            if st.pool(medium).record.backing == BackingKind::Devdax {
                 continue;
             }
             if st.is_bound(file, medium) {
@@ -69,20 +70,31 @@ impl Inner {
 
     fn hold_growth(&self, st: &mut State, file: FileId, medium: PoolId) -> Result<()> {
         let object = st.open_object(medium, file, false)?;
-        let stat = object::stat(object.as_fd()).map_err(|e| os_error("stat object of", &file, &e))?;
+        let backing = st.pool(medium).backing.clone();
         let Some(inode) = st.ns.get(file) else { return Ok(()) };
         let here = st.media.extents(medium, &inode.extents);
         let pool = here.last().map_or(medium, |e| e.pool);
         let held = st.media.pools(medium).filter_map(|pool| st.pool(pool).held.get(&file));
         let held: Vec<Extent> = held.flatten().copied().collect();
         let known: u64 = here.iter().chain(&held).map(|e| e.count.0).sum();
+        let stat = object::stat(object.as_fd()).map_err(|e| os_error("stat object of", &file, &e))?;
         if PageCount::for_bytes(stat.allocated_bytes).0 <= known {
             return Ok(());
         }
-        let mut found: Vec<PageRange> = stale_ranges(st, medium, file, object.as_fd())?;
-        for e in &held {
-            found = found.iter().flat_map(|range| range.without(e.pages())).collect();
-        }
+        let found = if st.pool(medium).record.dax.is_some() {
+            // A filesystem counts blocks of its own records as the file's.
+            let whole = PageRange::new(0, PageCount::for_bytes(stat.len).0);
+            let mut found = Vec::new();
+            for gap in extent::gaps(&here, whole) {
+                find_data(&*backing, object.as_fd(), gap, &mut found)?;
+            }
+            found
+        } else {
+            stale_ranges(st, medium, file, object.as_fd())?
+        };
+        let found = held.iter().fold(found, |found, e| {
+            found.iter().flat_map(|range| range.without(e.pages())).collect::<Vec<_>>()
+        });
         let mut extents = Vec::new();
         for range in found {
             match st.take(pool, file, range, None) {
@@ -97,4 +109,22 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// The parts of `pages` that the backing says have memory, by halving what has some and not all.
+fn find_data(
+    backing: &dyn Backing,
+    object: BorrowedFd<'_>,
+    pages: PageRange,
+    found: &mut Vec<PageRange>,
+) -> Result<()> {
+    let there = backing.resident(object, pages)?;
+    if there >= pages.count {
+        found.push(pages);
+    } else if there.0 > 0 {
+        let half = pages.count.0 / 2;
+        find_data(backing, object, PageRange::new(pages.start.0, half), found)?;
+        find_data(backing, object, PageRange::new(pages.start.0 + half, pages.count.0 - half), found)?;
+    }
+    Ok(())
 }

@@ -108,7 +108,7 @@ impl Inner {
                 News::Under(account) => (account, format!("no longer over: {}", state_text(&account))),
             };
             let line = format!("{}: {line}", st.pool_name(account.pool));
-            self.event("quota", &st.subject_text(account.subject), &line, account.used.bytes());
+            self.event("quota", &st.subject_text(account.subject), &line, 0);
         }
     }
 }
