@@ -127,7 +127,13 @@ impl Quotas {
         self.accounts.get(&key).map(|frames| account(key, frames))
     }
 
-    /// Sets a quota, or takes it away. What a new subject has is not known before the next [`Quotas::recount`].
+    /// Whether some directory has one.
+    #[must_use]
+    pub fn any_dir(&self) -> bool {
+        self.accounts.range((Subject::Dir(FileId(0)), PoolId(0))..).next().is_some()
+    }
+
+    /// Sets a quota, or takes it away. What a new subject has is not known before the next [`Quotas::recount_payers`].
     pub fn set(&mut self, quota: &Quota) {
         let key = (quota.subject, quota.pool);
         match quota.limit {
@@ -142,12 +148,8 @@ impl Quotas {
         }
     }
 
-    /// Counts anew: what each file has, and who pays. For a file without payers of its own (`None`) those that it had are kept.
-    pub fn recount(
-        &mut self,
-        frames: impl IntoIterator<Item = (FileId, PoolId, PageCount)>,
-        payers: impl Fn(FileId) -> Option<Vec<Subject>>,
-    ) {
+    /// Takes what each file has from who knows it; to be followed by [`Quotas::recount_payers`].
+    pub fn recount_frames(&mut self, frames: impl IntoIterator<Item = (FileId, PoolId, PageCount)>) {
         let before = std::mem::take(&mut self.bills);
         for (file, pool, count) in frames {
             let bill = self.bills.entry(file).or_default();
@@ -161,6 +163,10 @@ impl Quotas {
                 bill.payers = old.payers;
             }
         }
+    }
+
+    /// Finds anew who pays for each file, and counts what that makes. For a file without payers of its own (`None`) those that it had are kept.
+    pub fn recount_payers(&mut self, payers: impl Fn(FileId) -> Option<Vec<Subject>>) {
         self.accounts.values_mut().for_each(|frames| frames.used = 0);
         for (file, bill) in &mut self.bills {
             if let Some(payers) = payers(*file) {

@@ -126,7 +126,11 @@ fn step(quotas: &mut Quotas, model: &mut Model, op: &Op) -> Result<(), TestCaseE
                 let frames = model.files.iter().flat_map(|(id, file)| {
                     file.frames.iter().map(|(pool, n)| (FileId(*id), PoolId(*pool), PageCount(*n)))
                 });
-                quotas.recount(frames, |id| model.files.get(&id.0).map(File::payers));
+                // What was counted until now is right, too.
+                if quotas.files().next().is_none() {
+                    quotas.recount_frames(frames);
+                }
+                quotas.recount_payers(|id| model.files.get(&id.0).map(File::payers));
             }
         }
         Op::Ask(id, pool, count) if alive(model, id) => {

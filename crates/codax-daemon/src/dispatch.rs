@@ -4,7 +4,7 @@ use crate::control::{Attached, Control};
 use crate::fit;
 use crate::server::{Command, Shared};
 use crate::session::STACK_BYTES;
-use codax_core::info::JobInfo;
+use codax_core::info::{JobInfo, StoreInfo};
 use codax_core::request::Layout;
 use codax_core::{Error, Result};
 use codax_engine::{DrainOptions, Session};
@@ -24,8 +24,9 @@ const ENTRIES_BYTES: usize = PACKET_MAX - 1024;
 /// Most events in one answer.
 const EVENTS_MAX: usize = 512;
 
-/// Most quotas in one answer.
+/// Most quotas in one answer, and beside what else there is to say of the store.
 const QUOTAS_MAX: usize = 512;
+const QUOTAS_SHOWN: usize = 64;
 
 /// How long a request for events waits for one.
 const EVENTS_WAIT: Duration = Duration::from_secs(1);
@@ -236,7 +237,9 @@ impl<'a> Client<'a> {
         Ok(match request {
             Request::Status => {
                 let mounts = self.shared.mounts.info();
-                Reply::Store(Box::new(codax_core::info::StoreInfo { mounts, ..store.info() }))
+                let (quotas, more_quotas) = self.session.quotas(0, QUOTAS_SHOWN);
+                let info = StoreInfo { mounts, quotas, more_quotas, ..store.info() };
+                Reply::Store(Box::new(info))
             }
             Request::Mount { dir, options } => {
                 self.session.require_admin("mount")?;
@@ -258,7 +261,8 @@ impl<'a> Client<'a> {
                 done(self.session.set_quota(of, pool.as_deref(), *bytes)?)
             }
             Request::Quotas { first } => {
-                let (quotas, more) = store.quotas(usize::try_from(*first).unwrap_or(usize::MAX), QUOTAS_MAX);
+                let first = usize::try_from(*first).unwrap_or(usize::MAX);
+                let (quotas, more) = self.session.quotas(first, QUOTAS_MAX);
                 Reply::Quotas { quotas, more }
             }
             Request::Events { since, wait } => {

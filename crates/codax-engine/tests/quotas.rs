@@ -34,7 +34,12 @@ fn limit(store: &Store, of: &QuotaOf, pool: &str, bytes: u64) {
 
 /// What a quota has, and whether it is over.
 fn has(store: &Store, of: &QuotaOf, pool: &str) -> (u64, bool) {
-    let (quotas, more) = store.quotas(0, 100);
+    seen(&admin(store), of, pool)
+}
+
+/// The same as a session sees it, whose end makes the store take back what it can.
+fn seen(session: &Session, of: &QuotaOf, pool: &str) -> (u64, bool) {
+    let (quotas, more) = session.quotas(0, 100);
     assert_eq!(more, 0);
     let its = |q: &&QuotaInfo| q.of == *of && q.pool == pool;
     let quota = quotas.iter().find(its).unwrap_or_else(|| panic!("no quota of {of:?}: {quotas:?}"));
@@ -155,7 +160,7 @@ fn every_directory_above_counts_and_the_tightest_binds() {
     assert_eq!(has(&store, &dir("/d/sub"), "sim0"), (2 * MIB, false));
     // A directory's quota goes with it.
     s.remove(&path("/d/sub"), true).expect("removed");
-    assert_eq!(store.quotas(0, 10).0.len(), 2);
+    assert_eq!(admin(&store).quotas(0, 10).0.len(), 2);
     assert_eq!(has(&store, &dir("/d"), "sim0"), (2 * MIB, false));
     passes(&store);
 }
@@ -328,7 +333,7 @@ fn what_can_t_be_set_is_said() {
     ] {
         assert!(error.kind == kind && error.message.contains(says), "{error:?}");
     }
-    assert_eq!(store.quotas(0, 10), (Vec::new(), 0));
+    assert_eq!(admin(&store).quotas(0, 10), (Vec::new(), 0));
     // Nothing at all, and more than there is, can be said.
     limit(&store, &user(ANN), "dram", 0);
     limit(&store, &user(ANN), "sim0", u64::MAX);
@@ -336,8 +341,8 @@ fn what_can_t_be_set_is_said() {
     s.set_attr(&path("/f"), None, Some(ANN), None, None).expect("given");
     let f = ann.open(&Open { create: false, ..open_of("/f", 0) }).expect("opens");
     assert_eq!(kind(ann.set_len(f.handle, 1)), ErrorKind::QuotaExceeded);
-    assert_eq!(store.quotas(1, 10).0.len(), 1);
-    assert_eq!((store.quotas(0, 1).0.len(), store.quotas(0, 1).1), (1, 1));
+    assert_eq!(admin(&store).quotas(1, 10).0.len(), 1);
+    assert_eq!((admin(&store).quotas(0, 1).0.len(), admin(&store).quotas(0, 1).1), (1, 1));
 }
 
 #[test]
@@ -356,7 +361,7 @@ fn quotas_and_what_is_charged_outlive_the_daemon() {
     // Once out of the log, and once out of the database.
     for folded in [false, true] {
         let store = rig.open();
-        assert_eq!(store.quotas(0, 10).0.len(), 3);
+        assert_eq!(admin(&store).quotas(0, 10).0.len(), 3);
         assert_eq!(has(&store, &user(ANN), "sim0"), (3 * MIB, false));
         assert_eq!(has(&store, &user(BOB), "sim0"), (MIB, false));
         assert_eq!(has(&store, &dir("/d"), "sim0"), (4 * MIB, false));
@@ -539,6 +544,7 @@ fn growth_by_a_descriptor_of_the_library_s_is_found_charged_and_taken_back() {
     shared(&store, "/d");
     limit(&store, &user(ANN), "sim0", 4 * MIB);
     limit(&store, &dir("/d"), "sim0", 16 * MIB);
+    let s = admin(&store);
     let (ann, bob) = (as_user(&store, ANN), as_user(&store, BOB));
     let a = kept(&ann, "/d/a", 2 * MIB).expect("made");
     let (_, mut fds) = ann.raw(a.handle, true).expect("raw");
@@ -546,16 +552,16 @@ fn growth_by_a_descriptor_of_the_library_s_is_found_charged_and_taken_back() {
     // What it was given it has said it is done with, and it has it still.
     ann.raw_done(a.file);
     codax_os::object::write_all_at(&object, &vec![1; 4 * MIB as usize], 2 * MIB).expect("written");
-    assert_eq!(has(&store, &user(ANN), "sim0"), (6 * MIB, true));
-    assert_eq!(has(&store, &dir("/d"), "sim0"), (6 * MIB, false));
+    assert_eq!(seen(&s, &user(ANN), "sim0"), (6 * MIB, true));
+    assert_eq!(seen(&s, &dir("/d"), "sim0"), (6 * MIB, false));
     assert_eq!(kind(sized(&ann, "/d/b", 4096)), ErrorKind::QuotaExceeded);
     assert_eq!(kind(ann.move_file(&path("/d/a"), "dram", None, &mut |_| true)), ErrorKind::Busy);
     sized(&bob, "/d/bob", MIB).expect("others are not closed");
     // Asked again, it is counted once.
-    assert_eq!(has(&store, &user(ANN), "sim0"), (6 * MIB, true));
+    assert_eq!(seen(&s, &user(ANN), "sim0"), (6 * MIB, true));
     // Whoever ends makes the store look whether it can take back what is held.
     drop(bob);
-    assert_eq!(has(&store, &user(ANN), "sim0"), (2 * MIB, false));
+    assert_eq!(seen(&s, &user(ANN), "sim0"), (2 * MIB, false));
     sized(&ann, "/d/b", 2 * MIB).expect("made");
     let told = events(&store);
     let of = |word: &str| told.iter().filter(|line| line.contains(word)).count();
@@ -617,7 +623,7 @@ fn quotas_hold_while_many_allocate_at_once() {
             });
         }
         for _ in 0..50 {
-            let (quotas, _) = store.quotas(0, 10);
+            let (quotas, _) = admin(&store).quotas(0, 10);
             assert!(quotas.iter().all(|quota| quota.used <= quota.limit && !quota.over), "{quotas:?}");
         }
     });
@@ -681,13 +687,13 @@ fn a_quota_binds_on_a_medium_that_outlives_the_store_and_growth_is_found_there()
     let (_, mut fds) = s.raw(a.handle, true).expect("raw");
     let object = fds.remove(0);
     s.raw_done(a.file);
-    assert_eq!(has(&store, &user(0), "pmem0"), (2 * MIB, false));
+    assert_eq!(seen(&s, &user(0), "pmem0"), (2 * MIB, false));
     codax_os::object::write_all_at(&object, &vec![1; 3 * MIB as usize], 2 * MIB).expect("written");
-    assert_eq!(has(&store, &user(0), "pmem0"), (5 * MIB, true));
+    assert_eq!(seen(&s, &user(0), "pmem0"), (5 * MIB, true));
     assert_eq!(kind(s.open(&Open { len: 4096, ..more.clone() })), ErrorKind::QuotaExceeded);
     drop(object);
     drop(as_user(&store, BOB));
-    assert_eq!(has(&store, &user(0), "pmem0"), (2 * MIB, false));
+    assert_eq!(seen(&s, &user(0), "pmem0"), (2 * MIB, false));
     assert_intact(&s, "/a", 2 * MIB);
     store.check(true).expect("mended: its length");
     passes(&store);

@@ -289,8 +289,20 @@ fn quotas_are_the_operator_s() {
         let mut command = rig.command(words);
         run_limited(command.uid(NOBODY).gid(NOBODY), words.join(" "), b"").fails(7, &[words[1]]);
     }
-    // Everybody may see them.
-    let mut list = rig.command(&["quota"]);
-    let said = run_limited(list.uid(NOBODY).gid(NOBODY), "quota".into(), b"").ok();
-    assert_eq!(said.text().lines().filter(|line| line.starts_with("user ")).count(), 2, "{said}");
+    // One may see one's own, and those of directories whose names one may see.
+    rig.ok(&["mkdir", "-p", "/closed/secret"]);
+    rig.ok(&["chmod", "700", "/closed"]);
+    for dir in ["/b", "/closed", "/closed/secret"] {
+        rig.ok(&["quota", "set", "--dir", dir, "sim0", "1GiB"]);
+    }
+    for command in ["quota", "status"] {
+        let mut list = rig.command(&[command]);
+        let said = run_limited(list.uid(NOBODY).gid(NOBODY), command.into(), b"").ok();
+        let text = said.text();
+        let seen = |word: &str| text.lines().any(|line| line.starts_with(word));
+        assert!(seen("user nobody ") || seen("user 65534 "), "{said}");
+        assert!(seen("/b ") && seen("/closed "), "{said}");
+        assert!(!text.contains("secret") && !seen("user 65533"), "{said}");
+        assert!(rig.ok(&[command]).text().contains("/closed/secret"));
+    }
 }

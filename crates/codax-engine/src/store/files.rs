@@ -119,7 +119,10 @@ impl Session {
             Ok(extents) => extents,
             Err(e) => {
                 st.making.remove(&file);
-                inner.event("refuse", &open.path.to_string(), &e.message, open.len);
+                // Of a quota that is told by itself, once.
+                if e.kind != ErrorKind::QuotaExceeded {
+                    inner.event("refuse", &open.path.to_string(), &e.message, open.len);
+                }
                 return Err(e);
             }
         };

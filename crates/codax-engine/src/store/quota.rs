@@ -3,9 +3,9 @@
 //! Frames are charged by [`State::take`] and credited by [`State::free`], whoever asked for them. Who pays is found again by each commit that gives files
 //! other owners or names. All of it is derived: from the quotas in the journal, the namespace, and the frame tables, which say whose each frame is.
 
+use crate::store::Inner;
 use crate::store::session::Session;
 use crate::store::state::State;
-use crate::store::{Inner, Store};
 use codax_core::change::Change;
 use codax_core::info::QuotaInfo;
 use codax_core::name::Name;
@@ -23,8 +23,8 @@ pub(crate) struct Maker {
     pub dir: FileId,
 }
 
-/// Those who paid for files before a commit.
-pub(crate) type Payers = Vec<(FileId, Vec<Subject>)>;
+/// Those who paid for files before a commit; nobody does where there is no quota.
+pub(crate) type Payers = Option<Vec<(FileId, Vec<Subject>)>>;
 
 impl Session {
     /// Lets a user, or a directory with all that is below it, have so many bytes of a pool, in whole frames; `None`: as many as there are. Without a pool, of
@@ -74,19 +74,28 @@ impl Session {
         }
         Ok(())
     }
-}
 
-impl Store {
-    /// The quotas from the `first` on, at most `max` of them, and how many come after these. What programs took by themselves is looked for before.
+    /// The quotas from the `first` on, at most `max` of them, and how many come after these: those that the session may know of. What programs took by
+    /// themselves is looked for before.
     #[must_use]
     pub fn quotas(&self, first: usize, max: usize) -> (Vec<QuotaInfo>, u64) {
-        let mut st = self.inner.lock();
+        let inner = &self.store.inner;
+        let mut st = inner.lock();
         if !st.quotas.in_force() {
             return (Vec::new(), 0);
         }
-        self.inner.refresh_all(&mut st);
-        self.inner.find_growth(&mut st);
-        st.quota_infos(first, max)
+        inner.refresh_all(&mut st);
+        inner.find_growth(&mut st);
+        let seen = |account: &Account| match account.subject {
+            Subject::User(uid) => self.cred.admin || uid == self.cred.uid,
+            // Names are for those who may look for them.
+            Subject::Dir(dir) => st.ns.path_of(dir).is_some_and(|at| st.ns.resolve(&self.cred, &at).is_ok()),
+        };
+        let seen: Vec<Account> = st.quotas.accounts().filter(seen).collect();
+        let rest = seen.get(first..).unwrap_or_default();
+        let shown = &rest[..max.min(rest.len())];
+        let infos = shown.iter().map(|account| st.quota_info(account)).collect();
+        (infos, (rest.len() - shown.len()) as u64)
     }
 }
 
@@ -114,9 +123,8 @@ impl Inner {
 }
 
 impl State {
-    /// Some quotas, and how many come after them.
-    pub fn quota_infos(&self, first: usize, max: usize) -> (Vec<QuotaInfo>, u64) {
-        let infos = self.quotas.accounts().skip(first).take(max).map(|account| QuotaInfo {
+    fn quota_info(&self, account: &Account) -> QuotaInfo {
+        QuotaInfo {
             of: match account.subject {
                 Subject::User(uid) => QuotaOf::User(uid),
                 Subject::Dir(dir) => QuotaOf::Dir(self.ns.path_of(dir).unwrap_or_default()),
@@ -125,8 +133,7 @@ impl State {
             used: account.used.bytes(),
             limit: account.limit.bytes(),
             over: account.is_over(),
-        });
-        (infos.collect(), self.quotas.accounts().skip(first).skip(max).count() as u64)
+        }
     }
 
     fn subject_text(&self, subject: Subject) -> String {
@@ -267,6 +274,9 @@ impl State {
         if self.ns.get(id).is_none_or(|inode| inode.kind != Kind::Dir) {
             return vec![id];
         }
+        if !self.quotas.any_dir() {
+            return Vec::new();
+        }
         let below = self.ns.subtree(id).into_iter().map(|(_, _, id)| id);
         below.filter(|file| self.quotas.payers(*file).is_some()).collect()
     }
@@ -274,7 +284,7 @@ impl State {
     /// Who pays now for the files that changes give other owners or names.
     pub fn payers_before(&self, changes: &[Change]) -> Payers {
         if !self.quotas.in_force() {
-            return Payers::new();
+            return None;
         }
         let mut files = BTreeSet::new();
         for change in changes {
@@ -295,16 +305,19 @@ impl State {
                 _ => {}
             }
         }
-        files.into_iter().map(|file| (file, self.payers(file))).collect()
+        Some(files.into_iter().map(|file| (file, self.payers(file))).collect())
     }
 
     /// Has those pay who are to from now on, after changes that were made.
     pub fn charge_anew(&mut self, before: Payers, changes: &[Change]) {
         let set = |change: &Change| matches!(change, Change::Quota(Quota { limit: Some(_), .. }));
-        if changes.iter().any(set) {
-            self.count_quotas();
+        match &before {
+            None if self.quotas.in_force() => self.count_quotas(),
+            // What each file has is known.
+            Some(_) if changes.iter().any(set) => self.with_quotas(Self::recount_payers),
+            _ => {}
         }
-        for (file, mut payers) in before {
+        for (file, mut payers) in before.into_iter().flatten() {
             let Some(inode) = self.ns.get(file) else {
                 self.quotas.gone(file);
                 continue;
@@ -339,8 +352,12 @@ impl State {
 
     /// Counts what is charged to whom anew.
     pub fn count_quotas(&mut self) {
+        self.with_quotas(Self::recount);
+    }
+
+    fn with_quotas(&mut self, work: impl FnOnce(&Self, &mut Quotas)) {
         let mut quotas = self.quotas.clone();
-        self.recount(&mut quotas);
+        work(self, &mut quotas);
         self.quotas = quotas;
     }
 
@@ -373,17 +390,16 @@ impl State {
                 }
             });
         }
-        let files: BTreeSet<FileId> = frames.keys().map(|(file, _)| *file).chain(quotas.files()).collect();
-        let payers: BTreeMap<FileId, Vec<Subject>> = files
-            .into_iter()
-            .filter_map(|file| {
-                let new = quotas.payers(file).is_none();
-                let payers = self.payers_by_name(file).or_else(|| new.then(|| self.payers(file)))?;
-                Some((file, payers))
-            })
-            .collect();
-        let frames = frames.into_iter().map(|((file, pool), count)| (file, pool, PageCount(count)));
-        quotas.recount(frames, |file| payers.get(&file).cloned());
+        quotas.recount_frames(frames.into_iter().map(|((file, pool), n)| (file, pool, PageCount(n))));
+        self.recount_payers(quotas);
+    }
+
+    fn recount_payers(&self, quotas: &mut Quotas) {
+        // Of a file without a name that had no bill, its owner is all that is known.
+        quotas.recount_payers(|file| {
+            let new = self.quotas.payers(file).is_none();
+            self.payers_by_name(file).or_else(|| new.then(|| self.payers(file)))
+        });
     }
 }
 
