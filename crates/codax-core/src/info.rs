@@ -5,6 +5,7 @@ use crate::extent::{Extent, PoolRun};
 use crate::namespace::Kind;
 use crate::placement::Placement;
 use crate::plan::{Holder, Plan};
+use crate::request::QuotaOf;
 use crate::{FileId, PageRange, PoolId};
 use serde::{Deserialize, Serialize};
 
@@ -244,6 +245,25 @@ pub struct StoreInfo {
     pub recovery: Vec<String>,
     /// Where it is mounted.
     pub mounts: Vec<MountInfo>,
+    /// Its quotas, the first of them.
+    pub quotas: Vec<QuotaInfo>,
+    /// Quotas that are left out here.
+    pub more_quotas: u64,
+}
+
+/// A quota, and what is charged to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaInfo {
+    /// Whose.
+    pub of: QuotaOf,
+    /// Of which pool, by name.
+    pub pool: String,
+    /// Bytes in frames that it has.
+    pub used: u64,
+    /// Bytes in frames that it may have.
+    pub limit: u64,
+    /// Whether it has more than it may, and gets nothing until it has less.
+    pub over: bool,
 }
 
 /// A mount of the store.

@@ -17,6 +17,7 @@ pub mod name;
 pub mod namespace;
 pub mod placement;
 pub mod plan;
+pub mod quota;
 pub mod request;
 pub mod segment;
 pub mod units;

@@ -210,7 +210,11 @@ impl Namespace {
             Change::Drop(id) => self.drop_inode(*id),
             Change::Link { dir, name, child } => self.link(*dir, name, *child),
             Change::Unlink { dir, name } => self.unlink(*dir, name),
-            Change::Pool(_) | Change::MoveBegin(_) | Change::MoveEnd(_) | Change::IdsBelow(_) => Ok(()),
+            Change::Pool(_)
+            | Change::MoveBegin(_)
+            | Change::MoveEnd(_)
+            | Change::IdsBelow(_)
+            | Change::Quota(_) => Ok(()),
         }
     }
 

@@ -113,3 +113,12 @@ pub enum PlacementSpec {
         pools: Vec<String>,
     },
 }
+
+/// Whose a quota is, as people write it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QuotaOf {
+    /// A user.
+    User(u32),
+    /// A directory, with all that is below it.
+    Dir(StorePath),
+}

@@ -12,6 +12,7 @@ use codax_core::frame::{FrameRecord, FrameState};
 use codax_core::info::{Finding, Severity};
 use codax_core::name::Name;
 use codax_core::namespace::Kind;
+use codax_core::quota::{Account, Quota};
 use codax_core::{Error, ErrorKind, FileId, Frame, PageCount, PageNo, PageRange, PoolId, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
@@ -36,6 +37,7 @@ impl Store {
         inner.check_names(&st, &mut findings);
         check_table_files(&mut st, &mut findings)?;
         check_table(&mut st, &mut findings);
+        check_quotas(&mut st, &mut findings);
         let machine = WithMemory::now();
         for pool in &st.pools {
             let without = machine.lost(&nodes_of(&pool.record, &inner.options()));
@@ -71,7 +73,7 @@ impl Store {
                         .ns
                         .get(file)
                         .is_some_and(|inode| inode.ahead.is_some_and(|its| st.media.same(its, pool)))
-                    || st.making.contains(&file)
+                    || st.making.contains_key(&file)
                 {
                     continue;
                 }
@@ -247,6 +249,17 @@ fn check_table(st: &mut State, findings: &mut Findings) {
     }
 }
 
+/// What is charged to whom against the frames that there are.
+fn check_quotas(st: &mut State, findings: &mut Findings) {
+    let wrong = st.miscounted();
+    if findings.repair && !wrong.is_empty() {
+        st.count_quotas();
+    }
+    for what in wrong {
+        findings.add(Severity::Mendable, what, findings.repair);
+    }
+}
+
 /// Whether pages lie where their pool is, as the kernel says: what moves pages behind the store's back doesn't tell it.
 fn check_place(st: &State, file: FileId, here: &[PoolRun], findings: &mut Findings) -> Result<()> {
     for PoolRun { pages, pool } in here {
@@ -407,6 +420,10 @@ impl Inner {
             })
         });
         let pools = st.pools.iter().map(|p| Change::Pool(p.record.clone()));
-        self.journal.rewrite(inodes.chain(links).chain(pools).chain([Change::IdsBelow(st.ids_below)]))
+        let quotas = st.quotas.accounts().map(|Account { subject, pool, limit, .. }| {
+            Change::Quota(Quota { subject, pool, limit: Some(limit) })
+        });
+        let ids = [Change::IdsBelow(st.ids_below)];
+        self.journal.rewrite(inodes.chain(links).chain(pools).chain(quotas).chain(ids))
     }
 }

@@ -1,7 +1,9 @@
-use codax_core::info::{Event, FileInfo, Finding, JobInfo, JobReport, ServedOn, StoreInfo, Strangers};
+use codax_core::info::{
+    Event, FileInfo, Finding, JobInfo, JobReport, QuotaInfo, ServedOn, StoreInfo, Strangers,
+};
 use codax_core::mounting::MountOptions;
 use codax_core::name::StorePath;
-use codax_core::request::{Handle, Layout, Mapped, Open, PinId, PlacementSpec};
+use codax_core::request::{Handle, Layout, Mapped, Open, PinId, PlacementSpec, QuotaOf};
 use codax_core::{Error, FileId, PageRange};
 use serde::{Deserialize, Serialize};
 
@@ -236,6 +238,20 @@ pub enum Request {
         /// Only plan.
         dry_run: bool,
     },
+    /// Lets a user or directory have no more than so much of a pool, or as much as there is again. Store's owner only. Answered by [`Reply::Done`].
+    SetQuota {
+        /// Whose.
+        of: QuotaOf,
+        /// The pool's name; `None`, where the limit is taken away, for all.
+        pool: Option<String>,
+        /// The limit in bytes; `None` takes it away.
+        bytes: Option<u64>,
+    },
+    /// Quotas from number `first` on, counted from 0, as many as fit a packet. Answered by [`Reply::Quotas`].
+    Quotas {
+        /// First number wanted.
+        first: u64,
+    },
 }
 
 /// Body of [`Request::Attach`].
@@ -328,4 +344,11 @@ pub enum Reply {
     Served(Vec<ServedOn>),
     /// To `EvictStrangers`.
     Strangers(Box<Strangers>),
+    /// To `Quotas`.
+    Quotas {
+        /// Quotas, in the order in which they are numbered.
+        quotas: Vec<QuotaInfo>,
+        /// How many come after them.
+        more: u64,
+    },
 }

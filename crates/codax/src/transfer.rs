@@ -214,7 +214,7 @@ impl<'a> Sink<'a> {
             let ample = end.max(self.len + self.len.min(GROW_MAX));
             match self.set_len(ample) {
                 // There may be room for what is there, if not for what may come.
-                Err(e) if e.kind == ErrorKind::NoSpace && ample > end => self.set_len(end)?,
+                Err(e) if is_full(&e) && ample > end => self.set_len(end)?,
                 other => other?,
             }
         }
@@ -327,9 +327,15 @@ fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> Result<usize> {
     Ok(filled)
 }
 
+/// Whether there is no room, for anybody or for those who pay for the file.
+fn is_full(e: &Error) -> bool {
+    matches!(e.kind, ErrorKind::NoSpace | ErrorKind::QuotaExceeded)
+}
+
 fn system(what: &str, e: &io::Error) -> Error {
     let kind = match e.kind() {
         io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        io::ErrorKind::QuotaExceeded => ErrorKind::QuotaExceeded,
         io::ErrorKind::PermissionDenied => ErrorKind::Permission,
         _ => ErrorKind::Internal,
     };

@@ -1,7 +1,7 @@
 //! `codax status`, `df` and `du`: what there is, and what it takes.
 
 use super::device::{job, state};
-use super::{Context, info, unexpected};
+use super::{Context, info, quota, unexpected};
 use crate::args::{DuArgs, checked};
 use crate::output::json::PathForm;
 use crate::output::progress::held_lines;
@@ -31,6 +31,9 @@ struct StoreRow<'a> {
     pools: &'a [PoolInfo],
     recovery: &'a [String],
     mounts: Vec<MountRow>,
+    quotas: Vec<quota::Row<'a>>,
+    /// Quotas that are left out here: `codax quota` has all.
+    more_quotas: u64,
 }
 
 /// A mount, as JSON has it.
@@ -56,6 +59,8 @@ impl<'a> StoreRow<'a> {
             pools,
             recovery,
             mounts,
+            quotas,
+            more_quotas,
         } = info;
         let mounts = mounts.iter();
         Self {
@@ -72,6 +77,8 @@ impl<'a> StoreRow<'a> {
             mounts: mounts
                 .map(|mount| MountRow { dir: PathForm::new(&mount.dir), passthrough: mount.passthrough })
                 .collect(),
+            quotas: quota::rows(quotas),
+            more_quotas: *more_quotas,
         }
     }
 }
@@ -100,6 +107,12 @@ fn status_text(info: &StoreInfo) -> String {
     ]);
     out.push('\n');
     out += &pools_text(&info.pools);
+    if !info.quotas.is_empty() {
+        out += &format!("\n{}", quota::text(&info.quotas));
+        if info.more_quotas > 0 {
+            out += &format!("… and {} more: codax quota\n", info.more_quotas);
+        }
+    }
     for pool in &info.pools {
         let Some(running) = &pool.job else { continue };
         out += &format!("\n{}: {}\n", pool.name, text::printable(&job(running)));

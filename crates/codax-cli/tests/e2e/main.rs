@@ -28,6 +28,7 @@ mod numa;
 mod pairs;
 mod power;
 mod probe;
+mod quotas;
 mod stopped;
 mod strangers;
 mod users;

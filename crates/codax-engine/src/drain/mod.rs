@@ -74,17 +74,18 @@ impl Session {
     ) -> Result<JobReport> {
         let inner = &self.store.inner;
         let (file, pages, pace, pool) = {
-            let st = inner.lock();
+            let mut st = inner.lock();
             let file = st.ns.resolve(&self.cred, path)?;
             st.ns.check(&self.cred, file, Want::WRITE, path)?;
-            let inode = st.ns.get(file).ok_or_else(|| Error::not_found(format!("{path} is gone")))?;
+            let inode = st.ns.get(file).ok_or_else(|| Error::not_found(format!("{path} is gone")))?.clone();
+            let inode = &inode;
             if inode.kind == Kind::Dir {
                 return Err(Error::new(ErrorKind::IsDir, format!("{path} is a directory: move its files")));
             }
             let pool = st.pool_named(to)?;
             let pages = blocks(inode, range, path, st.block())?;
             let refused = |e: &Error| inner.event("refuse", &path.to_string(), &format!("move: {e}"), 0);
-            takes(&st, pool, inode, pages).inspect_err(refused)?;
+            takes(&mut st, pool, inode, pages).inspect_err(refused)?;
             (file, pages, pace(&st, inode.extents.iter().map(|e| e.pool).chain([pool]), None), pool)
         };
         let job = Arc::new(Job::new("move"));
@@ -92,7 +93,8 @@ impl Session {
         let order_to = vec![PoolRun { pages, pool }];
         let path_text = path.to_string();
         inner.run_job(&job, progress, move |inner, job| {
-            let order = Order { file, to: order_to, home: None, verify: false, job, pace: &pace };
+            let order =
+                Order { file, to: order_to, home: None, verify: false, bound: true, job, pace: &pace };
             let (bytes, stuck) = match inner.move_pages(&order) {
                 Ok(bytes) => (bytes, None),
                 Err((bytes, stuck)) => (bytes, Some(stuck)),
@@ -455,6 +457,7 @@ impl Inner {
                 to: m.to.clone(),
                 home: Some(pool),
                 verify: true,
+                bound: false,
                 job,
                 pace,
             };
@@ -526,7 +529,7 @@ impl Inner {
         job.update(|j| (j.total, j.files_total) = (total, orders.len() as u64));
         let mut report = JobReport::default();
         for (file, to) in orders {
-            let order = Order { file, to, home: None, verify: true, job, pace: &pace };
+            let order = Order { file, to, home: None, verify: true, bound: false, job, pace: &pace };
             let (bytes, stuck) = match self.move_pages(&order) {
                 Ok(bytes) => (bytes, None),
                 Err((bytes, stuck)) => (bytes, Some(stuck)),
@@ -584,7 +587,7 @@ fn blocks(inode: &Inode, range: Option<(u64, u64)>, path: &StorePath, block: u64
 }
 
 /// Whether `pool` can take all of these pages that it doesn't have yet: a move begins only if it can be made.
-fn takes(st: &State, pool: PoolId, inode: &Inode, pages: PageRange) -> Result<()> {
+fn takes(st: &mut State, pool: PoolId, inode: &Inode, pages: PageRange) -> Result<()> {
     let name = st.pool_name(pool);
     if st.pool(pool).record.state != PoolState::Online {
         return Err(Error::device_state(format!("pool {name} is not online: nothing can be moved to it")));
@@ -593,7 +596,7 @@ fn takes(st: &State, pool: PoolId, inode: &Inode, pages: PageRange) -> Result<()
     let runs = extent::pool_runs(&here).into_iter().filter(|run| run.pool != pool);
     let wanted: u64 = runs.map(|run| run.pages.widened(st.unit(pool)).count.0).sum();
     match wanted.saturating_sub(st.room(pool).free.0) {
-        0 => Ok(()),
+        0 => st.check_quota(pool, inode.id, PageCount(wanted)),
         missing => Err(Error::no_space(format!(
             "pool {name} has no room: {} bytes are missing of the {} to be moved",
             PageCount(missing).bytes(),

@@ -173,7 +173,11 @@ impl Fs {
         let off = at.offset(&st, file);
         let (end, pages) = (off.saturating_add(len), PageRange::of_bytes(off, len));
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
-        if inode.ahead.is_some() || end <= inode.len && inode.holes(pages).is_empty() {
+        let has_frames = end <= inode.len && inode.holes(pages).is_empty();
+        if inode.ahead.is_some_and(|pool| st.is_bound(file, pool)) && !has_frames {
+            return self.write_charged(st, file, at, data);
+        }
+        if inode.ahead.is_some() || has_frames {
             let place = Where::new(&st, inode, off, len, true)?;
             begin_io(&mut st, file);
             drop(st);
@@ -203,6 +207,25 @@ impl Fs {
             used.wrote_ns = None;
         }
         result.map(|()| data.len())
+    }
+
+    /// Writes to an object that is ahead of its file, where a quota counts what that takes: frames first, as everywhere, since programs that the kernel
+    /// serves are not asked.
+    fn write_charged(&self, st: Guard<'_>, file: FileId, at: At, data: &[u8]) -> Result<usize> {
+        let inner = self.inner();
+        let mut st = inner.wait_idle(st, file)?;
+        inner.absorb(&mut st, file)?;
+        let off = at.offset(&st, file);
+        check_end(off.saturating_add(data.len() as u64))?;
+        let kept = inner.reserve_ahead(&mut st, file, PageRange::of_bytes(off, data.len() as u64))?;
+        let (mut st, written) = inner.with_ahead(st, file, "write", |backing, object| match at {
+            At::End => backing.append(object, data),
+            At::Offset(_) => backing.write(object, data, off).map(|()| data.len()),
+        });
+        // They are for what is absorbed now.
+        st.free(&kept);
+        inner.absorb(&mut st, file)?;
+        written
     }
 
     /// The handle, open for reading, or for writing if `write` says so.
@@ -390,7 +413,7 @@ impl Inner {
 
 /// Whether there are no frames for what is written: where less is asked for, there may be.
 fn is_refused(e: &Error) -> bool {
-    matches!(e.kind, ErrorKind::NoSpace | ErrorKind::DeviceState)
+    matches!(e.kind, ErrorKind::NoSpace | ErrorKind::DeviceState | ErrorKind::QuotaExceeded)
 }
 
 /// Bytes of a file that are gone.

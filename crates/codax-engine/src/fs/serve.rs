@@ -25,6 +25,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 const IN_HUGE_PAGES: &str = "lies in pages of hugetlbfs, which FUSE doesn't pass through";
 /// Why the daemon serves a file on a medium of its own.
 const ON_DAX: &str = "lies on a DAX device, whose frames and names the daemon keeps in step";
+/// What a quota changes of how the kernel serves a file.
+const COUNTED: &str = "; who writes to it asks the daemon, since a quota counts that";
 /// Why the daemon serves a file of which bytes are gone.
 const HAS_LOST: &str = "has bytes that are gone";
 
@@ -195,11 +197,16 @@ impl Fs {
             Kind::Dir => return Err(Error::new(ErrorKind::IsDir, format!("inode {id} is a directory"))),
             _ => return Err(Error::invalid(format!("inode {id} is no regular file"))),
         }
-        let how = match self.object_for_kernel(&mut st, id) {
-            Some(pool) => How::Passthrough(self.hand_out(&mut st, id, pool)?),
-            None => How::Daemon,
+        let (how, direct) = match self.object_for_kernel(&mut st, id) {
+            Some(pool) => {
+                let object = self.hand_out(&mut st, id, pool)?;
+                (How::Passthrough(object), write && st.is_bound(id, pool))
+            }
+            None => (How::Daemon, false),
         };
-        Ok(self.add_handle(&mut st, id, how, (read, write), who))
+        st.watch(id);
+        let open = self.add_handle(&mut st, id, how, (read, write), who);
+        Ok(FsOpen { direct, ..open })
     }
 
     /// Makes an empty file and opens it. `Exists` if the name is taken.
@@ -238,8 +245,10 @@ impl Fs {
                 How::Passthrough(object)
             }
         };
+        let direct = write && pool.is_some_and(|pool| st.is_bound(id, pool));
+        st.watch(id);
         let open = self.add_handle(&mut st, id, how, (read, write), new.who);
-        Ok((st.attr(id)?, open))
+        Ok((st.attr(id)?, FsOpen { direct, ..open }))
     }
 
     /// Whether somebody has the file open for writing through this mount.
@@ -303,7 +312,7 @@ impl Fs {
         st.handles.insert(handle, MountHandle { file, mount, read, write, pid: who.pid });
         let by_kernel = matches!(how, How::Passthrough(_));
         st.live.entry(file).or_default().mount.get_or_insert_default().add(mount, by_kernel);
-        FsOpen { handle, how }
+        FsOpen { handle, how, direct: false }
     }
 
     /// The mount's kernel is about to be told of an inode, and will know it until it [forgets](Self::forget) that.
@@ -341,7 +350,10 @@ impl Fs {
             Kind::File if self.opened_so(&st, id) == Some(false) => (ServedBy::Daemon, so()),
             Kind::File if st.served_by_kernel(id) => (ServedBy::Kernel, so()),
             Kind::File => match st.sole_pool(inode) {
-                Ok(pool) => (ServedBy::Kernel, format!("all of it is one object in {}", st.pool_name(pool))),
+                Ok(pool) => {
+                    let counted = if st.is_bound(id, pool) { COUNTED } else { "" };
+                    (ServedBy::Kernel, format!("all of it is one object in {}{counted}", st.pool_name(pool)))
+                }
                 Err(why @ (IN_HUGE_PAGES | ON_DAX | HAS_LOST)) => (ServedBy::Daemon, format!("it {why}")),
                 Err(why) => (ServedBy::Daemon, why.to_owned()),
             },

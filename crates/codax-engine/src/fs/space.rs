@@ -10,7 +10,7 @@ use codax_core::extent::{self, Extent};
 use codax_core::namespace::{Inode, Kind, LEN_MAX};
 use codax_core::placement::Placement;
 use codax_core::{
-    DRAM, Error, ErrorKind, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result,
+    DRAM, Error, ErrorKind, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, ROOT, Result,
 };
 use codax_os::object;
 use std::collections::BTreeSet;
@@ -92,10 +92,15 @@ impl Fs {
         Ok(())
     }
 
-    /// What statfs(2) says, of the pools that the placement of `id` uses.
+    /// What statfs(2) says, of the pools that the placement of `id` uses: of one on which a directory here or above has a quota, no more than that.
     pub fn statfs(&self, id: FileId) -> Result<StatFs> {
         let st = self.lock();
         let placement = st.placement(id);
+        // Of a file it is that of the directory that it is in.
+        let dir_of = match st.inode(id).map(|inode| inode.kind) {
+            Some(Kind::Dir) => id,
+            _ => st.ns.parent_of(id).map_or(ROOT, |(dir, _)| dir),
+        };
         let pools: BTreeSet<PoolId> = match &placement {
             Placement::On { pool, .. } => [*pool].into(),
             Placement::Prefer(pool) => [*pool, DRAM].into(),
@@ -107,13 +112,16 @@ impl Fs {
         let mut rooms = Vec::new();
         for pool in pools {
             let online = st.room(pool).online;
+            let quota = st.quota_of_dir(dir_of, pool);
             let pool = st.pool(pool);
-            stat.bytes += PageCount(pool.record.frames).bytes();
+            let bytes = PageCount(pool.record.frames).bytes();
+            stat.bytes += quota.map_or(bytes, |quota| quota.limit.bytes().min(bytes));
             // What programs write through the kernel has no frames yet, and memory. Of a pool of huge pages all is in the holder or in files.
             let medium = st.pool(pool.record.medium);
             let by_kernel = codax_os::mounts::free_bytes(&layout.pool(&medium.record.name));
             let free = by_kernel.ok().filter(|_| pool.record.unit() == 1).unwrap_or(u64::MAX);
             let free = free.min(pool.alloc.free().bytes());
+            let free = quota.map_or(free, |quota| quota.room().bytes().min(free));
             stat.free += free;
             rooms.push(if online { free } else { 0 });
         }
@@ -153,7 +161,7 @@ fn beside(st: &State, inode: &Inode, placement: &Placement, gap: PageRange) -> O
     }
     let after = || inode.extents.iter().find(|e| e.page.0 >= gap.end()).copied();
     let pool = extent::before(&inode.extents, gap.start).or_else(after)?.pool;
-    let room = st.room(pool);
+    let room = st.room_for(inode.id, pool);
     (room.online && room.free >= gap.count && gap == gap.widened(room.unit)).then_some(pool)
 }
 
@@ -209,13 +217,13 @@ impl Inner {
 
     /// Works on the object that is ahead of a file, without the state's lock: what takes or gives back much memory takes its time. The file is busy
     /// meanwhile.
-    fn with_ahead<'a>(
+    pub fn with_ahead<'a, T>(
         &'a self,
         mut st: Guard<'a>,
         file: FileId,
         what: &'static str,
-        work: impl FnOnce(&dyn Backing, BorrowedFd<'_>) -> Result<()>,
-    ) -> (Guard<'a>, Result<()>) {
+        work: impl FnOnce(&dyn Backing, BorrowedFd<'_>) -> Result<T>,
+    ) -> (Guard<'a>, Result<T>) {
         let Some(pool) = st.ns.get(file).and_then(|inode| inode.ahead) else { return (st, Err(gone(file))) };
         let backing = st.pool(pool).backing.clone();
         let opened = st.open_object(pool, file, true);
@@ -272,7 +280,7 @@ impl Inner {
     }
 
     /// Keeps frames for the pages that the object of a file that is ahead has yet to be given: the medium may have more room than the pool.
-    fn reserve_ahead(&self, st: &mut State, file: FileId, pages: PageRange) -> Result<Vec<Extent>> {
+    pub fn reserve_ahead(&self, st: &mut State, file: FileId, pages: PageRange) -> Result<Vec<Extent>> {
         self.absorb(st, file)?;
         let Some(inode) = st.ns.get(file) else { return Err(gone(file)) };
         let Some(pool) = inode.ahead else { return Ok(Vec::new()) };
@@ -358,6 +366,7 @@ impl Inner {
         huge: bool,
     ) -> Result<Option<Vec<Extent>>> {
         let placement = st.placement(inode.id);
+        let refusals = st.quotas.refusals();
         let mut extents: Vec<Extent> = Vec::new();
         for gap in inode.holes(pages) {
             let after = extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
@@ -377,7 +386,11 @@ impl Inner {
             match placed {
                 Err(e) if !huge => return Err(e),
                 Ok(_) if !small => {}
-                _ => return Ok(None),
+                _ => {
+                    // Less is asked for next.
+                    st.quotas.forget_refusals(refusals);
+                    return Ok(None);
+                }
             }
         }
         let held = |st: &State| extents.iter().any(|e| st.has_held(inode.id, e.pool));

@@ -48,6 +48,8 @@ pub(crate) struct Order<'a> {
     pub home: Option<PoolId>,
     /// Whether copies are read back and compared before the old bytes go.
     pub verify: bool,
+    /// Whether quotas are asked: what the operator has moved is only counted.
+    pub bound: bool,
     pub job: &'a Job,
     pub pace: &'a Pace,
 }
@@ -323,7 +325,12 @@ impl Inner {
                 .last()
                 .and_then(|c: &Chunk| c.target.last())
                 .map(|r| codax_core::Frame(r.frame.0 + r.count.0));
-            match st.reserve(to, order.file, units::with_frames(st, &inode, to, pages), near) {
+            let pages_there = units::with_frames(st, &inode, to, pages);
+            let reserved = match order.bound {
+                true => st.reserve(to, order.file, pages_there, near),
+                false => st.take(to, order.file, pages_there, near),
+            };
+            match reserved {
                 Ok(extents) => {
                     let target =
                         extents.iter().map(|e| FrameRun { frame: e.frame, count: e.count }).collect();

@@ -137,6 +137,7 @@ impl Session {
         let mut st = inner.lock();
         let replaced = st.ns.resolve(&self.cred, to).ok();
         let changes = st.ns.rename(&self.cred, from, to, noreplace, inner.env.wall_ns())?;
+        st.check_entered(&changes)?;
         inner.commit(&mut st, &changes)?;
         if let Some(old) = replaced {
             inner.reap(&mut st, old);
@@ -329,6 +330,8 @@ impl Store {
             pools,
             recovery: st.recovery.iter().take(64).map(|note| note.what.clone()).collect(),
             mounts: Vec::new(),
+            quotas: Vec::new(),
+            more_quotas: 0,
         }
     }
 
@@ -340,6 +343,7 @@ impl Store {
     /// Events from number `since` on.
     #[must_use]
     pub fn events(&self, since: u64, max: usize) -> Vec<Event> {
+        self.inner.tell_quotas(&mut self.inner.lock());
         self.inner.events.since(since.saturating_sub(1), max)
     }
 

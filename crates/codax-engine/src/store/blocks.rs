@@ -77,6 +77,11 @@ impl Inner {
 }
 
 impl Pool {
+    /// Every frame.
+    pub fn all_frames(&self) -> FrameRun {
+        FrameRun { frame: Frame(0), count: PageCount(self.record.frames) }
+    }
+
     /// Frames that no file has, with those for which there is no memory.
     fn unused(&self) -> PageCount {
         PageCount(self.alloc.free().0 + frames(&self.absent).0)

@@ -4,8 +4,9 @@ use crate::backing::{Backing, os_error};
 use crate::fs::gone_bytes;
 use crate::store::held::Looked;
 use crate::store::media::Media;
+use crate::store::quota::Maker;
 use crate::store::session::{LayoutFds, OpenFile, Session};
-use crate::store::state::State;
+use crate::store::state::{State, Unnamed};
 use crate::store::{Guard, Inner};
 use codax_core::change::Change;
 use codax_core::extent::{self, Extent};
@@ -112,16 +113,25 @@ impl Session {
         let file = st.ns.take_id();
         let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(open.len) };
         check_len(open.len, &open.path)?;
-        let extents = st.place(&placement, file, pages, None).inspect_err(|e| {
-            inner.event("refuse", &open.path.to_string(), &e.message, open.len);
-        })?;
-        st.making.insert(file);
+        st.making.insert(file, Maker { uid: self.cred.uid, dir: parent });
+        let extents = match st.place(&placement, file, pages, None) {
+            Ok(extents) => extents,
+            Err(e) => {
+                st.making.remove(&file);
+                // Of a quota that is told by itself, once.
+                if e.kind != ErrorKind::QuotaExceeded {
+                    inner.event("refuse", &open.path.to_string(), &e.message, open.len);
+                }
+                return Err(e);
+            }
+        };
         drop(st);
         inner.env.reached("create:reserved");
 
         let made = inner.back(file, &extents, open.len, &BTreeSet::new());
         let mut st = inner.lock();
-        let opened = made.and_then(|()| self.commit_create(&mut st, open, file, own, &placement, &extents));
+        let opened =
+            made.and_then(|()| self.commit_create(&mut st, open, (file, parent), own, &placement, &extents));
         if opened.is_err() {
             inner.unmake(&mut st, file, &extents);
         }
@@ -142,7 +152,7 @@ impl Session {
         &self,
         st: &mut State,
         open: &Open,
-        file: FileId,
+        (file, dir): (FileId, FileId),
         own: Option<Placement>,
         placement: &Placement,
         extents: &[Extent],
@@ -168,7 +178,7 @@ impl Session {
         }
         let handle = self.add_handle(st, file, open)?;
         if let Some(live) = st.live.get_mut(&file).filter(|_| open.unnamed) {
-            live.unnamed = Some(placement.clone());
+            live.unnamed = Some(Unnamed { placement: placement.clone(), dir });
         }
         let layout = inner.commit(st, &changes).and_then(|()| {
             st.own(file, extents);
@@ -238,6 +248,7 @@ impl Session {
         let replaced = st.ns.resolve(&self.cred, path).ok();
         let now = inner.env.wall_ns();
         let changes = st.ns.link_orphan(&self.cred, open.file, path, replace, now)?;
+        st.check_entered(&changes)?;
         inner.commit(&mut st, &changes)?;
         if let Some(live) = st.live.get_mut(&open.file) {
             live.unnamed = None;

@@ -534,6 +534,7 @@ impl Store {
                         tracing::error!("journal: {e}");
                     }
                     inner.retry_held(&mut inner.lock());
+                    inner.find_growth(&mut inner.lock());
                     inner.tend();
                     inner.look_for_media();
                     inner.retire_unfit();

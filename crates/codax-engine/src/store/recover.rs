@@ -23,6 +23,7 @@ use codax_core::change::{Change, MoveRecord, PoolRecord, PoolState};
 use codax_core::extent::{self, Extent, FrameRun};
 use codax_core::frame::FrameState;
 use codax_core::namespace::{Inode, LEN_MAX, Namespace};
+use codax_core::quota::Quotas;
 use codax_core::{Error, ErrorKind, FileId, MoveId, PageCount, PageRange, PoolId, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -38,6 +39,7 @@ struct Replayed {
     pools: BTreeMap<PoolId, PoolRecord>,
     moves: BTreeMap<MoveId, MoveRecord>,
     ids_below: FileId,
+    quotas: Quotas,
 }
 
 impl Replayed {
@@ -56,6 +58,7 @@ impl Replayed {
                 self.ids_below = id;
                 self.ns.never_below(id);
             }
+            Change::Quota(quota) => self.quotas.set(&quota),
             other => self.ns.apply(&other)?,
         }
         Ok(())
@@ -141,6 +144,8 @@ impl Store {
         let events = Events::open(&layout.meta())?;
         let mut state = State::new(replayed.ns, pools);
         state.ids_below = replayed.ids_below;
+        state.quotas = replayed.quotas;
+        state.count_quotas();
         let catalogs = state.pools.iter().filter_map(|pool| pool.catalog.as_ref());
         let versions = catalogs.flat_map(|catalog| catalog.contents().nodes().map(|node| node.version));
         state.version = versions.max().unwrap_or(0);
@@ -506,7 +511,7 @@ impl Inner {
     fn hold_stale(&self, st: &mut State, pool: PoolId, file: FileId, ranges: &[PageRange]) -> Vec<Extent> {
         let mut frames = Vec::new();
         for &range in ranges.iter().filter(|r| !r.is_empty()) {
-            match st.reserve(pool, file, range, None) {
+            match st.take(pool, file, range, None) {
                 Ok(extents) => frames.extend(extents),
                 // A full pool with stale memory beside it: its extents' numbers are all taken, so there is nothing to keep back.
                 Err(e) => tracing::debug!("stale memory of #{file}: {e}"),

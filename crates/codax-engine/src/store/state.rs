@@ -4,6 +4,7 @@ use crate::backing::Backing;
 use crate::catalog::Catalog;
 use crate::fs::{FsHandle, Mount, MountHandle, MountUse};
 use crate::store::media::Media;
+use crate::store::quota::Maker;
 use crate::store::session::SessionEntry;
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
@@ -13,6 +14,7 @@ use codax_core::frame::{FrameFlags, FrameState};
 use codax_core::info::{Exclusive, JobInfo};
 use codax_core::namespace::{Inode, Namespace};
 use codax_core::placement::{Placement, Room};
+use codax_core::quota::Quotas;
 use codax_core::request::{PinId, PlacementSpec};
 use codax_core::{
     DRAM, Error, ErrorKind, FileId, Frame, HUGE_PAGES, MoveId, PageCount, PageNo, PageRange, PoolId, Result,
@@ -47,7 +49,7 @@ pub(crate) struct State {
     /// What was mended or lost at start.
     pub recovery: Vec<Note>,
     /// Files that are being made: they have frames and may have objects, and the journal doesn't know them yet.
-    pub making: BTreeSet<FileId>,
+    pub making: BTreeMap<FileId, Maker>,
     /// The store is being closed: no new work.
     pub closing: bool,
     /// What mounts have open.
@@ -63,6 +65,9 @@ pub(crate) struct State {
     pub closed_devices: BTreeSet<u64>,
     /// The highest version of a file that was given out for catalogs.
     pub version: u64,
+    pub quotas: Quotas,
+    /// Files of which somebody has, or had since there are quotas, a descriptor by which they can be grown.
+    pub watched: BTreeSet<FileId>,
     /// The mount on whose behalf the lock is held: it knows what it changes.
     pub acting: Option<u64>,
 }
@@ -165,8 +170,8 @@ pub(crate) struct Live {
     /// Sessions that copy by descriptor.
     pub raw: BTreeMap<SessionId, RawEntry>,
     pub pins: BTreeMap<(SessionId, PinId), PageRange>,
-    /// The placement of a file in the making, which has no directory yet to take one from.
-    pub unnamed: Option<Placement>,
+    /// Where a file is made that has no directory yet.
+    pub unnamed: Option<Unnamed>,
     /// Somebody changes where its pages are.
     pub busy: Option<Busy>,
     /// How many wait for that to end.
@@ -175,6 +180,14 @@ pub(crate) struct Live {
     pub io: u32,
     /// What mounts do with it.
     pub mount: Option<Box<MountUse>>,
+}
+
+/// A file that was made without a name.
+#[derive(Debug, Clone)]
+pub(crate) struct Unnamed {
+    pub placement: Placement,
+    /// The directory for which it was made; it may be named in another.
+    pub dir: FileId,
 }
 
 /// What [`Busy`] says of a move.
@@ -241,7 +254,7 @@ impl State {
             next_move: 1,
             quarantine: BTreeSet::new(),
             recovery: Vec::new(),
-            making: BTreeSet::new(),
+            making: BTreeMap::new(),
             lost_orphans: BTreeSet::new(),
             closing: false,
             handles: HashMap::new(),
@@ -251,6 +264,8 @@ impl State {
             gone: HashMap::new(),
             closed_devices: BTreeSet::new(),
             version: 0,
+            quotas: Quotas::default(),
+            watched: BTreeSet::new(),
             acting: None,
         }
     }
@@ -343,8 +358,20 @@ impl State {
         self.ns.path_of(file).map_or_else(|| format!("#{file}"), |p| p.to_string())
     }
 
-    /// Takes frames of `pool` for `pages` of `file`, marked reserved.
+    /// Takes frames of `pool` for `pages` of `file`, marked reserved, if quotas allow it.
     pub fn reserve(
+        &mut self,
+        pool: PoolId,
+        file: FileId,
+        pages: PageRange,
+        near: Option<Frame>,
+    ) -> Result<Vec<Extent>> {
+        self.check_quota(pool, file, pages.count)?;
+        self.take(pool, file, pages, near)
+    }
+
+    /// [`State::reserve`] whatever quotas say: for what is there already, and for what the operator asks.
+    pub fn take(
         &mut self,
         pool: PoolId,
         file: FileId,
@@ -368,14 +395,15 @@ impl State {
             page += run.count.0;
         }
         p.tell_unused();
+        self.charge(file, pool, pages.count);
         self.fit_medium(pool);
         Ok(extents)
     }
 
     /// The placement in force for a file.
     pub fn placement(&self, file: FileId) -> Placement {
-        let unnamed = self.live.get(&file).and_then(|l| l.unnamed.clone());
-        unnamed.unwrap_or_else(|| self.ns.placement(file))
+        let unnamed = self.live.get(&file).and_then(|l| l.unnamed.as_ref());
+        unnamed.map_or_else(|| self.ns.placement(file), |unnamed| unnamed.placement.clone())
     }
 
     /// Takes frames for new pages of a file as its placement says, marked reserved.
@@ -395,7 +423,7 @@ impl State {
         }
         let mut runs: Vec<PoolRun> = beside.into_iter().collect();
         let block = self.block().max(HUGE_PAGES);
-        runs.extend(placement.choose(pages, block, &|id| self.room(id), &|id| self.pool_name(id))?);
+        runs.extend(self.choose(placement, file, pages, block)?);
         let mut extents: Vec<Extent> = Vec::with_capacity(runs.len());
         for run in runs {
             let last = extents.last().copied().or(after);
@@ -411,6 +439,36 @@ impl State {
         Ok(extents)
     }
 
+    /// Where new pages of a file go. A pool of which a quota leaves nothing is full to it; where that is why there is no space, it is said.
+    fn choose(
+        &mut self,
+        placement: &Placement,
+        file: FileId,
+        pages: PageRange,
+        block: u64,
+    ) -> Result<Vec<PoolRun>> {
+        let within = |id| self.room_for(file, id);
+        let chosen = placement.choose(pages, block, &within, &|id| self.pool_name(id));
+        if !matches!(&chosen, Err(e) if e.kind == ErrorKind::NoSpace) || !self.quotas.in_force() {
+            return chosen;
+        }
+        let all = placement.choose(pages, block, &|id| self.room(id), &|id| self.pool_name(id));
+        let mut wanted: BTreeMap<PoolId, u64> = BTreeMap::new();
+        for run in all.into_iter().flatten() {
+            *wanted.entry(run.pool).or_default() += run.pages.count.0;
+        }
+        for (pool, count) in wanted {
+            self.check_quota(pool, file, PageCount(count))?;
+        }
+        chosen
+    }
+
+    /// [`State::room`] for a file: no more than what quotas leave it.
+    pub fn room_for(&self, file: FileId, id: PoolId) -> Room {
+        let room = self.room(id);
+        Room { free: room.free.min(self.quota_room(file, id)), ..room }
+    }
+
     /// Marks frames as the file's.
     pub fn own(&mut self, file: FileId, extents: &[Extent]) {
         for e in extents {
@@ -423,7 +481,11 @@ impl State {
     pub fn free(&mut self, extents: &[Extent]) {
         for e in extents {
             let run = FrameRun { frame: e.frame, count: e.count };
+            let charged = self.charged(e.pool, e.frame);
             self.pool_mut(e.pool).give_back(run);
+            if let Some(file) = charged {
+                self.quotas.credit(file, e.pool, e.count);
+            }
         }
         for medium in self.media.of_extents(extents) {
             self.fit_medium(medium);
