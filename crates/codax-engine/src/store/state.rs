@@ -2,6 +2,7 @@
 
 use crate::backing::Backing;
 use crate::catalog::Catalog;
+use crate::emergency::{Book, Placed};
 use crate::fs::{FsHandle, Mount, MountHandle, MountUse};
 use crate::store::media::Media;
 use crate::store::session::SessionEntry;
@@ -63,6 +64,8 @@ pub(crate) struct State {
     pub closed_devices: BTreeSet<u64>,
     /// The highest version of a file that was given out for catalogs.
     pub version: u64,
+    /// What devices are used for want of memory.
+    pub emergency: Book,
     /// The mount on whose behalf the lock is held: it knows what it changes.
     pub acting: Option<u64>,
 }
@@ -122,6 +125,10 @@ pub(crate) struct Pool {
     pub catalog: Option<Catalog>,
     /// Frames that have no memory: the kernel had not as many huge pages as there were to be. Nobody is given them.
     pub absent: Vec<FrameRun>,
+    /// How many frames have pages that found no room in `dram`, as the table marks them.
+    pub spilled: PageCount,
+    /// Frames whose memory is lent to the rest of the system. Nobody is given them either.
+    pub lent: Vec<FrameRun>,
 }
 
 /// A drain, a return or a move that runs.
@@ -251,6 +258,7 @@ impl State {
             gone: HashMap::new(),
             closed_devices: BTreeSet::new(),
             version: 0,
+            emergency: Book::default(),
             acting: None,
         }
     }
@@ -378,14 +386,16 @@ impl State {
         unnamed.unwrap_or_else(|| self.ns.placement(file))
     }
 
-    /// Takes frames for new pages of a file as its placement says, marked reserved.
+    /// Takes frames for new pages of a file as its placement says, marked reserved. Those for `dram` that find no room there may `spill` to devices that
+    /// allow it.
     pub fn place(
         &mut self,
-        placement: &Placement,
+        (placement, spill): (&Placement, bool),
         file: FileId,
         pages: PageRange,
         after: Option<Extent>,
-    ) -> Result<Vec<Extent>> {
+    ) -> Result<Placed> {
+        let mut placed = Placed::default();
         let (beside, pages) = self.beside_others(file, pages);
         if let Some(run) = beside.filter(|run| !self.room(run.pool).online) {
             let name = self.pool_name(run.pool);
@@ -393,22 +403,41 @@ impl State {
                 "pool {name} takes nothing new (it drains or is offline), and has the pages beside these"
             )));
         }
+        // What is beside pages that spilled has, and goes home with them.
+        let spilled = |run: &PoolRun| {
+            let others = self.ns.get(file).map(Inode::spilled).unwrap_or_default();
+            let block = run.pages.widened(self.block());
+            others.iter().any(|e| e.pool == run.pool && e.pages().intersect(block).is_some())
+        };
+        placed.spilled.extend(beside.filter(spilled).map(|run| run.pages));
         let mut runs: Vec<PoolRun> = beside.into_iter().collect();
         let block = self.block().max(HUGE_PAGES);
-        runs.extend(placement.choose(pages, block, &|id| self.room(id), &|id| self.pool_name(id))?);
-        let mut extents: Vec<Extent> = Vec::with_capacity(runs.len());
+        match if spill { self.overflow(placement, pages, block)? } else { None } {
+            Some((over, spilled)) => {
+                runs.extend(over);
+                placed.spilled.extend(spilled);
+            }
+            None => {
+                let chosen = placement.choose(pages, block, &|id| self.room(id), &|id| self.pool_name(id));
+                runs.extend(chosen.map_err(|e| match e.kind {
+                    ErrorKind::NoSpace => Error::no_space(e.message + &self.want_back(placement)),
+                    _ => e,
+                })?);
+            }
+        }
         for run in runs {
-            let last = extents.last().copied().or(after);
+            let last = placed.extents.last().copied().or(after);
             let near = last.filter(|e| e.pool == run.pool).map(|e| Frame(e.frame.0 + e.count.0));
             match self.reserve(run.pool, file, run.pages, near) {
-                Ok(more) => extents.extend(more),
+                Ok(more) => placed.extents.extend(more),
                 Err(e) => {
-                    self.free(&extents);
+                    self.free(&placed.extents);
                     return Err(e);
                 }
             }
         }
-        Ok(extents)
+        self.note_placed(file, &placed);
+        Ok(placed)
     }
 
     /// Marks frames as the file's.
@@ -416,6 +445,9 @@ impl State {
         for e in extents {
             let run = FrameRun { frame: e.frame, count: e.count };
             self.pool_mut(e.pool).table.assign(run, file, e.page, FrameState::Used);
+        }
+        for (pool, run) in self.ns.get(file).map(|inode| marked(inode, extents)).unwrap_or_default() {
+            self.pool(pool).table.set_flags(run, FrameFlags::EMERGENCY, true);
         }
     }
 
@@ -447,6 +479,8 @@ impl State {
             for e in inode.extents.iter().filter(|e| e.pool == id) {
                 table.assign(run(e), inode.id, e.page, FrameState::Used);
             }
+            let marked = marked(inode, &inode.extents).into_iter().filter(|(pool, _)| *pool == id);
+            marked.for_each(|(_, run)| table.set_flags(run, FrameFlags::EMERGENCY, true));
         }
         for (file, extents) in &pool.held {
             extents.iter().for_each(|e| table.assign(run(e), *file, e.page, FrameState::Held));
@@ -499,6 +533,13 @@ impl State {
         }
         None
     }
+}
+
+/// Those of these frames of a file that are an emergency's.
+pub(crate) fn marked(inode: &Inode, extents: &[Extent]) -> Vec<(PoolId, FrameRun)> {
+    let spilled = inode.spilled();
+    let here = spilled.iter().flat_map(|e| extent::slice(extents, e.pages()));
+    here.map(|e| (e.pool, FrameRun { frame: e.frame, count: e.count })).collect()
 }
 
 /// Whether a pool is the host's own memory.
