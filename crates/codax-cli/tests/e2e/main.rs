@@ -15,6 +15,7 @@ mod crash;
 mod damage;
 mod discover;
 mod drain;
+mod emergency;
 mod exclusive;
 mod holders;
 mod huge;

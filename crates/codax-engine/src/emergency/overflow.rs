@@ -206,17 +206,31 @@ impl State {
 }
 
 impl Inner {
-    /// Says what became of new pages that are on devices for want of room in `dram`.
+    /// Notes and says that new pages of a file are on devices for want of room in `dram`. Of one without a name it is said when it gets one.
     pub fn tell_spilled(&self, st: &mut State, file: FileId, placed: &Placed) {
         if placed.spilled.is_empty() {
             return;
         }
         st.emergency.homing.spilled(self.env.now());
         self.start_homing(st);
-        let pools: BTreeSet<String> = placed.spilled().map(|e| st.pool_name(e.pool)).collect();
-        let pools = pools.into_iter().collect::<Vec<_>>().join(", ");
-        let bytes = placed.spilled.iter().map(|pages| pages.bytes()).sum();
-        self.event("emergency", &st.path(file), &format!("in {pools}, since dram has no room for it"), bytes);
+        if st.live.get(&file).is_none_or(|live| live.unnamed.is_none()) {
+            self.say_spilled(st, file, &placed.spilled().collect::<Vec<_>>());
+        }
+    }
+
+    /// Says which frames of a file are on devices for want of room in `dram`, if some are.
+    pub fn say_spilled(&self, st: &State, file: FileId, extents: &[Extent]) {
+        let pools: BTreeSet<String> = extents.iter().map(|e| st.pool_name(e.pool)).collect();
+        if !pools.is_empty() {
+            let pools = pools.into_iter().collect::<Vec<_>>().join(", ");
+            let bytes = extents.iter().map(|e| e.count.bytes()).sum();
+            self.event(
+                "emergency",
+                &st.path(file),
+                &format!("in {pools}, since dram has no room for it"),
+                bytes,
+            );
+        }
     }
 
     /// Says that new pages of a file found no room, where devices might have helped.
