@@ -12,6 +12,7 @@ use codax_os::psi::{self, Trigger};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// `dram` of 32 MiB, and an emulated device of 64 MiB that is allowed what is said.
@@ -361,12 +362,13 @@ fn the_kernel_s_word_of_pressure_is_followed_by_a_loan_within_a_second() {
     let _filled = fill_others(&rig, node, 64 * MIB);
     let before = numa::watermarks(node).expect("there").free;
     let mut hog = Client::start(&rig, "eat", &["4096"]);
-    let ended = std::sync::atomic::AtomicBool::new(false);
+    let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let eats = scope.spawn(|| {
-            while !ended.load(std::sync::atomic::Ordering::Relaxed)
-                && hog.ask_perhaps(&format!("more {}", 2 * MIB)).is_some()
-            {}
+            let mut lives = true;
+            while lives && !ended.load(Ordering::Relaxed) {
+                lives = hog.ask_perhaps(&format!("more {}", 2 * MIB)).is_some();
+            }
         });
         until("processes wait", || {
             psi::wait(&[&trigger], Duration::from_millis(500)).expect("it is there")[0].then_some(())
@@ -376,7 +378,7 @@ fn the_kernel_s_word_of_pressure_is_followed_by_a_loan_within_a_second() {
             let free = numa::watermarks(node).expect("there").free;
             (free > before + 4 * MIB || !rig.events("lend").is_empty()).then(|| told.elapsed())
         });
-        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        ended.store(true, Ordering::Relaxed);
         eats.join().expect("it ran");
         eprintln!("pressure: {} ms from the kernel's word to the first page lent", first.as_millis());
         assert!(first < slowed(Duration::from_secs(1)), "{first:?}");

@@ -12,7 +12,7 @@ use codax_core::info::JobInfo;
 use codax_core::placement::Placement;
 use codax_core::units::format_size;
 use codax_core::{Error, Frame, PageCount, PoolId, Result};
-use codax_os::probe;
+use codax_os::{numa, probe};
 use std::time::Duration;
 
 /// How long a drain waits for what is lent, if it was told to wait no longer.
@@ -42,10 +42,19 @@ impl State {
         Some(LoanView {
             short,
             limit: if serves { allowed.at_most.saturating_sub(p.spilled.bytes()) } else { 0 },
+            unused: if short { self.unused_on(pool) } else { 0 },
             spare: if short { p.alloc.free().bytes().min(reserve.held().unwrap_or(0)) } else { 0 },
             elsewhere: if lent && !short { self.memory_left().unwrap_or(0).saturating_sub(floor) } else { 0 },
             wanted: allowed.wanted || !serves,
         })
+    }
+
+    /// What of a device's loan nobody has taken yet.
+    pub(super) fn unused_on(&self, pool: PoolId) -> u64 {
+        let lent = self.emergency.allowed.get(&pool).map_or(0, |allowed| allowed.loan.lent());
+        let node = self.pool(pool).record.numa.filter(|_| lent > 0);
+        let marks = node.and_then(|memory| numa::watermarks(memory.node).ok());
+        marks.map_or(0, |marks| marks.free.saturating_sub(marks.low).min(lent))
     }
 
     /// Frames whose memory has come back can be given out again.

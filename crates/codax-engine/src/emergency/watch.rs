@@ -147,6 +147,7 @@ impl Watcher {
     fn look(&mut self, inner: &Inner, st: &mut State, pool: PoolId, left: Option<u64>) -> Duration {
         let now = inner.env.now();
         let name = st.pool_name(pool);
+        let unused = st.unused_on(pool);
         let (Some((_, gauge)), Some(allowed)) =
             (self.gauges.get_mut(&pool), st.emergency.allowed.get_mut(&pool))
         else {
@@ -156,7 +157,8 @@ impl Watcher {
         let (short, next) = match gauge {
             Gauge::None => return QUIET,
             Gauge::Free(floor) => {
-                let left = left.unwrap_or(u64::MAX);
+                // What is lent and nobody has taken can be had as well.
+                let left = left.map_or(u64::MAX, |left| left + unused);
                 allowed.floor = *floor;
                 (left < *floor, if left < *floor * 4 { OFTEN } else { SELDOM })
             }
