@@ -1,6 +1,7 @@
 //! What a store says of itself: the answers to questions, as they go over the wire and into JSON.
 
 use crate::change::{BackingKind, DaxMemory, LinkModel, NodeMemory, PoolState};
+use crate::emergency::EmergencyInfo;
 use crate::extent::{Extent, PoolRun};
 use crate::namespace::Kind;
 use crate::placement::Placement;
@@ -52,6 +53,8 @@ pub struct PoolInfo {
     pub exclusive: Exclusive,
     /// Bytes that are populated for it and in no file yet, where it is of small or transparent huge pages and kept by a reserve.
     pub populated: Option<u64>,
+    /// What it is allowed for an emergency, and what is so used of it.
+    pub emergency: EmergencyInfo,
     /// The drain or return that runs, if one does.
     pub job: Option<JobInfo>,
     /// The NUMA nodes that its pages are kept to; none: wherever the kernel gives them.
@@ -204,9 +207,11 @@ pub struct FileInfo {
     pub placement: Placement,
     /// Whether that is its own (else a directory's above).
     pub placement_own: bool,
+    /// Whether it, or a directory above it, forbids that its pages are on a device for want of room in `dram`.
+    pub no_emergency: bool,
     /// Where its pages are. Left empty in listings.
     pub extents: Vec<Extent>,
-    /// What a drain took elsewhere, and its home.
+    /// What a drain took elsewhere, and its home; what is at home in `dram` is on a device for want of room there.
     pub away: Vec<PoolRun>,
     /// Runs per pool, merged; also in listings.
     pub runs: Vec<PoolRun>,

@@ -74,7 +74,7 @@ pub struct Inode {
     /// Where a file's pages are, in the order of pages, each once. Pages that are missing are holes, and read as zeros; there may be some
     /// behind the end.
     pub extents: Vec<Extent>,
-    /// What a drain took elsewhere, and the pool it goes home to. Ranges don't overlap.
+    /// What a drain took elsewhere, and the pool it goes home to; what goes home to `dram` found no room there. Ranges don't overlap.
     pub away: Vec<PoolRun>,
     /// What few inodes have.
     pub extra: Option<Box<Extra>>,
@@ -147,6 +147,8 @@ pub struct SetAttr {
     pub gid: Option<u32>,
     /// Placement: `Some(None)` makes it the directory's again.
     pub placement: Option<Option<Placement>>,
+    /// Whether its pages may be on a device for want of room in `dram`.
+    pub emergency: Option<bool>,
 }
 
 /// By file id. The hasher has no random key: ids are the store's own, and a simulation must see the same order again.
@@ -482,6 +484,19 @@ impl Namespace {
         }
         // An orphan, or a root whose own was taken away: nothing is on a device that wasn't asked for.
         Placement::On { pool: DRAM, strict: false }
+    }
+
+    /// Whether `id`, or a directory above it, forbids that its pages are on a device for want of room in `dram`.
+    #[must_use]
+    pub fn forbids_emergency(&self, id: FileId) -> bool {
+        let mut at = Some(id);
+        while let Some(node) = at.and_then(|id| self.nodes.get(&id)) {
+            if node.inode.forbids_emergency() {
+                return true;
+            }
+            at = node.link.as_ref().map(|(dir, _)| *dir);
+        }
+        false
     }
 
     /// Whether `id` is `above`, or lies below it.

@@ -110,6 +110,7 @@ impl<'a> Client<'a> {
             | Request::Remove { .. }
             | Request::Rename { .. }
             | Request::SetAttr { .. }
+            | Request::SetEmergency { .. }
             | Request::Served(_)
             | Request::Usage(_) => self.named(&request).map(alone),
         }
@@ -202,6 +203,7 @@ impl<'a> Client<'a> {
                 let placement = placement.as_ref().map(Option::as_ref);
                 done(session.set_attr(path, *mode, *uid, *gid, placement)?)
             }
+            Request::SetEmergency { path, allowed } => done(session.set_emergency(path, *allowed)?),
             Request::Served(path) => Reply::Served(self.shared.mounts.served(session.stat(path)?.id)?),
             Request::Usage(path) => {
                 let (files, dirs, len, backed) = session.usage(path)?;
@@ -340,6 +342,7 @@ fn shows_in_mounts(request: &Request) -> bool {
             | Request::Remove { .. }
             | Request::Rename { .. }
             | Request::SetAttr { .. }
+            | Request::SetEmergency { .. }
             | Request::RawDone { .. }
     )
 }

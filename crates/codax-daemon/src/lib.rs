@@ -19,6 +19,7 @@ mod dax;
 pub mod detach;
 mod device;
 mod dispatch;
+mod emergency;
 mod env;
 mod fit;
 mod logging;

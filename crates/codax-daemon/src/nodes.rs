@@ -37,7 +37,8 @@ pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSp
             Ok(DeviceSpec::emulated(device.name.clone(), bytes, device.link))
         }
     };
-    devices.iter().map(spec).collect()
+    let with = |device: &Device| Ok(DeviceSpec { emergency: device.emergency, ..spec(device)? });
+    devices.iter().map(with).collect()
 }
 
 fn wrong(device: &Device, why: &str) -> Error {
@@ -83,6 +84,7 @@ fn on_node(device: &Device, wish: NodeWish, nodes: &[Node]) -> Result<DeviceSpec
         numa: Some(wish.memory),
         exclusive: wish.exclusive,
         dax: None,
+        emergency: None,
         link: node.map_or(device.link, |node| announced(device.link, node)),
         missing,
     })

@@ -90,6 +90,13 @@ impl Budget {
         act()
     }
 
+    /// What is left for new allocations, in bytes; `None` where there is no limit any more.
+    pub fn left(&self) -> Option<u64> {
+        let promised = *self.lock();
+        let left = self.cgroups.limit()?.left().saturating_sub(promised).saturating_sub(MARGIN);
+        Some(left - left / MORE_PART)
+    }
+
     fn lock(&self) -> MutexGuard<'_, u64> {
         self.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }

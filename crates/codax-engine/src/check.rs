@@ -3,12 +3,12 @@
 use crate::backing::ObjectInfo;
 use crate::dax::wanted;
 use crate::store::lost::{WithMemory, nodes_of};
-use crate::store::state::{State, Trouble};
+use crate::store::state::{State, Trouble, marked};
 use crate::store::{Inner, Store, stale_ranges};
 use crate::table::shown_page;
 use codax_core::change::{Change, PoolState};
 use codax_core::extent::{Extent, FrameRun, PoolRun, pool_runs};
-use codax_core::frame::{FrameRecord, FrameState};
+use codax_core::frame::{FrameFlags, FrameRecord, FrameState};
 use codax_core::info::{Finding, Severity};
 use codax_core::name::Name;
 use codax_core::namespace::Kind;
@@ -215,7 +215,12 @@ fn check_table(st: &mut State, findings: &mut Findings) {
                 if findings.repair {
                     let held = pool.held.contains_key(file);
                     let state = if held { FrameState::Held } else { FrameState::Used };
-                    pool.table.assign(FrameRun { frame: *frame, count: *count }, *file, *page, state);
+                    let run = FrameRun { frame: *frame, count: *count };
+                    pool.table.assign(run, *file, *page, state);
+                    let here = Extent { page: *page, count: *count, pool: pool.record.id, frame: *frame };
+                    for (_, run) in st.ns.get(*file).map(|i| marked(i, &[here])).unwrap_or_default() {
+                        pool.table.set_flags(run, FrameFlags::EMERGENCY, true);
+                    }
                 }
                 findings.add(Severity::Mendable, what, findings.repair);
             }

@@ -25,7 +25,7 @@ pub const SOCKET: &str = "sock";
 pub const MAGIC: u32 = 0x5844_4303;
 
 /// Version of the protocol; both sides must have the same.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Largest packet, in bytes.
 pub const PACKET_MAX: usize = 128 << 10;

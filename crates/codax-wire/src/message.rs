@@ -151,6 +151,14 @@ pub enum Request {
         /// Placement; `Some(None)` makes it the directory's again. What is there already stays where it is.
         placement: Option<Option<PlacementSpec>>,
     },
+    /// Whether a file, or what is in a directory, may be on a device for want of room in `dram`; a directory above that forbids it comes before. Answered by
+    /// [`Reply::Done`].
+    SetEmergency {
+        /// The file or directory.
+        path: StorePath,
+        /// Whether it may.
+        allowed: bool,
+    },
     /// Bytes and files below a path, per pool. Answered by [`Reply::Usage`].
     Usage(StorePath),
     /// Moves pages of a file to a pool. Needs write permission on the file. Answered by progress and [`Reply::Job`]. A client that hangs up cancels it.

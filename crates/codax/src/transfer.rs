@@ -31,6 +31,8 @@ const WINDOW: u64 = 64 << 20;
 pub struct PutOptions {
     /// Where its bytes go; `None` for what the directory says.
     pub placement: Option<PlacementSpec>,
+    /// It is never on a device for want of room in `dram`, whatever is allowed there.
+    pub no_emergency: bool,
     /// Permission bits, the umask already taken off; `None` for `0o666` less the umask.
     pub mode: Option<u16>,
     /// Whether a file of that name is replaced; else it is `Exists`.
@@ -79,6 +81,7 @@ impl Store {
             unnamed: true,
             mode: options.mode.unwrap_or(0o666 & !self.client.umask),
             placement: options.placement.clone(),
+            no_emergency: options.no_emergency,
             len,
             map: None,
         };
@@ -115,6 +118,7 @@ impl Store {
             unnamed: false,
             mode: 0,
             placement: None,
+            no_emergency: false,
             len: 0,
             map: None,
         };

@@ -1,5 +1,6 @@
 //! `codax device`: list, show, drain, online; `discover` has a place of its own.
 
+use super::status::emergency_lines;
 use super::{Context, info, pool_names, unexpected};
 use crate::args::{DeviceCommand, DrainArgs};
 use crate::output::json::{PlanRow, PoolNames};
@@ -8,6 +9,7 @@ use crate::output::{table, text};
 use anyhow::Result;
 use codax::Store;
 use codax_core::change::{BackingKind, PoolState};
+use codax_core::emergency::EmergencyInfo;
 use codax_core::info::{Exclusive, HeldFile, JobInfo, JobReport, PoolInfo};
 use codax_core::plan::{Obstacle, Plan};
 use codax_core::units::{self, format_size};
@@ -156,10 +158,28 @@ fn show_text(pool: &PoolInfo) -> String {
         ),
         ("huge pages", huge(pool)),
         ("exclusive", exclusive(pool)),
+        ("emergency", emergency(pool)),
         ("swap", swap.to_owned()),
         ("by the kernel", moves),
         ("job", job_lines),
     ])
+}
+
+/// What an emergency may have of a device, and has.
+fn emergency(pool: &PoolInfo) -> String {
+    let EmergencyInfo { allowed, at_most, when, pressed, .. } = &pool.emergency;
+    if pool.id == DRAM {
+        return String::new();
+    }
+    let allowed = match (allowed, when) {
+        (false, _) => "never".to_owned(),
+        (true, None) => format!("allow: {} at most", format_size(*at_most)),
+        (true, Some(when)) => {
+            let now = if *pressed { ", which is so now" } else { "" };
+            format!("allow: {} at most, when {when}{now}", format_size(*at_most))
+        }
+    };
+    [vec![allowed], emergency_lines(pool)].concat().join("\n")
 }
 
 /// What keeps others off a device's node, and what of that is there.
@@ -351,6 +371,12 @@ fn obstacle_lines(obstacle: &Obstacle) -> Vec<String> {
         }
         Obstacle::Placement { files } => {
             vec![format!("their placement keeps them there: {}", some_of(files))]
+        }
+        Obstacle::Lent { bytes } => {
+            vec![format!(
+                "{} of it are lent to the rest of the system, and are asked back first",
+                format_size(*bytes)
+            )]
         }
         Obstacle::Held { file, by } => held_lines(&[HeldFile { path: file.clone(), by: by.clone() }]),
     }

@@ -8,6 +8,7 @@ use crate::output::progress::held_lines;
 use crate::output::{table, text};
 use anyhow::Result;
 use codax_core::DRAM;
+use codax_core::emergency::EmergencyInfo;
 use codax_core::info::{PoolInfo, StoreInfo};
 use codax_core::units::{format_duration, format_size};
 use codax_wire::{Reply, Request};
@@ -114,6 +115,11 @@ fn status_text(info: &StoreInfo) -> String {
         }
     }
     for pool in &info.pools {
+        for line in emergency_lines(pool) {
+            out += &format!("\n{}: {}\n", pool.name, text::printable(&line));
+        }
+    }
+    for pool in &info.pools {
         let Some(running) = &pool.job else { continue };
         out += &format!("\n{}: {}\n", pool.name, text::printable(&job(running)));
         for line in held_lines(&running.waiting) {
@@ -132,6 +138,27 @@ fn status_text(info: &StoreInfo) -> String {
         }
     }
     out
+}
+
+/// What an emergency has of a device, and what can't be measured.
+pub fn emergency_lines(pool: &PoolInfo) -> Vec<String> {
+    let EmergencyInfo { used, lent, owed, unmeasured, .. } = &pool.emergency;
+    let mut lines = Vec::new();
+    if *used > 0 {
+        lines.push(format!("{} of files that found no room in dram", format_size(*used)));
+    }
+    if *lent > 0 {
+        lines.push(format!("{} lent to the rest of the system", format_size(*lent)));
+    }
+    if *owed > 0 {
+        lines.push(format!("{} of that are wanted back, and others have them still", format_size(*owed)));
+    }
+    if let Some(why) = unmeasured {
+        lines.push(format!(
+            "its emergency has a condition that can't be measured here, and it never helps out: {why}"
+        ));
+    }
+    lines
 }
 
 /// The NUMA nodes that `dram` is kept to, if it is.

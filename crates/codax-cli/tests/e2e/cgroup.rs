@@ -13,13 +13,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A memory cgroup of the test's own, below one that it is in; it goes with the test. Who is in it must have ended by then.
-struct Cgroup {
-    dir: PathBuf,
+pub struct Cgroup {
+    pub dir: PathBuf,
 }
 
 impl Cgroup {
     /// With a limit, or none; `None` where no cgroup can be had.
-    fn new(test: &str, limit: Option<u64>) -> Option<Self> {
+    pub fn new(test: &str, limit: Option<u64>) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let Some(parent) = parent().filter(|_| root()) else {
             skipped(test, "wants root, and a memory cgroup in which others can be made");
@@ -45,7 +45,7 @@ impl Cgroup {
     }
 
     /// Processes that the kernel has ended in it for want of memory.
-    fn killed(&self) -> String {
+    pub fn killed(&self) -> String {
         let name = if is_first(&self.dir) { "memory.oom_control" } else { "memory.events" };
         let text = fs::read_to_string(self.dir.join(name)).expect("ours");
         text.lines()

@@ -165,6 +165,9 @@ fn child() {
             words.get(1).map(|node| node.parse().expect("a node")),
         );
     }
+    if role == "churn" {
+        return crate::emergency::churn(number(words[0]));
+    }
     if role == "map-device" {
         return holders::map_device(words[0], number(words[1]), number(words[2]));
     }

@@ -140,10 +140,10 @@ fn a_device_that_is_no_node_has_no_strangers() {
 }
 
 /// Swap that is off as long as this is there.
-struct WithoutSwap(Vec<String>);
+pub struct WithoutSwap(Vec<String>);
 
 impl WithoutSwap {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let table = fs::read_to_string("/proc/swaps").expect("linux");
         let devices =
             table.lines().skip(1).filter_map(|line| Some(line.split_whitespace().next()?.to_owned()));
@@ -166,7 +166,7 @@ impl Drop for WithoutSwap {
 }
 
 /// Bytes of a node that a process maps, in small pages; 0 if it has ended.
-fn on_node(pid: u32, node: u32) -> u64 {
+pub fn on_node(pid: u32, node: u32) -> u64 {
     let maps = fs::read_to_string(format!("/proc/{pid}/numa_maps")).unwrap_or_default();
     let key = format!("N{node}=");
     let pages = maps.split_whitespace().filter_map(|word| word.strip_prefix(&key)?.parse::<u64>().ok());
@@ -174,11 +174,11 @@ fn on_node(pid: u32, node: u32) -> u64 {
 }
 
 /// Memory of a node that is taken by files as long as this is there.
-struct Filled(PathBuf);
+pub struct Filled(PathBuf);
 
 impl Filled {
     /// All but so much of what is free there.
-    fn but(rig: &Rig, node: u32, left: u64) -> Self {
+    pub fn but(rig: &Rig, node: u32, left: u64) -> Self {
         let dir = rig.beside(&format!("filled-{node}"));
         fs::create_dir(&dir).expect("ours");
         mounts::mount_tmpfs(&dir, 1 << 40, "always", true, &[node]).expect("root may");

@@ -16,6 +16,7 @@ mod damage;
 mod demo;
 mod discover;
 mod drain;
+mod emergency;
 mod exclusive;
 mod holders;
 mod huge;

@@ -146,6 +146,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn reserve(&self) -> Option<ReserveInfo> {
         None
     }
+    /// Whether what its objects are given counts for the limit of the daemon's memory.
+    fn is_charged(&self) -> bool {
+        false
+    }
     /// The reserve that files get their memory from, where it is one of small or transparent huge pages.
     fn holder(&self) -> Option<Arc<Reserve>> {
         None

@@ -58,6 +58,8 @@ pub struct Reserve {
 struct Wake {
     due: bool,
     closed: bool,
+    /// How much the holder may have, while some of the node is lent: so much less than it had, and what files have taken from it or given back since.
+    ceiling: Option<u64>,
 }
 
 /// A lock under which memory passes from the holder to files.
@@ -109,6 +111,49 @@ impl Reserve {
         self.woken.notify_all();
     }
 
+    /// So many bytes of files have been given back to the node: they are for the holder.
+    pub(crate) fn returned(&self, bytes: u64) {
+        let mut state = self.state();
+        state.ceiling = state.ceiling.map(|ceiling| ceiling + bytes);
+        state.due = true;
+        self.woken.notify_all();
+    }
+
+    /// Gives so many bytes to the node, or as many as there are, for whoever comes; returns how many. They are not populated again until they are taken back.
+    pub(crate) fn lend(&self, bytes: u64) -> Result<u64> {
+        let _passing = self.lock();
+        let held = self.held()?;
+        let bytes = bytes.min(held);
+        {
+            let mut state = self.state();
+            state.ceiling = Some(state.ceiling.unwrap_or(held).saturating_sub(bytes));
+        }
+        self.shorten(held - bytes)?;
+        Ok(bytes)
+    }
+
+    /// Populates up to so many bytes of what was lent, as far as the node has them free by now; returns how many.
+    pub(crate) fn take_back(&self, bytes: u64) -> Result<u64> {
+        {
+            let mut state = self.state();
+            state.ceiling = state.ceiling.map(|ceiling| ceiling + bytes);
+        }
+        let filled = self.fill(None);
+        let _passing = self.lock();
+        let held = self.held()?;
+        let mut state = self.state();
+        // Where others have what it lacked before, that comes first.
+        let lacks = state.ceiling.map_or(0, |ceiling| ceiling.saturating_sub(held)).min(bytes);
+        state.ceiling = state.ceiling.map(|ceiling| ceiling - lacks);
+        filled.map(|_| bytes - lacks)
+    }
+
+    /// Nothing is lent any more.
+    pub(crate) fn is_whole(&self) {
+        self.state().ceiling = None;
+        self.wake();
+    }
+
     /// Waits until somebody wakes it, or for so long; false if it is closed.
     pub(crate) fn wait(&self, time: Duration) -> bool {
         let waited = self.woken.wait_timeout_while(self.state(), time, |state| !state.due && !state.closed);
@@ -155,6 +200,8 @@ impl Reserve {
         let bytes = bytes.next_multiple_of(PAGE_SIZE).min(held);
         if bytes > 0 {
             self.shorten(held - bytes)?;
+            let mut state = self.state();
+            state.ceiling = state.ceiling.map(|ceiling| ceiling.saturating_sub(bytes));
         }
         Ok(bytes)
     }
@@ -196,7 +243,11 @@ impl Reserve {
     /// Populates some more, so much at most; whether all of it could be had.
     fn fill_some(&self, most: u64, share: Option<Share>) -> Result<bool> {
         let _passing = self.lock();
-        if self.state().closed {
+        let (closed, ceiling) = {
+            let state = self.state();
+            (state.closed, state.ceiling.unwrap_or(u64::MAX))
+        };
+        if closed {
             return Ok(false);
         }
         if WithMemory::now().lost(&[self.node]).is_some() {
@@ -205,7 +256,8 @@ impl Reserve {
         }
         let held = self.held()?;
         let marks = numa::watermarks(self.node).map_err(|e| self.failed("look at the node of", &e))?;
-        let room = share.map_or(self.capacity, |share| share.most.min(self.capacity)).saturating_sub(held);
+        let most_held = share.map_or(self.capacity, |share| share.most.min(self.capacity)).min(ceiling);
+        let room = most_held.saturating_sub(held);
         let step = next_step(marks, held, (room.min(most), share), probe::memory_available().unwrap_or(0));
         if step == 0 {
             return Ok(false);
@@ -324,6 +376,21 @@ mod tests {
             assert_eq!(fill(share(3 * HUGE_SIZE)), Ok(3 * HUGE_SIZE));
             assert_eq!(fill(None), Ok(4 * HUGE_SIZE));
             assert_eq!(fill(share(HUGE_SIZE)), Ok(HUGE_SIZE), "what is too much goes");
+            assert_eq!(fill(None), Ok(4 * HUGE_SIZE));
+            // What is lent stays free, whatever files take and give back meanwhile.
+            assert_eq!(reserve.lend(2 * HUGE_SIZE), Ok(2 * HUGE_SIZE));
+            assert_eq!(fill(None), Ok(2 * HUGE_SIZE));
+            assert_eq!(reserve.take(&reserve.lock(), HUGE_SIZE), Ok(HUGE_SIZE));
+            assert_eq!(fill(None), Ok(HUGE_SIZE));
+            assert_eq!(reserve.take_back(HUGE_SIZE), Ok(HUGE_SIZE));
+            assert_eq!(reserve.held(), Ok(2 * HUGE_SIZE));
+            reserve.returned(HUGE_SIZE);
+            assert_eq!(fill(None), Ok(3 * HUGE_SIZE));
+            assert_eq!(reserve.take_back(HUGE_SIZE), Ok(HUGE_SIZE));
+            reserve.is_whole();
+            assert_eq!(fill(None), Ok(4 * HUGE_SIZE));
+            assert_eq!(reserve.lend(9 * HUGE_SIZE), Ok(4 * HUGE_SIZE), "no more than there is");
+            reserve.is_whole();
             assert_eq!(fill(None), Ok(4 * HUGE_SIZE));
             // What was there stays for whoever opens it next.
             assert_eq!(open(dir.path(), 0).held(), Ok(4 * HUGE_SIZE));

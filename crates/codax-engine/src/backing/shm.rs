@@ -278,6 +278,11 @@ impl Backing for Shm {
         self.take_for(self.passing().as_ref(), object, pages)
     }
 
+    fn is_charged(&self) -> bool {
+        // What a reserve lets go of was charged before.
+        self.budget.is_some() && self.reserve.is_none()
+    }
+
     fn holder(&self) -> Option<Arc<Reserve>> {
         self.reserve.clone()
     }

@@ -121,6 +121,10 @@ impl Session {
             drainable(&st, pool, name).inspect_err(refused)?;
             pool
         };
+        if !options.dry_run {
+            let refused = |e: &Error| inner.event("refuse", name, &e.message, 0);
+            inner.recall(pool, name, options.wait, progress).inspect_err(refused)?;
+        }
         let plan = inner.plan_patiently(pool, options.volatile)?;
         if options.dry_run {
             return Ok(JobReport { plan: Some(plan), ..JobReport::default() });
@@ -475,7 +479,9 @@ impl Inner {
             self.refresh_all(&mut st);
             self.retry_held(&mut st);
             let p = st.pool(pool);
-            if p.alloc.free().0 + frames(&p.absent).0 != p.alloc.capacity().0 || p.ahead > 0 {
+            if p.alloc.free().0 + frames(&p.absent).0 + frames(&p.lent).0 != p.alloc.capacity().0
+                || p.ahead > 0
+            {
                 return Ok(false);
             }
             if !st.media.is_shared(st.media.of(pool)) {
@@ -606,7 +612,7 @@ fn takes(st: &mut State, pool: PoolId, inode: &Inode, pages: PageRange) -> Resul
 }
 
 /// The rate that the links of these pools allow, and the operator.
-fn pace(st: &State, pools: impl Iterator<Item = PoolId>, limit: Option<u64>) -> Pace {
+pub(crate) fn pace(st: &State, pools: impl Iterator<Item = PoolId>, limit: Option<u64>) -> Pace {
     let pools: BTreeSet<PoolId> = pools.collect();
     let links = pools.into_iter().map(|p| st.pool(p).record.link.mbps.map(|m| u64::from(m) * 1_000_000));
     Pace::new(links.chain([limit]))

@@ -517,6 +517,9 @@ impl State {
         if self.media.of_extents(&inode.extents).len() > 1 {
             return Err("it is spread over several objects");
         }
+        if last == DRAM && self.may_spill(inode.id) && self.would_spill(&self.placement(inode.id)) {
+            return Err("what it grows by has no room in dram, and goes to a device that helps out");
+        }
         if inode.extents.iter().all(|e| e.pool == last) {
             return Ok(last);
         }
@@ -560,7 +563,9 @@ impl State {
                 _ => None,
             },
         };
-        chosen.filter(|pool| self.pool(*pool).record.passes_through())
+        let chosen = chosen.filter(|pool| self.pool(*pool).record.passes_through());
+        // The kernel would find no room there; the daemon finds it on a device that helps out.
+        chosen.filter(|pool| *pool != DRAM || !self.would_spill(placement))
     }
 
     /// Whether the kernel serves the file, or somebody maps it since it did.
@@ -605,6 +610,11 @@ impl State {
     /// Whether all mounts have told their device number.
     pub fn mounts_are_known(&self) -> bool {
         self.mounts.iter().all(|m| m.device.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Their device numbers.
+    pub fn mount_devices(&self) -> Vec<u64> {
+        self.mounts.iter().map(|m| m.device.load(Ordering::Relaxed)).collect()
     }
 
     /// How a file's inode shows in `/proc` where it is open or mapped through a mount, one that is closed included: device and inode number.

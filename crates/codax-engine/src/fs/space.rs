@@ -2,6 +2,7 @@
 
 use super::{Allocate, Fs, FsHandle, StatFs, gone, gone_bytes};
 use crate::backing::{Backing, os_error, write_zeros};
+use crate::emergency::Placed;
 use crate::store::held::Looked;
 use crate::store::state::{Live, State};
 use crate::store::{Guard, Inner};
@@ -319,21 +320,26 @@ impl Inner {
         // The kernel may give whole huge pages where only a part was asked for.
         let huge = huge_blocks(pages, len);
         let placed = self.place_holes(&mut st, inode, (huge, pools), true).and_then(|placed| match placed {
-            Some(extents) => Ok(extents),
+            Some(placed) => Ok(placed),
             None => self.place_holes(&mut st, inode, (pages, pools), false).map(Option::unwrap_or_default),
         });
-        let extents = match placed {
-            Ok(extents) => extents,
-            Err(e) => return (st, Err(e)),
+        let placed = match placed {
+            Ok(placed) => placed,
+            Err(e) => {
+                let path = st.path(file);
+                self.tell_no_room(&mut st, &path, &e, pages.bytes());
+                return (st, Err(e));
+            }
         };
+        let extents = &placed.extents;
         let acting = st.acting;
         self.make_busy(&mut st, file, "filling of holes");
         let others = st.media.of_inode(inode);
         drop(st);
         let filled = self
-            .back(file, &extents, len, &others)
+            .back(file, extents, len, &others)
             .and_then(|()| if len > inode.len { self.clear_tail(inode, len) } else { Ok(()) })
-            .and_then(|()| work(self, &extents));
+            .and_then(|()| work(self, extents));
         let mut st = self.lock_for(acting);
         let result = filled.and_then(|()| {
             // The inode may have got another mode or name meanwhile: only what changes here is taken over.
@@ -341,7 +347,8 @@ impl Inner {
             if extents.is_empty() && len == now.len {
                 return Ok(());
             }
-            now.extents = extent::insert(&now.extents, &extents);
+            now.extents = extent::insert(&now.extents, extents);
+            now.note_spilled(&placed.spilled);
             now.len = len;
             if let Some(ns) = time {
                 (now.mtime_ns, now.ctime_ns) = (ns, ns);
@@ -349,9 +356,10 @@ impl Inner {
             self.commit(&mut st, &[Change::Put(Box::new(now))])
         });
         if result.is_ok() {
-            st.own(file, &extents);
+            st.own(file, extents);
+            self.tell_spilled(&mut st, file, &placed);
         } else {
-            self.unfill(&mut st, inode, extents);
+            self.unfill(&mut st, inode, placed.extents);
         }
         self.end_busy(&mut st, file);
         (st, result)
@@ -364,24 +372,25 @@ impl Inner {
         inode: &Inode,
         (pages, pools): (PageRange, Pools),
         huge: bool,
-    ) -> Result<Option<Vec<Extent>>> {
-        let placement = st.placement(inode.id);
+    ) -> Result<Option<Placed>> {
+        let (placement, spill) = (st.placement(inode.id), st.may_spill(inode.id));
         let refusals = st.quotas.refusals();
-        let mut extents: Vec<Extent> = Vec::new();
+        let mut all = Placed::default();
         for gap in inode.holes(pages) {
-            let after = extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
+            let after = all.extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
             let beside = (pools == Pools::Beside).then(|| beside(st, inode, &placement, gap)).flatten();
             let placed = match beside {
                 Some(pool) => {
                     let near = after.filter(|e| e.pool == pool).map(|e| e.following());
                     st.reserve(pool, inode.id, gap, near)
+                        .map(|extents| Placed { extents, ..Placed::default() })
                 }
-                None => st.place(&placement, inode.id, gap, after),
+                None => st.place((&placement, spill), inode.id, gap, after),
             };
-            extents.extend(placed.iter().flatten());
-            let small = huge && extents.iter().any(|e| !st.pool(e.pool).huge);
+            let placed = placed.map(|more| all.extend(more));
+            let small = huge && all.extents.iter().any(|e| !st.pool(e.pool).huge);
             if small || placed.is_err() {
-                st.free(&extents);
+                st.free(&all.extents);
             }
             match placed {
                 Err(e) if !huge => return Err(e),
@@ -393,17 +402,17 @@ impl Inner {
                 }
             }
         }
-        let held = |st: &State| extents.iter().any(|e| st.has_held(inode.id, e.pool));
+        let held = |st: &State| all.extents.iter().any(|e| st.has_held(inode.id, e.pool));
         if held(st) {
             // It lies at the same place in the same object: it would be given back with the new bytes in it.
             self.retry_held(st);
         }
         if held(st) {
-            st.free(&extents);
+            st.free(&all.extents);
             let path = st.path(inode.id);
             return Err(Error::busy(format!("{path}: memory it gave up is still held: try again later")));
         }
-        Ok(Some(extents))
+        Ok(Some(all))
     }
 
     /// Takes back what a fill that failed has made.

@@ -23,7 +23,7 @@ use codax_core::frame::FrameFlags;
 use codax_core::namespace::Inode;
 use codax_core::plan::Holder;
 use codax_core::{
-    Error, ErrorKind, FileId, HUGE_PAGES, PageCount, PageNo, PageRange, PoolId, Result, SessionId,
+    DRAM, Error, ErrorKind, FileId, HUGE_PAGES, PageCount, PageNo, PageRange, PoolId, Result, SessionId,
 };
 use codax_os::process::Held;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -645,6 +645,14 @@ pub(crate) fn relocated(now: &Inode, new: &[Extent], home: Option<PoolId>) -> In
     inode.away = without(&inode.away, &moved);
     if let Some(pool) = home {
         inode.away.extend(moved.iter().map(|&pages| PoolRun { pages, pool }));
+        // What was there for want of room in `dram` is at home in `dram`, wherever a drain takes it.
+        let spilled = now.away.iter().filter(|run| run.pool == DRAM);
+        let homes = spilled
+            .flat_map(|run| new.iter().filter_map(|e| Some((e.pool, run.pages.intersect(e.pages())?))));
+        for (to, pages) in homes {
+            inode.away = without(&inode.away, &[pages]);
+            inode.away.extend((to != DRAM).then_some(PoolRun { pages, pool: DRAM }));
+        }
         merge_runs(&mut inode.away);
     }
     inode
@@ -718,6 +726,25 @@ mod tests {
         let mut runs = vec![run(4, 4, 1), run(0, 4, 1), run(6, 4, 2)];
         merge_runs(&mut runs);
         assert_eq!(runs, [run(0, 6, 1), run(6, 4, 2)]);
+    }
+
+    #[test]
+    fn what_spilled_is_at_home_in_dram_wherever_a_drain_takes_it() {
+        let e = |page, count, pool| Extent {
+            page: PageNo(page),
+            count: codax_core::PageCount(count),
+            pool: PoolId(pool),
+            frame: codax_core::Frame(page),
+        };
+        let mut inode = Inode::new(FileId(9), codax_core::namespace::Kind::File, 0, 0, 0, 0);
+        inode.len = 12 * codax_core::PAGE_SIZE;
+        inode.extents = vec![e(0, 12, 1)];
+        inode.away = vec![run(4, 8, 0)];
+        // To another device, to dram, and by somebody's wish.
+        let elsewhere = relocated(&inode, &[e(0, 12, 2)], Some(PoolId(1)));
+        assert_eq!(elsewhere.away, [run(0, 4, 1), run(4, 8, 0)]);
+        assert_eq!(relocated(&inode, &[e(0, 8, 0)], Some(PoolId(1))).away, [run(0, 4, 1), run(8, 4, 0)]);
+        assert_eq!(relocated(&inode, &[e(0, 12, 2)], None).away, []);
     }
 
     #[test]

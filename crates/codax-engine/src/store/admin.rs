@@ -161,7 +161,16 @@ impl Session {
             Some(None) => Some(None),
             None => None,
         };
-        let set = SetAttr { mode, uid, gid, placement };
+        let set = SetAttr { mode, uid, gid, placement, emergency: None };
+        let changes = st.ns.set_attr(&self.cred, path, &set, inner.env.wall_ns())?;
+        inner.commit(&mut st, &changes)
+    }
+
+    /// Says whether a file, or what is in a directory, may be on a device for want of room in `dram`.
+    pub fn set_emergency(&self, path: &StorePath, allowed: bool) -> Result<()> {
+        let inner = &self.store.inner;
+        let mut st = inner.lock();
+        let set = SetAttr { emergency: Some(allowed), ..SetAttr::default() };
         let changes = st.ns.set_attr(&self.cred, path, &set, inner.env.wall_ns())?;
         inner.commit(&mut st, &changes)
     }
@@ -238,6 +247,7 @@ impl State {
             ctime_ns: inode.ctime_ns,
             placement: self.ns.placement(file),
             placement_own: inode.placement.is_some(),
+            no_emergency: self.ns.forbids_emergency(file),
             extents: if extents { inode.extents.iter().take(2048).copied().collect() } else { Vec::new() },
             away: inode.away.iter().take(512).copied().collect(),
             runs: pool_runs(&inode.extents).into_iter().take(if extents { 512 } else { 8 }).collect(),
@@ -265,7 +275,7 @@ impl State {
         let retired = p.record.retired.iter().flat_map(|run| run.frame.0..run.frame.0 + run.count.0);
         let mut unused = 0;
         retired.for_each(|frame| unused += u64::from(p.table.is_retired(codax_core::Frame(frame))));
-        let absent = frames(&p.absent).bytes() + PageCount(unused).bytes();
+        let absent = frames(&p.absent).bytes() + frames(&p.lent).bytes() + PageCount(unused).bytes();
         PoolInfo {
             id: p.record.id,
             name: p.record.name.clone(),
@@ -286,6 +296,7 @@ impl State {
             moves_with,
             reserve: p.backing.reserve(),
             exclusive: p.exclusive,
+            emergency: self.emergency_info(p.record.id),
             populated: p.backing.holder().and_then(|reserve| reserve.held().ok()),
             job: p.job.as_ref().map(|j| j.info()),
             nodes: Vec::new(),

@@ -9,6 +9,7 @@ use crate::store::Inner;
 use crate::store::state::{Pool, State};
 use codax_core::change::{Change, PoolRecord};
 use codax_core::extent::{self, FrameRun, PoolRun};
+use codax_core::frame::{FrameFlags, FrameRecord};
 use codax_core::info::ReserveInfo;
 use codax_core::namespace::Inode;
 use codax_core::units::format_size;
@@ -107,11 +108,18 @@ impl Pool {
 
     /// Frames are nobody's any more: they can be given out again, but for those whose memory is damaged.
     pub fn give_back(&mut self, run: FrameRun) {
+        if self.spilled.0 > 0 {
+            let marked =
+                |record: Result<FrameRecord>| record.is_ok_and(|r| r.flags.contains(FrameFlags::EMERGENCY));
+            let mut spilled = self.spilled.0;
+            self.table.for_each(run, |_, record| spilled = spilled.saturating_sub(u64::from(marked(record))));
+            self.spilled.0 = spilled;
+        }
         self.table.free(run);
         self.alloc.release(run);
         self.tell_unused();
         if let Some(reserve) = self.backing.holder() {
-            reserve.wake();
+            reserve.returned(run.count.bytes());
         }
         let end = run.frame.0 + run.count.0;
         let touched = |bad: FrameRun| bad.frame.0 < end && run.frame.0 < bad.frame.0 + bad.count.0;

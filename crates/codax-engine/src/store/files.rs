@@ -1,6 +1,7 @@
 //! Files: made, opened, resized, named, and their frames given back.
 
 use crate::backing::{Backing, os_error};
+use crate::emergency::Placed;
 use crate::fs::gone_bytes;
 use crate::store::held::Looked;
 use crate::store::media::Media;
@@ -33,6 +34,20 @@ pub struct Opened {
     pub created: bool,
     /// Its layout, if it was to be mapped at once.
     pub layout: Option<LayoutFds>,
+}
+
+/// A file that is being made: its frames are reserved.
+struct NewFile {
+    file: FileId,
+    /// The directory that it is made in.
+    dir: FileId,
+    /// A placement of its own.
+    own: Option<Placement>,
+    /// The one in force.
+    placement: Placement,
+    /// Whether it is never to be on a device for want of room.
+    forbidden: bool,
+    placed: Placed,
 }
 
 impl Session {
@@ -113,9 +128,12 @@ impl Session {
         let file = st.ns.take_id();
         let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(open.len) };
         check_len(open.len, &open.path)?;
+        // Without a name it has no directory that could say so later.
+        let forbidden = open.no_emergency || open.unnamed && st.ns.forbids_emergency(parent);
+        let spill = !forbidden && st.may_spill(parent);
         st.making.insert(file, Maker { uid: self.cred.uid, dir: parent });
-        let extents = match st.place(&placement, file, pages, None) {
-            Ok(extents) => extents,
+        let placed = match st.place((&placement, spill), file, pages, None) {
+            Ok(placed) => placed,
             Err(e) => {
                 st.making.remove(&file);
                 // Of a quota that is told by itself, once.
@@ -128,12 +146,13 @@ impl Session {
         drop(st);
         inner.env.reached("create:reserved");
 
-        let made = inner.back(file, &extents, open.len, &BTreeSet::new());
+        let made = inner.back(file, &placed.extents, open.len, &BTreeSet::new());
         let mut st = inner.lock();
-        let opened =
-            made.and_then(|()| self.commit_create(&mut st, open, (file, parent), own, &placement, &extents));
-        if opened.is_err() {
-            inner.unmake(&mut st, file, &extents);
+        let new = NewFile { file, dir: parent, own, placement, forbidden, placed };
+        let opened = made.and_then(|()| self.commit_create(&mut st, open, &new));
+        match &opened {
+            Ok(_) => inner.tell_spilled(&mut st, file, &new.placed),
+            Err(_) => inner.unmake(&mut st, file, &new.placed.extents),
         }
         st.making.remove(&file);
         opened
@@ -148,24 +167,19 @@ impl Session {
         Ok(st.ns.parent_for_new(&self.cred, &open.path)?.0)
     }
 
-    fn commit_create(
-        &self,
-        st: &mut State,
-        open: &Open,
-        (file, dir): (FileId, FileId),
-        own: Option<Placement>,
-        placement: &Placement,
-        extents: &[Extent],
-    ) -> Result<Opened> {
-        let inner = &self.store.inner;
+    fn commit_create(&self, st: &mut State, open: &Open, new: &NewFile) -> Result<Opened> {
+        let NewFile { file, dir, ref own, ref placement, forbidden, ref placed } = *new;
+        let (inner, extents) = (&self.store.inner, &placed.extents[..]);
         let now = inner.env.wall_ns();
-        let inode = Inode {
+        let mut inode = Inode {
             nlink: u32::from(!open.unnamed),
             len: open.len,
-            placement: own,
+            placement: own.clone(),
             extents: extents.to_vec(),
             ..Inode::new(file, Kind::File, open.mode & 0o7777, self.cred.uid, self.cred.gid, now)
         };
+        inode.set_emergency(forbidden);
+        inode.note_spilled(&placed.spilled);
         let changes = if open.unnamed {
             vec![Change::Put(Box::new(inode))]
         } else {
@@ -258,6 +272,8 @@ impl Session {
         });
         let pools = pools.into_iter().collect::<Vec<_>>().join(", ");
         inner.event("place", &path.to_string(), &format!("in {pools}"), len);
+        let spilled = st.ns.get(open.file).map(Inode::spilled).unwrap_or_default();
+        inner.say_spilled(&st, open.file, &spilled);
         if let Some(old) = replaced {
             inner.reap(&mut st, old);
         }
@@ -374,25 +390,29 @@ impl Inner {
         let new = PageCount::for_bytes(len);
         let added = PageRange::new(old.0, new.0 - old.0);
         let placement = st.placement(inode.id);
-        let mut extents: Vec<Extent> = Vec::new();
+        let spill = st.may_spill(inode.id);
+        let mut placed = Placed::default();
         // It may have frames behind its end already.
         for gap in extent::gaps(&inode.extents, added) {
-            let after = extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
-            match st.place(&placement, inode.id, gap, after) {
-                Ok(more) => extents.extend(more),
+            let after = placed.extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
+            match st.place((&placement, spill), inode.id, gap, after) {
+                Ok(more) => placed.extend(more),
                 Err(e) => {
-                    st.free(&extents);
+                    st.free(&placed.extents);
+                    let path = st.path(inode.id);
+                    self.tell_no_room(&mut st, &path, &e, added.bytes());
                     return (st, Err(e));
                 }
             }
         }
+        let extents = &placed.extents;
         // What is held of the file lies at the same place in the same object: it would be given back with the new bytes in it.
         let held = |st: &State| extents.iter().any(|e| st.has_held(inode.id, e.pool));
         if held(&st) {
             self.retry_held(&mut st);
         }
         if held(&st) {
-            st.free(&extents);
+            st.free(extents);
             let path = st.path(inode.id);
             return (
                 st,
@@ -401,22 +421,24 @@ impl Inner {
         }
         let objects = st.media.of_extents(&inode.extents);
         drop(st);
-        let backed = self.back(inode.id, &extents, len, &objects).and_then(|()| self.clear_tail(inode, len));
+        let backed = self.back(inode.id, extents, len, &objects).and_then(|()| self.clear_tail(inode, len));
         let mut st = self.lock();
         let result = backed.and_then(|()| {
             // The inode may have got another mode or name meanwhile: only what changes here is taken over.
             let mut now = st.ns.get(inode.id).cloned().unwrap_or_else(|| inode.clone());
-            now.extents = extent::insert(&now.extents, &extents);
+            now.extents = extent::insert(&now.extents, extents);
+            now.note_spilled(&placed.spilled);
             now.len = len;
             now.mtime_ns = self.env.wall_ns();
             now.ctime_ns = now.mtime_ns;
             self.commit(&mut st, &[Change::Put(Box::new(now))])
         });
         if result.is_ok() {
-            st.own(inode.id, &extents);
+            st.own(inode.id, extents);
+            self.tell_spilled(&mut st, inode.id, &placed);
         } else {
-            self.ungrow(&st, inode, &extents);
-            st.free(&extents);
+            self.ungrow(&st, inode, extents);
+            st.free(extents);
         }
         (st, result)
     }

@@ -3,6 +3,7 @@
 use crate::backing::{Backing, Hugetlb, Missing, Place, Shm, ShmOptions, give_back, os_error, raised_path};
 use crate::catalog::Catalog;
 use crate::dax::{self, Take};
+use crate::emergency::check_settings;
 use crate::env::Env;
 use crate::journal;
 use crate::options::{DaxSpec, DeviceSpec, Format, HugeMode, StoreOptions};
@@ -410,9 +411,13 @@ pub(crate) fn reconcile(
             return Err(Error::invalid(format!("device {name}: {missing}")));
         }
         match there {
-            Some(p) => changed.extend(known_pool(p, device)?),
+            Some(p) => {
+                check_settings(device, p.frames)?;
+                changed.extend(known_pool(p, device)?);
+            }
             None => {
                 let pool = new_pool(PoolId(next), device, (known, &changed), (dram_pages, env))?;
+                check_settings(device, pool.frames)?;
                 changed.push(pool);
                 next += 1;
             }
@@ -570,6 +575,9 @@ impl Store {
             }
             st.pools[at].record = now;
         }
+        let records: Vec<PoolRecord> = st.pools.iter().map(|pool| pool.record.clone()).collect();
+        lines.extend(st.emergency.allow(new, records.iter())?);
+        self.inner.start_watch(&mut st);
         drop(st);
         let mut options = self.inner.options.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         if options.ack_timeout != new.ack_timeout {
@@ -590,9 +598,10 @@ impl Store {
         }
         let StoreOptions { ack_timeout, chunk_bytes, resume_wait, .. } = *new;
         let mut devices = options.devices.clone();
+        devices.iter_mut().for_each(|device| device.emergency = None);
         for now in &new.devices {
             match devices.iter_mut().find(|device| device.name == now.name) {
-                Some(device) => device.dax = now.dax.clone(),
+                Some(device) => (device.dax, device.emergency) = (now.dax.clone(), now.emergency),
                 // What is said of a device that the options left out until now counts when it is attached.
                 None if now.dax.is_some() && known.iter().any(|pool| pool.name == now.name) => {
                     devices.push(now.clone());
@@ -627,11 +636,8 @@ impl Store {
         let inner = &self.inner;
         let mut st = inner.lock();
         st.closing = true;
-        for pool in &st.pools {
-            if let Some(job) = &pool.job {
-                job.cancel();
-            }
-        }
+        let jobs = st.pools.iter().filter_map(|pool| pool.job.as_ref());
+        jobs.chain(&st.emergency.job).for_each(|job| job.cancel());
         let deadline = inner.env.now() + 2 * inner.options().ack_timeout;
         while inner.env.now() < deadline && st.live.values().any(|l| l.busy.is_some()) {
             for live in st.live.values() {

@@ -15,13 +15,13 @@ use crate::store::held::Looked;
 use crate::store::lifecycle::{Layout, dram_pages, open_backing, prepare_dir, prepare_meta, reconcile};
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::new_pools::NewPools;
-use crate::store::state::{Note, Pool, State, Trouble};
+use crate::store::state::{Note, Pool, State, Trouble, marked};
 use crate::store::{Inner, Store};
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
 use codax_core::change::{Change, MoveRecord, PoolRecord, PoolState};
 use codax_core::extent::{self, Extent, FrameRun};
-use codax_core::frame::FrameState;
+use codax_core::frame::{FrameFlags, FrameState};
 use codax_core::namespace::{Inode, LEN_MAX, Namespace};
 use codax_core::quota::Quotas;
 use codax_core::{Error, ErrorKind, FileId, MoveId, PageCount, PageRange, PoolId, Result};
@@ -190,6 +190,7 @@ impl Store {
         inner.lock().recovery = notes;
         let store = Self { inner };
         all.into_iter().for_each(|pool| store.inner.keep_reserve(pool));
+        store.inner.watch_emergencies()?;
         store.start_maintenance();
         store.resume_drains();
         Ok(store)
@@ -276,6 +277,8 @@ fn open_pools(
             held: BTreeMap::new(),
             job: None,
             absent: Vec::new(),
+            lent: Vec::new(),
+            spilled: PageCount(0),
             record: record.clone(),
         });
     }
@@ -340,6 +343,9 @@ fn claim_frames(ns: &Namespace, pools: &mut [Pool]) -> Result<()> {
                     e.pool
                 )));
             }
+        }
+        for (pool, run) in marked(inode, &inode.extents) {
+            pools[usize::from(pool.0)].table.set_flags(run, FrameFlags::EMERGENCY, true);
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use crate::backing::Backing;
 use crate::catalog::Catalog;
+use crate::emergency::{Book, Placed};
 use crate::fs::{FsHandle, Mount, MountHandle, MountUse};
 use crate::store::media::Media;
 use crate::store::quota::Maker;
@@ -68,6 +69,8 @@ pub(crate) struct State {
     pub quotas: Quotas,
     /// Files of which somebody has, or had since there are quotas, a descriptor by which they can be grown.
     pub watched: BTreeSet<FileId>,
+    /// What devices are used for want of memory.
+    pub emergency: Book,
     /// The mount on whose behalf the lock is held: it knows what it changes.
     pub acting: Option<u64>,
 }
@@ -127,6 +130,10 @@ pub(crate) struct Pool {
     pub catalog: Option<Catalog>,
     /// Frames that have no memory: the kernel had not as many huge pages as there were to be. Nobody is given them.
     pub absent: Vec<FrameRun>,
+    /// How many frames have pages that found no room in `dram`, as the table marks them.
+    pub spilled: PageCount,
+    /// Frames whose memory is lent to the rest of the system. Nobody is given them either.
+    pub lent: Vec<FrameRun>,
 }
 
 /// A drain, a return or a move that runs.
@@ -266,6 +273,7 @@ impl State {
             version: 0,
             quotas: Quotas::default(),
             watched: BTreeSet::new(),
+            emergency: Book::default(),
             acting: None,
         }
     }
@@ -406,14 +414,16 @@ impl State {
         unnamed.map_or_else(|| self.ns.placement(file), |unnamed| unnamed.placement.clone())
     }
 
-    /// Takes frames for new pages of a file as its placement says, marked reserved.
+    /// Takes frames for new pages of a file as its placement says, marked reserved. Those for `dram` that find no room there may `spill` to devices that
+    /// allow it.
     pub fn place(
         &mut self,
-        placement: &Placement,
+        (placement, spill): (&Placement, bool),
         file: FileId,
         pages: PageRange,
         after: Option<Extent>,
-    ) -> Result<Vec<Extent>> {
+    ) -> Result<Placed> {
+        let mut placed = Placed::default();
         let (beside, pages) = self.beside_others(file, pages);
         if let Some(run) = beside.filter(|run| !self.room(run.pool).online) {
             let name = self.pool_name(run.pool);
@@ -421,22 +431,35 @@ impl State {
                 "pool {name} takes nothing new (it drains or is offline), and has the pages beside these"
             )));
         }
+        // What is beside pages that spilled has, and goes home with them.
+        let spilled = |run: &PoolRun| {
+            let others = self.ns.get(file).map(Inode::spilled).unwrap_or_default();
+            let block = run.pages.widened(self.block());
+            others.iter().any(|e| e.pool == run.pool && e.pages().intersect(block).is_some())
+        };
+        placed.spilled.extend(beside.filter(spilled).map(|run| run.pages));
         let mut runs: Vec<PoolRun> = beside.into_iter().collect();
         let block = self.block().max(HUGE_PAGES);
-        runs.extend(self.choose(placement, file, pages, block)?);
-        let mut extents: Vec<Extent> = Vec::with_capacity(runs.len());
+        match if spill { self.overflow((placement, Some(file)), pages, block)? } else { None } {
+            Some((over, spilled)) => {
+                runs.extend(over);
+                placed.spilled.extend(spilled);
+            }
+            None => runs.extend(self.choose(placement, file, pages, block)?),
+        }
         for run in runs {
-            let last = extents.last().copied().or(after);
+            let last = placed.extents.last().copied().or(after);
             let near = last.filter(|e| e.pool == run.pool).map(|e| Frame(e.frame.0 + e.count.0));
             match self.reserve(run.pool, file, run.pages, near) {
-                Ok(more) => extents.extend(more),
+                Ok(more) => placed.extents.extend(more),
                 Err(e) => {
-                    self.free(&extents);
+                    self.free(&placed.extents);
                     return Err(e);
                 }
             }
         }
-        Ok(extents)
+        self.note_placed(file, &placed);
+        Ok(placed)
     }
 
     /// Where new pages of a file go. A pool of which a quota leaves nothing is full to it; where that is why there is no space, it is said.
@@ -449,9 +472,10 @@ impl State {
     ) -> Result<Vec<PoolRun>> {
         let within = |id| self.room_for(file, id);
         let chosen = placement.choose(pages, block, &within, &|id| self.pool_name(id));
-        if !matches!(&chosen, Err(e) if e.kind == ErrorKind::NoSpace) || !self.quotas.in_force() {
-            return chosen;
-        }
+        let full = match chosen {
+            Err(e) if e.kind == ErrorKind::NoSpace => e,
+            other => return other,
+        };
         let all = placement.choose(pages, block, &|id| self.room(id), &|id| self.pool_name(id));
         let mut wanted: BTreeMap<PoolId, u64> = BTreeMap::new();
         for run in all.into_iter().flatten() {
@@ -460,7 +484,7 @@ impl State {
         for (pool, count) in wanted {
             self.check_quota(pool, file, PageCount(count))?;
         }
-        chosen
+        Err(Error::no_space(full.message + &self.want_back(placement)))
     }
 
     /// [`State::room`] for a file: no more than what quotas leave it.
@@ -474,6 +498,9 @@ impl State {
         for e in extents {
             let run = FrameRun { frame: e.frame, count: e.count };
             self.pool_mut(e.pool).table.assign(run, file, e.page, FrameState::Used);
+        }
+        for (pool, run) in self.ns.get(file).map(|inode| marked(inode, extents)).unwrap_or_default() {
+            self.pool(pool).table.set_flags(run, FrameFlags::EMERGENCY, true);
         }
     }
 
@@ -511,6 +538,8 @@ impl State {
             for e in inode.extents.iter().filter(|e| e.pool == id) {
                 table.assign(run(e), inode.id, e.page, FrameState::Used);
             }
+            let marked = marked(inode, &inode.extents).into_iter().filter(|(pool, _)| *pool == id);
+            marked.for_each(|(_, run)| table.set_flags(run, FrameFlags::EMERGENCY, true));
         }
         for (file, extents) in &pool.held {
             extents.iter().for_each(|e| table.assign(run(e), *file, e.page, FrameState::Held));
@@ -563,6 +592,13 @@ impl State {
         }
         None
     }
+}
+
+/// Those of these frames of a file that are an emergency's.
+pub(crate) fn marked(inode: &Inode, extents: &[Extent]) -> Vec<(PoolId, FrameRun)> {
+    let spilled = inode.spilled();
+    let here = spilled.iter().flat_map(|e| extent::slice(extents, e.pages()));
+    here.map(|e| (e.pool, FrameRun { frame: e.frame, count: e.count })).collect()
 }
 
 /// Whether a pool is the host's own memory.

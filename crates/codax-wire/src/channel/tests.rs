@@ -45,7 +45,21 @@ fn spec() -> impl Strategy<Value = PlacementSpec> {
 fn open() -> impl Strategy<Value = Open> {
     (path(), any::<[bool; 6]>(), any::<u16>(), option::of(spec()), any::<u64>(), any::<Option<bool>>())
         .prop_map(|(path, [read, write, create, exclusive, truncate, unnamed], mode, placement, len, map)| {
-            Open { path, read, write, create, exclusive, truncate, unnamed, mode, placement, len, map }
+            let no_emergency = unnamed;
+            Open {
+                path,
+                read,
+                write,
+                create,
+                exclusive,
+                truncate,
+                unnamed,
+                mode,
+                placement,
+                no_emergency,
+                len,
+                map,
+            }
         })
 }
 
@@ -159,6 +173,7 @@ fn file_info() -> impl Strategy<Value = FileInfo> {
             ctime_ns: time,
             placement: Placement::Interleave(vec![PoolId(mode)]),
             placement_own: flag,
+            no_emergency: flag,
             extents: vec![Extent {
                 page: PageNo(n),
                 count: PageCount(n),
