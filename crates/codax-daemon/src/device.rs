@@ -11,6 +11,11 @@ use std::path::{Path, PathBuf};
 /// Longest name of a device, in bytes.
 pub const DEVICE_NAME_MAX: usize = 32;
 
+/// The keys that can follow a device's backing on the command line, whichever that is. What is none of these is refused, and belongs to
+/// something else where a device is one of several words in a list (fstab(5)).
+pub const DEVICE_KEYS: &[&str] =
+    &["page", "reserve", "exclusive", "cpus", "size", "format", "persistent", "read_ns", "write_ns", "gbps"];
+
 /// The backings there are.
 const BACKINGS: &str = "emulated, numa, devdax and fsdax";
 
@@ -245,12 +250,13 @@ fn backed(device: &mut Device, backing: &str, first: &str) -> Result<()> {
 
 /// Takes an item behind the first: one that only such a device has, or one of its link.
 fn take_item(device: &mut Device, key: &str, value: Option<&str>) -> Result<()> {
+    let known = DEVICE_KEYS.contains(&key);
     let (taken, more) = match (&mut device.node, &mut device.dax) {
         (Some(wish), _) => (
-            node_item(wish, &mut device.bytes, key, value.unwrap_or_default())?,
+            known && node_item(wish, &mut device.bytes, key, value.unwrap_or_default())?,
             "page, reserve, exclusive, cpus, ",
         ),
-        (None, Some(wish)) => (wish.item(key, value)?, wish.keys()),
+        (None, Some(wish)) => (known && wish.item(key, value)?, wish.keys()),
         (None, None) => (false, ""),
     };
     if taken { Ok(()) } else { link_item(&mut device.link, key, value.unwrap_or_default(), more) }
@@ -492,6 +498,18 @@ mod tests {
             let error = parse_device(bad).unwrap_err();
             assert_eq!(error.kind, codax_core::ErrorKind::Invalid);
             assert!(error.message.contains(says) && !error.message.contains('\n'), "{bad:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn each_key_is_one_of_some_device() {
+        let devices = ["a=emulated:4096", "a=numa:1", "a=devdax:/dev/dax0.0", "a=fsdax:/mnt"];
+        for key in DEVICE_KEYS {
+            let known = |device: &&str| {
+                let refused = parse_device(&format!("{device},{key}=")).err();
+                refused.is_none_or(|e| !e.message.contains("is not known"))
+            };
+            assert!(devices.iter().any(known), "{key}");
         }
     }
 
