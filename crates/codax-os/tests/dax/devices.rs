@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::setting::{self, Helper, pattern, turn};
-use codax_os::area::{Area, Region};
+use codax_os::area::{self, Area, Region};
 use codax_os::copy::{Piece, SourceMap};
 use codax_os::dax::{DaxDevice, OpenError};
 use codax_os::durable;
@@ -95,7 +95,7 @@ fn pieces_are_copied_as_if_they_lay_side_by_side() {
         let source = SourceMap::of_pieces(&pieces).unwrap();
         assert_eq!(source.copy_to(0, 3 * UNITS, &object).unwrap(), UNITS, "up to what isn't there");
         assert_eq!(source.read(UNITS - 7, &mut back[..100]).unwrap(), 7);
-        assert_eq!(source.copy_to_at(2 * UNITS, UNITS, &object, 0).unwrap(), UNITS);
+        assert_eq!(source.copy_to(2 * UNITS, UNITS, &object).unwrap(), UNITS);
     });
 }
 
@@ -104,7 +104,8 @@ fn pieces_are_copied_as_if_they_lay_side_by_side() {
 fn a_region_changes_between_a_device_and_an_object() {
     on_each("a_region_changes_between_a_device_and_an_object", |device| {
         let region = Region::reserve_in(4 * UNIT, 0, UNIT).unwrap();
-        assert!(region.place_sync(0, 4 * UNIT, device, 6 * UNITS, true).unwrap());
+        assert!(area::takes_sync(device, true).unwrap());
+        region.place_sync(0, 4 * UNIT, device, 6 * UNITS, true, true).unwrap();
         let memory = region.memory();
         (0..4).for_each(|i| memory.store_u64(i * UNIT + 8, 100 + i as u64));
         durable::range(memory, true).unwrap();
