@@ -1,7 +1,7 @@
 //! Devices in devdax mode.
 #![forbid(unsafe_code)]
 
-use crate::setting::{self, Helper, pattern, turn};
+use crate::setting::{self, Helper, Sleeper, pattern, turn};
 use codax_os::area::{self, Area, Region};
 use codax_os::copy::{Piece, SourceMap};
 use codax_os::dax::{DaxDevice, OpenError};
@@ -199,11 +199,9 @@ fn who_has_a_device_open_is_found() {
     let zero = std::fs::File::open("/dev/zero").unwrap();
     let number = object::char_device(&zero).unwrap().unwrap();
     let stat = object::stat(&zero).unwrap();
-    let mut child = std::process::Command::new("sleep").arg("1000").stdin(zero).spawn().unwrap();
-    let found = process::holders_of_device(number, (stat.dev, stat.ino));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let mine = found.unwrap().into_iter().find(|held| held.pid == child.id()).unwrap();
+    let child = Sleeper::start(zero);
+    let found = process::holders_of_device(number, (stat.dev, stat.ino)).unwrap();
+    let mine = found.into_iter().find(|held| held.pid == child.pid()).unwrap();
     assert_eq!((mine.what, mine.command.as_str()), (Hold::Descriptor, "sleep"));
     assert_eq!((mine.dev, mine.ino), (stat.dev, stat.ino));
 }
