@@ -84,19 +84,7 @@ impl Store {
         prepare_dir(&options.dir)?;
         let layout = Layout { dir: options.dir.clone() };
         prepare_meta(&layout)?;
-        let mut replayed = Replayed::default();
-        let damaged = |e: Error| match e.kind {
-            ErrorKind::Corrupt => Error::corrupt(format!(
-                "the store {} can't be started: {}; codax down --purge deletes it",
-                options.dir.display(),
-                e.message
-            )),
-            _ => e,
-        };
-        let (journal, said) = Journal::open(&layout.meta(), env.clone(), &mut |change| replayed.take(change))
-            .map_err(damaged)?;
-
-        let mut notes: Vec<Note> = said.into_iter().map(Note::from).collect();
+        let (journal, mut replayed, mut notes) = replay(&layout, &env)?;
 
         // What a start does to a store, in this order: first everything that can be refused; then what the journal needs to be told in any
         // case; and new pools last, when they are made. So a start that fails leaves the store as it was.
@@ -141,9 +129,7 @@ impl Store {
         let events = Events::open(&layout.meta())?;
         let mut state = State::new(replayed.ns, pools);
         state.ids_below = replayed.ids_below;
-        let catalogs = state.pools.iter().filter_map(|pool| pool.catalog.as_ref());
-        let versions = catalogs.flat_map(|catalog| catalog.contents().nodes().map(|node| node.version));
-        state.version = versions.max().unwrap_or(0);
+        state.version = state.newest_version();
         state.quarantine = quarantine;
         state.next_move = u32::try_from(1 + env.random() % 0xff_fffe).unwrap_or(1);
         let epoch = env.random();
@@ -188,6 +174,31 @@ impl Store {
         store.start_maintenance();
         store.resume_drains();
         Ok(store)
+    }
+}
+
+/// What the journal says. One that is damaged starts no store.
+fn replay(layout: &Layout, env: &Arc<dyn Env>) -> Result<(Journal, Replayed, Vec<Note>)> {
+    let mut replayed = Replayed::default();
+    let damaged = |e: Error| match e.kind {
+        ErrorKind::Corrupt => Error::corrupt(format!(
+            "the store {} can't be started: {}; codax down --purge deletes it",
+            layout.dir.display(),
+            e.message
+        )),
+        _ => e,
+    };
+    let (journal, said) =
+        Journal::open(&layout.meta(), env.clone(), &mut |change| replayed.take(change)).map_err(damaged)?;
+    Ok((journal, replayed, said.into_iter().map(Note::from).collect()))
+}
+
+impl State {
+    /// The latest version of a file that a medium knows.
+    fn newest_version(&self) -> u64 {
+        let catalogs = self.pools.iter().filter_map(|pool| pool.catalog.as_ref());
+        let versions = catalogs.flat_map(|catalog| catalog.contents().nodes().map(|node| node.version));
+        versions.max().unwrap_or(0)
     }
 }
 
