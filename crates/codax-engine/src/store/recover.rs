@@ -147,8 +147,7 @@ impl Store {
             me: me.clone(),
         });
         inner.sweep(&renumbered, &mut notes)?;
-        let all: Vec<PoolId> = inner.lock().pools.iter().map(|pool| pool.record.id).collect();
-        all.iter().try_for_each(|pool| inner.hold_mapped(&mut inner.lock(), *pool))?;
+        inner.pool_ids().into_iter().try_for_each(|pool| inner.hold_mapped(&mut inner.lock(), pool))?;
         inner.bring_back(&on_their_way);
         // What lay in another pool's memory is out of it now.
         inner.lock().pools.iter_mut().try_for_each(Pool::take_reserve)?;
@@ -162,18 +161,25 @@ impl Store {
         inner.align_catalogs(&mut inner.lock());
         inner.forget_numbers(&renumbered);
         inner.fit_media();
+        Ok(Self::begin(inner, notes))
+    }
+
+    /// Says what a start has found, and has the store's own threads begin.
+    fn begin(inner: Arc<Inner>, notes: Vec<Note>) -> Self {
         let inodes = inner.lock().ns.count();
         inner.event("start", "store", &format!("{inodes} inodes; {} notes of recovery", notes.len()), 0);
         for note in &notes {
             inner.event("recover", "store", &note.what, 0);
         }
-        all.iter().for_each(|pool| inner.tell_reserve(&inner.lock(), *pool));
         inner.lock().recovery = notes;
         let store = Self { inner };
-        all.into_iter().for_each(|pool| store.inner.keep_reserve(pool));
+        for pool in store.inner.pool_ids() {
+            store.inner.tell_reserve(&store.inner.lock(), pool);
+            store.inner.keep_reserve(pool);
+        }
         store.start_maintenance();
         store.resume_drains();
-        Ok(store)
+        store
     }
 }
 
@@ -352,6 +358,10 @@ fn claim_frames(ns: &Namespace, pools: &mut [Pool]) -> Result<()> {
 }
 
 impl Inner {
+    fn pool_ids(&self) -> Vec<PoolId> {
+        self.lock().pools.iter().map(|pool| pool.record.id).collect()
+    }
+
     /// Brings the objects in line with the journal: what no file claims goes, unless somebody holds it; what is missing is said.
     fn sweep(&self, renumbered: &[(PoolId, FileId, FileId)], notes: &mut Vec<Note>) -> Result<()> {
         let mut st = self.lock();
