@@ -1,0 +1,207 @@
+//! The figures of BENCHMARKS.md on operations: each in steps, on ranges that others may write, over the same function called directly on a slice. In one
+//! run, by turns that change places; memory is populated before. Times are processor time of the one thread, so that who else runs on
+//! the machine counts as far as he takes memory's bandwidth and no further.
+//!
+//! `cargo bench -p codax-ops -- [NAME]...`, with names of operations; all of them without one.
+#![allow(unsafe_code)]
+//! Unsafe code: slices of mappings that nobody else has, as the plain half of comparisons.
+
+#[path = "../../codax-cli/benches/figures/stats.rs"]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "as in the other figures")]
+mod stats;
+
+use codax_ops::kernel::float::{self, Extreme, LANES};
+use codax_ops::kernel::{self, histogram, integer, xxh3};
+use codax_ops::{DEFAULT_BUDGET, Fault, Memory, Opcode, Operation, Range, Spec, Step, Which};
+use codax_os::area::{self, Region};
+use codax_os::object;
+use rustix::time::{ClockId, clock_gettime};
+use stats::{median, quantile, ratios, spread};
+use std::hint::black_box;
+use std::path::Path;
+
+const LEN: usize = 256 << 20;
+const ROUNDS: usize = 15;
+/// A row that fits in a chunk.
+const COLUMNS: usize = 1024;
+const NEEDLE: &[u8] = b"a string that is not there";
+
+/// Ranges as the coprocessor has them: mapped, and others may write them.
+struct Mapped<'a>([area::Memory<'a>; 3]);
+
+impl Memory for Mapped<'_> {
+    fn read(&mut self, which: Which, at: u64, to: &mut [u8]) -> Result<(), Fault> {
+        self.0[which as usize].stream_at(usize::try_from(at).unwrap_or(usize::MAX), to);
+        Ok(())
+    }
+
+    fn write(&mut self, which: Which, at: u64, from: &[u8]) -> Result<(), Fault> {
+        self.0[which as usize].write_at(usize::try_from(at).unwrap_or(usize::MAX), from);
+        Ok(())
+    }
+}
+
+fn main() -> std::io::Result<()> {
+    // cargo adds --bench.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let regions = [region()?, region()?, region()?];
+    let ranges = [0, 1, 2].map(|i: usize| regions[i].memory());
+    fill_ranges(&ranges);
+    for &opcode in Opcode::ALL {
+        if opcode != Opcode::Nop && (wanted.is_empty() || wanted.iter().any(|name| name == opcode.name())) {
+            measure(opcode, ranges);
+        }
+    }
+    Ok(())
+}
+
+/// A mapped tmpfs file without a name, all of it there and in the page table.
+fn region() -> std::io::Result<Region> {
+    let dir = object::ObjectDir::open(Path::new("/dev/shm"))?;
+    let name = format!("codax-ops-{}", std::process::id());
+    let file = dir.create(&name, LEN as u64)?;
+    dir.remove(&name)?;
+    object::allocate(&file, 0, LEN as u64)?;
+    let region = Region::reserve(LEN)?;
+    region.place(0, LEN, &file, 0, true)?;
+    region.memory().fill(0, LEN, 1);
+    Ok(region)
+}
+
+/// Floats of moderate size in the ranges that are read, the same in both; as bytes and integers they are anything.
+fn fill_ranges(ranges: &[area::Memory<'_>; 3]) {
+    let mut x = 88_172_645_463_325_252u64;
+    for at in (0..LEN).step_by(8) {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        let word = x & 0xbfff_ffff_bfff_ffff;
+        ranges[0].store_u64(at, word);
+        ranges[1].store_u64(at, word);
+    }
+}
+
+fn spec(opcode: Opcode) -> Spec {
+    let len = |which| match (opcode, which) {
+        (Opcode::MatvecF32, Which::Second) => 4 * COLUMNS,
+        (Opcode::MatvecF32, Which::Output) => LEN / COLUMNS,
+        (Opcode::Histogram, Which::Output) => 2048,
+        _ => LEN,
+    };
+    let parameter = match opcode {
+        Opcode::Fill => &[7],
+        Opcode::Search => NEEDLE,
+        _ => &[][..],
+    };
+    let taken = Which::ALL.into_iter().filter(|which| opcode.shape().elements[*which as usize].is_some());
+    taken.fold(Spec::new(opcode).parameter(parameter), |spec, which| {
+        spec.with(which, Range { file: which as u64, start: 0, len: len(which) as u64 })
+    })
+}
+
+/// Both by turns, and how long steps take.
+fn measure(opcode: Opcode, ranges: [area::Memory<'_>; 3]) {
+    let (mut ours, mut plain, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=ROUNDS {
+        let before = steps.len();
+        let times = if round % 2 == 0 {
+            let ours = in_steps(opcode, ranges, &mut steps);
+            (ours, direct(opcode, ranges))
+        } else {
+            let plain = direct(opcode, ranges);
+            (in_steps(opcode, ranges, &mut steps), plain)
+        };
+        if round == 0 {
+            // The first one warms up.
+            steps.truncate(before);
+            continue;
+        }
+        ours.push(times.0);
+        plain.push(times.1);
+    }
+    let rate = |times: &[f64]| LEN as f64 / median(times) / 1e9;
+    println!(
+        "{opcode}: ratio {} ({:.2} GB/s in steps, {:.2} GB/s directly); a step of {} KiB takes {:.3} ms, 99 % of them up to {:.3} ms, the longest {:.3} ms",
+        spread(&ratios(&plain, &ours), "x"),
+        rate(&ours),
+        rate(&plain),
+        DEFAULT_BUDGET >> 10,
+        median(&steps),
+        quantile(&steps, 0.99),
+        quantile(&steps, 1.0),
+    );
+}
+
+/// Seconds of all steps together; those of each, in milliseconds, are added to `steps`.
+fn in_steps(opcode: Opcode, ranges: [area::Memory<'_>; 3], steps: &mut Vec<f64>) -> f64 {
+    let mut memory = Mapped(ranges);
+    let mut operation = Operation::new(spec(opcode)).unwrap_or_else(|e| panic!("{opcode}: {e}"));
+    let begun = now();
+    let mut last = begun;
+    loop {
+        let step = black_box(operation.step(&mut memory, DEFAULT_BUDGET));
+        let done = now();
+        steps.push((done - last) * 1e3);
+        last = done;
+        if step != Ok(Step::More) {
+            return done - begun;
+        }
+    }
+}
+
+/// Seconds that the same function takes, called on a slice.
+fn direct(opcode: Opcode, ranges: [area::Memory<'_>; 3]) -> f64 {
+    let [input, second, output] = ranges;
+    // SAFETY: this process alone has the files, and this thread alone touches them; nothing writes while the slices are there but through `output`.
+    let (input, second, output) = unsafe { (input.as_slice(), second.as_slice(), output.as_mut_slice()) };
+    let vector = &second[..4 * COLUMNS];
+    let begun = now();
+    match opcode {
+        Opcode::Nop => {}
+        Opcode::Copy => output.copy_from_slice(input),
+        Opcode::Fill => output.fill(7),
+        Opcode::Compare => drop(black_box(input == second)),
+        Opcode::Search => drop(black_box(memchr::memmem::find(input, NEEDLE))),
+        Opcode::Crc32c => drop(black_box(kernel::crc32c(0, input))),
+        Opcode::Xxh3 => drop(black_box(xxh3::short(input))),
+        Opcode::Histogram => {
+            let mut counts = [0; 256];
+            histogram::count(&mut counts, input);
+            black_box(counts);
+        }
+        Opcode::SumF32 => sums(|lanes| float::sum::<f32, 4>(lanes, input)),
+        Opcode::SumF64 => sums(|lanes| float::sum::<f64, 8>(lanes, input)),
+        Opcode::DotF32 => sums(|lanes| float::dot::<f32, 4>(lanes, input, second)),
+        Opcode::DotF64 => sums(|lanes| float::dot::<f64, 8>(lanes, input, second)),
+        Opcode::SumI64 => drop(black_box(integer::sum(0, input))),
+        Opcode::DotI64 => drop(black_box(integer::dot(0, input, second))),
+        Opcode::MinF32 => extreme(|so_far| so_far.add::<f32, 4>(input, false)),
+        Opcode::MinF64 => extreme(|so_far| so_far.add::<f64, 8>(input, false)),
+        Opcode::MaxF32 => extreme(|so_far| so_far.add::<f32, 4>(input, true)),
+        Opcode::MaxF64 => extreme(|so_far| so_far.add::<f64, 8>(input, true)),
+        Opcode::MinI64 => drop(black_box(integer::extreme(input, false))),
+        Opcode::MaxI64 => drop(black_box(integer::extreme(input, true))),
+        Opcode::MatvecF32 => {
+            float::matvec(input, vector, output[..LEN / COLUMNS].as_chunks_mut().0);
+        }
+    }
+    now() - begun
+}
+
+/// Seconds that this thread has had a processor.
+fn now() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+fn sums(add: impl Fn(&mut [f64; LANES])) {
+    let mut lanes = [0.0; LANES];
+    add(&mut lanes);
+    black_box(float::total(&lanes));
+}
+
+fn extreme(add: impl Fn(&mut Extreme)) {
+    let mut so_far = Extreme::new(false);
+    add(&mut so_far);
+    black_box(so_far);
+}
