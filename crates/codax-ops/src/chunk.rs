@@ -189,7 +189,7 @@ fn multiply<M: Memory + ?Sized>(
             memory.read(Which::Input, at, input)?;
             memory.read(Which::Second, column, second)?;
             let mut sums = *lanes;
-            float::dot::<f32, 4>(&mut sums, input, second);
+            float::dot_f32(&mut sums, input, second);
             if column + n as u64 == row {
                 memory.write(Which::Output, to, &float::narrow(&sums))?;
                 sums = [0.0; float::LANES];

@@ -11,10 +11,9 @@
 //! operation never borrows them; bytes are copied into a buffer of its own, and computed on there. A result of bytes that were
 //! written meanwhile is that of some mixture of old and new ones, and nothing worse.
 //!
-//! The copy would cost a third of the speed and more if it were a pass of its own. It isn't, since a chunk is just
-//! [`CHUNK`] bytes long, which stay in the first-level cache: whoever implements [`Memory::read`] for mappings asks for the
-//! bytes some KiB further on ([prefetches](https://en.wikipedia.org/wiki/Cache_prefetching) them) while it copies, so that memory is busy while the chunk is computed on. With chunks of 64 KiB
-//! and more memory waits for the computation and the computation for memory.
+//! The copy would nearly halve the speed if it were a pass of its own, over chunks of 64 KiB and more: memory would wait for the computation, and the computation for memory.
+//! Here a chunk is just [`CHUNK`] bytes long, which stay in the first-level cache, and whoever implements [`Memory::read`] for mappings has the memory fetch
+//! the bytes some KiB further on while it copies (codax-os's `stream_at` does): these come in while the chunk is computed on. `BENCHMARKS.md` has what is left.
 #![forbid(unsafe_code)]
 
 mod chunk;

@@ -28,11 +28,7 @@ pub(crate) enum Work {
     Dot(Lanes, fn(&mut Lanes, &[u8], &[u8])),
     SumI64(i128),
     DotI64(i128),
-    Extreme {
-        so_far: Extreme,
-        greatest: bool,
-        add: fn(&mut Extreme, &[u8], bool),
-    },
+    Extreme(Extreme, fn(Extreme, &[u8]) -> Extreme),
     ExtremeI64 {
         so_far: Option<i64>,
         greatest: bool,
@@ -45,7 +41,6 @@ impl Work {
     /// Before the first step.
     pub fn new(spec: &Spec) -> Self {
         const ZEROS: Lanes = [0.0; LANES];
-        let extreme = |greatest, add| Self::Extreme { so_far: Extreme::new(greatest), greatest, add };
         match spec.opcode {
             Opcode::Nop => Self::Nop,
             Opcode::Copy => Self::Copy,
@@ -57,16 +52,16 @@ impl Work {
             Opcode::Crc32c => Self::Crc32c(0),
             Opcode::Xxh3 => Self::Xxh3(xxh3::INITIAL),
             Opcode::Histogram => Self::Histogram(Box::new([0; 256])),
-            Opcode::SumF32 => Self::Sum(ZEROS, float::sum::<f32, 4>),
-            Opcode::SumF64 => Self::Sum(ZEROS, float::sum::<f64, 8>),
-            Opcode::DotF32 => Self::Dot(ZEROS, float::dot::<f32, 4>),
-            Opcode::DotF64 => Self::Dot(ZEROS, float::dot::<f64, 8>),
+            Opcode::SumF32 => Self::Sum(ZEROS, float::sum_f32),
+            Opcode::SumF64 => Self::Sum(ZEROS, float::sum_f64),
+            Opcode::DotF32 => Self::Dot(ZEROS, float::dot_f32),
+            Opcode::DotF64 => Self::Dot(ZEROS, float::dot_f64),
             Opcode::SumI64 => Self::SumI64(0),
             Opcode::DotI64 => Self::DotI64(0),
-            Opcode::MinF32 => extreme(false, Extreme::add::<f32, 4>),
-            Opcode::MinF64 => extreme(false, Extreme::add::<f64, 8>),
-            Opcode::MaxF32 => extreme(true, Extreme::add::<f32, 4>),
-            Opcode::MaxF64 => extreme(true, Extreme::add::<f64, 8>),
+            Opcode::MinF32 => Self::Extreme(Extreme::new(false), float::min_f32),
+            Opcode::MinF64 => Self::Extreme(Extreme::new(false), float::min_f64),
+            Opcode::MaxF32 => Self::Extreme(Extreme::new(true), float::max_f32),
+            Opcode::MaxF64 => Self::Extreme(Extreme::new(true), float::max_f64),
             Opcode::MinI64 => Self::ExtremeI64 { so_far: None, greatest: false },
             Opcode::MaxI64 => Self::ExtremeI64 { so_far: None, greatest: true },
             Opcode::MatvecF32 => Self::Matvec(ZEROS),
@@ -80,7 +75,7 @@ impl Work {
             Self::Histogram(counts) => histogram::count(counts, bytes),
             Self::Sum(lanes, add) => add(lanes, bytes),
             Self::SumI64(sum) => *sum = integer::sum(*sum, bytes),
-            Self::Extreme { so_far, greatest, add } => add(so_far, bytes, *greatest),
+            Self::Extreme(so_far, go_on) => *so_far = go_on(*so_far, bytes),
             Self::ExtremeI64 { so_far, greatest } => {
                 let both = so_far.iter().copied().chain(integer::extreme(bytes, *greatest));
                 *so_far = if *greatest { both.max() } else { both.min() };
@@ -115,7 +110,7 @@ impl Work {
             Self::Xxh3(acc) => Outcome::pair(xxh3::merge(acc, len), 0),
             Self::Sum(lanes, _) | Self::Dot(lanes, _) => Outcome::float(float::total(lanes), elements()),
             Self::SumI64(sum) | Self::DotI64(sum) => Outcome::wide(*sum),
-            Self::Extreme { so_far, .. } => Outcome::float(so_far.value(), so_far.count),
+            Self::Extreme(so_far, _) => Outcome::float(so_far.value(), so_far.count),
             Self::ExtremeI64 { so_far: None, .. } => Outcome::pair(0, 0),
             Self::ExtremeI64 { so_far: Some(value), .. } => Outcome::pair(value.cast_unsigned(), elements()),
         }
@@ -137,7 +132,7 @@ impl Work {
                 words(out, lanes.map(f64::to_bits));
             }
             Self::SumI64(sum) | Self::DotI64(sum) => out.extend(sum.to_le_bytes()),
-            Self::Extreme { so_far, .. } => words(out, [so_far.value.to_bits(), so_far.count]),
+            Self::Extreme(so_far, _) => words(out, [so_far.value.to_bits(), so_far.count]),
             Self::ExtremeI64 { so_far, .. } => {
                 words(out, [so_far.unwrap_or(0).cast_unsigned(), u64::from(so_far.is_some())]);
             }
@@ -172,7 +167,7 @@ impl Work {
                 let [low, high] = saved.take()?.map(u128::from);
                 *sum = (high << 64 | low).cast_signed();
             }
-            Self::Extreme { so_far, .. } => {
+            Self::Extreme(so_far, _) => {
                 let [value, count] = saved.take()?;
                 *so_far = Extreme { value: f64::from_bits(value), count };
             }

@@ -5,6 +5,7 @@
 //! is fused with its sum. So a sum depends on the elements and their places, and neither on steps nor on the machine.
 
 use super::elements;
+use multiversion::multiversion;
 
 /// How many partial sums there are.
 pub const LANES: usize = 16;
@@ -13,7 +14,7 @@ pub const LANES: usize = 16;
 pub type Lanes = [f64; LANES];
 
 /// A type of floats.
-pub trait Float<const N: usize>: Copy {
+trait Float<const N: usize>: Copy {
     /// The greatest value.
     const INFINITY: Self;
     /// From little-endian bytes.
@@ -22,8 +23,6 @@ pub trait Float<const N: usize>: Copy {
     fn wide(self) -> f64;
     /// `self < other`.
     fn below(self, other: Self) -> bool;
-    /// `-self`.
-    fn negated(self) -> Self;
     /// 1 if it is a number, 0 if it is NaN.
     fn counts(self) -> u32;
 }
@@ -45,10 +44,6 @@ macro_rules! floats {
                 self < other
             }
             #[inline(always)]
-            fn negated(self) -> Self {
-                -self
-            }
-            #[inline(always)]
             fn counts(self) -> u32 {
                 u32::from(!self.is_nan())
             }
@@ -61,8 +56,43 @@ floats! {
     f64, 8;
 }
 
-/// Adds elements to partial sums.
-pub fn sum<T: Float<N>, const N: usize>(lanes: &mut Lanes, bytes: &[u8]) {
+/// Each function once for the vectors that every machine of its kind has, and once for wider ones; which of them runs is found out at its first call.
+macro_rules! functions {
+    ($($ty:ty, $n:literal, $sum:ident, $dot:ident, $least:ident, $greatest:ident;)*) => {$(
+        /// Adds elements to partial sums.
+        #[multiversion(targets("x86_64+avx2"))]
+        pub fn $sum(lanes: &mut Lanes, bytes: &[u8]) {
+            sum::<$ty, $n>(lanes, bytes);
+        }
+
+        /// Adds products of elements to partial sums.
+        #[multiversion(targets("x86_64+avx2"))]
+        pub fn $dot(lanes: &mut Lanes, left: &[u8], right: &[u8]) {
+            dot::<$ty, $n>(lanes, left, right);
+        }
+
+        /// The least element, starting from what there was before.
+        #[multiversion(targets("x86_64+avx2"))]
+        pub fn $least(before: Extreme, bytes: &[u8]) -> Extreme {
+            before.or(extreme::<$ty, $n>(bytes, |element| element), f64::lt)
+        }
+
+        /// The greatest element, starting from what there was before.
+        #[multiversion(targets("x86_64+avx2"))]
+        pub fn $greatest(before: Extreme, bytes: &[u8]) -> Extreme {
+            let negated = extreme::<$ty, $n>(bytes, |element| -element);
+            before.or(Extreme { value: -negated.value, ..negated }, f64::gt)
+        }
+    )*};
+}
+
+functions! {
+    f32, 4, sum_f32, dot_f32, min_f32, max_f32;
+    f64, 8, sum_f64, dot_f64, min_f64, max_f64;
+}
+
+#[inline(always)]
+fn sum<T: Float<N>, const N: usize>(lanes: &mut Lanes, bytes: &[u8]) {
     let (groups, rest) = elements::<N>(bytes).as_chunks::<LANES>();
     let mut sums = *lanes;
     for group in groups {
@@ -76,8 +106,8 @@ pub fn sum<T: Float<N>, const N: usize>(lanes: &mut Lanes, bytes: &[u8]) {
     *lanes = sums;
 }
 
-/// Adds products of elements to partial sums.
-pub fn dot<T: Float<N>, const N: usize>(lanes: &mut Lanes, left: &[u8], right: &[u8]) {
+#[inline(always)]
+fn dot<T: Float<N>, const N: usize>(lanes: &mut Lanes, left: &[u8], right: &[u8]) {
     let (left, left_rest) = elements::<N>(left).as_chunks::<LANES>();
     let (right, right_rest) = elements::<N>(right).as_chunks::<LANES>();
     let mut sums = *lanes;
@@ -105,6 +135,7 @@ pub fn total(lanes: &Lanes) -> f64 {
 }
 
 /// Each row's product with a vector: `rows` are whole rows, as many as `to` has elements.
+#[multiversion(targets("x86_64+avx2"))]
 pub fn matvec(rows: &[u8], vector: &[u8], to: &mut [[u8; 4]]) {
     for (row, to) in rows.chunks_exact(vector.len()).zip(to) {
         let mut lanes = [0.0; LANES];
@@ -137,22 +168,11 @@ impl Extreme {
         Self { value: if greatest { f64::NEG_INFINITY } else { f64::INFINITY }, count: 0 }
     }
 
-    /// Goes on with more elements.
-    pub fn add<T: Float<N>, const N: usize>(&mut self, bytes: &[u8], greatest: bool) {
-        let elements = elements::<N>(bytes);
-        let value = if greatest {
-            -least::<T, N>(elements, T::negated).wide()
-        } else {
-            least::<T, N>(elements, |element| element).wide()
-        };
-        if if greatest { value > self.value } else { value < self.value } {
-            self.value = value;
-        }
-        // In pieces whose count fits in 32 bits.
-        for piece in elements.chunks(1 << 20) {
-            let count: u32 = piece.iter().map(|element| T::load(*element).counts()).sum();
-            self.count = self.count.wrapping_add(u64::from(count));
-        }
+    /// The one of two that beats the other.
+    #[inline(always)]
+    fn or(self, other: Self, beats: impl Fn(&f64, &f64) -> bool) -> Self {
+        let value = if beats(&other.value, &self.value) { other.value } else { self.value };
+        Self { value, count: self.count.wrapping_add(other.count) }
     }
 
     /// What it is: NaN of nothing, and +0 for both zeros.
@@ -162,17 +182,25 @@ impl Extreme {
     }
 }
 
-/// The least element, each taken as `of` has it. NaN is below nothing.
+/// The least element, each taken as `of` has it, and how many aren't NaN, which is below nothing.
 #[inline(always)]
-fn least<T: Float<N>, const N: usize>(elements: &[[u8; N]], of: impl Fn(T) -> T) -> T {
-    let (groups, rest) = elements.as_chunks::<LANES>();
-    let mut lanes = [T::INFINITY; LANES];
-    for group in groups {
-        for (lane, element) in lanes.iter_mut().zip(group) {
-            let element = of(T::load(*element));
-            *lane = if element.below(*lane) { element } else { *lane };
+fn extreme<T: Float<N>, const N: usize>(bytes: &[u8], of: impl Fn(T) -> T) -> Extreme {
+    let mut found = Extreme::new(false);
+    // In pieces whose count fits in 32 bits, and which stay in the cache between the two passes.
+    for piece in elements::<N>(bytes).chunks(1024) {
+        let (groups, rest) = piece.as_chunks::<LANES>();
+        let mut lanes = [T::INFINITY; LANES];
+        for group in groups {
+            for (lane, element) in lanes.iter_mut().zip(group) {
+                let element = of(T::load(*element));
+                *lane = if element.below(*lane) { element } else { *lane };
+            }
         }
+        let rest = rest.iter().map(|element| of(T::load(*element)));
+        let least =
+            rest.chain(lanes).fold(T::INFINITY, |least, lane| if lane.below(least) { lane } else { least });
+        let count: u32 = piece.iter().map(|element| T::load(*element).counts()).sum();
+        found = found.or(Extreme { value: least.wide(), count: u64::from(count) }, f64::lt);
     }
-    let rest = rest.iter().map(|element| of(T::load(*element)));
-    rest.chain(lanes).fold(T::INFINITY, |least, lane| if lane.below(least) { lane } else { least })
+    found
 }

@@ -1,6 +1,7 @@
 //! Sums, products and extremes of `i64`. Sums are exact, so their order is nobody's concern.
 
 use super::elements;
+use multiversion::multiversion;
 
 const LANES: usize = 8;
 
@@ -9,6 +10,7 @@ const PIECE: usize = 1 << 16;
 
 /// Adds elements to a sum.
 #[must_use]
+#[multiversion(targets("x86_64+avx2"))]
 pub fn sum(before: i128, bytes: &[u8]) -> i128 {
     let (groups, rest) = elements::<8>(bytes).as_chunks::<LANES>();
     let pieces = groups.chunks(PIECE).map(|piece| {
@@ -42,6 +44,7 @@ pub fn dot(before: i128, left: &[u8], right: &[u8]) -> i128 {
 
 /// The least (or greatest) element.
 #[must_use]
+#[multiversion(targets("x86_64+avx2"))]
 pub fn extreme(bytes: &[u8], greatest: bool) -> Option<i64> {
     // The complement turns the order around.
     let turn = if greatest { -1 } else { 0 };

@@ -4,6 +4,7 @@
 //! An input of more than [`SHORT`] bytes goes into eight accumulators in stripes of 64 bytes, of which 16 make a block; after each block but the last the
 //! accumulators are scrambled. The last 64 bytes are a stripe of their own, which overlaps the others.
 
+use multiversion::multiversion;
 use xxhash_rust::const_xxh3::const_custom_default_secret;
 
 pub use xxhash_rust::xxh3::xxh3_64 as short;
@@ -36,6 +37,7 @@ pub const INITIAL: Accumulators =
     [PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3, PRIME64_4, PRIME32_2, PRIME64_5, PRIME32_1];
 
 /// Goes on with whole blocks, each of which something comes behind.
+#[multiversion(targets("x86_64+avx2"))]
 pub fn add_blocks(acc: &mut Accumulators, bytes: &[u8]) {
     let mut sums = *acc;
     for block in bytes.as_chunks::<BLOCK>().0 {
