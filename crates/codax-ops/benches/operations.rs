@@ -14,7 +14,7 @@ use codax_ops::kernel::float::{self, Extreme, LANES};
 use codax_ops::kernel::{self, histogram, integer, xxh3};
 use codax_ops::{DEFAULT_BUDGET, Fault, Memory, Opcode, Operation, Range, Spec, Step, Which};
 use codax_os::area::{self, Region};
-use codax_os::object;
+use codax_os::{mounts, object};
 use rustix::time::{ClockId, clock_gettime};
 use stats::{median, quantile, ratios, spread};
 use std::hint::black_box;
@@ -44,7 +44,7 @@ impl Memory for Mapped<'_> {
 fn main() -> std::io::Result<()> {
     // cargo adds --bench.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let regions = [region()?, region()?, region()?];
+    let regions = regions()?;
     let ranges = [0, 1, 2].map(|i: usize| regions[i].memory());
     fill_ranges(&ranges);
     for &opcode in Opcode::ALL {
@@ -55,12 +55,25 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-/// A mapped tmpfs file without a name, all of it there and in the page table.
-fn region() -> std::io::Result<Region> {
-    let dir = object::ObjectDir::open(Path::new("/dev/shm"))?;
-    let name = format!("codax-ops-{}", std::process::id());
-    let file = dir.create(&name, LEN as u64)?;
-    dir.remove(&name)?;
+/// Mapped tmpfs files without names, all of them there and in the page table: in huge pages, as a store has them, where this process may mount.
+fn regions() -> std::io::Result<[Region; 3]> {
+    let dir = tempfile::tempdir_in("/dev/shm")?;
+    let size = 4 * LEN as u64;
+    let mounted =
+        mounts::can_mount() && mounts::mount_tmpfs(dir.path(), size, "within_size", true, &[]).is_ok();
+    let regions = [0, 1, 2].map(|_| region(dir.path()));
+    if mounted {
+        mounts::umount(dir.path())?;
+    }
+    let [a, b, c] = regions;
+    println!("pages: {}", if mounted { "huge where tmpfs gives them" } else { "those of /dev/shm" });
+    Ok([a?, b?, c?])
+}
+
+fn region(dir: &Path) -> std::io::Result<Region> {
+    let dir = object::ObjectDir::open(dir)?;
+    let file = dir.create("range", LEN as u64)?;
+    dir.remove("range")?;
     object::allocate(&file, 0, LEN as u64)?;
     let region = Region::reserve(LEN)?;
     region.place(0, LEN, &file, 0, true)?;

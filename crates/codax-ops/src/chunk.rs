@@ -12,6 +12,11 @@ use crate::work::Work;
 /// much less, calls cost more than they bring.
 pub const CHUNK: usize = 4096;
 
+/// The same for `crc32c`, each call of which begins and ends with work of its own: what memory waits longer is less than that.
+const WIDE: usize = 2 * CHUNK;
+
+const _: () = assert!(WIDE >= CHUNK + NEEDLE_MAX);
+
 /// What a row of a matrix costs beside its bytes, in bytes: the sum of its partial sums.
 const ROW: u64 = 64;
 
@@ -19,8 +24,8 @@ const ROW: u64 = 64;
 #[derive(Clone, Debug)]
 #[repr(align(64))]
 pub(crate) struct Buffers {
-    /// A chunk, and so much more that a string which begins in it ends here.
-    input: [u8; CHUNK + NEEDLE_MAX],
+    /// A wide chunk, or a chunk and so much more that a string which begins in it ends here.
+    input: [u8; WIDE],
     second: [u8; CHUNK],
     output: [u8; CHUNK],
     /// Whether `second` has the vector.
@@ -29,7 +34,7 @@ pub(crate) struct Buffers {
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { input: [0; CHUNK + NEEDLE_MAX], second: [0; CHUNK], output: [0; CHUNK], has_vector: false }
+        Self { input: [0; WIDE], second: [0; CHUNK], output: [0; CHUNK], has_vector: false }
     }
 }
 
@@ -85,7 +90,7 @@ pub(crate) fn run<M: Memory + ?Sized>(
     if let Work::Matvec(lanes) = work {
         return multiply(lanes, place, buffers, memory);
     }
-    let n = place.part(CHUNK);
+    let n = place.part(if matches!(work, Work::Crc32c(_)) { WIDE } else { CHUNK });
     let at = place.at;
     match work {
         Work::Fill => {

@@ -28,8 +28,8 @@ impl Memory<'_> {
     }
 }
 
-/// Copies whole lines. To the compiler these are accesses from outside, like another process's. Registers of 16 bytes are the fastest here: wider loads
-/// of lines that are still on their way were measured to take up to a third longer.
+/// Copies whole lines. To the compiler these are accesses from outside, like another process's. Registers of 16 bytes: wider
+/// ones were tried, and are slower where lines are still on their way.
 ///
 /// # Safety
 ///
