@@ -22,7 +22,7 @@ mod memory;
 mod opcode;
 mod operation;
 mod spec;
-mod state;
+pub mod state;
 mod value;
 mod work;
 
