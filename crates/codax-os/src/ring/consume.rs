@@ -50,6 +50,15 @@ pub struct Request {
     words: [u64; 7],
 }
 
+/// Where a consumer was when it was [suspended](Consumer::suspend): what another needs to go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The next position.
+    pub next: u64,
+    /// What was begun and is not complete: positions and descriptors.
+    pub begun: Vec<(u64, Descriptor)>,
+}
+
 impl Request {
     /// What it asks for, by the submitter's word.
     #[inline]
@@ -71,6 +80,68 @@ impl<S: Shared> Consumer<S> {
         let core = Claim::new(core, End::Consumer)?;
         let owed = Vec::with_capacity(OWED_MAX);
         Ok(Self { core, next: 0, oldest: 0, done, held: None, owed, cancels: 0, patience })
+    }
+
+    /// As [`Ring::resume`](super::Ring::resume).
+    pub(super) fn resume(
+        core: Arc<Core<S>>,
+        patience: Patience,
+        progress: &Progress,
+    ) -> io::Result<(Self, Vec<Request>)> {
+        let mut this = Self::new(core, patience)?;
+        match this.go_on(progress) {
+            Some(requests) => Ok((this, requests)),
+            None => {
+                this.core.give_back();
+                let what = "the queue is not where its saved state says, or not that queue";
+                Err(io::Error::new(io::ErrorKind::InvalidData, what))
+            }
+        }
+    }
+
+    /// Takes over what was begun, if all of it can have been.
+    fn go_on(&mut self, progress: &Progress) -> Option<Vec<Request>> {
+        let Progress { next, begun } = progress;
+        let laps = self.core.laps;
+        let state = |position| self.core.slot(position).state.load(Ordering::Acquire);
+        let oldest = begun.iter().fold(*next, |oldest, (position, _)| oldest.min(*position));
+        let room = (next - oldest).checked_sub(laps.slots());
+        let vacant = [laps.vacant(*next), laps.submitted(*next)].contains(&state(*next));
+        // More than there is room for; or exactly that, and then the next slot is the oldest's.
+        if room.is_some_and(|more| more > 0) || room.is_none() && !vacant {
+            return None;
+        }
+        (oldest..*next).for_each(|position| self.done[laps.slot(position)] = true);
+        let requests = begun.iter().map(|(position, descriptor)| {
+            // Before the next, submitted, and named once.
+            let begun = position < next
+                && state(*position) == laps.submitted(*position)
+                && std::mem::take(&mut self.done[laps.slot(*position)]);
+            begun.then(|| Request { position: *position, ring: self.core.id, words: descriptor.encode() })
+        });
+        let requests = requests.collect::<Option<_>>()?;
+        (self.next, self.oldest) = (*next, oldest);
+        Some(requests)
+    }
+
+    /// Gives the end back without closing the ring, for another consumer to [go on](super::Ring::resume): in another
+    /// process, after a reset. Submitters wait meanwhile. `begun` is what was taken and is not complete.
+    ///
+    /// # Panics
+    ///
+    /// If a request is another ring's.
+    #[must_use = "without it nobody can go on"]
+    pub fn suspend(mut self, begun: Vec<Request>) -> Progress {
+        self.wake();
+        // A fence that has not begun is taken again.
+        let next = self.held.as_ref().map_or(self.next, Request::position);
+        let begun = begun.into_iter().map(|request| {
+            self.own(&request);
+            (request.position, request.descriptor())
+        });
+        let begun = begun.collect();
+        self.core.give_back();
+        Progress { next, begun }
     }
 
     /// The next request in the order of submission, if it can begin: if it has [`Descriptor::FENCE`], when all that
@@ -183,7 +254,7 @@ impl<S: Shared> Consumer<S> {
     /// If the request is another ring's.
     #[inline]
     pub fn post(&mut self, request: Request, completion: &Completion) {
-        assert!(request.ring == self.core.id, "a request of another ring");
+        self.own(&request);
         let (core, position) = (&*self.core, request.position);
         let slot = core.slot(position);
         for (word, value) in Completion::WORDS.into_iter().zip(completion.encode()) {
@@ -229,6 +300,10 @@ impl<S: Shared> Consumer<S> {
     fn asked(&self, position: u64) -> u32 {
         let asks = self.core.slot(position).asks.load(Ordering::Relaxed);
         if asks & !(ASLEEP | CANCEL) == self.core.laps.asks(position) { asks & (ASLEEP | CANCEL) } else { 0 }
+    }
+
+    fn own(&self, request: &Request) {
+        assert!(request.ring == self.core.id, "a request of another ring");
     }
 
     /// Closes the ring: all waits end, at both ends.

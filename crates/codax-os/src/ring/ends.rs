@@ -26,15 +26,16 @@ impl End {
     }
 }
 
-/// An end that this process has. The ring is closed when it goes.
+/// An end that this process has. The ring is closed when it goes, unless it was [given back](Self::give_back).
 #[derive(Debug)]
 pub(super) struct Claim<S: Shared> {
     core: Arc<Core<S>>,
     end: End,
+    closes: bool,
 }
 
 impl<S: Shared> Claim<S> {
-    /// `ResourceBusy` if somebody has it, or had it: a ring is for two ends' lifetimes.
+    /// `ResourceBusy` if somebody has it, or died with it.
     pub(super) fn new(core: Arc<Core<S>>, end: End) -> io::Result<Self> {
         if let Err(closed) = core.open() {
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, closed));
@@ -44,7 +45,12 @@ impl<S: Shared> Claim<S> {
             let message = format!("the queue has a {which} already: make a queue of its own for each");
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
         }
-        Ok(Self { core, end })
+        Ok(Self { core, end, closes: true })
+    }
+
+    /// For somebody else to take.
+    pub(super) fn give_back(mut self) {
+        self.closes = false;
     }
 
     pub(super) fn share(&self) -> Arc<Core<S>> {
@@ -64,6 +70,8 @@ impl<S: Shared> Deref for Claim<S> {
 impl<S: Shared> Drop for Claim<S> {
     fn drop(&mut self) {
         self.core.shared.header().ends.fetch_and(!self.end.bit(), Ordering::AcqRel);
-        self.core.close(Reason::Left);
+        if self.closes {
+            self.core.close(Reason::Left);
+        }
     }
 }

@@ -23,6 +23,8 @@
 
 mod consume;
 mod core;
+#[cfg(test)]
+mod death;
 mod ends;
 mod layout;
 #[cfg(test)]
@@ -40,7 +42,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-pub use self::consume::{Consumer, Request};
+pub use self::consume::{Consumer, Progress, Request};
 pub use self::core::{Closed, Reason};
 pub use self::ends::End;
 pub use self::layout::{Completion, Descriptor};
@@ -122,10 +124,22 @@ impl Ring {
         Consumer::new(self.core.clone(), Patience::new())
     }
 
+    /// The consumer's end, where another was [suspended](Consumer::suspend), and what that had begun, in the order of
+    /// `progress`. `InvalidData` if this is not where it was.
+    pub fn resume(&self, progress: &Progress) -> io::Result<(Consumer, Vec<Request>)> {
+        Consumer::resume(self.core.clone(), Patience::new(), progress)
+    }
+
     /// Whether an end is taken, by the word of whoever wrote last; a process that died has not given its end back.
     #[must_use]
     pub fn is_there(&self, end: End) -> bool {
         self.core.shared.header().ends.load(Ordering::Acquire) & end.bit() != 0
+    }
+
+    /// How many threads of the submitter sleep until something is complete, by their own word.
+    #[must_use]
+    pub fn waiters(&self) -> u32 {
+        self.core.shared.header().waiters.load(Ordering::Relaxed)
     }
 
     /// Closes it, unless it is closed: all waits end, at both ends.
