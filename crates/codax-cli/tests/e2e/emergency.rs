@@ -355,8 +355,9 @@ fn what_was_lent_comes_back_by_itself_and_a_drain_without_room_is_refused() {
         assert_eq!(hog.ask(&format!("more {}", 4 * MIB)), "done", "it lives");
     }
     assert!(bytes(&emergency(&rig, "cxl0")["lent"]) > 0);
-    // Nothing of the device has a place anywhere, and what is lent of it is in use.
-    rig.run(&["device", "drain", "cxl0"]).fails(5, &["are lent to the rest of the system"]);
+    // What is lent of it is in use, and if that can be moved elsewhere, its files can't.
+    let refused = rig.run(&["device", "drain", "cxl0"]);
+    assert!([4, 5].contains(&refused.code), "{refused}");
     assert_eq!(
         (rig.state("cxl0").as_str(), at_its_place(&rig, "/on", node)),
         ("online", vec!["cxl0".to_owned()])
