@@ -20,7 +20,11 @@ impl Session {
         self.require_admin(&format!("evict strangers from {name}"))?;
         let inner = &self.store.inner;
         let pool = inner.lock().pool_named(name)?;
-        inner.evict_strangers(pool, dry_run, mounts)
+        let strangers = inner.evict_strangers(pool, dry_run, mounts)?;
+        if !dry_run {
+            inner.note_moved(name, &strangers);
+        }
+        Ok(strangers)
     }
 }
 
@@ -51,16 +55,16 @@ impl Inner {
             let Occupant { pid, command, bytes, .. } = process;
             strangers.processes.push(Stranger { pid, command, bytes, moved, why });
         }
-        if !dry_run {
-            let moved: u64 = strangers.processes.iter().map(|process| process.moved).sum();
-            let names = strangers.processes.iter().filter(|process| process.moved > 0).take(8);
-            let names: Vec<_> =
-                names.map(|process| format!("{} ({})", process.pid, process.command)).collect();
-            let stay = strangers.processes.iter().filter(|process| !process.why.is_empty()).count();
-            let detail = format!("pages of processes moved off: {}; of {stay} some stay", names.join(", "));
-            self.event("strangers", &name, &detail, moved);
-        }
         Ok(strangers)
+    }
+
+    fn note_moved(&self, name: &str, strangers: &Strangers) {
+        let moved: u64 = strangers.processes.iter().map(|process| process.moved).sum();
+        let names = strangers.processes.iter().filter(|process| process.moved > 0).take(8);
+        let names: Vec<_> = names.map(|process| format!("{} ({})", process.pid, process.command)).collect();
+        let stay = strangers.processes.iter().filter(|process| !process.why.is_empty()).count();
+        let detail = format!("pages of processes moved off: {}; of {stay} some stay", names.join(", "));
+        self.event("strangers", name, &detail, moved);
     }
 
     /// The same on the store's own account, as far as processes are concerned that mounts know of.
@@ -71,7 +75,12 @@ impl Inner {
 
     /// Moves what others have on a device's node elsewhere, as far as there is room.
     pub(crate) fn move_strangers_off(&self, pool: PoolId) -> Result<()> {
-        self.strangers_on(pool, false).map(drop)
+        let strangers = self.strangers_on(pool, false)?;
+        if strangers.processes.iter().any(|process| process.moved > 0) {
+            let name = self.lock().pool_name(pool);
+            self.note_moved(&name, &strangers);
+        }
+        Ok(())
     }
 
     /// Who has memory on a device's node, for people.

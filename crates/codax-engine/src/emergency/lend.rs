@@ -4,6 +4,7 @@ use super::watch::cause;
 use crate::backing::Reserve;
 use crate::drain::Progress;
 use crate::store::Inner;
+use crate::store::blocks::frames;
 use crate::store::state::State;
 use codax_core::change::PoolState;
 use codax_core::emergency::{LoanAction, LoanView};
@@ -147,6 +148,7 @@ impl Inner {
         st.unlend(pool, bytes - given.min(bytes));
         let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return Ok(()) };
         allowed.loan.lent_more(given);
+        allowed.owed = 0;
         let (all, cause) = (format_size(allowed.loan.lent()), cause(allowed));
         drop(st);
         if given > 0 {
@@ -168,11 +170,16 @@ impl Inner {
             got += reserve.take_back(bytes - got)?;
         }
         let mut st = self.lock();
+        // The holder has more of the node than the pool has frames: that makes up for a page here and there which the kernel doesn't let go of.
+        let p = st.pool(pool);
+        let whole = reserve.held()? >= p.alloc.free().bytes() + frames(&p.lent).bytes();
+        let lent = frames(&p.lent).bytes();
+        let (got, bytes) = if whole { (lent, lent) } else { (got, bytes) };
         st.unlend(pool, got);
         let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return Ok(()) };
         allowed.loan.got_back(got);
         allowed.back += got;
-        let before = std::mem::replace(&mut allowed.owed, bytes - got);
+        let before = std::mem::replace(&mut allowed.owed, bytes.saturating_sub(got));
         let (lent, owed) = (allowed.loan.lent(), allowed.owed);
         let back = if allowed.back >= TELL || lent == 0 { std::mem::take(&mut allowed.back) } else { 0 };
         if lent == 0 {
