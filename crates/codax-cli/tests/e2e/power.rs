@@ -337,7 +337,7 @@ fn alone(format: &str) -> [Plan; 2] {
 fn format_until_cut() -> ! {
     for plan in alone(",format=force") {
         std::thread::spawn(move || {
-            panic!("it isn't stopped: {:?}", plan.place().try_up("format:begun=stop"))
+            panic!("it isn't stopped: {:?}", plan.place().try_up("format:begun:1=stop"))
         });
     }
     until("that both have begun", || (stopped_children() == 2).then_some(()));
