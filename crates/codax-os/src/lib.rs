@@ -33,6 +33,7 @@ pub mod occupants;
 pub mod probe;
 pub mod process;
 pub mod psi;
+pub mod ring;
 pub mod sock;
 mod stream;
 pub mod topology;
