@@ -6,6 +6,7 @@
 
 pub mod alloc;
 pub mod change;
+pub mod driver;
 pub mod error;
 pub mod extent;
 pub mod frame;

@@ -87,6 +87,7 @@ impl DaxWish {
             dax: Some(dax),
             link,
             missing: None,
+            driver_user: None,
         }
     }
 

@@ -29,15 +29,23 @@ pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSp
             return Err(wrong(device, &format!("{} is {} already", wish.path().display(), other.name)));
         }
     }
-    let spec = |device: &Device| match (device.node, &device.dax) {
+    let spec = |device: &Device| {
+        let spec = memory_of(device, nodes)?;
+        Ok(DeviceSpec { driver_user: device.driver_user, ..spec })
+    };
+    devices.iter().map(spec).collect()
+}
+
+/// A device's memory, against what the machine has.
+fn memory_of(device: &Device, nodes: &[Node]) -> Result<DeviceSpec> {
+    match (device.node, &device.dax) {
         (Some(wish), _) => on_node(device, wish, nodes),
         (None, Some(wish)) => Ok(wish.spec(&device.name, device.link)),
         (None, None) => {
             let bytes = device.bytes.unwrap_or_default();
             Ok(DeviceSpec::emulated(device.name.clone(), bytes, device.link))
         }
-    };
-    devices.iter().map(spec).collect()
+    }
 }
 
 fn wrong(device: &Device, why: &str) -> Error {
@@ -85,6 +93,7 @@ fn on_node(device: &Device, wish: NodeWish, nodes: &[Node]) -> Result<DeviceSpec
         dax: None,
         link: node.map_or(device.link, |node| announced(device.link, node)),
         missing,
+        driver_user: None,
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! * [`store`]: the store and its sessions: files, names, who uses what.
 //! * `mover`: moves of files, idle and mapped ones.
-//! * `drain`: drains and returns.
+//! * `drain`: drains and returns. [`driver`]: devices' drivers: caches, state, and what they need of their memory.
 //! * [`check`]: comparing table, journal and objects; `patrol`: whether pages still lie where they were put; `strangers`: who else is on a node.
 //! * [`journal`]: what survives; [`table`] (with [`runs`]), [`names`], [`events`]: what is derived from it, for tools and people.
 //! * [`catalog`]: what a DAX pool's medium knows of its files, so that another boot or another store finds them.
@@ -15,6 +15,7 @@ pub mod catalog;
 pub mod check;
 mod dax;
 mod drain;
+pub mod driver;
 pub mod env;
 pub mod events;
 pub mod fs;

@@ -16,6 +16,7 @@ mod damage;
 mod demo;
 mod discover;
 mod drain;
+mod drivers;
 mod exclusive;
 mod holders;
 mod huge;

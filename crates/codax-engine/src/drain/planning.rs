@@ -57,6 +57,7 @@ impl Inner {
         let mut plan = plan_drain(candidates, &|id| st.room(id));
         for file in st.pool(pool).held.keys() {
             let mut by: Vec<_> = seen.of(*file).map(stranger).collect();
+            by.extend(st.stale_holders(pool, *file));
             by.dedup();
             let file = format!("{} (what it had there)", st.path(*file));
             plan.obstacles.push(Obstacle::Held { file, by });

@@ -4,6 +4,7 @@
 //! the file's pages (the largest unit there is) lies in one pool: so it can be taken to huge pages, and who maps the file maps whole blocks. Elsewhere
 //! units and blocks are a page, and all of this changes nothing.
 
+use crate::driver::Fit;
 use crate::store::Inner;
 use crate::store::state::{Pool, State};
 use codax_core::change::Change;
@@ -139,6 +140,15 @@ impl Pool {
             if self.alloc.is_free(frame) && self.alloc.claim(one) {
                 self.table.retire(one);
             }
+        }
+    }
+
+    /// Frames that can be given to a file, in a way in which its device can use them.
+    pub fn usable(&self) -> PageCount {
+        match self.fit {
+            fit if fit == Fit::default() => self.alloc.free(),
+            Fit { align, contiguous: true } => self.alloc.longest(align),
+            Fit { align, contiguous: false } => self.alloc.free_aligned(align),
         }
     }
 

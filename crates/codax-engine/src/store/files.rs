@@ -578,6 +578,9 @@ impl Inner {
     /// Whether the object's memory at `extents` could be taken back: the whole object once its file has nothing in it any more, which a write
     /// lease proves nobody holds; else a hole, where no process maps that part.
     fn release_object(&self, st: &State, file: FileId, pool: PoolId, extents: &[Extent]) -> Result<bool> {
+        if st.stale.contains(&(pool, file)) {
+            return Ok(false);
+        }
         let pages: Vec<PageRange> = extents.iter().map(Extent::pages).collect();
         self.release_pages(st, file, pool, &pages)
     }

@@ -534,6 +534,7 @@ impl Store {
                         tracing::error!("journal: {e}");
                     }
                     inner.retry_held(&mut inner.lock());
+                    inner.retry_stale();
                     inner.tend();
                     inner.look_for_media();
                     inner.patrol(&mut patrol);
@@ -586,14 +587,24 @@ impl Store {
         if options.huge != new.huge {
             lines.push("huge takes effect in pools made after the next start".to_owned());
         }
-        let StoreOptions { ack_timeout, chunk_bytes, resume_wait, .. } = *new;
+        if options.quiesce_timeout != new.quiesce_timeout {
+            lines.push(format!("quiesce_timeout is {:?} now", new.quiesce_timeout));
+        }
+        let StoreOptions { ack_timeout, chunk_bytes, resume_wait, quiesce_timeout, .. } = *new;
         let mut devices = options.devices.clone();
         for device in &mut devices {
             let now = new.devices.iter().find(|now| now.name == device.name);
             device.dax = now.map_or_else(|| device.dax.clone(), |now| now.dax.clone());
+            device.driver_user = now.and_then(|now| now.driver_user);
         }
-        *options =
-            Arc::new(StoreOptions { ack_timeout, chunk_bytes, resume_wait, devices, ..(**options).clone() });
+        *options = Arc::new(StoreOptions {
+            ack_timeout,
+            chunk_bytes,
+            resume_wait,
+            quiesce_timeout,
+            devices,
+            ..(**options).clone()
+        });
         Ok(lines)
     }
 

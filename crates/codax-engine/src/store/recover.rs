@@ -3,6 +3,7 @@
 use crate::backing::{Backing, ObjectInfo, Shm};
 use crate::catalog::Catalog;
 use crate::dax::{Imported, Source, Take, import};
+use crate::driver::{Driven, Expander, Fit, remember_needs};
 use crate::env::Env;
 use crate::events::Events;
 use crate::fs::find_memory;
@@ -131,6 +132,7 @@ impl Store {
         claim_frames(&replayed.ns, &mut pools)?;
         adopt(&replayed.ns, &pools)?;
         for pool in &mut pools {
+            notes.extend(remember_needs(&layout, &replayed.ns, pool)?);
             pool.know_bad_frames(&mut changed);
             pool.retire();
         }
@@ -268,6 +270,9 @@ fn open_pools(
             held: BTreeMap::new(),
             job: None,
             absent: Vec::new(),
+            driver: Arc::new(Driven::passive(&Expander)),
+            fit: Fit::default(),
+            private: Vec::new(),
             record: record.clone(),
         });
     }
