@@ -357,6 +357,7 @@ mod tests {
         assert!(given.devices.is_empty() && given.dram.is_none());
         let plain = load("", &line()).unwrap();
         assert_eq!((given.ack_timeout, given.resume_wait), (plain.ack_timeout, plain.resume_wait));
+        assert_eq!(given.quiesce_timeout, plain.quiesce_timeout);
         assert_eq!(
             (given.chunk, given.huge, given.socket_mode),
             (plain.chunk, plain.huge, plain.socket_mode)
@@ -371,6 +372,7 @@ mod tests {
         assert_eq!(whole.dram_nodes, Some(vec![0, 1]));
         assert_eq!(whole.devices.len(), 5);
         assert_eq!(whole.devices[0].link.mbps, Some(12_500));
+        assert_eq!(whole.devices[0].driver_user, Some(1000));
     }
 
     #[test]

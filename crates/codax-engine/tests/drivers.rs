@@ -284,6 +284,33 @@ fn frames_are_held_until_a_late_driver_has_let_go_of_them() {
 }
 
 #[test]
+fn what_is_cut_off_or_removed_is_nobody_s_before_devices_have_let_go_of_it() {
+    let d = Driven::new(npu());
+    let file = make(&d.admin, "/f", 3 * MIB, "sim0");
+    let open = d.driver.gate("write_back");
+    fails(d.admin.set_len(file.handle, MIB), ErrorKind::Busy, &["/f", "npu", "4711"]);
+    assert_eq!((d.admin.stat(&path("/f")).unwrap().len, d.store.info().pools[1].used), (3 * MIB, 3 * MIB));
+    open.send(()).unwrap();
+    assert!(matches!(d.next(), Asked::WriteBack(_)));
+    open.send(()).unwrap();
+    d.admin.set_len(file.handle, MIB).unwrap();
+    written_back(d.next(), &d.admin, "/f", 2 * MIB);
+    assert_eq!(d.store.info().pools[1].used, MIB);
+    d.admin.close(file.handle);
+    d.admin.remove(&path("/f"), false).unwrap();
+    assert!(matches!(d.next(), Asked::WriteBack(_)));
+    let held = || (d.store.info().pools[1].used, d.store.info().pools[1].held);
+    assert_eq!(held(), (0, MIB));
+    drop(open);
+    let begun = Instant::now();
+    while held() != (0, 0) {
+        assert!(begun.elapsed() < LONG);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(d.store.check(false).unwrap().is_empty());
+}
+
+#[test]
 fn a_driver_that_can_not_write_back_fails_the_move() {
     let d = Driven::new(npu());
     make(&d.admin, "/f", MIB, "sim0");

@@ -639,7 +639,8 @@ fn pace(st: &State, pools: impl Iterator<Item = PoolId>, limit: Option<u64>) -> 
     Pace::new(links.chain([limit]))
 }
 
-fn explain(path: &str, stuck: Stuck) -> Error {
+/// Why a file stays as it is.
+pub(crate) fn explain(path: &str, stuck: Stuck) -> Error {
     match stuck {
         Stuck::Held(by) => Error::busy(describe_held(&[HeldFile { path: path.to_owned(), by }])),
         Stuck::Cancelled => Error::cancelled(format!("{path}: the move was cancelled")),

@@ -44,6 +44,13 @@ impl Inner {
         Ok(())
     }
 
+    /// [`Inner::retry_stale`] beside the caller, who has the state.
+    pub fn ask_stale(&self) {
+        let me = self.me.clone();
+        let ask = move || me.upgrade().iter().for_each(|inner| inner.retry_stale());
+        self.env.spawn("write back", Box::new(ask));
+    }
+
     /// Asks again for what devices have not let go of. Where they have by now, the frames are given back as soon as nobody else holds them.
     pub fn retry_stale(&self) {
         let stale: Vec<(PoolId, FileId)> = self.lock().stale.iter().copied().collect();
@@ -87,6 +94,11 @@ impl State {
             }
         }
         users
+    }
+
+    /// Whether a device may have some of these extents in its caches.
+    pub fn may_be_cached(&self, file: FileId, extents: &[Extent]) -> bool {
+        !extents.is_empty() && !self.users_of(&[(file, extents.to_vec())]).is_empty()
     }
 
     /// These frames may not be given back before devices have let go of them.
