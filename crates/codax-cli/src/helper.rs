@@ -13,6 +13,7 @@
 use codax::Store;
 use codax_core::mounting::MountOptions;
 use codax_core::{Error, ErrorKind, Result};
+use codax_daemon::DEVICE_KEYS;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -21,10 +22,6 @@ use std::process::Command;
 
 /// The name by which mount(8) calls us.
 const NAME: &str = "mount.fuse.codax";
-
-/// Keys of a device that follow its backing, as `codax up --device` takes them.
-const DEVICE_KEYS: [&str; 9] =
-    ["read_ns", "write_ns", "gbps", "page", "reserve", "cpus", "size", "format", "persistent"];
 
 /// What mount(8) wants.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -134,6 +131,10 @@ mod tests {
             "--device=b=numa:1,page=4K,reserve=all",
         ];
         assert_eq!(got.up, devices);
+        for key in DEVICE_KEYS {
+            let got = ask(&["codax", "/mnt", "-o", &format!("device=a=numa:1,{key}=x,ro")]).unwrap();
+            assert_eq!(got.up, [format!("--device=a=numa:1,{key}=x").as_str()]);
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ const fn exit_code(kind: ErrorKind) -> u8 {
         ErrorKind::NoDaemon => 8,
         ErrorKind::Corrupt | ErrorKind::Lost => 9,
         ErrorKind::Exists => 10,
+        ErrorKind::QuotaExceeded => 11,
         ErrorKind::Cancelled => 130,
         _ => 1,
     }
@@ -83,7 +84,8 @@ const fn kind_of_io(kind: Io) -> ErrorKind {
         Io::NotFound => ErrorKind::NotFound,
         Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::Permission,
         Io::AlreadyExists => ErrorKind::Exists,
-        Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => ErrorKind::NoSpace,
+        Io::StorageFull | Io::FileTooLarge => ErrorKind::NoSpace,
+        Io::QuotaExceeded => ErrorKind::QuotaExceeded,
         Io::InvalidInput | Io::InvalidFilename | Io::NotADirectory | Io::IsADirectory => ErrorKind::Invalid,
         Io::DirectoryNotEmpty | Io::ResourceBusy => ErrorKind::Busy,
         _ => ErrorKind::Internal,
@@ -112,6 +114,7 @@ mod tests {
             (ErrorKind::NoDaemon, 8),
             (ErrorKind::Corrupt, 9),
             (ErrorKind::Exists, 10),
+            (ErrorKind::QuotaExceeded, 11),
             (ErrorKind::Cancelled, 130),
         ] {
             assert_eq!(exit_code(kind), code, "{kind:?}");

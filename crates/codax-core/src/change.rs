@@ -6,6 +6,7 @@
 use crate::extent::Extent;
 use crate::extent::FrameRun;
 use crate::namespace::Inode;
+use crate::quota::Quota;
 use crate::{FileId, HUGE_PAGES, MoveId, PageRange, PoolId, PoolUuid};
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,8 @@ pub enum Change {
     MoveEnd(MoveId),
     /// Ids below this one may have been given to files; a restart goes on from here, so that none is used twice.
     IdsBelow(FileId),
+    /// A user or directory has this quota on a pool, or none any more.
+    Quota(Quota),
 }
 
 /// Where a device is in its life.

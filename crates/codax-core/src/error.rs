@@ -52,6 +52,8 @@ pub enum ErrorKind {
     BadHandle,
     /// Bytes of a file are gone, or out of reach with the device that has them (EIO).
     Lost,
+    /// A user or a directory may have no more frames of a pool (EDQUOT).
+    QuotaExceeded,
 }
 
 impl ErrorKind {
@@ -81,6 +83,7 @@ impl ErrorKind {
             Self::NoData => 61,
             Self::NotSupported => 95,
             Self::NoDaemon => 107,
+            Self::QuotaExceeded => 122,
         }
     }
 }

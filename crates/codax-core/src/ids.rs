@@ -112,6 +112,9 @@ pub struct PageRange {
 }
 
 impl PageRange {
+    /// All pages that there can be.
+    pub const ALL: Self = Self { start: PageNo(0), count: PageCount(u64::MAX) };
+
     /// The pages from `start` on, `count` of them.
     #[must_use]
     pub const fn new(start: u64, count: u64) -> Self {

@@ -1,10 +1,12 @@
 //! What a store says of itself: the answers to questions, as they go over the wire and into JSON.
 
 use crate::change::{BackingKind, DaxMemory, LinkModel, NodeMemory, PoolState};
+use crate::emergency::EmergencyInfo;
 use crate::extent::{Extent, PoolRun};
 use crate::namespace::Kind;
 use crate::placement::Placement;
 use crate::plan::{Holder, Plan};
+use crate::request::QuotaOf;
 use crate::{FileId, PageRange, PoolId};
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +55,8 @@ pub struct PoolInfo {
     pub exclusive: Exclusive,
     /// Bytes that are populated for it and in no file yet, where it is of small or transparent huge pages and kept by a reserve.
     pub populated: Option<u64>,
+    /// What it is allowed for an emergency, and what is so used of it.
+    pub emergency: EmergencyInfo,
     /// The drain or return that runs, if one does.
     pub job: Option<JobInfo>,
     /// The NUMA nodes that its pages are kept to; none: wherever the kernel gives them.
@@ -205,9 +209,11 @@ pub struct FileInfo {
     pub placement: Placement,
     /// Whether that is its own (else a directory's above).
     pub placement_own: bool,
+    /// Whether it, or a directory above it, forbids that its pages are on a device for want of room in `dram`.
+    pub no_emergency: bool,
     /// Where its pages are. Left empty in listings.
     pub extents: Vec<Extent>,
-    /// What a drain took elsewhere, and its home.
+    /// What a drain took elsewhere, and its home; what is at home in `dram` is on a device for want of room there.
     pub away: Vec<PoolRun>,
     /// Runs per pool, merged; also in listings.
     pub runs: Vec<PoolRun>,
@@ -246,6 +252,25 @@ pub struct StoreInfo {
     pub recovery: Vec<String>,
     /// Where it is mounted.
     pub mounts: Vec<MountInfo>,
+    /// Its quotas, the first of them.
+    pub quotas: Vec<QuotaInfo>,
+    /// Quotas that are left out here.
+    pub more_quotas: u64,
+}
+
+/// A quota, and what is charged to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaInfo {
+    /// Whose.
+    pub of: QuotaOf,
+    /// Of which pool, by name.
+    pub pool: String,
+    /// Bytes in frames that it has.
+    pub used: u64,
+    /// Bytes in frames that it may have.
+    pub limit: u64,
+    /// Whether it has more than it may, and gets nothing until it has less.
+    pub over: bool,
 }
 
 /// A mount of the store.

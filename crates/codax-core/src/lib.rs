@@ -7,6 +7,7 @@
 pub mod alloc;
 pub mod change;
 pub mod driver;
+pub mod emergency;
 pub mod error;
 pub mod extent;
 pub mod frame;
@@ -18,6 +19,7 @@ pub mod name;
 pub mod namespace;
 pub mod placement;
 pub mod plan;
+pub mod quota;
 pub mod request;
 pub mod segment;
 pub mod units;

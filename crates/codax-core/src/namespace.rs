@@ -74,7 +74,7 @@ pub struct Inode {
     /// Where a file's pages are, in the order of pages, each once. Pages that are missing are holes, and read as zeros; there may be some
     /// behind the end.
     pub extents: Vec<Extent>,
-    /// What a drain took elsewhere, and the pool it goes home to. Ranges don't overlap.
+    /// What a drain took elsewhere, and the pool it goes home to; what goes home to `dram` found no room there. Ranges don't overlap.
     pub away: Vec<PoolRun>,
     /// What few inodes have.
     pub extra: Option<Box<Extra>>,
@@ -147,6 +147,8 @@ pub struct SetAttr {
     pub gid: Option<u32>,
     /// Placement: `Some(None)` makes it the directory's again.
     pub placement: Option<Option<Placement>>,
+    /// Whether its pages may be on a device for want of room in `dram`.
+    pub emergency: Option<bool>,
 }
 
 /// By file id. The hasher has no random key: ids are the store's own, and a simulation must see the same order again.
@@ -210,7 +212,11 @@ impl Namespace {
             Change::Drop(id) => self.drop_inode(*id),
             Change::Link { dir, name, child } => self.link(*dir, name, *child),
             Change::Unlink { dir, name } => self.unlink(*dir, name),
-            Change::Pool(_) | Change::MoveBegin(_) | Change::MoveEnd(_) | Change::IdsBelow(_) => Ok(()),
+            Change::Pool(_)
+            | Change::MoveBegin(_)
+            | Change::MoveEnd(_)
+            | Change::IdsBelow(_)
+            | Change::Quota(_) => Ok(()),
         }
     }
 
@@ -480,6 +486,19 @@ impl Namespace {
         Placement::On { pool: DRAM, strict: false }
     }
 
+    /// Whether `id`, or a directory above it, forbids that its pages are on a device for want of room in `dram`.
+    #[must_use]
+    pub fn forbids_emergency(&self, id: FileId) -> bool {
+        let mut at = Some(id);
+        while let Some(node) = at.and_then(|id| self.nodes.get(&id)) {
+            if node.inode.forbids_emergency() {
+                return true;
+            }
+            at = node.link.as_ref().map(|(dir, _)| *dir);
+        }
+        false
+    }
+
     /// Whether `id` is `above`, or lies below it.
     fn is_within(&self, id: FileId, above: FileId) -> bool {
         let mut at = Some(id);
@@ -542,6 +561,21 @@ impl Inode {
     #[must_use]
     pub fn lost(&self) -> &[Lost] {
         self.extra.as_ref().map_or(&[], |extra| &extra.lost)
+    }
+
+    /// The pages whose bytes are gone, in their order; those that follow each other as one run.
+    #[must_use]
+    pub fn lost_pages(&self) -> Vec<PageRange> {
+        let mut all: Vec<PageRange> = self.lost().iter().map(|lost| lost.pages).collect();
+        all.sort_unstable_by_key(|pages| pages.start);
+        let mut runs: Vec<PageRange> = Vec::new();
+        for pages in all {
+            match runs.last_mut() {
+                Some(run) if run.end() == pages.start.0 => run.count.0 += pages.count.0,
+                _ => runs.push(pages),
+            }
+        }
+        runs
     }
 
     /// The first of these pages whose bytes are gone.

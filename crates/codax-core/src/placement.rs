@@ -75,6 +75,29 @@ impl Placement {
         Ok(runs)
     }
 
+    /// Of new pages those that are for `dram`, behind the others, whose runs come first; `None` where none are, or where they are to be in `dram` and nowhere else:
+    /// by a strict placement, or in turns.
+    #[must_use]
+    pub fn for_dram(
+        &self,
+        range: PageRange,
+        block: u64,
+        room: &dyn Fn(PoolId) -> Room,
+    ) -> Option<(Vec<PoolRun>, PageRange)> {
+        let (before, rest) = match self {
+            Self::On { pool: DRAM, strict: false } | Self::Prefer(DRAM) => (Vec::new(), range),
+            Self::Prefer(pool) => {
+                let room = room(*pool);
+                let mut runs = prefer(*pool, range, block, room);
+                let rest = runs.pop_if(|last| last.pool == DRAM)?.pages;
+                runs.iter_mut().for_each(|run| run.pages = run.pages.widened(room.unit));
+                (runs, rest)
+            }
+            _ => return None,
+        };
+        (!rest.is_empty()).then_some((before, rest))
+    }
+
     /// Whether a drain may take pages of such a file out of `from`.
     #[must_use]
     pub fn may_leave(&self, from: PoolId) -> bool {
@@ -232,6 +255,22 @@ mod tests {
         let off = Placement::Interleave(vec![DRAM, PoolId(3)]);
         assert_eq!(choose(&off, 0, 600).unwrap_err().kind, ErrorKind::DeviceState);
         assert_eq!(choose(&Placement::Interleave(vec![]), 0, 1).unwrap_err().kind, ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn what_is_for_dram_is_said_apart() {
+        let of = |placement: Placement, start, count| {
+            placement.for_dram(PageRange::new(start, count), HUGE_PAGES, &room)
+        };
+        let on = |pool, strict| Placement::On { pool, strict };
+        assert_eq!(of(on(DRAM, false), 3, 20_000), Some((vec![], PageRange::new(3, 20_000))));
+        assert_eq!(of(on(DRAM, true), 3, 5), None);
+        assert_eq!(of(on(A, false), 3, 5), None);
+        assert_eq!(of(Placement::Prefer(A), 3, 5), None);
+        let (before, rest) = of(Placement::Prefer(A), 100, 2_000).unwrap();
+        assert_eq!((before, rest), (vec![run(100, 924, A)], PageRange::new(1024, 1_076)));
+        assert_eq!(of(Placement::Interleave(vec![A, DRAM]), 0, 2_000), None);
+        assert_eq!(of(Placement::Prefer(DRAM), 0, 0), None);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Candidate {
     pub held: Vec<Holder>,
     /// Whether there were more refuges for one that need not outlive the power.
     pub volatile: bool,
+    /// Whether some of it is there only for want of room in `dram`: that goes first.
+    pub spilled: bool,
 }
 
 /// Somebody who holds a file.
@@ -68,6 +70,11 @@ pub enum Obstacle {
         /// Their paths.
         files: Vec<String>,
     },
+    /// So much of the device is lent to the rest of the system: a drain asks for it first.
+    Lent {
+        /// Bytes.
+        bytes: u64,
+    },
     /// Somebody holds a file that can't be moved now.
     Held {
         /// Its path.
@@ -88,7 +95,7 @@ pub struct Plan {
     pub frames: PageCount,
 }
 
-/// Plans a drain: each candidate's pages to its first refuge that has room, the largest files first. A file's pages may be spread over
+/// Plans a drain: each candidate's pages to its first refuge that has room, what is there for an emergency first, and then the largest files. A file's pages may be spread over
 /// several refuges, in runs of at least [`crate::HUGE_PAGES`] or whole, and in shorter ones only where it finds no place otherwise.
 ///
 /// With [`Obstacle::NoRoom`] the moves are what there is room for: pages planned, missing and kept by a placement add up.
@@ -96,14 +103,15 @@ pub struct Plan {
 pub fn plan_drain(mut candidates: Vec<Candidate>, room: &dyn Fn(PoolId) -> Room) -> Plan {
     // A file without pages may have some soon, as long as somebody holds it.
     candidates.retain(|candidate| pages(candidate) > 0 || !candidate.held.is_empty());
-    candidates.sort_by_cached_key(|candidate| (Reverse(pages(candidate)), candidate.file));
+    candidates
+        .sort_by_cached_key(|candidate| (!candidate.spilled, Reverse(pages(candidate)), candidate.file));
     let mut left = Left { room, pools: BTreeMap::new() };
     let mut plan = Plan::default();
     let (mut missing, mut homeless, mut kept, mut held) = (0, Vec::new(), Vec::new(), Vec::new());
     let mut fading = Vec::new();
     for candidate in candidates {
         let empty = pages(&candidate) == 0;
-        let Candidate { file, path, ranges, refuges, held: by, volatile } = candidate;
+        let Candidate { file, path, ranges, refuges, held: by, volatile, .. } = candidate;
         if !by.is_empty() {
             held.push(Obstacle::Held { file: path.clone(), by });
         }
@@ -213,6 +221,7 @@ mod tests {
             refuges: refuges.to_vec(),
             held: Vec::new(),
             volatile: false,
+            spilled: false,
         }
     }
 
@@ -232,6 +241,9 @@ mod tests {
         );
         assert_eq!(plan.moves.iter().map(|m| m.file.0).collect::<Vec<_>>(), [6, 5]);
         assert_eq!((plan.frames, plan.obstacles), (PageCount(12), vec![]));
+        let spilled = Candidate { spilled: true, ..candidate(5, &[(0, 3)], &[DRAM]) };
+        let plan = plan_drain(vec![spilled, candidate(6, &[(0, 9)], &[DRAM])], &room(12, 0));
+        assert_eq!(plan.moves.iter().map(|m| m.file.0).collect::<Vec<_>>(), [5, 6], "but for an emergency's");
     }
 
     #[test]

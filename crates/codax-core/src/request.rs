@@ -47,6 +47,8 @@ pub struct Open {
     pub mode: u16,
     /// A placement of its own for a new file.
     pub placement: Option<PlacementSpec>,
+    /// A new file is never on a device for want of room in `dram`.
+    pub no_emergency: bool,
     /// Length of a new file.
     pub len: u64,
     /// Map it in the same step, as a request to map with this `write` would; needs an attached session.
@@ -112,4 +114,13 @@ pub enum PlacementSpec {
         /// The pools' names.
         pools: Vec<String>,
     },
+}
+
+/// Whose a quota is, as people write it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QuotaOf {
+    /// A user.
+    User(u32),
+    /// A directory, with all that is below it.
+    Dir(StorePath),
 }

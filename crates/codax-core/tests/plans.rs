@@ -38,6 +38,7 @@ fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
                 refuges,
                 held: vec![holder; usize::from(held)],
                 volatile: false,
+                spilled: false,
             }
         };
         (10..).zip(all).map(make).collect()
@@ -63,6 +64,7 @@ fn obstacles(plan: &Plan) -> (u64, Vec<String>, Vec<String>, Vec<String>) {
                 (all.0, all.1) = (missing / PAGE_SIZE, files.clone());
             }
             Obstacle::Volatile { files } => panic!("nothing outlives the power here: {files:?}"),
+            Obstacle::Lent { bytes } => panic!("no plan of frames knows of {bytes} that are lent"),
             Obstacle::Placement { files } => all.2.clone_from(files),
             Obstacle::Held { file, by } => {
                 assert!(!by.is_empty());

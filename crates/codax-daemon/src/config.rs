@@ -71,7 +71,7 @@ pub struct Config {
 /// The configuration file, `codax.toml`. Every key may be left out; any other key is an error.
 ///
 /// Sizes are text with a unit (`KiB`, `MiB`, `GiB`, `TiB`) or a number of bytes, times are text with `ms`, `s` or `m`. The command line comes
-/// before the file. SIGHUP and `codax reload` read it again: they take what a device's link announces, `ack_timeout`, `quiesce_timeout`, `chunk`, `resume_wait`, `log` and `socket_mode`, and say of
+/// before the file. SIGHUP and `codax reload` read it again: they take what a device's link announces and what an emergency may have of it, `ack_timeout`, `quiesce_timeout`, `chunk`, `resume_wait`, `log` and `socket_mode`, and say of
 /// other changes that they need a restart.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -392,6 +392,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_says_of_emergencies_what_the_command_line_says() {
+        let text = "[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 8192\nemergency = \"allow\"\nat_most = 4096\nwhen = \"some:150ms/1s\"\n\
+                    [[device]]\nname = \"b\"\nbacking = \"emulated\"\nsize = 4096\nemergency = \"never\"\n";
+        let typed = vec![
+            "a=emulated:8192,emergency=allow,at_most=4096,when=some:150ms/1s".to_owned(),
+            "b=emulated:4096".to_owned(),
+        ];
+        let typed = load("", &CommandLine { devices: typed, ..line() }).unwrap();
+        assert_eq!(load(text, &line()).unwrap().devices, typed.devices);
+    }
+
+    #[test]
     fn a_file_says_of_dax_what_the_command_line_says() {
         let text = "[[device]]\nname = \"a\"\nbacking = \"devdax\"\npath = \"/dev/dax0.0\"\nformat = \"force\"\nread_ns = 350\n\
                     [[device]]\nname = \"b\"\nbacking = \"fsdax\"\npath = \"/mnt/pmem0/codax\"\nsize = \"1GiB\"\nformat = true\npersistent = false\n";
@@ -480,6 +492,22 @@ mod tests {
             (
                 "[[device]]\nname = \"a\"\nbacking = \"fsdax\"\npath = \"/a\"\nreserve = \"all\"",
                 "`reserve` is nothing",
+            ),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 4096\nemergency = true",
+                "invalid type",
+            ),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 4096\nemergency = \"allow\"\nat_most = true",
+                "at_most: write a size",
+            ),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 4096\nat_most = \"5%\"",
+                "it wants emergency=allow",
+            ),
+            (
+                "[[device]]\nname = \"dram\"\nbacking = \"emulated\"\nsize = 4096\nemergency = \"allow\"",
+                "which devices may help out",
             ),
             ("[[device]]\nname = \"a/b\"\nbacking = \"emulated\"\nsize = 4096", "only letters"),
             ("[[device]]\nname = \"a\"\nbacking = \"cxl\"\nsize = 4096", "no backing `cxl`"),

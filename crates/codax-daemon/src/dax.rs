@@ -85,6 +85,7 @@ impl DaxWish {
             numa: None,
             exclusive: None,
             dax: Some(dax),
+            emergency: None,
             link,
             missing: None,
             driver_user: None,

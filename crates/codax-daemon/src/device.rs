@@ -1,8 +1,10 @@
 //! Devices as they are written: on the command line (`sim0=emulated:1GiB,read_ns=300,gbps=8`) and in the configuration.
 
 use crate::dax::{DaxWish, WrittenFormat};
+use crate::emergency::{EmergencyWish, WrittenPart};
 use crate::quantity::{Rate, Size, pool_bytes};
 use codax_core::change::{LinkModel, NodeMemory, PageKind};
+use codax_core::emergency::Emergency;
 use codax_core::info::Exclusive;
 use codax_core::{DRAM_NAME, Error, PageCount, Result};
 use serde::Deserialize;
@@ -11,13 +13,31 @@ use std::path::{Path, PathBuf};
 /// Longest name of a device, in bytes.
 pub const DEVICE_NAME_MAX: usize = 32;
 
+/// The keys that can follow a device's backing on the command line, whichever that is. What is none of these is refused, and belongs to
+/// something else where a device is one of several words in a list (fstab(5)).
+pub const DEVICE_KEYS: &[&str] = &[
+    "page",
+    "reserve",
+    "exclusive",
+    "cpus",
+    "size",
+    "format",
+    "persistent",
+    "read_ns",
+    "write_ns",
+    "gbps",
+    "emergency",
+    "at_most",
+    "when",
+];
+
 /// The backings there are.
 const BACKINGS: &str = "emulated, numa, devdax and fsdax";
 
 /// How a device is written on the command line.
 const USAGE: &str = "NAME=emulated:SIZE, \
                      NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,exclusive=reserve|movable|none][,cpus=yes], \
-                     NAME=devdax:/dev/daxX.Y[,format] or NAME=fsdax:DIR[,size=SIZE][,format], and [,read_ns=N][,write_ns=N][,gbps=N][,driver_user=UID]";
+                     NAME=devdax:/dev/daxX.Y[,format] or NAME=fsdax:DIR[,size=SIZE][,format], and [,read_ns=N][,write_ns=N][,gbps=N][,driver_user=UID][,emergency=never|allow][,at_most=SIZE|PERCENT%][,when=free:SIZE|some:STALL/WINDOW|full:STALL/WINDOW]";
 
 /// `[[device]]` in the configuration: memory that is served beside `dram`.
 ///
@@ -56,6 +76,14 @@ pub(crate) struct DeviceEntry {
     persistent: Option<bool>,
     /// The user, by number, whose processes may drive it, beside root. Default: the store's owner.
     driver_user: Option<u32>,
+    /// Whether it may be used when memory is exhausted: "allow", for files that find no room in `dram`, and of a node that is kept by a reserve for the rest of
+    /// the system too; "never". Default: "never".
+    emergency: Option<String>,
+    /// How much of it: a size, or a part of its capacity, as "25%". Default: all.
+    at_most: Option<WrittenPart>,
+    /// When: "free:SIZE", while less memory than that is free; "some:STALL/WINDOW" or "full:STALL/WINDOW", while processes wait for memory for so long within
+    /// so long (PSI). Default: whenever `dram` has no room; for the rest of the system while less than 1/32 of the memory is free.
+    when: Option<String>,
     /// Announced latency of a read in nanoseconds.
     read_ns: Option<u32>,
     /// Announced latency of a write in nanoseconds.
@@ -117,6 +145,8 @@ pub struct Device {
     pub node: Option<NodeWish>,
     /// The DAX device or directory, if it is one. Emulated if it is neither.
     pub dax: Option<DaxWish>,
+    /// Whether and how it may be used when memory is exhausted; `None` for never.
+    pub emergency: Option<Emergency>,
     /// What its link announces.
     pub link: LinkModel,
     /// Whose processes may drive it, if that was said.
@@ -129,7 +159,8 @@ impl DeviceEntry {
         let link =
             LinkModel { read_ns: self.read_ns, write_ns: self.write_ns, mbps: self.gbps.map(|gbps| gbps.0) };
         let (name, driver_user) = (self.name.clone(), self.driver_user);
-        let mut device = Device { name, bytes: None, node: None, dax: None, link, driver_user };
+        let mut device =
+            Device { name, bytes: None, node: None, dax: None, emergency: None, link, driver_user };
         match self.backing.as_str() {
             "emulated" => self.emulated(&mut device),
             "numa" => self.on_node(&mut device),
@@ -138,6 +169,8 @@ impl DeviceEntry {
             _ => return Err(unknown_backing(&self.name, &self.backing)),
         }
         .map_err(|e| about(&self.name, &e))?;
+        let wish = EmergencyWish::new(self.emergency.as_deref(), self.at_most.as_ref(), self.when.as_deref());
+        device.emergency = wish.and_then(EmergencyWish::check).map_err(|e| about(&self.name, &e))?;
         Ok(device)
     }
 
@@ -208,8 +241,16 @@ pub fn parse_device(text: &str) -> Result<Device> {
         .and_then(|first| first.split_once(':'))
         .ok_or_else(|| Error::invalid(format!("device {name}: `{rest}`: write it as {USAGE}")))?;
     let link = LinkModel::default();
-    let mut device =
-        Device { name: name.to_owned(), bytes: None, node: None, dax: None, link, driver_user: None };
+    let mut device = Device {
+        name: name.to_owned(),
+        bytes: None,
+        node: None,
+        dax: None,
+        emergency: None,
+        link,
+        driver_user: None,
+    };
+    let mut emergency = EmergencyWish::default();
     backed(&mut device, backing, first)?;
     let mut seen = Vec::new();
     for item in items {
@@ -218,8 +259,9 @@ pub fn parse_device(text: &str) -> Result<Device> {
             return Err(Error::invalid(format!("device {name}: {} is given twice", key.escape_debug())));
         }
         seen.push(key);
-        take_item(&mut device, key, value).map_err(|e| about(name, &e))?;
+        take_item(&mut device, &mut emergency, key, value).map_err(|e| about(name, &e))?;
     }
+    device.emergency = emergency.check().map_err(|e| about(name, &e))?;
     if let Some(wish) = device.node {
         whole_pages(wish.memory.page, device.bytes)
             .and_then(|()| goes_with_pages(&wish))
@@ -249,14 +291,23 @@ fn backed(device: &mut Device, backing: &str, first: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes an item behind the first: one that only such a device has, or one of its link.
-fn take_item(device: &mut Device, key: &str, value: Option<&str>) -> Result<()> {
+/// Takes an item behind the first: one that only such a device has, one of emergencies, or one of its link.
+fn take_item(
+    device: &mut Device,
+    emergency: &mut EmergencyWish,
+    key: &str,
+    value: Option<&str>,
+) -> Result<()> {
+    if emergency.item(key, value.unwrap_or_default())? {
+        return Ok(());
+    }
+    let known = DEVICE_KEYS.contains(&key);
     let (taken, more) = match (&mut device.node, &mut device.dax) {
         (Some(wish), _) => (
-            node_item(wish, &mut device.bytes, key, value.unwrap_or_default())?,
+            known && node_item(wish, &mut device.bytes, key, value.unwrap_or_default())?,
             "page, reserve, exclusive, cpus, ",
         ),
-        (None, Some(wish)) => (wish.item(key, value)?, wish.keys()),
+        (None, Some(wish)) => (known && wish.item(key, value)?, wish.keys()),
         (None, None) => (false, ""),
     };
     match key {
@@ -344,7 +395,7 @@ fn link_item(link: &mut LinkModel, key: &str, value: &str, more: &str) -> Result
         _ => {
             let key = key.escape_debug();
             return Err(Error::invalid(format!(
-                "`{key}` is not known: there are {more}read_ns, write_ns, gbps and driver_user"
+                "`{key}` is not known: there are {more}read_ns, write_ns, gbps, driver_user, emergency, at_most and when"
             )));
         }
     }
@@ -368,7 +419,9 @@ fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     match name {
         "" => wrong("it is empty"),
-        DRAM_NAME => wrong("that is the host's own memory; its size is set with `--dram` or the key `dram`"),
+        DRAM_NAME => wrong(
+            "that is the host's own memory, which devices may help out in an emergency; its size is set with `--dram` or the key `dram`",
+        ),
         _ if name.len() > DEVICE_NAME_MAX => wrong("it is longer than 32 bytes"),
         _ if name.starts_with('.') => wrong("it starts with a dot"),
         _ if !name.chars().all(plain) => wrong("only letters, digits, `-`, `_` and `.` may be in it"),
@@ -390,6 +443,7 @@ fn about(name: &str, error: &Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use codax_core::emergency::{AtMost, When};
     use codax_engine::Format;
 
     #[test]
@@ -438,6 +492,18 @@ mod tests {
         let wish =
             DaxWish::Files { path: "/mnt/a b=c".into(), size: None, format: Format::Never, persistent: None };
         assert_eq!(plain.dax, Some(wish));
+    }
+
+    #[test]
+    fn what_an_emergency_may_have_is_read_whole() {
+        let of = |text: &str| parse_device(&format!("cxl0=numa:1{text}")).unwrap().emergency;
+        let part = AtMost::Percent(25);
+        let free = When::Free(512 << 20);
+        assert_eq!(of(""), None);
+        assert_eq!(of(",emergency=never"), None);
+        assert_eq!(of(",emergency=allow"), Some(Emergency { at_most: AtMost::ALL, when: None }));
+        let all = of(",at_most=25%,emergency=allow,gbps=9,when=free:512MiB");
+        assert_eq!(all, Some(Emergency { at_most: part, when: Some(free) }));
     }
 
     #[test]
@@ -507,10 +573,32 @@ mod tests {
             ("pm0=fsdax:/mnt,size=65TiB", "64 TiB"),
             ("pm0=fsdax:/mnt,size=1GiB,size=1GiB", "size is given twice"),
             ("pm0=fsdax:/mnt,reserve=1GiB", "`reserve` is not known"),
+            ("sim0=emulated:1GiB,emergency", "emergency: `` is neither never nor allow"),
+            ("sim0=emulated:1GiB,emergency=yes", "neither never nor allow"),
+            ("sim0=emulated:1GiB,at_most=5%", "`at_most` says how far an emergency may go"),
+            ("sim0=emulated:1GiB,emergency=never,when=free:1MiB", "it wants emergency=allow"),
+            ("sim0=emulated:1GiB,emergency=allow,at_most=0%", "at_most: `0%` is not a part"),
+            ("sim0=emulated:1GiB,emergency=allow,at_most=much", "or a part, as in 25%"),
+            ("sim0=emulated:1GiB,emergency=allow,when=soon", "when: `soon` is not a condition"),
+            ("sim0=emulated:1GiB,emergency=allow,when=some:1s/20s", "windows of 500ms to 10s"),
+            ("sim0=emulated:1GiB,emergency=allow,emergency=never", "emergency is given twice"),
+            ("dram=emulated:1GiB,emergency=allow", "host's own memory, which devices may help out"),
         ] {
             let error = parse_device(bad).unwrap_err();
             assert_eq!(error.kind, codax_core::ErrorKind::Invalid);
             assert!(error.message.contains(says) && !error.message.contains('\n'), "{bad:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn each_key_is_one_of_some_device() {
+        let devices = ["a=emulated:4096", "a=numa:1", "a=devdax:/dev/dax0.0", "a=fsdax:/mnt"];
+        for key in DEVICE_KEYS {
+            let known = |device: &&str| {
+                let refused = parse_device(&format!("{device},{key}=")).err();
+                refused.is_none_or(|e| !e.message.contains("is not known"))
+            };
+            assert!(devices.iter().any(known), "{key}");
         }
     }
 
@@ -532,7 +620,7 @@ mod tests {
             let device = parse_device(&format!("{name}=emulated:{},gbps={gbps},read_ns={read}", frames * 4096)).unwrap();
             let link = LinkModel { read_ns: Some(read), write_ns: None, mbps: Some(mbps) };
             let bytes = Some(frames * 4096);
-            proptest::prop_assert_eq!(device, Device { name, bytes, node: None, dax: None, link, driver_user: None });
+            proptest::prop_assert_eq!(device, Device { name, bytes, node: None, dax: None, emergency: None, link, driver_user: None });
         }
     }
 

@@ -4,7 +4,7 @@ use crate::control::{Attached, Control};
 use crate::fit;
 use crate::server::{Command, Shared};
 use crate::session::STACK_BYTES;
-use codax_core::info::JobInfo;
+use codax_core::info::{JobInfo, StoreInfo};
 use codax_core::request::Layout;
 use codax_core::{Error, Result};
 use codax_engine::{DrainOptions, Session};
@@ -23,6 +23,10 @@ const ENTRIES_BYTES: usize = PACKET_MAX - 1024;
 
 /// Most events in one answer.
 const EVENTS_MAX: usize = 512;
+
+/// Most quotas in one answer, and beside what else there is to say of the store.
+const QUOTAS_MAX: usize = 512;
+const QUOTAS_SHOWN: usize = 64;
 
 /// How long a request for events waits for one.
 const EVENTS_WAIT: Duration = Duration::from_secs(1);
@@ -79,6 +83,8 @@ impl<'a> Client<'a> {
             | Request::DetachDevice { .. }
             | Request::AttachDevice { .. }
             | Request::EvictStrangers { .. }
+            | Request::SetQuota { .. }
+            | Request::Quotas { .. }
             | Request::Events { .. }
             | Request::Check { .. }
             | Request::Reload
@@ -106,6 +112,7 @@ impl<'a> Client<'a> {
             | Request::Remove { .. }
             | Request::Rename { .. }
             | Request::SetAttr { .. }
+            | Request::SetEmergency { .. }
             | Request::Served(_)
             | Request::Usage(_) => self.named(&request).map(alone),
         }
@@ -198,6 +205,7 @@ impl<'a> Client<'a> {
                 let placement = placement.as_ref().map(Option::as_ref);
                 done(session.set_attr(path, *mode, *uid, *gid, placement)?)
             }
+            Request::SetEmergency { path, allowed } => done(session.set_emergency(path, *allowed)?),
             Request::Served(path) => Reply::Served(self.shared.mounts.served(session.stat(path)?.id)?),
             Request::Usage(path) => {
                 let (files, dirs, len, backed) = session.usage(path)?;
@@ -234,7 +242,9 @@ impl<'a> Client<'a> {
         Ok(match request {
             Request::Status => {
                 let mounts = self.shared.mounts.info();
-                Reply::Store(Box::new(codax_core::info::StoreInfo { mounts, ..store.info() }))
+                let (quotas, more_quotas) = self.session.quotas(0, QUOTAS_SHOWN);
+                let info = StoreInfo { mounts, quotas, more_quotas, ..store.info() };
+                Reply::Store(Box::new(info))
             }
             Request::Mount { dir, options } => {
                 self.session.require_admin("mount")?;
@@ -252,6 +262,14 @@ impl<'a> Client<'a> {
             Request::EvictStrangers { pool, dry_run } => {
                 let mounts = self.shared.mounts.devices();
                 Reply::Strangers(Box::new(self.session.evict_strangers(pool, *dry_run, &mounts)?))
+            }
+            Request::SetQuota { of, pool, bytes } => {
+                done(self.session.set_quota(of, pool.as_deref(), *bytes)?)
+            }
+            Request::Quotas { first } => {
+                let first = usize::try_from(*first).unwrap_or(usize::MAX);
+                let (quotas, more) = self.session.quotas(first, QUOTAS_MAX);
+                Reply::Quotas { quotas, more }
             }
             Request::Events { since, wait } => {
                 self.session.require_admin("events")?;
@@ -328,6 +346,7 @@ fn shows_in_mounts(request: &Request) -> bool {
             | Request::Remove { .. }
             | Request::Rename { .. }
             | Request::SetAttr { .. }
+            | Request::SetEmergency { .. }
             | Request::RawDone { .. }
     )
 }

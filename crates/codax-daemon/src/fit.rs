@@ -61,10 +61,19 @@ fn cut(reply: &mut Reply) -> bool {
             if left_out > 0 {
                 info.recovery.push("… and more: see the daemon's log".into());
             }
+            let quotas = halve(&mut info.quotas);
+            info.more_quotas += quotas as u64;
+            let left_out = left_out + quotas;
             let jobs = info.pools.iter_mut().filter_map(|pool| pool.job.as_mut());
             left_out + jobs.map(|job| halve(&mut job.waiting)).sum::<usize>() > 0
         }
         Reply::Events(events) => halve(events) > 0,
+        Reply::Quotas { quotas, more } => {
+            let left_out = halve(quotas);
+            *more += left_out as u64;
+            // Who reads on begins after what they got.
+            left_out > 0 && !quotas.is_empty()
+        }
         Reply::Findings(findings) => cut_findings(findings),
         Reply::Lines(lines) => halve(lines) > 0,
         Reply::Strangers(strangers) => {

@@ -21,6 +21,7 @@ pub mod detach;
 mod device;
 mod dispatch;
 mod drive;
+mod emergency;
 mod env;
 mod fit;
 mod logging;
@@ -33,7 +34,7 @@ mod server;
 mod session;
 
 pub use config::{CommandLine, Config, LOG_VARIABLE};
-pub use device::{DEVICE_NAME_MAX, parse_device};
+pub use device::{DEVICE_KEYS, DEVICE_NAME_MAX, parse_device};
 pub use env::{HOOKS_VARIABLE, RealEnv};
 pub use server::serve;
 

@@ -31,7 +31,7 @@ pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSp
     }
     let spec = |device: &Device| {
         let spec = memory_of(device, nodes)?;
-        Ok(DeviceSpec { driver_user: device.driver_user, ..spec })
+        Ok(DeviceSpec { emergency: device.emergency, driver_user: device.driver_user, ..spec })
     };
     devices.iter().map(spec).collect()
 }
@@ -91,6 +91,7 @@ fn on_node(device: &Device, wish: NodeWish, nodes: &[Node]) -> Result<DeviceSpec
         numa: Some(wish.memory),
         exclusive: wish.exclusive,
         dax: None,
+        emergency: None,
         link: node.map_or(device.link, |node| announced(device.link, node)),
         missing,
         driver_user: None,

@@ -103,6 +103,7 @@ fn new_file(name: &str, map: Option<bool>) -> Request {
         unnamed: false,
         mode: 0o600,
         placement: None,
+        no_emergency: false,
         len: 8192,
         map,
     })

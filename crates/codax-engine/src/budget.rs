@@ -4,7 +4,7 @@
 
 use codax_core::units::format_size;
 use codax_core::{Error, PageRange, Result};
-use codax_os::cgroup::MemoryCgroups;
+use codax_os::cgroup::{Limit, MemoryCgroups};
 use codax_os::object;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -90,17 +90,29 @@ impl Budget {
         act()
     }
 
+    /// What is left for new allocations, in bytes; `None` where there is no limit any more.
+    pub fn left(&self) -> Option<u64> {
+        let promised = *self.lock();
+        let left = self.cgroups.limit()?.left().saturating_sub(promised).saturating_sub(MARGIN);
+        Some(left - left / MORE_PART)
+    }
+
     fn lock(&self) -> MutexGuard<'_, u64> {
         self.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many bytes are missing of what these pages of an object would take.
+    pub fn missing_for(&self, object: BorrowedFd<'_>, pages: PageRange) -> u64 {
+        let promised = self.lock();
+        let new = missing(object, pages);
+        let left = |limit: Limit| limit.left().saturating_sub(*promised);
+        self.cgroups.limit().map_or(0, |limit| wanted(new).saturating_sub(left(limit)))
+    }
+
     fn check(&self, promised: u64, new: u64) -> Result<()> {
-        if new == 0 {
-            return Ok(());
-        }
         let Some(limit) = self.cgroups.limit() else { return Ok(()) };
         let left = limit.left().saturating_sub(promised);
-        if new.saturating_add(new / MORE_PART + MARGIN) <= left {
+        if wanted(new) <= left {
             return Ok(());
         }
         Err(Error::no_space(format!(
@@ -110,6 +122,11 @@ impl Budget {
             format_size(new)
         )))
     }
+}
+
+/// How much must be left for so many new bytes.
+fn wanted(new: u64) -> u64 {
+    if new == 0 { 0 } else { new.saturating_add(new / MORE_PART + MARGIN) }
 }
 
 fn parts(pages: PageRange) -> impl Iterator<Item = PageRange> {
@@ -148,6 +165,11 @@ mod tests {
         assert_eq!(error.kind, ErrorKind::NoSpace);
         assert!(error.message.contains(" bytes left of its limit of "), "{error}");
         assert_eq!(missing(fd, PageRange::new(0, 400)), 400 * PAGE_SIZE, "it was not begun");
+        assert_eq!(
+            budget.missing_for(fd, PageRange::new(0, 300)),
+            100 * PAGE_SIZE + 300 * PAGE_SIZE / MORE_PART
+        );
+        assert_eq!(budget.missing_for(fd, PageRange::new(0, 150)), 0);
         budget.spend(fd, PageRange::new(0, 150), &mut take).expect("fits");
         // What has memory already costs nothing.
         text("memory.current", format!("{}\n", 150 * PAGE_SIZE));

@@ -3,15 +3,16 @@
 use crate::backing::ObjectInfo;
 use crate::dax::wanted;
 use crate::store::lost::{WithMemory, nodes_of};
-use crate::store::state::{State, Trouble};
+use crate::store::state::{State, Trouble, marked};
 use crate::store::{Inner, Store, stale_ranges};
 use crate::table::shown_page;
 use codax_core::change::{Change, PoolState};
 use codax_core::extent::{Extent, FrameRun, PoolRun, pool_runs};
-use codax_core::frame::{FrameRecord, FrameState};
+use codax_core::frame::{FrameFlags, FrameRecord, FrameState};
 use codax_core::info::{Finding, Severity};
 use codax_core::name::Name;
 use codax_core::namespace::Kind;
+use codax_core::quota::{Account, Quota};
 use codax_core::{Error, ErrorKind, FileId, Frame, PageCount, PageNo, PageRange, PoolId, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
@@ -36,6 +37,7 @@ impl Store {
         inner.check_names(&st, &mut findings);
         check_table_files(&mut st, &mut findings)?;
         check_table(&mut st, &mut findings);
+        check_quotas(&mut st, &mut findings);
         let machine = WithMemory::now();
         for pool in &st.pools {
             let without = machine.lost(&nodes_of(&pool.record, &inner.options()));
@@ -71,7 +73,7 @@ impl Store {
                         .ns
                         .get(file)
                         .is_some_and(|inode| inode.ahead.is_some_and(|its| st.media.same(its, pool)))
-                    || st.making.contains(&file)
+                    || st.making.contains_key(&file)
                 {
                     continue;
                 }
@@ -213,7 +215,12 @@ fn check_table(st: &mut State, findings: &mut Findings) {
                 if findings.repair {
                     let held = pool.held.contains_key(file);
                     let state = if held { FrameState::Held } else { FrameState::Used };
-                    pool.table.assign(FrameRun { frame: *frame, count: *count }, *file, *page, state);
+                    let run = FrameRun { frame: *frame, count: *count };
+                    pool.table.assign(run, *file, *page, state);
+                    let here = Extent { page: *page, count: *count, pool: pool.record.id, frame: *frame };
+                    for (_, run) in st.ns.get(*file).map(|i| marked(i, &[here])).unwrap_or_default() {
+                        pool.table.set_flags(run, FrameFlags::EMERGENCY, true);
+                    }
                 }
                 findings.add(Severity::Mendable, what, findings.repair);
             }
@@ -244,6 +251,17 @@ fn check_table(st: &mut State, findings: &mut Findings) {
             }
             findings.add(Severity::Mendable, what, findings.repair && free);
         });
+    }
+}
+
+/// What is charged to whom against the frames that there are.
+fn check_quotas(st: &mut State, findings: &mut Findings) {
+    let wrong = st.miscounted();
+    if findings.repair && !wrong.is_empty() {
+        st.count_quotas();
+    }
+    for what in wrong {
+        findings.add(Severity::Mendable, what, findings.repair);
     }
 }
 
@@ -407,6 +425,10 @@ impl Inner {
             })
         });
         let pools = st.pools.iter().map(|p| Change::Pool(p.record.clone()));
-        self.journal.rewrite(inodes.chain(links).chain(pools).chain([Change::IdsBelow(st.ids_below)]))
+        let quotas = st.quotas.accounts().map(|Account { subject, pool, limit, .. }| {
+            Change::Quota(Quota { subject, pool, limit: Some(limit) })
+        });
+        let ids = [Change::IdsBelow(st.ids_below)];
+        self.journal.rewrite(inodes.chain(links).chain(pools).chain(quotas).chain(ids))
     }
 }

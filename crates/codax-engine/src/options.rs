@@ -1,6 +1,7 @@
 //! What a store is opened with.
 
 use codax_core::change::{BackingKind, LinkModel, NodeMemory};
+use codax_core::emergency::Emergency;
 use codax_core::info::Exclusive;
 use codax_core::{HUGE_SIZE, PAGE_SIZE};
 use std::path::PathBuf;
@@ -73,6 +74,8 @@ pub struct DeviceSpec {
     pub exclusive: Option<Exclusive>,
     /// The medium of its own that it is, if it is one.
     pub dax: Option<DaxSpec>,
+    /// Whether and how it helps out when memory is exhausted; `None` for never.
+    pub emergency: Option<Emergency>,
     /// What its link announces.
     pub link: LinkModel,
     /// Why its memory is not there, if it isn't: only a device that is detached may be without.
@@ -92,6 +95,7 @@ impl DeviceSpec {
             numa: None,
             exclusive: None,
             dax: None,
+            emergency: None,
             link,
             missing: None,
             driver_user: None,

@@ -1,14 +1,17 @@
 //! Memory of a device's node that processes have and the store didn't put there: who, and bringing it to the nodes of the host's own memory.
 
 use crate::backing::os_error;
-use crate::store::Session;
+use crate::store::{Inner, Session};
 use codax_core::info::{Stranger, Strangers};
 use codax_core::units::format_size;
-use codax_core::{Error, Result};
+use codax_core::{Error, PoolId, Result};
 use codax_os::evict::{Moved, move_off};
 use codax_os::occupants::{self, Filesystems, Occupant};
 use codax_os::topology::{self, Node};
 use std::path::Path;
+
+/// Most processes that are named in a line.
+const SHOWN: usize = 3;
 
 impl Session {
     /// Moves what processes have on a device's node elsewhere, or with `dry_run` only says what that is. What they map of the store's files, in its pools and on
@@ -16,18 +19,25 @@ impl Session {
     pub fn evict_strangers(&self, name: &str, dry_run: bool, mounts: &[u64]) -> Result<Strangers> {
         self.require_admin(&format!("evict strangers from {name}"))?;
         let inner = &self.store.inner;
-        let st = inner.lock();
-        let pool = st.pool(st.pool_named(name)?);
-        let Some(memory) = pool.record.numa else {
+        let pool = inner.lock().pool_named(name)?;
+        inner.evict_strangers(pool, dry_run, mounts)
+    }
+}
+
+impl Inner {
+    fn evict_strangers(&self, pool: PoolId, dry_run: bool, mounts: &[u64]) -> Result<Strangers> {
+        let st = self.lock();
+        let name = st.pool_name(pool);
+        let Some(memory) = st.pool(pool).record.numa else {
             return Err(Error::invalid(format!("{name} is no NUMA node: nobody else has memory on it")));
         };
         let pools = st.pools.iter().filter_map(|pool| pool.backing.device().ok());
         let reserves = st.pools.iter().filter_map(|pool| pool.backing.holder()?.device().ok());
-        let ours: Filesystems = pools.chain(reserves).chain(mounts.iter().copied()).collect();
+        let ours = filesystems(pools.chain(reserves).chain(mounts.iter().copied()));
         drop(st);
         let node = memory.node;
         let nodes = topology::nodes(Path::new(topology::SYSFS));
-        let to = refuges(&nodes, node, &inner.options().dram_nodes);
+        let to = refuges(&nodes, node, &self.options().dram_nodes);
         let room = nodes.iter().filter(|node| to.contains(&node.node)).filter_map(|node| node.free).sum();
         let failed = |e| os_error("look at NUMA node", &node, &e);
         let found = occupants::on(node, &ours).map_err(failed)?;
@@ -48,10 +58,43 @@ impl Session {
                 names.map(|process| format!("{} ({})", process.pid, process.command)).collect();
             let stay = strangers.processes.iter().filter(|process| !process.why.is_empty()).count();
             let detail = format!("pages of processes moved off: {}; of {stay} some stay", names.join(", "));
-            inner.event("strangers", name, &detail, moved);
+            self.event("strangers", &name, &detail, moved);
         }
         Ok(strangers)
     }
+
+    /// The same on the store's own account, as far as processes are concerned that mounts know of.
+    fn strangers_on(&self, pool: PoolId, dry_run: bool) -> Result<Strangers> {
+        let mounts = self.lock().mount_devices();
+        self.evict_strangers(pool, dry_run, &mounts)
+    }
+
+    /// Moves what others have on a device's node elsewhere, as far as there is room.
+    pub(crate) fn move_strangers_off(&self, pool: PoolId) -> Result<()> {
+        self.strangers_on(pool, false).map(drop)
+    }
+
+    /// Who has memory on a device's node, for people.
+    pub(crate) fn who_is_on(&self, pool: PoolId) -> String {
+        let found = self.strangers_on(pool, true).map(|strangers| strangers.processes).unwrap_or_default();
+        let named = |each: &Stranger| {
+            let why = if each.why.is_empty() { String::new() } else { format!(" ({})", each.why) };
+            format!("process {} ({}) has {}{why}", each.pid, each.command, format_size(each.bytes))
+        };
+        match found.len() {
+            0 => "the kernel, or who can't be seen".to_owned(),
+            1..=SHOWN => found.iter().map(named).collect::<Vec<_>>().join(", "),
+            more => {
+                let shown: Vec<String> = found.iter().take(SHOWN).map(named).collect();
+                format!("{} and {} more", shown.join(", "), more - SHOWN)
+            }
+        }
+    }
+}
+
+/// Filesystems of the store's. Memory of no file is of device 0, and so is what stands for a device that isn't there.
+fn filesystems(devices: impl Iterator<Item = u64>) -> Filesystems {
+    devices.filter(|device| *device != 0).collect()
 }
 
 /// Where strangers are moved to: the nodes of `dram`, or else those with CPUs.
@@ -100,6 +143,11 @@ mod tests {
         let nodes = [node(0, &[0]), node(1, &[]), node(2, &[]), node(3, &[1])];
         assert_eq!(refuges(&nodes, 1, &[]), [0, 3]);
         assert_eq!(refuges(&nodes, 1, &[2, 1]), [2]);
+    }
+
+    #[test]
+    fn memory_of_no_file_is_never_the_store_s() {
+        assert_eq!(filesystems([0, 7, 0].into_iter()), Filesystems::from([7]));
     }
 
     #[test]

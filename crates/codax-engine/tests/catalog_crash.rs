@@ -131,7 +131,7 @@ fn open_checked(medium: &Medium, allowed: &mut Allowed) -> Catalog {
 fn run(seed: u64, ops: Vec<Op>) -> bool {
     let geometry = small(HALF);
     let medium = Medium::blank(&geometry, seed);
-    drop(Catalog::format(medium.copies(), superblock(geometry)).unwrap());
+    drop(Catalog::format(medium.copies(), superblock(geometry), || ()).unwrap());
     let mut allowed = Allowed::default();
     let mut catalog = open_checked(&medium, &mut allowed);
     for op in ops {
@@ -252,10 +252,10 @@ fn format_is_done_or_said_to_be_cut_off() {
                 if old {
                     let mut old = superblock(geometry);
                     old.pool = PoolUuid([7; 16]);
-                    Catalog::format(medium.copies(), old).unwrap().append(&entries).unwrap();
+                    Catalog::format(medium.copies(), old, || ()).unwrap().append(&entries).unwrap();
                 }
                 medium.arm(calls, Fault::PowerLoss);
-                let done = Catalog::format(medium.copies(), superblock(geometry)).is_ok();
+                let done = Catalog::format(medium.copies(), superblock(geometry), || ()).is_ok();
                 assert_eq!(medium.disarm(), done);
                 medium.restart();
                 match found(&medium.copies()) {
@@ -276,7 +276,7 @@ fn format_is_done_or_said_to_be_cut_off() {
                     found => panic!("{found:?}"),
                 }
                 // Said again, it is done.
-                Catalog::format(medium.copies(), superblock(geometry)).unwrap();
+                Catalog::format(medium.copies(), superblock(geometry), || ()).unwrap();
                 assert_eq!(open(&medium).unwrap().1, []);
                 if done && old {
                     assert!(calls >= 12, "a format has only {calls} calls");

@@ -12,12 +12,7 @@ use codax_core::{ErrorKind, PageRange};
 use codax_engine::fs::Allocate;
 use codax_engine::{DrainOptions, Format, Store};
 use fs_support::*;
-use std::path::Path;
-use store_support::media::{Media, unlock};
-
-fn catalogs(dir: &Path) -> [Vec<u8>; 2] {
-    ["catalog.0", "catalog.1"].map(|name| std::fs::read(dir.join(name)).expect("there"))
-}
+use store_support::media::{Media, catalogs, unlock};
 
 #[test]
 fn files_are_there_in_another_store_with_names_owners_modes_and_bytes() {
@@ -310,6 +305,58 @@ fn a_device_that_comes_back_elsewhere_is_attached_there() {
     assert!(lines.iter().any(|line| line.contains("its path")), "{lines:?}");
     s.attach_device("pmem0").expect("attached");
     assert_intact(&s, "/f", MIB);
+    assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
+fn a_device_that_is_named_again_is_attached_as_it_is_said_then() {
+    let (media, rig) = (Media::new(), Rig::new());
+    let store = media.open(&rig, &["pmem0"]);
+    let s = admin(&store);
+    s.drain("pmem0", DrainOptions::default(), &mut |_| true).expect("drained");
+    s.detach_device("pmem0").expect("detached");
+    drop(s);
+    store.end();
+    let store = media.open(&rig, &[]);
+    let s = admin(&store);
+    for name in ["catalog.0", "catalog.1"] {
+        std::fs::write(media.path("pmem0").join(name), vec![7; 8192]).expect("overwritten");
+    }
+    let error = s.attach_device("pmem0").expect_err("somebody else's by now");
+    assert!(error.message.contains("`format`"), "{error}");
+    store.reload(&media.options(&rig, &["pmem0"], Format::IfNotOurs)).expect("reloaded");
+    s.attach_device("pmem0").expect("formatted and attached");
+    s.online("pmem0", &mut |_| true).expect("online");
+    make(&s, "/f", MIB, "pmem0");
+    assert_intact(&s, "/f", MIB);
+    assert_eq!(store.check(false).expect("checked"), []);
+}
+
+#[test]
+fn what_was_removed_while_a_device_was_away_goes_when_it_is_back() {
+    let (media, rig) = (Media::new(), Rig::new());
+    let store = media.open(&rig, &["pmem0"]);
+    for name in ["/f", "/g", "/h"] {
+        make(&admin(&store), name, MIB, "pmem0");
+    }
+    store.end();
+    let (here, away) = (media.path("pmem0"), media.path("away"));
+    let objects = || std::fs::read_dir(here.join("objects")).expect("listed").count();
+    std::fs::rename(&here, &away).expect("renamed");
+    let store = media.open(&rig, &["pmem0"]);
+    admin(&store).remove(&path("/g"), false).expect("removed");
+    store.end();
+    // What this start was told of nobody remembers at the next.
+    let store = media.open(&rig, &["pmem0"]);
+    let s = admin(&store);
+    s.remove(&path("/h"), false).expect("removed");
+    std::fs::rename(&away, &here).expect("renamed");
+    assert_eq!(objects(), 3);
+    s.attach_device("pmem0").expect("attached");
+    assert_eq!(objects(), 1);
+    assert_intact(&s, "/f", MIB);
+    let pool = store.info().pools.into_iter().find(|pool| pool.name == "pmem0").expect("there");
+    assert_eq!((pool.used, pool.held), (MIB, 0));
     assert_eq!(store.check(false).expect("checked"), []);
 }
 

@@ -7,36 +7,22 @@ use codax_core::namespace::Kind;
 use codax_core::{ErrorKind, FileId, Frame, PageCount, PageNo, PageRange, PoolUuid, ROOT};
 use codax_engine::catalog::{Entry, Node, NodeExtent};
 use codax_engine::{Format, Store};
-use std::path::Path;
-use store_support::media::{Media, catalog, change_node, extent_of};
+use store_support::media::{Media, catalog, catalogs, change_node, extent_of};
 use store_support::*;
-
-/// Has a store of its own write files to a medium, and lets go of it.
-fn write_files(media: &Media, names: &[&str], work: impl FnOnce(&codax_engine::Session)) {
-    let rig = Rig::new();
-    let store = media.open(&rig, names);
-    work(&admin(&store));
-    store.end();
-}
 
 fn is_sound(store: &Store) {
     assert_eq!(store.check(false).expect("checked"), []);
 }
 
-/// Both copies of the catalog.
-fn bytes_of(dir: &Path) -> [Vec<u8>; 2] {
-    ["catalog.0", "catalog.1"].map(|name| std::fs::read(dir.join(name)).expect("there"))
-}
-
 #[test]
 fn media_of_two_stores_have_different_files_of_one_number() {
     let media = Media::new();
-    write_files(&media, &["pmem0"], |s| {
+    media.written(&["pmem0"], |s| {
         s.mkdir(&path("/d"), 0o755, None).expect("made");
         make(s, "/d/a", 2 * MIB, "pmem0");
         make(s, "/same", MIB, "pmem0");
     });
-    write_files(&media, &["pmem1"], |s| {
+    media.written(&["pmem1"], |s| {
         make(s, "/b", MIB, "pmem1");
         make(s, "/same", MIB + 5, "pmem1");
         make(s, "/c", 3 * MIB, "pmem1");
@@ -60,7 +46,7 @@ fn media_of_two_stores_have_different_files_of_one_number() {
 #[test]
 fn a_medium_and_its_copy_are_not_taken_together() {
     let media = Media::new();
-    write_files(&media, &["pmem0"], |s| drop(make(s, "/f", MIB, "pmem0")));
+    media.written(&["pmem0"], |s| drop(make(s, "/f", MIB, "pmem0")));
     for name in ["catalog.0", "catalog.1"] {
         std::fs::copy(media.path("pmem0").join(name), media.path("pmem1").join(name)).expect("copied");
     }
@@ -77,7 +63,7 @@ fn a_medium_and_its_copy_are_not_taken_together() {
 #[test]
 fn what_a_medium_brings_is_there_beside_what_the_store_has() {
     let media = Media::new();
-    write_files(&media, &["pmem0"], |s| {
+    media.written(&["pmem0"], |s| {
         s.mkdir(&path("/z"), 0o755, on("pmem0").as_ref()).expect("made");
         for at in 0..4 {
             make(s, &format!("/theirs{at}"), MIB, "pmem0");
@@ -126,14 +112,14 @@ fn what_a_medium_brings_is_there_beside_what_the_store_has() {
 #[test]
 fn a_start_that_fails_leaves_a_medium_as_it_was() {
     let media = Media::new();
-    write_files(&media, &["pmem0"], |s| drop(make(s, "/f", MIB, "pmem0")));
-    let was = bytes_of(&media.path("pmem0"));
+    media.written(&["pmem0"], |s| drop(make(s, "/f", MIB, "pmem0")));
+    let was = catalogs(&media.path("pmem0"));
     let rig = Rig::new();
     make(&admin(&rig.open()), "/g", MIB, "dram");
     // The other has nothing on it, and may not be formatted.
     let options = media.options(&rig, &["pmem0", "pmem1"], Format::Never);
     Store::open(options, TestEnv::new()).expect_err("refused");
-    assert!(bytes_of(&media.path("pmem0")) == was);
+    assert!(catalogs(&media.path("pmem0")) == was);
     let store = media.open(&rig, &["pmem0"]);
     assert_intact(&admin(&store), "/f", MIB);
     is_sound(&store);
@@ -142,7 +128,7 @@ fn a_start_that_fails_leaves_a_medium_as_it_was() {
 #[test]
 fn media_that_disagree_on_a_directory_s_name_bring_all_that_is_in_it() {
     let media = Media::new();
-    write_files(&media, &["pmem0", "pmem1"], |s| {
+    media.written(&["pmem0", "pmem1"], |s| {
         s.mkdir(&path("/d"), 0o755, None).expect("made");
         make(s, "/d/a", MIB, "pmem0");
         make(s, "/d/b", MIB, "pmem1");
@@ -167,7 +153,7 @@ fn media_that_disagree_on_a_directory_s_name_bring_all_that_is_in_it() {
 #[test]
 fn of_two_files_in_one_place_the_newer_is_there() {
     let media = Media::new();
-    write_files(&media, &["pmem0"], |s| {
+    media.written(&["pmem0"], |s| {
         make(s, "/old", MIB, "pmem0");
         make(s, "/new", MIB, "pmem0");
     });
@@ -185,7 +171,7 @@ fn of_two_files_in_one_place_the_newer_is_there() {
 #[test]
 fn a_file_to_which_no_directory_leads_is_not_left_out() {
     let media = Media::new();
-    write_files(&media, &["pmem0"], |s| {
+    media.written(&["pmem0"], |s| {
         make(s, "/f", MIB, "pmem0");
         make(s, "/g", MIB, "pmem0");
         s.mkdir(&path("/d"), 0o755, None).expect("made");
@@ -241,7 +227,7 @@ fn what_can_not_be_true_is_refused_and_left_alone() {
         ("pages twice", |node| node.extents.push(node.extents[0])),
     ];
     let media = Media::new();
-    write_files(&media, &["pmem0"], |s| drop(make(s, "/f", MIB, "pmem0")));
+    media.written(&["pmem0"], |s| drop(make(s, "/f", MIB, "pmem0")));
     let dir = media.path("pmem0");
     let id = catalog(&dir).contents().link(ROOT, b"f").expect("there");
     let good = catalog(&dir).contents().node(id).expect("known").clone();
@@ -251,11 +237,11 @@ fn what_can_not_be_true_is_refused_and_left_alone() {
         damage(&mut node);
         let bad = node.id;
         catalog(&dir).append(&[Entry::Put(Box::new(node))]).expect("written");
-        let was = bytes_of(&dir);
+        let was = catalogs(&dir);
         let rig = Rig::new();
         let options = media.options(&rig, &["pmem0"], Format::IfNotOurs);
         let error = Store::open(options, TestEnv::new()).expect_err(what);
-        assert!(bytes_of(&dir) == was, "{what}");
+        assert!(catalogs(&dir) == was, "{what}");
         assert_eq!(error.kind, ErrorKind::Corrupt, "{what}: {error}");
         assert!(error.message.contains("device pmem0") && !error.message.contains('\n'), "{what}: {error}");
         let mended = if bad == ROOT { &root } else { &good };
@@ -270,7 +256,7 @@ fn what_can_not_be_true_is_refused_and_left_alone() {
 #[test]
 fn pages_that_are_nowhere_on_a_medium_are_gone() {
     let media = Media::new();
-    write_files(&media, &["pmem0"], |s| {
+    media.written(&["pmem0"], |s| {
         make(s, "/f", MIB, "pmem0");
         make(s, "/g", MIB, "pmem0");
     });

@@ -34,6 +34,10 @@ struct Fault {
     gate: Mutex<Option<(Sender<()>, Receiver<()>)>>,
     /// Frames that somebody maps by himself.
     mapped: Mutex<Vec<FrameRun>>,
+    /// Frames whose memory is damaged, as whoever gives them to a file sees.
+    unfit: Mutex<Vec<FrameRun>>,
+    /// How often it was asked who maps it.
+    looks: AtomicU64,
 }
 
 impl Fault {
@@ -46,6 +50,8 @@ impl Fault {
             hit: Mutex::new(None),
             gate: Mutex::new(None),
             mapped: Mutex::new(Vec::new()),
+            unfit: Mutex::new(Vec::new()),
+            looks: AtomicU64::new(0),
         })
     }
 
@@ -146,6 +152,7 @@ impl Backing for FailingBacking {
     }
 
     fn mappings(&self) -> Result<Vec<Held>> {
+        self.fault.looks.fetch_add(1, Ordering::SeqCst);
         let what = Hold::Mapped { off: 0, len: u64::MAX, writable: true };
         let held = Held { pid: 1, command: "somebody".to_owned(), dev: 0, ino: 0, what };
         Ok(self.mapped()?.iter().map(|_| held.clone()).collect())
@@ -159,6 +166,16 @@ impl Backing for FailingBacking {
         Ok(self.fault.mapped.lock().expect("no panic under it").clone())
     }
 
+    fn unfit(&self) -> Vec<FrameRun> {
+        self.fault.unfit.lock().expect("no panic under it").clone()
+    }
+
+    fn bind(&self, _file: FileId, extents: &[Extent]) -> Result<()> {
+        let has =
+            |bad: FrameRun| extents.iter().any(|e| (e.frame.0..e.frame.0 + e.count.0).contains(&bad.frame.0));
+        if self.unfit().into_iter().any(has) { Err(Error::lost("damaged on purpose")) } else { Ok(()) }
+    }
+
     fn adopt(&self, file: FileId, len: u64, _extents: &[Extent]) -> Result<()> {
         self.shm.create(file, len).map(drop)
     }
@@ -167,6 +184,10 @@ impl Backing for FailingBacking {
         if !self.mapped()?.is_empty() {
             return Ok(None);
         }
+        self.fault.call("sole_holder").and_then(|()| self.shm.sole_holder(file))
+    }
+
+    fn lease(&self, file: FileId) -> Result<Option<OwnedFd>> {
         self.fault.call("sole_holder").and_then(|()| self.shm.sole_holder(file))
     }
 
@@ -599,6 +620,37 @@ fn frames_that_somebody_maps_since_before_the_start_are_given_to_nobody() {
 }
 
 #[test]
+fn damaged_memory_is_given_to_one_file_and_to_no_other() {
+    let (rig, fault) = (Rig::new(), Fault::new(0, false));
+    let store = rig.open_with(&on_failing(&fault)).expect("opened");
+    let s = admin(&store);
+    let make = |len| s.open(&Open { placement: on("sim0"), ..open_of("/f", len) });
+    fault.unfit.lock().expect("no panic under it").push(FrameRun { frame: Frame(7), count: PageCount(1) });
+    let whole = 32 * MIB;
+    assert_eq!(make(whole).map(|_| ()).expect_err("damaged").kind, ErrorKind::Lost);
+    assert_eq!(make(whole).map(|_| ()).expect_err("it has no such frame any more").kind, ErrorKind::NoSpace);
+    let opened = make(whole - 4096).expect("all others");
+    fill_file(&s, "/f", &opened).expect("room");
+    let sim0 =
+        |store: &Store| store.info().pools.into_iter().find(|pool| pool.name == "sim0").expect("there");
+    let shown = |store: &Store| (sim0(store).retired, sim0(store).used);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while shown(&store).0 == 0 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(shown(&store), (4096, whole - 4096));
+    // A table that is made anew has it, too.
+    std::fs::write(rig.layout().frame_table("sim0"), b"?").expect("damaged");
+    assert!(!store.check(true).expect("checked").is_empty());
+    assert_eq!((store.check(false).expect("checked"), shown(&store)), (Vec::new(), (4096, whole - 4096)));
+    drop((opened, s));
+    store.end();
+    fault.unfit.lock().expect("no panic under it").clear();
+    let store = rig.open_with(&on_failing(&fault)).expect("opened");
+    assert_eq!(shown(&store), (4096, whole - 4096), "the journal knows it");
+}
+
+#[test]
 fn what_is_cut_off_is_held_where_somebody_maps_a_device() {
     let (rig, fault) = (Rig::new(), Fault::new(u64::MAX, false));
     let store = rig.open_with(&on_failing(&fault)).expect("opens");
@@ -620,6 +672,34 @@ fn what_is_cut_off_is_held_where_somebody_maps_a_device() {
 }
 
 /// MiB that are in use and that are held, of each pool.
+#[test]
+fn who_maps_a_device_is_asked_once_for_all_that_is_held() {
+    let (rig, fault) = (Rig::new(), Fault::new(u64::MAX, false));
+    let store = rig.open_with(&on_failing(&fault)).expect("opens");
+    let s = admin(&store);
+    let files = 64;
+    for name in 0..files {
+        drop(make(&s, &format!("/{name}"), 8192, "sim0"));
+    }
+    let everything = FrameRun { frame: Frame(0), count: PageCount(u64::MAX) };
+    fault.mapped.lock().expect("no panic under it").push(everything);
+    for name in 0..files {
+        let opened = s.open(&open_of(&format!("/{name}"), 0)).expect("opened");
+        // Of half of them the object stays.
+        s.set_len(opened.handle, if name % 2 == 0 { 4096 } else { 0 }).expect("cut");
+        s.close(opened.handle);
+    }
+    let before = fault.looks.load(Ordering::SeqCst);
+    assert_eq!(store.check(false).expect("checked"), []);
+    // The store looks by itself now and then, too.
+    let looks = fault.looks.load(Ordering::SeqCst) - before;
+    assert!(looks < files / 4, "{looks} for {files} files");
+    fault.mapped.lock().expect("no panic under it").clear();
+    // A check tries it as well.
+    assert_eq!(store.check(false).expect("checked"), []);
+    assert_eq!(store.info().pools.iter().map(|pool| pool.held).sum::<u64>(), 0);
+}
+
 fn room(store: &Store) -> Vec<(u64, u64)> {
     store.info().pools.iter().map(|pool| (pool.used / MIB, pool.held / MIB)).collect()
 }

@@ -3,7 +3,8 @@
 mod journal_support;
 
 use codax_core::change::{Change, PoolState};
-use codax_core::{ErrorKind, FileId, MoveId};
+use codax_core::quota::{Quota, Subject};
+use codax_core::{ErrorKind, FileId, MoveId, PageCount, PoolId};
 use codax_engine::journal::Journal;
 use journal_support::{Fault, Model, Sim, link, move_begin, open, pool, put, unlink};
 use proptest::prelude::*;
@@ -35,7 +36,14 @@ fn change() -> impl Strategy<Value = Change> {
         (1..4_u32).prop_map(move_begin),
         (1..4_u32).prop_map(|id| Change::MoveEnd(MoveId(id))),
         (1..9_u64).prop_map(|id| Change::IdsBelow(FileId(id))),
+        (subject(), 0..3_u16, prop::option::of(0..9_u64)).prop_map(|(subject, pool, limit)| {
+            Change::Quota(Quota { subject, pool: PoolId(pool), limit: limit.map(PageCount) })
+        }),
     ]
+}
+
+fn subject() -> impl Strategy<Value = Subject> {
+    prop_oneof![(0..3_u32).prop_map(Subject::User), (1..3_u64).prop_map(|id| Subject::Dir(FileId(id))),]
 }
 
 fn op() -> impl Strategy<Value = Op> {

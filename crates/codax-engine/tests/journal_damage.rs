@@ -148,18 +148,26 @@ fn a_flipped_bit_of_a_row_is_found() {
     assert!(found > 0, "no flip was ever found");
 }
 
-#[test]
-fn a_newer_version_is_refused() {
-    let (mut image, _) = small();
-    let name = log_name(&image);
-    let log = image.get_mut(&name).unwrap();
-    log[8] = 5;
+/// A journal whose log says that it has another format version.
+fn with_version(image: &Image, version: u8) -> Image {
+    let mut image = image.clone();
+    let log = image.get_mut(&log_name(&image)).unwrap();
+    log[8] = version;
     let check = crc32c::crc32c_append(crc32c::crc32c(&log[..12]), &log[16..64]);
     log[12..16].copy_from_slice(&check.to_le_bytes());
-    let error = open(&Sim::from_image(&image)).unwrap_err();
+    image
+}
+
+#[test]
+fn a_newer_version_is_refused_and_the_one_before_is_read() {
+    let (image, model) = small();
+    let error = open(&Sim::from_image(&with_version(&image, 6))).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Corrupt);
-    assert!(error.message.contains("format version 5"), "{error}");
-    assert!(error.message.contains(&name), "{error}");
+    assert!(error.message.contains("format version 6"), "{error}");
+    assert!(error.message.contains(&log_name(&image)), "{error}");
+    let (_, found, _) = open(&Sim::from_image(&with_version(&image, 4))).unwrap();
+    assert_eq!(found, model);
+    assert_eq!(open(&Sim::from_image(&with_version(&image, 3))).unwrap_err().kind, ErrorKind::Corrupt);
 }
 
 #[test]

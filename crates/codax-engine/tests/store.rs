@@ -3,9 +3,10 @@
 mod store_support;
 
 use codax_core::ErrorKind;
-use codax_core::change::PoolState;
+use codax_core::change::{LinkModel, NodeMemory, PageKind, PoolState};
+use codax_core::info::Exclusive;
 use codax_core::request::{Open, PlacementSpec};
-use codax_engine::{DrainOptions, Store, StoreOptions};
+use codax_engine::{DeviceSpec, DrainOptions, Store, StoreOptions};
 use std::time::Duration;
 use store_support::*;
 
@@ -607,4 +608,35 @@ fn a_file_without_a_name_waits_for_who_held_it_before_a_restart() {
     drop((here, there));
     assert_eq!(store.check(false).expect("check"), []);
     assert_eq!(used(), [(0, 0), (0, 0)]);
+}
+
+#[test]
+fn what_keeps_others_off_a_node_is_remembered_by_a_start_that_succeeds() {
+    let nodes = codax_os::topology::nodes(std::path::Path::new(codax_os::topology::SYSFS));
+    let Some(node) = nodes.first().filter(|_| codax_os::mounts::can_mount()) else { return };
+    let memory = NodeMemory { node: node.node, page: PageKind::Small };
+    let device = |name: &str, exclusive| DeviceSpec {
+        numa: (name == "sim0").then_some(memory),
+        exclusive,
+        ..DeviceSpec::emulated(name, 4 * MIB, LinkModel::default())
+    };
+    let rig = Rig::new();
+    let mode = |devices: Vec<DeviceSpec>| {
+        let store = Store::open(StoreOptions { devices, ..rig.options() }, TestEnv::new())?;
+        let pool = store.info().pools.into_iter().find(|pool| pool.name == "sim0");
+        store.end();
+        Ok::<_, codax_core::Error>(pool.map(|pool| pool.exclusive))
+    };
+    assert_eq!(mode(Vec::new()), Ok(None));
+    let in_the_way = rig.layout().pool("sim1");
+    std::fs::write(&in_the_way, "").expect("room");
+    mode(vec![device("sim0", Some(Exclusive::Movable)), device("sim1", None)])
+        .expect_err("sim1 has no place");
+    std::fs::remove_file(&in_the_way).expect("there");
+    assert_eq!(mode(vec![device("sim0", None)]), Ok(Some(Exclusive::None)));
+    assert_eq!(mode(vec![device("sim0", Some(Exclusive::Movable))]), Ok(Some(Exclusive::Movable)));
+    assert_eq!(mode(vec![device("sim0", None)]), Ok(Some(Exclusive::Movable)));
+    assert_eq!(mode(Vec::new()), Ok(Some(Exclusive::Movable)), "the store knows it");
+    assert_eq!(mode(vec![device("sim0", Some(Exclusive::None))]), Ok(Some(Exclusive::None)));
+    assert_eq!(mode(Vec::new()), Ok(Some(Exclusive::None)));
 }

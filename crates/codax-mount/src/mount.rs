@@ -7,7 +7,7 @@ use codax_core::info::Served;
 use codax_core::mounting::MountOptions;
 use codax_core::{Error, ErrorKind, FileId, Result};
 use codax_engine::Store;
-use codax_os::{fuse, mounts};
+use codax_os::{fuse, mounts, process};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ impl Mount {
         options: MountOptions,
         over: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
-        let dev = fuse::mount_dev(dir)?;
+        let dev = process::filesystem_of(dir)?;
         let serving = Serving::start(store, device, dev, privilege, over)?;
         let told = Arc::new(Told { serving, turn: Mutex::default() });
         let teller = told.clone();

@@ -15,10 +15,11 @@ use crate::uffd::Uffd;
 use crate::util::{PAGE, invalid};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
+use std::collections::HashSet;
 use std::ffi::c_void;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::ptr::with_exposed_provenance_mut;
 use std::sync::{Mutex, PoisonError};
@@ -87,13 +88,11 @@ impl Region {
 
     /// Maps an object over a part: `len` bytes from `fd_off` of `fd` at `off`. All multiples of the page.
     pub fn place(&self, off: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool) -> io::Result<()> {
-        let to = part(self.base, self.len, off, len)?;
-        phase_of(fd_off, HUGE)?;
-        map_object(to, len, fd, fd_off, write, false)
+        self.place_sync(off, len, fd, fd_off, write, false)
     }
 
-    /// As [`Self::place`], with `MAP_SYNC` where the object can be mapped so: then stores are durable once their cache lines are
-    /// [written back](crate::durable::range). Says whether it is.
+    /// As [`Self::place`]; `sync`: with `MAP_SYNC`, which the object [takes](takes_sync). Then stores are durable once their cache lines are
+    /// [written back](crate::durable::range).
     pub fn place_sync(
         &self,
         off: usize,
@@ -101,12 +100,11 @@ impl Region {
         fd: impl AsFd,
         fd_off: u64,
         write: bool,
-    ) -> io::Result<bool> {
+        sync: bool,
+    ) -> io::Result<()> {
         let to = part(self.base, self.len, off, len)?;
         phase_of(fd_off, HUGE)?;
-        let sync = takes_sync(&fd, write)?;
-        map_object(to, len, fd, fd_off, write, sync)?;
-        Ok(sync)
+        map_object(to, len, fd, fd_off, write, sync)
     }
 
     /// First address. Constant.
@@ -188,8 +186,12 @@ impl Area {
         sync: bool,
     ) -> io::Result<Self> {
         let mut align = HUGE;
+        let mut asked = HashSet::new();
         for piece in pieces {
-            align = align.max(page_of(&piece.fd)?);
+            // Many pieces may be of one object.
+            if asked.insert(piece.fd.as_fd().as_raw_fd()) {
+                align = align.max(page_of(&piece.fd)?);
+            }
         }
         let to_usize = crate::util::to_usize;
         let len = span.end.saturating_sub(span.start);

@@ -34,13 +34,8 @@ impl SourceMap {
     /// Copies `len` bytes at `off` to the same offset of `dst`, and returns how many: fewer if the object has been
     /// truncated or a frame is poisoned.
     pub fn copy_to(&self, off: u64, len: u64, dst: impl AsFd) -> io::Result<u64> {
-        self.copy_to_at(off, len, dst, off)
-    }
-
-    /// As [`Self::copy_to`], to `dst_off` of `dst`.
-    pub fn copy_to_at(&self, off: u64, len: u64, dst: impl AsFd, dst_off: u64) -> io::Result<u64> {
         self.checked(off, len)?;
-        copy_to(&self.area, off, len, dst, dst_off)
+        copy_to(&self.area, off, len, dst, off)
     }
 
     /// Copies bytes at `off` out, and returns how many: fewer where one can't be read.

@@ -36,8 +36,9 @@ pub fn lines(memory: Memory<'_>) -> io::Result<()> {
 }
 
 /// How this processor writes a cache line back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+enum How {
     /// `clwb`: the line stays.
     Clwb,
     /// `clflushopt`: the line goes.
@@ -46,16 +47,15 @@ pub enum How {
     Clflush,
 }
 
-/// How this processor does it; `None` where nothing here knows.
+/// How this processor does it.
 #[cfg(target_arch = "x86_64")]
-#[must_use]
-pub fn how() -> Option<How> {
+fn how() -> How {
     use std::sync::OnceLock;
     /// Bits of EBX of leaf 7 (Intel's manual, volume 2, CPUID).
     const CLFLUSHOPT: u32 = 1 << 23;
     const CLWB: u32 = 1 << 24;
     static HOW: OnceLock<How> = OnceLock::new();
-    let found = HOW.get_or_init(|| {
+    *HOW.get_or_init(|| {
         #[allow(unused_unsafe)] // of newer compilers
         // SAFETY: every x86-64 has the instruction; a leaf beyond the last is that one's values, so it is asked for first.
         let features = unsafe {
@@ -67,15 +67,7 @@ pub fn how() -> Option<How> {
             bits if bits & CLFLUSHOPT != 0 => How::Clflushopt,
             _ => How::Clflush,
         }
-    });
-    Some(*found)
-}
-
-/// How this processor does it; `None` where nothing here knows.
-#[cfg(not(target_arch = "x86_64"))]
-#[must_use]
-pub fn how() -> Option<How> {
-    None
+    })
 }
 
 /// Bytes of a cache line, on every x86-64 there is.
@@ -92,11 +84,11 @@ fn write_back(from: *mut u8, len: usize) -> io::Result<()> {
         // `nomem` the compiler has made all stores before.
         unsafe {
             match how {
-                Some(How::Clwb) => asm!("clwb [{}]", in(reg) at, options(nostack, preserves_flags)),
-                Some(How::Clflushopt) => {
+                How::Clwb => asm!("clwb [{}]", in(reg) at, options(nostack, preserves_flags)),
+                How::Clflushopt => {
                     asm!("clflushopt [{}]", in(reg) at, options(nostack, preserves_flags));
                 }
-                _ => asm!("clflush [{}]", in(reg) at, options(nostack, preserves_flags)),
+                How::Clflush => asm!("clflush [{}]", in(reg) at, options(nostack, preserves_flags)),
             }
         }
     }
@@ -120,14 +112,14 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(4 * 4096).unwrap();
         let region = Region::reserve(4 * PAGE).unwrap();
-        assert!(!region.place_sync(0, 4 * PAGE, &file, 0, true).unwrap(), "no disk is mapped with MAP_SYNC");
+        assert!(!crate::area::takes_sync(&file, true).unwrap(), "no disk is mapped with MAP_SYNC");
+        region.place(0, 4 * PAGE, &file, 0, true).unwrap();
         let memory = region.memory();
         for (off, len) in [(0, 0), (0, 1), (63, 2), (4095, 2), (1, 4 * PAGE - 1), (0, 4 * PAGE)] {
             memory.fill(off, len, 7);
             lines(memory.part(off, len)).unwrap();
             range(memory.part(off, len), false).unwrap();
         }
-        assert_eq!(how().is_some(), cfg!(target_arch = "x86_64"));
         let mut bytes = vec![0; 4 * PAGE];
         crate::object::read_at(&file, &mut bytes, 0).unwrap();
         assert_eq!(bytes, [7; 4 * PAGE]);

@@ -3,7 +3,7 @@
 
 use crate::numa::move_pages;
 use crate::occupants::{Filesystems, areas_on};
-use crate::util::{PAGE, invalid, to_u64, to_usize};
+use crate::util::{PAGE, to_u64, to_usize};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -29,13 +29,26 @@ pub struct Moved {
 }
 
 /// Moves the pages of a process that are on a node to others, those first that are named first; pages of files of these filesystems stay. Pages that it shares
-/// move for all who share them. Wants `CAP_SYS_NICE`. A process that has ended has none.
+/// move for all who share them. Wants `CAP_SYS_NICE`. Of a process that ends it is what was moved until then.
 pub fn move_off(pid: u32, node: u32, to: &[u32], but: &Filesystems) -> io::Result<Moved> {
-    let raw = libc::pid_t::try_from(pid).map_err(|_| invalid("no process has such an id"))?;
     let mut all = Moved::default();
+    match move_areas(pid, node, (to, but), &mut all) {
+        Err(e) if has_ended(&e) => Ok(all),
+        done => done.map(|()| all),
+    }
+}
+
+/// Whether an error says that there is no such process any more, or none with memory.
+fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL))
+}
+
+fn move_areas(pid: u32, node: u32, (to, but): (&[u32], &Filesystems), all: &mut Moved) -> io::Result<()> {
+    let raw = libc::pid_t::try_from(pid).map_err(|_| io::ErrorKind::NotFound)?;
     let areas = areas_on(pid, node, but)?;
     if areas.is_empty() {
-        return Ok(all);
+        return Ok(());
     }
     let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
     for area in areas {
@@ -47,7 +60,7 @@ pub fn move_off(pid: u32, node: u32, to: &[u32], but: &Filesystems) -> io::Resul
             Ok(())
         })?;
     }
-    Ok(all)
+    Ok(())
 }
 
 /// Calls `act` with the addresses of pages in memory, some thousand at a time.
@@ -64,8 +77,8 @@ fn each_part(
         let len = pagemap.read_at(&mut buf[..wanted * ENTRY], to_u64(at * ENTRY))?;
         let (entries, _) = buf[..len].as_chunks::<ENTRY>();
         if entries.is_empty() {
-            // It has ended.
-            return Ok(());
+            // Of a process without memory there is nothing to read.
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
         let present = |entry: &[u8; ENTRY]| u64::from_le_bytes(*entry) & PRESENT != 0;
         let pages = entries.iter().zip(at..).filter(|(entry, _)| present(entry)).map(|(_, page)| page * PAGE);
@@ -78,12 +91,9 @@ fn each_part(
     Ok(())
 }
 
-/// Those of pages that are on a node; none if the process has ended.
+/// Those of pages that are on a node.
 fn on(pid: libc::pid_t, pages: &[usize], node: u32) -> io::Result<Vec<usize>> {
-    let status = match move_pages(pid, pages, None) {
-        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(Vec::new()),
-        other => other?,
-    };
+    let status = move_pages(pid, pages, None)?;
     let here = |status: &libc::c_int| u32::try_from(*status) == Ok(node);
     Ok(pages.iter().zip(&status).filter(|(_, status)| here(status)).map(|(page, _)| *page).collect())
 }
@@ -99,9 +109,9 @@ fn move_some(pid: libc::pid_t, mut pages: Vec<usize>, node: u32, to: &[u32]) -> 
             for &to in to {
                 match move_pages(pid, rest, Some(to)) {
                     Ok(_) => break,
-                    // This one is full, or has no memory.
-                    Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::ENODEV)) => {}
-                    Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(0),
+                    // This one is full, has no memory, or is none that the process may have memory on.
+                    Err(e)
+                        if matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::ENODEV | libc::EACCES)) => {}
                     Err(e) => return Err(e),
                 }
             }
@@ -148,5 +158,26 @@ mod tests {
             assert_eq!(move_some(raw, here.clone(), 0, &[]).expect("nothing is moved"), here.len());
         }
         drop(memory);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_has_nothing_to_move() {
+        let mut child = std::process::Command::new("true").spawn().expect("a program that every machine has");
+        let pid = child.id();
+        let nothing = || move_off(pid, 0, &[], &Filesystems::new()).expect("no error");
+        let begun = std::time::Instant::now();
+        // Nobody has waited for it: it has an id, and no memory.
+        while std::fs::read(format!("/proc/{pid}/maps")).is_ok_and(|maps| !maps.is_empty()) {
+            assert!(begun.elapsed().as_secs() < 30, "it doesn't end");
+            std::thread::yield_now();
+        }
+        assert_eq!(nothing(), Moved::default());
+        child.wait().expect("ours");
+        assert_eq!(nothing(), Moved::default());
+        assert_eq!(move_off(u32::MAX, 0, &[], &Filesystems::new()).expect("no error"), Moved::default());
+        for ended in [libc::ESRCH, libc::EINVAL, libc::ENOENT] {
+            assert!(has_ended(&io::Error::from_raw_os_error(ended)));
+        }
+        assert!(!has_ended(&io::Error::from_raw_os_error(libc::EPERM)));
     }
 }

@@ -1,7 +1,6 @@
 //! What the filesystem of a directory is like: which it is, whether its files are mapped without the page cache, and whether they outlive the power.
 #![forbid(unsafe_code)]
 
-use crate::area;
 use crate::topology::SYSFS;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -10,22 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Which filesystem it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// tmpfs: memory.
-    Tmpfs,
-    /// ramfs: memory.
-    Ramfs,
-    /// hugetlbfs: memory.
-    Hugetlbfs,
-    /// ext4.
-    Ext4,
-    /// xfs.
-    Xfs,
-    /// Another, see [`Filesystem::name`].
-    Other,
-}
+/// Filesystems that are memory.
+const IN_MEMORY: [&str; 4] = ["tmpfs", "ramfs", "hugetlbfs", "devtmpfs"];
 
 /// Why nothing can be had of the filesystem of a file, since its device has gone or it has been shut down; `None` as long as that isn't known: whoever
 /// has no descriptor left, or no such file, knows nothing of its filesystem.
@@ -38,24 +23,16 @@ pub fn gone(file: &Path) -> Option<io::Error> {
 /// What the filesystem of a directory is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filesystem {
-    /// Which it is.
-    pub kind: Kind,
     /// Its name in the list of mounts, as `ext4`.
     pub name: String,
     /// The block device that it is on, as `pmem1`, where it is on one.
     pub disk: Option<String>,
-    /// Its device number (`st_dev`).
-    pub dev: u64,
     /// Whether new files in the directory are mapped without the page cache.
     pub dax: bool,
-    /// Whether they can be mapped with `MAP_SYNC`, so that stores are durable once their cache lines are written back.
-    pub sync: bool,
     /// Whether it outlives the power: not of memory, nor on a disk that is memory (`ram0`, `zram0`).
     pub persistent: bool,
     /// Bytes that it has room for.
     pub free_bytes: u64,
-    /// Length of its blocks, in bytes: what its files are made of.
-    pub block_bytes: u64,
 }
 
 /// What the filesystem of a directory is like. Makes a file without a name there, which is gone again when this returns, so the directory must be writable.
@@ -63,27 +40,15 @@ pub fn of(dir: &Path) -> io::Result<Filesystem> {
     let probe = nameless(dir)?;
     let dev = crate::object::stat(&probe)?.dev;
     let (name, source) = mount_of(dir)?;
-    let kind = match name.as_str() {
-        "tmpfs" => Kind::Tmpfs,
-        "ramfs" => Kind::Ramfs,
-        "hugetlbfs" => Kind::Hugetlbfs,
-        "ext4" => Kind::Ext4,
-        "xfs" => Kind::Xfs,
-        _ => Kind::Other,
-    };
     let disk = disk_of(dev, &source);
-    let in_memory = matches!(kind, Kind::Tmpfs | Kind::Ramfs | Kind::Hugetlbfs) || name == "devtmpfs";
+    let in_memory = IN_MEMORY.contains(&name.as_str());
     let on_memory = disk.as_deref().is_some_and(is_memory);
     Ok(Filesystem {
         dax: is_dax(&probe)?,
-        sync: area::takes_sync(&probe, true)?,
         persistent: !in_memory && !on_memory,
         free_bytes: crate::mounts::fs_free(dir)?,
-        block_bytes: u64::try_from(rustix::fs::fstatfs(&probe)?.f_bsize).unwrap_or(0),
-        kind,
         name,
         disk,
-        dev,
     })
 }
 
@@ -141,9 +106,8 @@ mod tests {
     #[test]
     fn memory_is_told_from_disks() {
         let shm = of(Path::new("/dev/shm")).unwrap();
-        assert_eq!((shm.kind, shm.name.as_str(), shm.disk.as_deref()), (Kind::Tmpfs, "tmpfs", None));
-        assert!(!shm.persistent && !shm.dax && !shm.sync);
-        assert!(shm.block_bytes == 4096 && shm.free_bytes > 0);
+        assert_eq!((shm.name.as_str(), shm.disk.as_deref()), ("tmpfs", None));
+        assert!(!shm.persistent && !shm.dax && shm.free_bytes > 0);
         assert!(of(Path::new("/proc")).is_err());
         for (disk, memory) in [("ram0", true), ("zram1", true), ("ramdisk", false), ("pmem0", false)] {
             assert_eq!(is_memory(disk), memory, "{disk}");
@@ -154,9 +118,8 @@ mod tests {
     fn a_build_directory_has_a_filesystem_with_a_name() {
         let dir = tempfile::tempdir().unwrap();
         let found = of(dir.path()).unwrap();
-        assert!(!found.name.is_empty() && found.block_bytes > 0);
-        let listed = crate::mounts::is_tmpfs(dir.path()).unwrap();
-        assert_eq!(found.kind == Kind::Tmpfs, listed);
+        assert!(!found.name.is_empty());
+        assert_eq!(found.name == "tmpfs", crate::mounts::is_tmpfs(dir.path()).unwrap());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the probe left a file");
     }
 }

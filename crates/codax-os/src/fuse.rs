@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::mounts;
+use crate::process::filesystem_of;
 use crate::util::invalid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
@@ -124,12 +125,6 @@ pub fn open_device() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Device number of the filesystem that is mounted on a path, without asking whoever serves it.
-pub fn mount_dev(path: &Path) -> io::Result<u64> {
-    let stat = rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
-    Ok(rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor))
-}
-
 /// Whether a mount on a path has lost whoever served it.
 #[must_use]
 pub fn is_dead(path: &Path) -> bool {
@@ -191,7 +186,7 @@ pub fn detach_all(subtype: &str, dev: u64, dead: bool) -> io::Result<Vec<PathBuf
     let mut gone = Vec::new();
     for (_, point) in points(subtype)?.into_iter().rev().filter(|(on, _)| *on == dev) {
         // What is covered by something else can't be reached.
-        if mount_dev(&point).is_ok_and(|on| on == dev) && (!dead || is_dead(&point)) {
+        if filesystem_of(&point).is_ok_and(|on| on == dev) && (!dead || is_dead(&point)) {
             umount(&point, true)?;
             gone.push(point);
         }

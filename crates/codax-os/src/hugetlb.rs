@@ -57,6 +57,7 @@ pub fn mount(path: &Path, page: u64, size: Option<u64>, min: u64) -> io::Result<
 pub fn promise(fd: impl AsFd, off: u64, len: u64) -> io::Result<bool> {
     use rustix::mm::{MapFlags, ProtFlags};
     let len = to_usize(len);
+    let _no_fork = crate::fork::gate();
     // SAFETY: a null address lets the kernel choose one where nothing is mapped.
     match unsafe { rustix::mm::mmap(null_mut(), len, ProtFlags::READ, MapFlags::SHARED, fd, off) } {
         Err(Errno::NOMEM) => Ok(false),

@@ -154,12 +154,9 @@ fn areas_of(pid: u32, filesystems: &Filesystems) -> HashSet<u64> {
     all.filter(|(_, device)| filesystems.contains(device)).map(|(range, _)| range.start).collect()
 }
 
-/// Where a process has memory of a node that is in no file of these filesystems. Empty if it has ended.
+/// Where a process has memory of a node that is in no file of these filesystems.
 pub(crate) fn areas_on(pid: u32, node: u32, but: &Filesystems) -> io::Result<Vec<Range<u64>>> {
-    let numa_maps = match std::fs::read_to_string(format!("/proc/{pid}/numa_maps")) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
+    let numa_maps = std::fs::read_to_string(format!("/proc/{pid}/numa_maps"))?;
     let here: HashSet<u64> = areas(&numa_maps, node).into_iter().map(|area| area.start).collect();
     let all = process::areas(pid)?.into_iter();
     let theirs = all.filter(|(range, device)| here.contains(&range.start) && !but.contains(device));

@@ -127,6 +127,12 @@ pub fn memory_available() -> Option<u64> {
     field_kib(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")
 }
 
+/// Memory that the machine has, in bytes.
+#[must_use]
+pub fn memory_total() -> Option<u64> {
+    field_kib(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal")
+}
+
 fn numa() -> NumaFacts {
     let nodes = crate::topology::nodes(Path::new(crate::topology::SYSFS));
     let mut tiers: Vec<(u32, Vec<u32>)> = Vec::new();

@@ -52,56 +52,40 @@ pub fn holders(objects: &HashSet<(u64, u64)>) -> io::Result<Vec<Held>> {
     if objects.is_empty() {
         return Ok(Vec::new());
     }
-    holders_where(|id| objects.contains(&id))
+    let wanted = |id| objects.contains(&id);
+    holders_where(|_, _, id| wanted(id), |stat| wanted(identity_of(stat)))
 }
 
 /// Who holds anything on the filesystem with this device number; as [`holders`].
 pub fn holders_on(dev: u64) -> io::Result<Vec<Held>> {
-    holders_where(|(on, _)| on == dev)
+    holders_where(|_, _, (on, _)| on == dev, |stat| identity_of(stat).0 == dev)
 }
 
 /// Who holds a device, by the number that its nodes have (`st_rdev`): whatever the node that they opened it by. Its identity in the result is that
 /// node's. As [`holders`]; who maps it and has closed it is seen by those who may look at their mappings (CAP_CHECKPOINT_RESTORE), or if it was opened by
 /// the node `of` (device, inode).
 pub fn holders_of_device(number: u64, of: (u64, u64)) -> io::Result<Vec<Held>> {
-    let mut found = Vec::new();
-    let own = std::process::id();
-    for entry in std::fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let pid = name.to_str().and_then(|name| name.parse::<u32>().ok()).filter(|pid| *pid != own);
-        let Some(pid) = pid else { continue };
-        let mut holds = maps_of_device(pid, number, of).unwrap_or_default();
-        let open = stats_of_descriptors(pid).unwrap_or_default().into_iter();
-        let open = open.filter(|stat| device_number(stat) == Some(number));
-        holds.extend(open.map(|stat| (identity_of(&stat), Hold::Descriptor)));
-        if !holds.is_empty() {
-            let command = command(pid);
-            let held = |((dev, ino), what)| Held { pid, command: command.clone(), dev, ino, what };
-            found.extend(holds.into_iter().map(held));
-        }
+    let is_it = |stat: &Statx| device_number(stat) == Some(number);
+    // A list of mappings names the node alone, so shared ones are looked at, which are few.
+    let shows = |pid, line: &[u8], id| id == of || mapped_file(pid, line).is_some_and(|stat| is_it(&stat));
+    holders_where(shows, is_it)
+}
+
+/// What a shared mapping is of, as a line of `/proc/PID/maps` has it.
+fn mapped_file(pid: u32, line: &[u8]) -> Option<Statx> {
+    let mut words = line.split(|b| *b == b' ');
+    let (start, end) = range_of(words.next()?)?;
+    if words.next()?.get(3) != Some(&b's') {
+        return None;
     }
-    Ok(found)
+    stat_of(CWD, format!("/proc/{pid}/map_files/{start:x}-{end:x}"))
 }
 
-/// The mappings of a device that a process has. A list of mappings names the node alone, so shared ones are looked at, which are few.
-fn maps_of_device(pid: u32, number: u64, of: (u64, u64)) -> io::Result<Vec<((u64, u64), Hold)>> {
-    let text = std::fs::read(format!("/proc/{pid}/maps"))?;
-    let is_it = |line: &[u8], id| {
-        if id == of {
-            return true;
-        }
-        let mut words = line.split(|b| *b == b' ');
-        let range =
-            words.next().and_then(range_of).filter(|_| words.next().and_then(|w| w.get(3)) == Some(&b's'));
-        let Some((start, end)) = range else { return false };
-        let link = format!("/proc/{pid}/map_files/{start:x}-{end:x}");
-        stat_of(CWD, link).is_some_and(|stat| device_number(&stat) == Some(number))
-    };
-    let lines = text.split(|b| *b == b'\n').filter_map(|line| Some((line, mapping_of(line)?)));
-    Ok(lines.filter(|(line, (id, _))| is_it(line, *id)).map(|(_, found)| found).collect())
-}
-
-fn holders_where(wanted: impl Fn((u64, u64)) -> bool) -> io::Result<Vec<Held>> {
+/// Who maps what `maps` says of, given the process, the line of its mappings and the identity there; or has open what `opens` says of.
+fn holders_where(
+    maps: impl Fn(u32, &[u8], (u64, u64)) -> bool,
+    opens: impl Fn(&Statx) -> bool,
+) -> io::Result<Vec<Held>> {
     let mut found = Vec::new();
     let own = std::process::id();
     let mut text = Vec::new();
@@ -119,10 +103,14 @@ fn holders_where(wanted: impl Fn((u64, u64)) -> bool) -> io::Result<Vec<Held>> {
         }
         let before = found.len();
         let hold = |(dev, ino), what| Held { pid, command: String::new(), dev, ino, what };
-        let mapped = text.split(|b| *b == b'\n').filter_map(mapping_of);
-        found.extend(mapped.filter(|(id, _)| wanted(*id)).map(|(id, what)| hold(id, what)));
-        let open = descriptors_of(pid).unwrap_or_default().into_iter();
-        found.extend(open.filter(|id| wanted(*id)).map(|id| hold(id, Hold::Descriptor)));
+        let lines = text.split(|b| *b == b'\n').filter_map(|line| Some((line, mapping_of(line)?)));
+        found.extend(
+            lines.filter(|(line, (id, _))| maps(pid, line, *id)).map(|(_, (id, what))| hold(id, what)),
+        );
+        let open = stats_of_descriptors(pid).unwrap_or_default();
+        found.extend(
+            open.iter().filter(|stat| opens(stat)).map(|stat| hold(identity_of(stat), Hold::Descriptor)),
+        );
         if found.len() > before {
             let command = command(pid);
             found[before..].iter_mut().for_each(|held| held.command.clone_from(&command));
@@ -217,9 +205,9 @@ fn device_number(stat: &Statx) -> Option<u64> {
     is_device.then(|| rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor))
 }
 
-/// Device number of the filesystem that a path is on, as in `/proc/PID/maps`. Asks nobody who serves it.
+/// Device number of the filesystem that a path is on, or that is mounted there, as in `/proc/PID/maps`. Asks nobody who serves it.
 pub fn filesystem_of(path: &Path) -> io::Result<u64> {
-    let stat = rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
+    let stat = rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
     Ok(rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor))
 }
 

@@ -84,7 +84,6 @@ pub const DEVICE: &str = "/dev/userfaultfd";
 #[derive(Debug)]
 pub struct Uffd {
     fd: OwnedFd,
-    thread_ids: bool,
 }
 
 /// What [`Uffd::next_event`] read.
@@ -141,13 +140,7 @@ impl Uffd {
         let (fd, kernel_faults) = create(device)?;
         let wanted = NEEDED.iter().fold(features & THREAD_ID, |all, (bit, _)| all | bit);
         handshake(&fd, wanted)?;
-        Ok((Self { fd, thread_ids: features & THREAD_ID != 0 }, kernel_faults))
-    }
-
-    /// Whether [`Event::Fault`] names the thread.
-    #[must_use]
-    pub fn names_threads(&self) -> bool {
-        self.thread_ids
+        Ok((Self { fd }, kernel_faults))
     }
 
     /// Registers a range of writable shared mappings, so that it can be write-protected. `PermissionDenied` for

@@ -37,11 +37,6 @@ impl SharedWords {
         Self::map(rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?, true)
     }
 
-    /// Maps an existing file for reading.
-    pub fn open_ro(path: &Path) -> io::Result<Self> {
-        Self::from_fd_ro(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
-    }
-
     /// Maps an open file for reading. The descriptor can be closed afterwards.
     pub fn from_fd_ro(fd: impl AsFd) -> io::Result<Self> {
         Self::map(fd, false)

@@ -98,7 +98,7 @@ fn words_are_seen_by_readers_and_refused_to_them() {
     let path = dir.path().join("words");
     let words = SharedWords::create(&path, 513, 0o644).unwrap();
     assert_eq!(SharedWords::create(&path, 1, 0o644).unwrap_err().kind(), ErrorKind::AlreadyExists);
-    let reader = SharedWords::open_ro(&path).unwrap();
+    let reader = SharedWords::from_fd_ro(std::fs::File::open(&path).unwrap()).unwrap();
     words.store(512, 0x0102_0304_0506_0708);
     assert_eq!((reader.len(), reader.load(512), reader.load(0)), (513, 0x0102_0304_0506_0708, 0));
     let file = std::fs::read(&path).unwrap();

@@ -363,13 +363,6 @@ fn bad_blocks_are_told_in_bytes_of_the_device() {
          bus/dax/devices/dax0.0 -> {region}/dax0.1/dax0.0
          devices/platform/hmem.2/dax2.0/size = 1073741824
          bus/dax/devices/dax2.0 -> devices/platform/hmem.2/dax2.0
-         {region}/pfn0.2/block/pmem0/badblocks = 100 2
-         {region}/pfn0.2/block/pmem0/size = 2048
-         {region}/pfn0.2/block/pmem0/pmem0p1/partition = 1
-         {region}/pfn0.2/block/pmem0/pmem0p1/start = 101
-         {region}/pfn0.2/block/pmem0/pmem0p1/size = 1000
-         class/block/pmem0 -> {region}/pfn0.2/block/pmem0
-         class/block/pmem0p1 -> {region}/pfn0.2/block/pmem0/pmem0p1
         "
     ));
     let dax = |name| topology::bad_blocks_of_dax(root.path(), name);
@@ -377,9 +370,6 @@ fn bad_blocks_are_told_in_bytes_of_the_device() {
     let end = 534_773_760;
     assert_eq!(dax("dax0.0").unwrap(), [(0, 8192), (end - 576 * 512, 576 * 512)]);
     assert_eq!((dax("dax2.0").unwrap(), dax("dax9.9").unwrap()), (vec![], vec![]));
-    let disk = |name| topology::bad_blocks_of_disk(root.path(), name);
-    assert_eq!(disk("pmem0").unwrap(), [(51_200, 1024)]);
-    assert_eq!(disk("pmem0p1").unwrap(), [(0, 512)]);
 
     fs::remove_file(root.path().join(region).join("resource")).expect("ours");
     assert_eq!(dax("dax0.0").unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);

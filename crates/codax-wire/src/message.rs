@@ -1,9 +1,11 @@
 use crate::driver::Drive;
 use codax_core::driver::DeviceInfo;
-use codax_core::info::{Event, FileInfo, Finding, JobInfo, JobReport, ServedOn, StoreInfo, Strangers};
+use codax_core::info::{
+    Event, FileInfo, Finding, JobInfo, JobReport, QuotaInfo, ServedOn, StoreInfo, Strangers,
+};
 use codax_core::mounting::MountOptions;
 use codax_core::name::StorePath;
-use codax_core::request::{Handle, Layout, Mapped, Open, PinId, PlacementSpec};
+use codax_core::request::{Handle, Layout, Mapped, Open, PinId, PlacementSpec, QuotaOf};
 use codax_core::{Error, FileId, PageRange};
 use serde::{Deserialize, Serialize};
 
@@ -151,6 +153,14 @@ pub enum Request {
         /// Placement; `Some(None)` makes it the directory's again. What is there already stays where it is.
         placement: Option<Option<PlacementSpec>>,
     },
+    /// Whether a file, or what is in a directory, may be on a device for want of room in `dram`; a directory above that forbids it comes before. Answered by
+    /// [`Reply::Done`].
+    SetEmergency {
+        /// The file or directory.
+        path: StorePath,
+        /// Whether it may.
+        allowed: bool,
+    },
     /// Bytes and files below a path, per pool. Answered by [`Reply::Usage`].
     Usage(StorePath),
     /// Moves pages of a file to a pool. Needs write permission on the file. Answered by progress and [`Reply::Job`]. A client that hangs up cancels it.
@@ -252,6 +262,20 @@ pub enum Request {
     /// This connection is that of a device's driver from now on. For the user that the configuration names, and root. Answered by [`Reply::Done`], and then see
     /// [`crate::driver`].
     Drive(Box<Drive>),
+    /// Lets a user or directory have no more than so much of a pool, or as much as there is again. Store's owner only. Answered by [`Reply::Done`].
+    SetQuota {
+        /// Whose.
+        of: QuotaOf,
+        /// The pool's name; `None`, where the limit is taken away, for all.
+        pool: Option<String>,
+        /// The limit in bytes; `None` takes it away.
+        bytes: Option<u64>,
+    },
+    /// Quotas from number `first` on, counted from 0, as many as fit a packet. Answered by [`Reply::Quotas`].
+    Quotas {
+        /// First number wanted.
+        first: u64,
+    },
 }
 
 /// Body of [`Request::Attach`].
@@ -346,4 +370,11 @@ pub enum Reply {
     Strangers(Box<Strangers>),
     /// To `Device`.
     Device(Box<DeviceInfo>),
+    /// To `Quotas`.
+    Quotas {
+        /// Quotas, in the order in which they are numbered.
+        quotas: Vec<QuotaInfo>,
+        /// How many come after them.
+        more: u64,
+    },
 }

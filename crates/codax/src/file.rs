@@ -42,6 +42,7 @@ pub struct OpenOptions {
     unnamed: bool,
     mode: Option<u16>,
     placement: Option<PlacementSpec>,
+    no_emergency: bool,
     len: u64,
 }
 
@@ -129,6 +130,13 @@ impl OpenOptions {
         self
     }
 
+    /// A new file is never on a device for want of room in `dram`, whatever is allowed there: full is no space.
+    #[must_use]
+    pub fn no_emergency(mut self, never: bool) -> Self {
+        self.no_emergency = never;
+        self
+    }
+
     /// Length of a new file in bytes: zeros, backed when the call returns. A file that is there keeps its own.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "it sets a length")]
@@ -183,6 +191,7 @@ impl OpenOptions {
             unnamed: self.unnamed,
             mode: self.mode.unwrap_or(0o666) & !store.client.umask,
             placement: self.placement.clone(),
+            no_emergency: self.no_emergency,
             len: self.len,
             map: None,
         })
@@ -377,6 +386,7 @@ impl Inner {
             unnamed: false,
             mode: 0,
             placement: None,
+            no_emergency: false,
             len: 0,
             map: None,
         };

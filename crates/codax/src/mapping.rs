@@ -8,7 +8,7 @@ use codax_core::extent::PoolRun;
 use codax_core::name::StorePath;
 use codax_core::request::{Layout, OnDevice, PinId};
 use codax_core::{HUGE_PAGES, PageCount, PageRange, PoolId};
-use codax_os::area::{Memory, Region};
+use codax_os::area::{self, Memory, Region};
 use codax_wire::{Reply, Request};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -334,11 +334,17 @@ fn place(placed: &Placed, pages: PageRange, whole: PageRange, write: bool) -> Re
     let runs = of_layout(layout, whole);
     let mut runs =
         runs.ok_or_else(|| Error::corrupt(format!("the daemon's layout of file {} has gaps", placed.file)))?;
+    // Asked once of each object: a file may lie in many runs.
+    let mut takes_sync: HashMap<PoolId, bool> = HashMap::new();
     for run in &mut runs {
         let (at, len) = (to_usize(run.pages.offset() - whole.offset())?, to_usize(run.pages.bytes())?);
         let (object, off) = (&placed.objects[&run.pool], run.offset());
         if layout.persistent.contains(&run.pool) {
-            let sync = region.place_sync(at, len, object, off, write).map_err(failed)?;
+            let sync = match takes_sync.entry(run.pool) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(entry) => *entry.insert(area::takes_sync(object, write).map_err(failed)?),
+            };
+            region.place_sync(at, len, object, off, write, sync).map_err(failed)?;
             run.durable = Durable::of(true, sync || run.device_at.is_some());
         } else {
             region.place(at, len, object, off, write).map_err(failed)?;

@@ -235,6 +235,11 @@ impl Store {
         self.set_attr(path, None, None, None, Some(placement))
     }
 
+    /// Says whether a file, or what is in a directory, may be on a device for want of room in `dram`; a directory above that forbids it comes before.
+    pub fn set_emergency(&self, path: impl AsRef<OsStr>, allowed: bool) -> Result<()> {
+        done(self.call(Request::SetEmergency { path: store_path(path)?, allowed })?)
+    }
+
     fn set_attr(
         &self,
         path: impl AsRef<OsStr>,

@@ -31,6 +31,8 @@ const WINDOW: u64 = 64 << 20;
 pub struct PutOptions {
     /// Where its bytes go; `None` for what the directory says.
     pub placement: Option<PlacementSpec>,
+    /// It is never on a device for want of room in `dram`, whatever is allowed there.
+    pub no_emergency: bool,
     /// Permission bits, the umask already taken off; `None` for `0o666` less the umask.
     pub mode: Option<u16>,
     /// Whether a file of that name is replaced; else it is `Exists`.
@@ -79,6 +81,7 @@ impl Store {
             unnamed: true,
             mode: options.mode.unwrap_or(0o666 & !self.client.umask),
             placement: options.placement.clone(),
+            no_emergency: options.no_emergency,
             len,
             map: None,
         };
@@ -115,6 +118,7 @@ impl Store {
             unnamed: false,
             mode: 0,
             placement: None,
+            no_emergency: false,
             len: 0,
             map: None,
         };
@@ -214,7 +218,7 @@ impl<'a> Sink<'a> {
             let ample = end.max(self.len + self.len.min(GROW_MAX));
             match self.set_len(ample) {
                 // There may be room for what is there, if not for what may come.
-                Err(e) if e.kind == ErrorKind::NoSpace && ample > end => self.set_len(end)?,
+                Err(e) if is_full(&e) && ample > end => self.set_len(end)?,
                 other => other?,
             }
         }
@@ -327,9 +331,15 @@ fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> Result<usize> {
     Ok(filled)
 }
 
+/// Whether there is no room, for anybody or for those who pay for the file.
+fn is_full(e: &Error) -> bool {
+    matches!(e.kind, ErrorKind::NoSpace | ErrorKind::QuotaExceeded)
+}
+
 fn system(what: &str, e: &io::Error) -> Error {
     let kind = match e.kind() {
         io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        io::ErrorKind::QuotaExceeded => ErrorKind::QuotaExceeded,
         io::ErrorKind::PermissionDenied => ErrorKind::Permission,
         _ => ErrorKind::Internal,
     };

@@ -8,11 +8,10 @@ mod fake;
 use codax::{Access, ErrorKind, File, Mapping, OpenOptions, PutOptions, Store};
 use codax_core::extent::PoolRun;
 use codax_core::{FileId, PageRange, PoolId};
-use codax_os::futex;
 use codax_wire::Request;
 use fake::Fake;
 use fake::device::{Device, UNIT};
-use fake::traffic::{assert_counted, count, wait_until_in_a_fault, watch};
+use fake::traffic::{assert_counted, assert_sleepers_wake, count, wait_until_in_a_fault, watch};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -255,41 +254,12 @@ fn a_daemon_that_dies_leaves_each_chunk_where_the_commit_word_says() {
 
 #[test]
 fn who_sleeps_on_a_futex_is_woken() {
-    const ROUNDS: u32 = 16;
-    on_each(|s, on| {
+    on_each(|s, _| {
         let mapping = s.file.map(.., Access::ReadWrite).unwrap();
         let _other = s.file.map(.., Access::ReadOnly).unwrap();
         let word = mapping.memory().atomic_u32(UNIT_BYTES + 128);
-        let awake = AtomicU32::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    for round in 0..ROUNDS {
-                        while word.load(Ordering::Acquire) == round {
-                            let _ = futex::wait(word, round, None);
-                        }
-                        awake.fetch_add(1, Ordering::Release);
-                    }
-                });
-            }
-            for round in 0..ROUNDS {
-                // Every other time they sleep for sure when the move begins; else they are on their way.
-                if round % 2 == 0 {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                s.fake.move_file(s.id, u16::from(round % 2 == 0), 2 * UNIT_PAGES);
-                word.store(round + 1, Ordering::Release);
-                futex::wake(word.as_ptr().addr(), u32::MAX).unwrap();
-                let since = Instant::now();
-                while awake.load(Ordering::Acquire) < 2 * (round + 1) {
-                    if since.elapsed() > Duration::from_secs(20) {
-                        // A thread that sleeps for ever can't be joined.
-                        eprintln!("{on:?}, round {round}: a sleeper was not woken");
-                        std::process::exit(1);
-                    }
-                    std::thread::yield_now();
-                }
-            }
+        assert_sleepers_wake(word, (2, 16), |round| {
+            s.fake.move_file(s.id, u16::from(round % 2 == 0), 2 * UNIT_PAGES);
         });
     });
 }

@@ -6,10 +6,9 @@ use codax::{Access, ErrorKind, File, Mapping, OpenOptions, Store};
 use codax_core::PageRange;
 use codax_core::extent::PoolRun;
 use codax_core::{FileId, PoolId};
-use codax_os::futex;
 use codax_wire::Request;
 use fake::Fake;
-use fake::traffic::{PAGES, assert_counted, count, wait_until_in_a_fault, watch};
+use fake::traffic::{PAGES, assert_counted, assert_sleepers_wake, count, wait_until_in_a_fault, watch};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -343,43 +342,12 @@ fn parts_of_a_file_move_with_it() {
 
 #[test]
 fn who_sleeps_on_a_futex_in_moved_memory_is_woken() {
-    const SLEEPERS: u32 = 3;
-    const ROUNDS: u32 = 40;
     let (fake, _store, file, id) = setup();
     let mapping = file.map(.., Access::ReadWrite).unwrap();
     let _other = file.map(.., Access::ReadOnly).unwrap();
     let word = mapping.memory().atomic_u32(PAGE * 3);
-    let awake = AtomicU32::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..SLEEPERS {
-            scope.spawn(|| {
-                for round in 0..ROUNDS {
-                    while word.load(Ordering::Acquire) == round {
-                        let _ = futex::wait(word, round, None);
-                    }
-                    awake.fetch_add(1, Ordering::Release);
-                }
-            });
-        }
-        for round in 0..ROUNDS {
-            // Every other time they sleep for sure when the move begins; else they are on their way.
-            if round % 2 == 0 {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            fake.move_file(id, u16::from(round % 2 == 0), CHUNK);
-            // A wake after the move reaches those who went to sleep before it, or they are awake already.
-            word.store(round + 1, Ordering::Release);
-            futex::wake(word.as_ptr().addr(), u32::MAX).unwrap();
-            let since = Instant::now();
-            while awake.load(Ordering::Acquire) < SLEEPERS * (round + 1) {
-                if since.elapsed() > Duration::from_secs(10) {
-                    // A thread that sleeps for ever can't be joined.
-                    eprintln!("round {round}: a sleeper was not woken");
-                    std::process::exit(1);
-                }
-                std::thread::yield_now();
-            }
-        }
+    assert_sleepers_wake(word, (3, 40), |round| {
+        fake.move_file(id, u16::from(round % 2 == 0), CHUNK);
     });
 }
 

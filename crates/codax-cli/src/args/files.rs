@@ -23,6 +23,10 @@ pub struct WhereArgs {
     /// In turns of 2 MiB over these pools
     #[arg(long, value_name = "POOL,POOL", group = "where")]
     pub interleave: Option<String>,
+
+    /// Never on a device that helps out when dram is full: then there is no space
+    #[arg(long)]
+    pub no_emergency: bool,
 }
 
 /// `codax put`.
@@ -180,6 +184,10 @@ pub struct PlacementArgs {
     /// Take the directory's placement again
     #[arg(long, group = "where")]
     pub clear: bool,
+
+    /// Take back --no-emergency
+    #[arg(long, conflicts_with = "no_emergency")]
+    pub emergency: bool,
 }
 
 /// `codax move`.

@@ -33,7 +33,7 @@ not UTF-8, and `path_hex` (`name_hex`) is always its bytes in hexadecimal. Comma
 print the object on standard error. `demo` prints an object of its own form as its last line. Where text is for people, names are escaped (\\n, \\\\, \\x9f).
 
 Exit codes: 0 ok, 1 internal, 2 usage, 3 not found, 4 no space, 5 busy, 6 device state, 7 permission, 8 no daemon, 9 corrupt, 10 exists, \
-130 cancelled.";
+11 over quota, 130 cancelled.";
 
 /// Device memory as files: put, map, move while mapped, drain.
 #[derive(Debug, Parser)]
@@ -119,6 +119,8 @@ pub enum Command {
     Du(DuArgs),
     /// Print or change where a file's or directory's pages go
     Placement(PlacementArgs),
+    /// How much of each pool users and directories may have; set and clear that
+    Quota(QuotaArgs),
     /// Move a file to a pool, while it is in use
     Move(MoveArgs),
     /// What lies in every frame of a pool, read from the frame table itself; needs no daemon
@@ -161,6 +163,7 @@ impl Command {
             Self::Df => "df",
             Self::Du(_) => "du",
             Self::Placement(_) => "placement",
+            Self::Quota(args) => args.name(),
             Self::Move(_) => "move",
             Self::Pages(_) => "pages",
             Self::Probe(_) => "probe",

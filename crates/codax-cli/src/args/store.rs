@@ -15,7 +15,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "NODES")]
     pub dram_nodes: Option<String>,
 
-    /// A device; more than one may be given. NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,cpus=yes] is a NUMA node, NAME=devdax:/dev/daxX.Y[,format|,format=force][,persistent=yes|no] a DAX device, NAME=fsdax:DIR[,size=SIZE] with the same a directory of a DAX filesystem. The link's figures are what the pool announces; gbps also paces moves
+    /// A device; more than one may be given. NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,exclusive=reserve|movable|none][,cpus=yes] is a NUMA node, NAME=devdax:/dev/daxX.Y[,format|,format=force][,persistent=yes|no] a DAX device, NAME=fsdax:DIR[,size=SIZE] with the same a directory of a DAX filesystem. The link's figures are what the pool announces; gbps also paces moves. With emergency=allow[,at_most=SIZE|PERCENT%][,when=free:SIZE|some:STALL/WINDOW|full:STALL/WINDOW] it helps out when memory is exhausted
     #[arg(long = "device", value_name = "NAME=emulated:SIZE[,read_ns=N,write_ns=N,gbps=N]")]
     pub devices: Vec<String>,
 
@@ -172,6 +172,69 @@ pub struct OnlineArgs {
     /// Reset it, and drop the state that a drain saved, in place of giving that back
     #[arg(long)]
     pub reset_device: bool,
+}
+
+/// `codax quota`.
+#[derive(Debug, Args)]
+pub struct QuotaArgs {
+    #[command(subcommand)]
+    pub command: Option<QuotaCommand>,
+}
+
+/// What is done to quotas; without it they are listed.
+#[derive(Debug, Subcommand)]
+pub enum QuotaCommand {
+    /// Let a user or a directory have so much of a pool: less than it has is allowed, and it gets nothing more until it has less
+    Set(QuotaSetArgs),
+    /// Let it have as much as there is again
+    Clear(QuotaClearArgs),
+}
+
+impl QuotaArgs {
+    /// See [`super::Command::name`].
+    pub const fn name(&self) -> &'static str {
+        match self.command {
+            None => "quota",
+            Some(QuotaCommand::Set(_)) => "quota set",
+            Some(QuotaCommand::Clear(_)) => "quota clear",
+        }
+    }
+}
+
+/// Whose a quota is.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct WhoseArgs {
+    /// A user, by name or number: all files that are theirs
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+
+    /// A directory of the store: all files below it
+    #[arg(long, value_name = "PATH")]
+    pub dir: Option<OsString>,
+}
+
+/// `codax quota set`.
+#[derive(Debug, Args)]
+pub struct QuotaSetArgs {
+    #[command(flatten)]
+    pub whose: WhoseArgs,
+
+    /// The pool
+    pub pool: String,
+
+    /// How much of it, in whole frames of 4 KiB; 0 is nothing
+    pub size: String,
+}
+
+/// `codax quota clear`.
+#[derive(Debug, Args)]
+pub struct QuotaClearArgs {
+    #[command(flatten)]
+    pub whose: WhoseArgs,
+
+    /// The pool (default: all)
+    pub pool: Option<String>,
 }
 
 /// `codax pages`.

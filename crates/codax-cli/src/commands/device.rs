@@ -256,6 +256,12 @@ fn obstacle_lines(obstacle: &Obstacle) -> Vec<String> {
         Obstacle::Placement { files } => {
             vec![format!("their placement keeps them there: {}", some_of(files))]
         }
+        Obstacle::Lent { bytes } => {
+            vec![format!(
+                "{} of it are lent to the rest of the system, and are asked back first",
+                format_size(*bytes)
+            )]
+        }
         Obstacle::Held { file, by } => held_lines(&[HeldFile { path: file.clone(), by: by.clone() }]),
     }
 }

@@ -11,7 +11,7 @@ use codax_core::info::FileInfo;
 use codax_core::name::StorePath;
 use codax_core::namespace::Kind;
 use codax_core::request::PlacementSpec;
-use codax_core::{Error, ErrorKind};
+use codax_core::{DRAM_NAME, Error, ErrorKind};
 use codax_wire::{Reply, Request};
 
 /// `codax ls`.
@@ -100,7 +100,11 @@ fn stat_text(path: &StorePath, row: &FileRow) -> String {
         };
         format!("{} in {}, {frames}", span(extent.page, extent.pages), extent.pool)
     });
-    let away = row.away.iter().map(|run| format!("{} at home in {}", span(run.page, run.pages), run.pool));
+    let home = |pool: &str| if pool == DRAM_NAME { ", where it found no room" } else { "" };
+    let away = row
+        .away
+        .iter()
+        .map(|run| format!("{} at home in {}{}", span(run.page, run.pages), run.pool, home(&run.pool)));
     let lines = |lines: &mut dyn Iterator<Item = String>| lines.collect::<Vec<_>>().join("\n");
     let file = row.kind == Kind::File;
     let if_file = |text: String| if file { text } else { String::new() };
@@ -115,6 +119,14 @@ fn stat_text(path: &StorePath, row: &FileRow) -> String {
         ("backed", if_file(format!("{} bytes in frames", row.backed))),
         ("changed", format!("{} (inode {})", text::time(row.mtime_ns), text::time(row.ctime_ns))),
         ("placement", format!("{} ({own})", text::placement(&row.placement))),
+        (
+            "emergency",
+            if row.no_emergency {
+                "never: it is on no device for want of room".to_owned()
+            } else {
+                String::new()
+            },
+        ),
         ("served", if_file(served_text(row))),
         ("mapped by", if_file(processes(&row.mapped_by))),
         ("pinned", if row.pins > 0 { text::count(row.pins.into(), "range") } else { String::new() }),
@@ -167,31 +179,44 @@ pub fn mkdir(context: &Context, args: &MkdirArgs) -> Result<()> {
     let store = context.store()?;
     for path in &paths {
         if args.parents {
-            make_with_parents(&store, path, placement.as_ref())?;
+            make_with_parents(&store, path, (placement.as_ref(), args.place.no_emergency))?;
         } else {
-            make(&store, path, placement.clone())?;
+            make(&store, path, (placement.clone(), args.place.no_emergency))?;
         }
     }
     context.print(paths.iter().map(PathForm::from), String::new)
 }
 
-/// Makes one directory.
-pub fn make(store: &Store, path: &StorePath, placement: Option<PlacementSpec>) -> Result<()> {
+/// Makes one directory, whose files may be forbidden to be on devices for want of room.
+pub fn make(
+    store: &Store,
+    path: &StorePath,
+    (placement, no_emergency): (Option<PlacementSpec>, bool),
+) -> Result<()> {
     let mode = 0o777 & !users::umask();
-    done(store, Request::Mkdir { path: path.clone(), mode, placement })
+    done(store, Request::Mkdir { path: path.clone(), mode, placement })?;
+    if no_emergency {
+        done(store, Request::SetEmergency { path: path.clone(), allowed: false })?;
+    }
+    Ok(())
 }
 
 /// Makes a directory and those above it that are missing. A placement is the last one's own; a directory that is there already
 /// does not get it.
-fn make_with_parents(store: &Store, path: &StorePath, placement: Option<&PlacementSpec>) -> Result<()> {
+fn make_with_parents(
+    store: &Store,
+    path: &StorePath,
+    (placement, no_emergency): (Option<&PlacementSpec>, bool),
+) -> Result<()> {
     let mut so_far = StorePath::root();
     for name in path.components() {
         so_far = so_far.join(name);
         let own = if so_far == *path { placement } else { None };
-        let Err(error) = make(store, &so_far, own.cloned()) else { continue };
+        let never = no_emergency && so_far == *path;
+        let Err(error) = make(store, &so_far, (own.cloned(), never)) else { continue };
         // A directory above may be one that can't be written, and be there all the same.
         let there = super::stat_if_there(store, &so_far)?;
-        if own.is_some() || there.is_none_or(|info| info.kind != Kind::Dir) {
+        if own.is_some() || never || there.is_none_or(|info| info.kind != Kind::Dir) {
             return Err(error);
         }
     }

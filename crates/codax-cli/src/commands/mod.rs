@@ -15,6 +15,7 @@ mod mv;
 mod occupants;
 mod pages;
 mod probe;
+mod quota;
 mod status;
 mod strangers;
 mod transfer;
@@ -69,6 +70,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Df => status::df(context),
         Command::Du(args) => status::du(context, &args),
         Command::Placement(args) => mv::placement(context, &args),
+        Command::Quota(args) => quota::run(context, &args),
         Command::Move(args) => mv::relocate(context, &args),
         Command::Pages(args) => pages::run(context, &args),
         Command::Probe(args) => probe::run(context, &args),

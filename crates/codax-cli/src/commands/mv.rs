@@ -59,6 +59,8 @@ struct PlacementOf {
     #[serde(flatten)]
     path: PathForm,
     placement: PlacementRow,
+    /// Whether it is never on a device for want of room in `dram`.
+    no_emergency: bool,
 }
 
 /// `codax placement`.
@@ -67,18 +69,24 @@ pub fn placement(context: &Context, args: &PlacementArgs) -> Result<()> {
     let given = checked::placement(&args.place)?;
     let store = context.store()?;
     let change = if args.clear { Some(None) } else { given.map(Some) };
-    let changed = change.is_some();
-    if changed {
+    let forbids = args.place.no_emergency;
+    let changed = change.is_some() || forbids || args.emergency;
+    if change.is_some() {
         let path = path.clone();
         done(&store, Request::SetAttr { path, mode: None, uid: None, gid: None, placement: change })?;
     }
+    if forbids || args.emergency {
+        done(&store, Request::SetEmergency { path: path.clone(), allowed: args.emergency })?;
+    }
     let info = stat(&store, &path)?;
     let row = PlacementRow::new(&info.placement, info.placement_own, &pool_names(&store)?);
-    let line = if changed { String::new() } else { placement_line(&row) };
-    context.print([PlacementOf { path: (&path).into(), placement: row }], || line)
+    let no_emergency = info.no_emergency;
+    let line = if changed { String::new() } else { placement_line(&row, no_emergency) };
+    context.print([PlacementOf { path: (&path).into(), placement: row, no_emergency }], || line)
 }
 
-fn placement_line(row: &PlacementRow) -> String {
+fn placement_line(row: &PlacementRow, no_emergency: bool) -> String {
     let whose = if row.own { "" } else { "  (from a directory above)" };
-    format!("{}{whose}\n", text::placement(row))
+    let never = if no_emergency { " --no-emergency" } else { "" };
+    format!("{}{never}{whose}\n", text::placement(row))
 }

@@ -1,13 +1,14 @@
 //! `codax status`, `df` and `du`: what there is, and what it takes.
 
 use super::device::{job, state};
-use super::{Context, info, unexpected};
+use super::{Context, info, quota, unexpected};
 use crate::args::{DuArgs, checked};
 use crate::output::json::PathForm;
 use crate::output::progress::held_lines;
 use crate::output::{table, text};
 use anyhow::Result;
 use codax_core::DRAM;
+use codax_core::emergency::EmergencyInfo;
 use codax_core::info::{PoolInfo, StoreInfo};
 use codax_core::units::{format_duration, format_size};
 use codax_wire::{Reply, Request};
@@ -31,6 +32,9 @@ struct StoreRow<'a> {
     pools: &'a [PoolInfo],
     recovery: &'a [String],
     mounts: Vec<MountRow>,
+    quotas: Vec<quota::Row<'a>>,
+    /// Quotas that are left out here: `codax quota` has all.
+    more_quotas: u64,
 }
 
 /// A mount, as JSON has it.
@@ -56,6 +60,8 @@ impl<'a> StoreRow<'a> {
             pools,
             recovery,
             mounts,
+            quotas,
+            more_quotas,
         } = info;
         let mounts = mounts.iter();
         Self {
@@ -72,6 +78,8 @@ impl<'a> StoreRow<'a> {
             mounts: mounts
                 .map(|mount| MountRow { dir: PathForm::new(&mount.dir), passthrough: mount.passthrough })
                 .collect(),
+            quotas: quota::rows(quotas),
+            more_quotas: *more_quotas,
         }
     }
 }
@@ -100,6 +108,17 @@ fn status_text(info: &StoreInfo) -> String {
     ]);
     out.push('\n');
     out += &pools_text(&info.pools);
+    if !info.quotas.is_empty() {
+        out += &format!("\n{}", quota::text(&info.quotas));
+        if info.more_quotas > 0 {
+            out += &format!("… and {} more: codax quota\n", info.more_quotas);
+        }
+    }
+    for pool in &info.pools {
+        for line in emergency_lines(pool) {
+            out += &format!("\n{}: {}\n", pool.name, text::printable(&line));
+        }
+    }
     for pool in &info.pools {
         let Some(running) = &pool.job else { continue };
         out += &format!("\n{}: {}\n", pool.name, text::printable(&job(running)));
@@ -119,6 +138,27 @@ fn status_text(info: &StoreInfo) -> String {
         }
     }
     out
+}
+
+/// What an emergency has of a device, and what can't be measured.
+pub fn emergency_lines(pool: &PoolInfo) -> Vec<String> {
+    let EmergencyInfo { used, lent, owed, unmeasured, .. } = &pool.emergency;
+    let mut lines = Vec::new();
+    if *used > 0 {
+        lines.push(format!("{} of files that found no room in dram", format_size(*used)));
+    }
+    if *lent > 0 {
+        lines.push(format!("{} lent to the rest of the system", format_size(*lent)));
+    }
+    if *owed > 0 {
+        lines.push(format!("{} of that are wanted back, and others have them still", format_size(*owed)));
+    }
+    if let Some(why) = unmeasured {
+        lines.push(format!(
+            "its emergency has a condition that can't be measured here, and it never helps out: {why}"
+        ));
+    }
+    lines
 }
 
 /// The NUMA nodes that `dram` is kept to, if it is.

@@ -16,21 +16,20 @@ use std::io::Write;
 /// `codax device evict-strangers`.
 pub fn evict(context: &Context, args: &EvictStrangersArgs) -> Result<()> {
     let store = context.store()?;
-    let plan = ask(&store, &args.name, true)?;
+    let ask = |planned| {
+        let strangers = ask(&store, &args.name, planned)?;
+        let left = look(context, &store, &args.name, strangers.node)?;
+        anyhow::Ok(Row { device: args.name.clone(), planned, strangers, left })
+    };
     if args.dry_run {
-        let left = look(context, &store, &args.name, plan.node)?;
-        let row = Row { device: args.name.clone(), planned: true, strangers: plan, left };
+        let row = ask(true)?;
         return context.print([&row], || row.plan() + &row.rest());
     }
     if !context.json {
-        let left = look(context, &store, &args.name, plan.node)?;
-        let row = Row { device: args.name.clone(), planned: true, strangers: plan, left };
         // What is about to be moved is seen before it is.
-        std::io::stdout().lock().write_all(row.plan().as_bytes())?;
+        std::io::stdout().lock().write_all(ask(true)?.plan().as_bytes())?;
     }
-    let strangers = ask(&store, &args.name, false)?;
-    let left = look(context, &store, &args.name, strangers.node)?;
-    let row = Row { device: args.name.clone(), planned: false, strangers, left };
+    let row = ask(false)?;
     context.print([&row], || row.done() + &row.rest())?;
     match row.left.strangers() {
         0 => Ok(()),

@@ -40,6 +40,7 @@ struct Row {
 struct Putting<'a> {
     store: &'a Store,
     placement: Option<PlacementSpec>,
+    no_emergency: bool,
     replace: bool,
     umask: u16,
     shown: Shown,
@@ -155,7 +156,8 @@ pub fn put(context: &Context, args: &PutArgs) -> Result<()> {
     let src = &args.src;
     let start = |store, total| {
         let shown = Shown::new(context, format!("putting {}", src.display()), total);
-        Putting { store, placement, replace: args.force, umask: users::umask(), shown }
+        let (no_emergency, replace) = (args.place.no_emergency, args.force);
+        Putting { store, placement, no_emergency, replace, umask: users::umask(), shown }
     };
     if src.as_os_str() == STANDARD {
         let store = context.store()?;
@@ -195,6 +197,7 @@ impl Putting<'_> {
     fn one(&mut self, from: Source<impl Read>, path: &StorePath) -> Result<Row> {
         let options = PutOptions {
             placement: self.placement.clone(),
+            no_emergency: self.no_emergency,
             mode: Some(from.mode & !self.umask),
             replace: self.replace,
             known_len: from.len,
@@ -207,7 +210,7 @@ impl Putting<'_> {
 
     /// Makes a directory, unless it is there already.
     fn directory(&self, path: &StorePath) -> Result<()> {
-        match files::make(self.store, path, self.placement.clone()) {
+        match files::make(self.store, path, (self.placement.clone(), self.no_emergency)) {
             Err(error) if crate::kind_of(&error) == ErrorKind::Exists => match stat(self.store, path)?.kind {
                 Kind::Dir => Ok(()),
                 _ => Err(error),

@@ -163,11 +163,13 @@ pub struct FileRow {
     pub mtime_ns: i64,
     pub ctime_ns: i64,
     pub placement: PlacementRow,
+    /// Whether it is never on a device for want of room in `dram`.
+    pub no_emergency: bool,
     /// In whose frames; empty in listings.
     pub extents: Vec<ExtentRow>,
     /// In which pools.
     pub runs: Vec<RunRow>,
-    /// What a drain took elsewhere; `pool` is its home.
+    /// What a drain took elsewhere; `pool` is its home. What is at home in `dram` found no room there.
     pub away: Vec<RunRow>,
     /// How programs reach its bytes: "mapping" is the client library's; null for a directory.
     pub served: Option<&'static str>,
@@ -215,6 +217,7 @@ impl FileRow {
             mtime_ns: info.mtime_ns,
             ctime_ns: info.ctime_ns,
             placement: PlacementRow::new(&info.placement, info.placement_own, names),
+            no_emergency: info.no_emergency,
             extents: info.extents.iter().map(extent).collect(),
             runs: info.runs.iter().map(|run| RunRow::new(run, names)).collect(),
             away: info.away.iter().map(|run| RunRow::new(run, names)).collect(),
@@ -316,6 +319,7 @@ mod tests {
             ctime_ns: 2,
             placement: Placement::On { pool: PoolId(1), strict: false },
             placement_own: true,
+            no_emergency: false,
             extents: vec![],
             away: vec![],
             runs: vec![],

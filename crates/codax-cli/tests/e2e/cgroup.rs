@@ -1,9 +1,10 @@
 //! Memory cgroups: a daemon below a limit, and who is charged for what.
 
 use crate::client::{Client, check_counted, counted};
+use crate::exclusive::with_dram;
 use crate::mount::mounted;
 use crate::numa::far;
-use crate::rig::{MIB, Plan, Rig, pattern, root, skipped};
+use crate::rig::{MIB, Plan, Rig, pattern, root, skipped, until};
 use crate::setting;
 use codax_os::cgroup::MemoryCgroups;
 use std::fs;
@@ -12,13 +13,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A memory cgroup of the test's own, below one that it is in; it goes with the test. Who is in it must have ended by then.
-struct Cgroup {
-    dir: PathBuf,
+pub struct Cgroup {
+    pub dir: PathBuf,
 }
 
 impl Cgroup {
     /// With a limit, or none; `None` where no cgroup can be had.
-    fn new(test: &str, limit: Option<u64>) -> Option<Self> {
+    pub fn new(test: &str, limit: Option<u64>) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let Some(parent) = parent().filter(|_| root()) else {
             skipped(test, "wants root, and a memory cgroup in which others can be made");
@@ -44,7 +45,7 @@ impl Cgroup {
     }
 
     /// Processes that the kernel has ended in it for want of memory.
-    fn killed(&self) -> String {
+    pub fn killed(&self) -> String {
         let name = if is_first(&self.dir) { "memory.oom_control" } else { "memory.events" };
         let text = fs::read_to_string(self.dir.join(name)).expect("ours");
         text.lines()
@@ -185,4 +186,25 @@ fn a_move_by_the_kernel_leaves_the_charge_where_it_is() {
         assert!(now.abs_diff(charged) < 8 * MIB, "{charged}, {now} on {to}");
     }
     rig.sound();
+}
+
+#[test]
+fn files_get_what_a_reserve_has_of_the_limit() {
+    const NAME: &str = "files_get_what_a_reserve_has_of_the_limit";
+    let Some(device) = with_dram(NAME) else { return };
+    let Some(cgroup) = Cgroup::new(NAME, Some(160 * MIB)) else { return };
+    let device = format!("{device},reserve=256MiB");
+    let rig = Plan::new().dram("32MiB").device_as(&device).within(&cgroup.dir).up();
+    let populated = || rig.row(&["device", "show", "cxl0"])["populated"].as_u64().expect("a reserve");
+    let full =
+        || until("the reserve has what the limit leaves", || (populated() >= 112 * MIB).then(populated));
+    full();
+    rig.put("/f", &pattern(64 * MIB, 1), &["--on", "cxl0"]).ok();
+    rig.put("/g", &pattern(180 * MIB, 2), &["--on", "cxl0"]).fails(4, &["the daemon's memory cgroup"]);
+    assert!(rig.get("/f") == pattern(64 * MIB, 1));
+    rig.ok(&["rm", "/f"]);
+    full();
+    assert_eq!(rig.row(&["device", "show", "cxl0"])["used"], 0);
+    rig.sound();
+    assert_eq!(cgroup.killed(), "0");
 }

@@ -43,10 +43,23 @@ impl Client {
         client
     }
 
+    /// [`Client::start`] as another user.
+    #[track_caller]
+    pub fn start_as(rig: &Rig, uid: u32, role: &str, words: &[&str]) -> Self {
+        let mut command = itself(rig, role, words);
+        command.uid(uid).gid(uid);
+        let client = Self::spawn_command(command, role, words);
+        assert_eq!(client.line(), "ready", "{role} {words:?}");
+        client
+    }
+
     /// Starts a client.
     #[track_caller]
     pub fn spawn(rig: &Rig, role: &str, words: &[&str]) -> Self {
-        let mut command = itself(rig, role, words);
+        Self::spawn_command(itself(rig, role, words), role, words)
+    }
+
+    fn spawn_command(mut command: Command, role: &str, words: &[&str]) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("this program starts");
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("piped"));
@@ -152,6 +165,9 @@ fn child() {
             words.get(1).map(|node| node.parse().expect("a node")),
         );
     }
+    if role == "churn" {
+        return crate::emergency::churn(number(words[0]));
+    }
     if role == "map-device" {
         return holders::map_device(words[0], number(words[1]), number(words[2]));
     }
@@ -176,6 +192,7 @@ fn child() {
             say(&mapped.unwrap_or_else(|e| format!("{:?}: {e}", e.kind)));
         }
         "map-path" => crate::mount::map_path(words[0]),
+        "tenant" => crate::quotas::tenant(&store, words[0], words[1]),
         "turns" => crate::raw::turns(&store, words[0], number(words[1]), number(words[2])),
         other => panic!("no role {other}"),
     }

@@ -30,15 +30,15 @@ fn what_comes_by_a_pipe_fits_where_its_bytes_do() {
 fn json_has_one_shape_for_each_command() {
     let rig = Plan::new().up();
     rig.put("/f", b"bytes", &["--on", "sim0"]).ok();
-    let pool = "backing bytes dax exclusive files free held huge id job link missing moves_with name nodes numa persistent populated private reserve retired state swappable used";
-    let file = "away backed ctime_ns extents gid id kind len lost mapped_by mode mounted mtime_ns name name_hex nlink path path_hex persistent pins placement runs served uid";
+    let pool = "backing bytes dax emergency exclusive files free held huge id job link missing moves_with name nodes numa persistent populated private reserve retired state swappable used";
+    let file = "away backed ctime_ns extents gid id kind len lost mapped_by mode mounted mtime_ns name name_hex nlink no_emergency path path_hex persistent pins placement runs served uid";
     let job = "bytes files left nanos plan subject";
     let shown = pool.replace(" dax ", " dax device ");
     let cases: &[(&[&str], usize, &str)] = &[
         (
             &["status"],
             1,
-            "inodes journal_bytes mounts path path_hex pid pools recovery sessions uid uptime_ns version",
+            "inodes journal_bytes more_quotas mounts path path_hex pid pools quotas recovery sessions uid uptime_ns version",
         ),
         (&["df"], 2, pool),
         (&["device", "list"], 1, pool),
@@ -52,8 +52,12 @@ fn json_has_one_shape_for_each_command() {
         (&["chmod", "600", "/f"], 1, "gid mode path path_hex uid"),
         (&["chown", "0:0", "/d"], 1, "gid mode path path_hex uid"),
         (&["du", "/", "/d"], 2, "backed dirs files len path path_hex pools"),
-        (&["placement", "/f"], 1, "path path_hex placement"),
-        (&["placement", "/d", "--prefer", "sim0"], 1, "path path_hex placement"),
+        (&["quota"], 0, ""),
+        (&["quota", "set", "--dir", "/d", "sim0", "1MiB"], 1, "limit path path_hex pool uid user"),
+        (&["quota"], 1, "limit over path path_hex pool uid used user"),
+        (&["quota", "clear", "--dir", "/d"], 1, "limit path path_hex pool uid user"),
+        (&["placement", "/f"], 1, "no_emergency path path_hex placement"),
+        (&["placement", "/d", "--prefer", "sim0"], 1, "no_emergency path path_hex placement"),
         (&["move", "/f", "--to", "dram"], 1, job),
         (&["mv", "/f", "/g"], 1, "from from_hex to to_hex"),
         (

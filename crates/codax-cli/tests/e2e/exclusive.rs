@@ -140,10 +140,10 @@ fn a_device_that_is_no_node_has_no_strangers() {
 }
 
 /// Swap that is off as long as this is there.
-struct WithoutSwap(Vec<String>);
+pub struct WithoutSwap(Vec<String>);
 
 impl WithoutSwap {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let table = fs::read_to_string("/proc/swaps").expect("linux");
         let devices =
             table.lines().skip(1).filter_map(|line| Some(line.split_whitespace().next()?.to_owned()));
@@ -166,7 +166,7 @@ impl Drop for WithoutSwap {
 }
 
 /// Bytes of a node that a process maps, in small pages; 0 if it has ended.
-fn on_node(pid: u32, node: u32) -> u64 {
+pub fn on_node(pid: u32, node: u32) -> u64 {
     let maps = fs::read_to_string(format!("/proc/{pid}/numa_maps")).unwrap_or_default();
     let key = format!("N{node}=");
     let pages = maps.split_whitespace().filter_map(|word| word.strip_prefix(&key)?.parse::<u64>().ok());
@@ -174,11 +174,11 @@ fn on_node(pid: u32, node: u32) -> u64 {
 }
 
 /// Memory of a node that is taken by files as long as this is there.
-struct Filled(PathBuf);
+pub struct Filled(PathBuf);
 
 impl Filled {
     /// All but so much of what is free there.
-    fn but(rig: &Rig, node: u32, left: u64) -> Self {
+    pub fn but(rig: &Rig, node: u32, left: u64) -> Self {
         let dir = rig.beside(&format!("filled-{node}"));
         fs::create_dir(&dir).expect("ours");
         mounts::mount_tmpfs(&dir, 1 << 40, "always", true, &[node]).expect("root may");
@@ -263,7 +263,7 @@ fn files_get_their_memory_from_the_reserve_and_give_it_back() {
     };
     up(",exclusive=reserve");
     let all = populated(&rig, node);
-    assert!(rig.ok(&["device", "show", "cxl0"]).text().contains("nothing else fits"));
+    assert!(rig.ok(&["device", "show", "cxl0"]).text().contains("all that it has room for"));
     // Small ones and large ones, written through a mapping too, and moved under who maps them.
     for (path, len) in [("/f", 24 * MIB + 20_480), ("/small", 5000)] {
         rig.put(path, &counted(len, 1), &["--on", "cxl0"]).ok();
@@ -305,6 +305,42 @@ fn files_get_their_memory_from_the_reserve_and_give_it_back() {
     assert_eq!(rig.row(&["device", "show", "cxl0"])["exclusive"], "none");
     assert!(numa::watermarks(node).expect("there").free >= all / 2);
     rig.sound();
+}
+
+/// The node with the machine's only processors, as a device.
+pub fn with_dram(test: &str) -> Option<String> {
+    let near: Vec<_> = nodes().into_iter().filter(|node| !node.cpus.is_empty()).collect();
+    match &near[..] {
+        [node] if root() && numa::watermarks(node.node).is_ok() => {
+            Some(format!("cxl0=numa:{},cpus=yes,page=4K,exclusive=reserve", node.node))
+        }
+        _ => {
+            skipped(test, "wants root, and one NUMA node with CPUs");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_reserve_leaves_dram_what_it_has_room_for() {
+    let Some(device) = with_dram("a_reserve_leaves_dram_what_it_has_room_for") else { return };
+    let populated = |rig: &Rig, bytes: u64| {
+        until("the reserve has its share", || {
+            (rig.row(&["device", "show", "cxl0"])["populated"] == bytes).then_some(())
+        });
+    };
+    let rig = Plan::new().dram("64MiB").device_as(&format!("{device},reserve=32MiB")).up();
+    populated(&rig, 32 * MIB);
+    assert!(until("it is said", || rig.events("reserve").pop()).contains("the rest is dram's as well"));
+    rig.put("/f", &pattern(20 * MIB, 1), &["--on", "cxl0"]).ok();
+    populated(&rig, 12 * MIB);
+    rig.ok(&["rm", "/f"]);
+    populated(&rig, 32 * MIB);
+    drop(rig);
+    let too_much = format!("{}MiB", codax_os::probe::memory_available().expect("linux") / MIB * 2);
+    let rig = Plan::new().dram(&too_much).device_as(&format!("{device},reserve=32MiB")).up();
+    let said = until("it is said", || rig.events("reserve").pop());
+    assert!(said.contains("32 MiB are missing"), "dram may have all there is: {said}");
 }
 
 #[test]

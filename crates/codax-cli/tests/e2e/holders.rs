@@ -41,6 +41,7 @@ pub fn raw(channel: &Channel, path: &str, write: bool) -> Result<Vec<OwnedFd>, c
         unnamed: false,
         mode: 0,
         placement: None,
+        no_emergency: false,
         len: 0,
         map: None,
     };

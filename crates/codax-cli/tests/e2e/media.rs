@@ -123,6 +123,24 @@ fn a_device_has_one_store() {
 }
 
 #[test]
+fn a_device_that_somebody_maps_is_not_taken() {
+    let Some((path, _turn)) = device("a_device_that_somebody_maps_is_not_taken") else { return };
+    let rig = plan(&path, ",format=force").place();
+    let (map, _) = whole(&path);
+    let mine = format!("mapped by process {}", std::process::id());
+    rig.try_up("").expect_err("this process would write to it").fails(5, &["pmem", &mine]);
+    drop(map);
+    rig.up();
+    rig.put("/f", &pattern(MIB, 1), &["--on", "pmem"]).ok();
+    rig.sound();
+    rig.down();
+    // What it knows already it may have: its own clients map it on.
+    let (_map, _) = whole(&path);
+    rig.up();
+    assert_eq!(rig.get("/f"), pattern(MIB, 1));
+}
+
+#[test]
 fn what_somebody_has_on_a_device_stays() {
     let Some((path, _turn)) = device("what_somebody_has_on_a_device_stays") else { return };
     let turn = plan(&path, "").place();

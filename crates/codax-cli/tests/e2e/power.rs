@@ -5,7 +5,7 @@
 
 use crate::client::{Client, check_on_the_way, counted};
 use crate::mount::{Mounted, mounted};
-use crate::rig::{MIB, Plan, Rig, pattern, skipped};
+use crate::rig::{MIB, Plan, Rig, pattern, skipped, until};
 use crate::setting;
 use codax::{Access, Store};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 /// What the host waits for before it cuts the power.
 const CUT: &str = "cut the power";
@@ -322,22 +322,36 @@ fn what_is_there(path: &Path) -> (Vec<u8>, BTreeSet<usize>) {
     (bytes, there)
 }
 
-/// Formats both devices again and again. The power is cut when the second time has taken two thirds of what the first took.
+/// The two that outlive the power, each as the only device of a store.
+fn alone(format: &str) -> [Plan; 2] {
+    let all = plan(format).expect("a guest with devices");
+    all.each_device()
+        .filter(|device| !device.starts_with("hmem"))
+        .map(|device| Plan::new().device_as(device))
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("two")
+}
+
+/// Formats both devices, each for a store of its own, and cuts the power when both have begun.
 fn format_until_cut() -> ! {
-    let mut took: Option<Duration> = None;
-    loop {
-        let rig = plan(",format=force").expect("a guest with devices").place();
-        if let Some(took) = took {
-            std::thread::spawn(move || {
-                std::thread::sleep(took * 2 / 3);
-                await_cut()
-            });
-        }
-        let begun = Instant::now();
-        rig.up();
-        took = Some(begun.elapsed());
-        rig.kill();
+    for plan in alone(",format=force") {
+        std::thread::spawn(move || plan.place().try_up("format:begun=stop"));
     }
+    until("that both have begun", || (stopped_children() == 2).then_some(()));
+    await_cut()
+}
+
+/// How many of this process's children are stopped.
+fn stopped_children() -> usize {
+    let own = std::process::id().to_string();
+    let is_one = |entry: std::io::Result<fs::DirEntry>| {
+        let stat = fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
+        // Behind the command, which is in parentheses: the state, the parent.
+        let mut words = stat.rsplit_once(')')?.1.split_whitespace();
+        (words.next()? == "T" && words.next()? == own).then_some(())
+    };
+    fs::read_dir("/proc").expect("linux").filter_map(is_one).count()
 }
 
 #[test]
@@ -346,12 +360,10 @@ fn a_format_that_was_cut_off_is_said_and_done_again() {
     if !is_stage(name) {
         return;
     }
-    let rig = plan("").expect("a guest with devices").place();
-    if let Err(said) = rig.try_up("") {
-        println!("{}", said.err);
+    for plan in alone("") {
+        let said = plan.place().try_up("").expect_err("it is neither this nor that");
         said.fails(9, &["cut off", "format"]);
     }
-    drop(rig);
     let rig = plan(",format").expect("a guest with devices").up();
     for (name, pool) in [("/f", "pmem"), ("/g", "files")] {
         rig.put(name, &pattern(MIB, 1), &["--on", pool]).ok();

@@ -223,6 +223,11 @@ impl Plan {
         self
     }
 
+    /// Each device, as it would be typed.
+    pub fn each_device(&self) -> impl Iterator<Item = &str> {
+        self.devices.iter().map(String::as_str)
+    }
+
     /// Those that the configuration has.
     pub fn without_devices(mut self) -> Self {
         self.devices.clear();

@@ -245,6 +245,9 @@ impl Namespace {
         if let Some(placement) = &set.placement {
             new.placement.clone_from(placement);
         }
+        if let Some(allowed) = set.emergency {
+            new.set_emergency(!allowed);
+        }
         match *set == SetAttr::default() {
             true => Ok(Vec::new()),
             false => Ok(vec![Change::Put(Box::new(new))]),

@@ -247,3 +247,17 @@ fn many_levels_need_no_stack() {
     }
     assert_eq!(ns.subtree(ROOT), []);
 }
+
+#[test]
+fn lost_pages_that_follow_each_other_are_one_run() {
+    let mut inode = new_file(FileId(9), 0o600, 0);
+    let lost = |page, count| Lost {
+        pages: PageRange::new(page, count),
+        pool: crate::PoolUuid([0xff; 16]),
+        frame: Frame(100 - page),
+    };
+    inode.extra.get_or_insert_default().lost = vec![lost(7, 1), lost(1, 2), lost(3, 1), lost(9, 2)];
+    assert_eq!(inode.lost_pages(), [PageRange::new(1, 3), PageRange::new(7, 1), PageRange::new(9, 2)]);
+    inode.forget_lost(PageRange::new(2, 6));
+    assert_eq!(inode.lost_pages(), [PageRange::new(1, 1), PageRange::new(9, 2)]);
+}

@@ -40,6 +40,8 @@ struct Placed {
     files: HashMap<FileId, FileFrames>,
     /// Whose token it is, by its inode number.
     tokens: HashMap<u64, FileId>,
+    /// Units that could not be cleared or written to.
+    unfit: Vec<FrameRun>,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +69,7 @@ impl Devdax {
         let tokens = Shm::new(tokens, ShmOptions::default())?;
         let placed = Placed {
             tokens: tokens.list()?.into_iter().map(|(file, info)| (info.identity.1, file)).collect(),
-            files: HashMap::new(),
+            ..Placed::default()
         };
         Ok(Self { tokens, device, map, data, unit, placed: Mutex::new(placed) })
     }
@@ -127,6 +129,36 @@ impl Devdax {
         ))
     }
 
+    /// Bytes could not be cleared, written or made durable: the units of those that are damaged are unfit for others, too.
+    fn note_unfit(&self, part: Part) {
+        let damaged = self.map.unreadable(part.at, part.len).unwrap_or_default();
+        if damaged.is_empty() || !self.is_there() {
+            return;
+        }
+        let mut placed = self.placed();
+        for unit in frames_of(&damaged, self.data, self.unit, self.frames()) {
+            if !placed.unfit.contains(&unit) {
+                placed.unfit.push(unit);
+            }
+        }
+    }
+
+    fn stopped(&self, what: &str, part: Part, done: u64) -> Error {
+        self.note_unfit(part);
+        self.unreachable(what, part, done)
+    }
+
+    /// Whether a page can be read.
+    fn is_whole(&self, at: u64) -> bool {
+        self.map.unreadable(at, PageCount(1).bytes()).is_ok_and(|found| found.is_empty())
+    }
+
+    /// Whether what can't be read is damaged: of a device that goes mappings are empty before its driver has left it, and then neither superblock can be read.
+    fn is_there(&self) -> bool {
+        let last = self.map.len() - PageCount(1).bytes();
+        (self.is_whole(0) || self.is_whole(last)) && self.gone().is_none()
+    }
+
     fn failed(&self, what: &str, e: &std::io::Error) -> Error {
         os_error(what, &self.device.path().display(), e)
     }
@@ -142,9 +174,13 @@ impl Devdax {
             for part in self.parts(file, run.offset(), run.bytes()) {
                 let done = self.map.zero(part.at, part.len).map_err(|e| self.failed("clear", &e))?;
                 if done < part.len {
-                    return Err(self.unreachable("clearing", part, done));
+                    return Err(self.stopped("clearing", part, done));
                 }
-                self.map.persist(part.at, part.len).map_err(|e| self.failed("make durable", &e))?;
+                // A frame that can't be read may seem to take zeros.
+                self.map
+                    .persist(part.at, part.len)
+                    .inspect_err(|_| self.note_unfit(part))
+                    .map_err(|e| self.failed("make durable", &e))?;
             }
             if let Some(frames) = self.placed().files.get_mut(&file) {
                 frames.unclean = frames.unclean.iter().flat_map(|left| left.without(run)).collect();
@@ -271,14 +307,11 @@ impl Backing for Devdax {
             damaged
                 .extend(found.into_iter().map(|(at, len)| PageRange::of_bytes(at - part.at + part.off, len)));
         }
-        // Of a device that goes mappings are empty before its driver has left it: then neither superblock can be read.
-        let block = PageCount(1).bytes();
-        let last = self.map.len() - block;
-        let whole = |at: u64| self.map.unreadable(at, block).is_ok_and(|found| found.is_empty());
-        if damaged.is_empty() || (whole(0) || whole(last)) && self.gone().is_none() {
-            return Ok(damaged);
-        }
-        Ok(Vec::new())
+        Ok(if damaged.is_empty() || self.is_there() { damaged } else { Vec::new() })
+    }
+
+    fn unfit(&self) -> Vec<FrameRun> {
+        self.placed().unfit.clone()
     }
 
     fn bad_frames(&self) -> Vec<FrameRun> {
@@ -362,7 +395,7 @@ impl Backing for Devdax {
             let from = &bytes[from..from + usize::try_from(part.len).unwrap_or(0)];
             let done = self.map.write(part.at, from).map_err(|e| self.failed("write", &e))?;
             if done < from.len() {
-                return Err(self.unreachable("what can be written", part, done as u64));
+                return Err(self.stopped("what can be written", part, done as u64));
             }
             written += done;
         }
@@ -383,6 +416,8 @@ impl Backing for Devdax {
                 .map_err(|e| self.failed("copy to", &e))?;
             copied += done;
             if done < part.len {
+                // If it is here that it ended, and not where the bytes come from.
+                self.note_unfit(part);
                 break;
             }
         }
@@ -390,10 +425,13 @@ impl Backing for Devdax {
     }
 
     fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>> {
-        let Some(token) = self.tokens.sole_holder(file)? else { return Ok(None) };
-        let all = [PageRange::new(0, 1 << 40)];
-        let mapped = self.mappings()?.iter().any(|held| self.is_mapped(file, &all, held));
-        Ok((!mapped).then_some(self.known(file, token)?))
+        let Some(lease) = self.lease(file)? else { return Ok(None) };
+        let mapped = self.mappings()?.iter().any(|held| self.is_mapped(file, &[PageRange::ALL], held));
+        Ok((!mapped).then_some(lease))
+    }
+
+    fn lease(&self, file: FileId) -> Result<Option<OwnedFd>> {
+        self.tokens.sole_holder(file)?.map(|token| self.known(file, token)).transpose()
     }
 
     fn lock(&self, _file: FileId, _object: BorrowedFd<'_>, _pages: &[PageRange]) -> Result<()> {

@@ -13,6 +13,7 @@ pub(crate) use fsdax::{Fsdax, OBJECTS};
 pub(crate) use hugetlb::{Hugetlb, Place, give_back, raised_path};
 pub(crate) use missing::Missing;
 pub use reserve::Reserve;
+pub(crate) use reserve::Share;
 pub use shm::{Shm, ShmOptions};
 
 use codax_core::extent::{Extent, FrameRun};
@@ -103,6 +104,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn bad_frames(&self) -> Vec<FrameRun> {
         Vec::new()
     }
+    /// Frames that could not be given to files since their memory is damaged, as was seen by that.
+    fn unfit(&self) -> Vec<FrameRun> {
+        Vec::new()
+    }
     /// Why nothing can be had of it, if its device isn't there.
     fn gone(&self) -> Option<String> {
         None
@@ -140,6 +145,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// What it has of the kernel's huge pages, if it is made of such.
     fn reserve(&self) -> Option<ReserveInfo> {
         None
+    }
+    /// Whether what its objects are given counts for the limit of the daemon's memory.
+    fn is_charged(&self) -> bool {
+        false
     }
     /// The reserve that files get their memory from, where it is one of small or transparent huge pages.
     fn holder(&self) -> Option<Arc<Reserve>> {
@@ -199,6 +208,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn copy(&self, from: &SourceMap, at: u64, len: u64, to: BorrowedFd<'_>) -> Result<u64>;
     /// Opens the object with a write lease: proof that no other open description of it and no mapping is left anywhere. `None` if there is one.
     fn sole_holder(&self, file: FileId) -> Result<Option<OwnedFd>>;
+    /// The same where it is known already that none of its [mappings](Backing::mappings) shows the object.
+    fn lease(&self, file: FileId) -> Result<Option<OwnedFd>> {
+        self.sole_holder(file)
+    }
     /// Keeps these pages of the object, and no others, from being swapped, where the pool itself doesn't. They have memory.
     fn lock(&self, file: FileId, object: BorrowedFd<'_>, pages: &[PageRange]) -> Result<()>;
     /// Undoes [`Backing::lock`]: a locked object is mapped, and so it has a holder.

@@ -8,6 +8,7 @@
 use super::gather::Home;
 use super::os_error;
 use crate::budget::Budget;
+use crate::store::lost::WithMemory;
 use codax_core::{Error, ErrorKind, HUGE_SIZE, PAGE_SIZE, PageRange, Result};
 use codax_os::numa::{self, Located, Watermarks};
 use codax_os::object::{self, ObjectDir};
@@ -28,12 +29,23 @@ const STEP: u64 = 4 * HUGE_SIZE;
 /// So much memory must be left on the machine for the last of a node's to be populated: where that is taken from elsewhere for a moment and moved.
 const SPARE: u64 = 64 << 20;
 
+/// How much of a node a reserve may have that isn't to have all of it: `dram` is there, too.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    /// Bytes that it may have.
+    pub most: u64,
+    /// Bytes of the machine's memory that it leaves.
+    pub leave: u64,
+}
+
 /// The memory of a node that no file of a pool has.
 #[derive(Debug)]
 pub struct Reserve {
     path: PathBuf,
     node: u32,
     capacity: u64,
+    /// The node is `dram`'s as well.
+    with_dram: bool,
     file: OwnedFd,
     /// Locked while memory is on its way.
     passing: Mutex<()>,
@@ -46,6 +58,8 @@ pub struct Reserve {
 struct Wake {
     due: bool,
     closed: bool,
+    /// How much the holder may have, while some of the node is lent: so much less than it had, and what files have taken from it or given back since.
+    ceiling: Option<u64>,
 }
 
 /// A lock under which memory passes from the holder to files.
@@ -53,8 +67,14 @@ struct Wake {
 pub(super) struct Passing<'a>(#[allow(dead_code)] MutexGuard<'a, ()>);
 
 impl Reserve {
-    /// The holder on the tmpfs at `path`, which is mounted if it isn't yet, for up to `capacity` bytes, with huge pages as `huge` says.
-    pub(crate) fn open(path: &Path, node: u32, capacity: u64, huge: &str) -> Result<Self> {
+    /// The holder on the tmpfs at `path`, which is mounted if it isn't yet, for up to `capacity` bytes, with huge pages as `huge` says. The node may be `dram`'s,
+    /// too.
+    pub(crate) fn open(
+        path: &Path,
+        (node, with_dram): (u32, bool),
+        capacity: u64,
+        huge: &str,
+    ) -> Result<Self> {
         let failed = |what: &str, e: &io::Error| os_error(what, &path.display(), e);
         if !mounts::is_mount_point(path).map_err(|e| failed("look at", &e))? {
             // Of no node by itself: that may be gone for a while.
@@ -73,7 +93,8 @@ impl Reserve {
             .map_err(|e| failed("size the holder in", &e))?;
         let budget = Budget::of_this_process();
         let (passing, state, woken) = (Mutex::default(), Mutex::default(), Condvar::new());
-        Ok(Self { path: path.to_owned(), node, capacity, file, passing, state, woken, budget })
+        let path = path.to_owned();
+        Ok(Self { path, node, capacity, with_dram, file, passing, state, woken, budget })
     }
 
     fn failed(&self, what: &str, e: &io::Error) -> Error {
@@ -90,6 +111,49 @@ impl Reserve {
         self.woken.notify_all();
     }
 
+    /// So many bytes of files have been given back to the node: they are for the holder.
+    pub(crate) fn returned(&self, bytes: u64) {
+        let mut state = self.state();
+        state.ceiling = state.ceiling.map(|ceiling| ceiling + bytes);
+        state.due = true;
+        self.woken.notify_all();
+    }
+
+    /// Gives so many bytes to the node, or as many as there are, for whoever comes; returns how many. They are not populated again until they are taken back.
+    pub(crate) fn lend(&self, bytes: u64) -> Result<u64> {
+        let _passing = self.lock();
+        let held = self.held()?;
+        let bytes = bytes.min(held);
+        {
+            let mut state = self.state();
+            state.ceiling = Some(state.ceiling.unwrap_or(held).saturating_sub(bytes));
+        }
+        self.shorten(held - bytes)?;
+        Ok(bytes)
+    }
+
+    /// Populates up to so many bytes of what was lent, as far as the node has them free by now; returns how many.
+    pub(crate) fn take_back(&self, bytes: u64) -> Result<u64> {
+        {
+            let mut state = self.state();
+            state.ceiling = state.ceiling.map(|ceiling| ceiling + bytes);
+        }
+        let filled = self.fill(None);
+        let _passing = self.lock();
+        let held = self.held()?;
+        let mut state = self.state();
+        // Where others have what it lacked before, that comes first.
+        let lacks = state.ceiling.map_or(0, |ceiling| ceiling.saturating_sub(held)).min(bytes);
+        state.ceiling = state.ceiling.map(|ceiling| ceiling - lacks);
+        filled.map(|_| bytes - lacks)
+    }
+
+    /// Nothing is lent any more.
+    pub(crate) fn is_whole(&self) {
+        self.state().ceiling = None;
+        self.wake();
+    }
+
     /// Waits until somebody wakes it, or for so long; false if it is closed.
     pub(crate) fn wait(&self, time: Duration) -> bool {
         let waited = self.woken.wait_timeout_while(self.state(), time, |state| !state.due && !state.closed);
@@ -104,6 +168,11 @@ impl Reserve {
         self.woken.notify_all();
         let _passing = self.lock();
         self.shorten(0)
+    }
+
+    /// Whether the node is `dram`'s as well: then the reserve is to have a [`Share`] of it only.
+    pub(crate) fn is_with_dram(&self) -> bool {
+        self.with_dram
     }
 
     /// Bytes in the holder: it is as long as that.
@@ -131,31 +200,39 @@ impl Reserve {
         let bytes = bytes.next_multiple_of(PAGE_SIZE).min(held);
         if bytes > 0 {
             self.shorten(held - bytes)?;
+            let mut state = self.state();
+            state.ceiling = state.ceiling.map(|ceiling| ceiling.saturating_sub(bytes));
         }
         Ok(bytes)
     }
 
-    /// Populates the holder until the node has no more; returns the bytes that it has then.
-    pub(crate) fn fill(&self) -> Result<u64> {
+    /// Populates the holder until the node has no more, or it has its share; returns the bytes that it has then.
+    pub(crate) fn fill(&self, share: Option<Share>) -> Result<u64> {
+        if let Some(share) = share {
+            let _passing = self.lock();
+            if self.held()? > share.most {
+                self.shorten(share.most)?;
+            }
+        }
         let mut most = STEP;
         while most >= PAGE_SIZE {
             // What the node hasn't got in large pieces it may have in small ones.
-            if !self.fill_some(most)? {
+            if !self.fill_some(most, share)? {
                 most /= 8;
             }
         }
         self.held()
     }
 
-    /// As [`Reserve::fill`], with what processors keep of the node: whoever finds no other memory would get that.
+    /// As [`Reserve::fill`] without a share, with what processors keep of the node: whoever finds no other memory would get that.
     pub(crate) fn fill_whole(&self) -> Result<u64> {
-        let mut held = self.fill()?;
+        let mut held = self.fill(None)?;
         let more = || match numa::drain_processors(self.node) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             other => other.map_err(|e| self.failed("have processors give back pages for the holder in", &e)),
         };
         while more()? {
-            let before = mem::replace(&mut held, self.fill()?);
+            let before = mem::replace(&mut held, self.fill(None)?);
             if held <= before {
                 break;
             }
@@ -164,23 +241,24 @@ impl Reserve {
     }
 
     /// Populates some more, so much at most; whether all of it could be had.
-    fn fill_some(&self, most: u64) -> Result<bool> {
+    fn fill_some(&self, most: u64, share: Option<Share>) -> Result<bool> {
         let _passing = self.lock();
-        if self.state().closed {
+        let (closed, ceiling) = {
+            let state = self.state();
+            (state.closed, state.ceiling.unwrap_or(u64::MAX))
+        };
+        if closed {
             return Ok(false);
         }
+        if WithMemory::now().lost(&[self.node]).is_some() {
+            // The kernel has brought what is held to other nodes: there it is in the way.
+            return self.shorten(0).map(|()| false);
+        }
         let held = self.held()?;
-        let marks = match numa::watermarks(self.node) {
-            // It has gone offline, and the kernel has brought what is held to other nodes: there it is in the way.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                object::punch(&self.file, 0, held)
-                    .map_err(|e| self.failed("give back what is held in", &e))?;
-                return Ok(false);
-            }
-            other => other.map_err(|e| self.failed("look at the node of", &e))?,
-        };
-        let room = self.capacity.saturating_sub(held);
-        let step = next_step(marks, held, room.min(most), probe::memory_available().unwrap_or(0));
+        let marks = numa::watermarks(self.node).map_err(|e| self.failed("look at the node of", &e))?;
+        let most_held = share.map_or(self.capacity, |share| share.most.min(self.capacity)).min(ceiling);
+        let room = most_held.saturating_sub(held);
+        let step = next_step(marks, held, (room.min(most), share), probe::memory_available().unwrap_or(0));
         if step == 0 {
             return Ok(false);
         }
@@ -221,8 +299,9 @@ impl Reserve {
 
 /// How much is populated next. As long as the node gives it freely, a step, as whole huge pages where they can be had; then the rest of what others could get
 /// of it: that may come from elsewhere for a moment and is moved, so it must leave nobody hard up.
-fn next_step(marks: Watermarks, held: u64, room: u64, available: u64) -> u64 {
-    let step = (STEP - held % HUGE_SIZE).min(room);
+fn next_step(marks: Watermarks, held: u64, (room, share): (u64, Option<Share>), available: u64) -> u64 {
+    let spared = share.map_or(u64::MAX, |share| available.saturating_sub(share.leave).saturating_sub(SPARE));
+    let step = (STEP - held % HUGE_SIZE).min(room).min(spared);
     let rest = marks.free.saturating_sub(marks.min).min(step);
     let step = match marks.free >= marks.low.saturating_add(step) {
         true => step,
@@ -239,41 +318,99 @@ mod tests {
     #[test]
     fn the_last_of_a_node_is_taken_only_where_nobody_is_hard_up() {
         let marks = |free| Watermarks { free, min: 1 << 20, low: 2 << 20, kept: 0 };
-        let all = u64::MAX;
+        let all = (u64::MAX, None);
         assert_eq!(next_step(marks(16 << 20), 0, all, 0), STEP);
         assert_eq!(
             next_step(marks(16 << 20), PAGE_SIZE, all, 0),
             STEP - PAGE_SIZE,
             "up to the next huge page"
         );
-        assert_eq!(next_step(marks(16 << 20), 0, 5000, 0), PAGE_SIZE);
+        assert_eq!(next_step(marks(16 << 20), 0, (5000, None), 0), PAGE_SIZE);
         assert_eq!(next_step(marks(5 << 20), 0, all, 0), 0);
         assert_eq!(next_step(marks(5 << 20), 0, all, 1 << 30), 4 << 20);
         assert_eq!(next_step(marks(1 << 20), 0, all, 1 << 30), 0, "there is nothing left to take");
+        let share = (u64::MAX, Some(Share { most: 0, leave: 1 << 30 }));
+        let available = (1 << 30) + SPARE;
+        assert_eq!(next_step(marks(16 << 20), 0, share, available), 0, "the rest is dram's");
+        assert_eq!(next_step(marks(16 << 20), 0, share, available + 5000), PAGE_SIZE);
+        assert_eq!(next_step(marks(16 << 20), 0, share, u64::MAX), STEP);
+    }
+
+    /// A reserve on a tmpfs of its own, which goes with it.
+    struct Mounted {
+        dir: tempfile::TempDir,
+        reserve: Reserve,
+    }
+
+    impl Mounted {
+        fn new(node: u32) -> Option<Self> {
+            let dir = mounts::can_mount().then(|| tempfile::tempdir().expect("room"))?;
+            let reserve = open(dir.path(), node);
+            Some(Self { dir, reserve })
+        }
+    }
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            mounts::umount(self.dir.path()).expect("ours");
+        }
+    }
+
+    fn open(dir: &Path, node: u32) -> Reserve {
+        Reserve::open(dir, (node, false), 4 * HUGE_SIZE, "never").expect("mounted")
     }
 
     #[test]
     fn what_is_taken_is_the_last_of_the_holder() {
-        if !mounts::can_mount() {
-            return;
-        }
-        let dir = tempfile::tempdir().expect("room");
-        let reserve = Reserve::open(dir.path(), 0, 4 * HUGE_SIZE, "never").expect("mounted");
+        let Some(Mounted { dir, reserve }) = &Mounted::new(0) else { return };
+        let fill = |share| reserve.fill(share);
         // A kernel without NUMA has no such memory.
-        if let Ok(held) = reserve.fill() {
+        if let Ok(held) = fill(None) {
             assert_eq!(held, 4 * HUGE_SIZE);
             let passing = reserve.lock();
             assert_eq!(reserve.take(&passing, HUGE_SIZE + 5), Ok(HUGE_SIZE + PAGE_SIZE));
             assert_eq!(reserve.held(), Ok(3 * HUGE_SIZE - PAGE_SIZE));
             assert_eq!(reserve.take(&passing, 4 * HUGE_SIZE), Ok(3 * HUGE_SIZE - PAGE_SIZE));
             drop(passing);
-            assert_eq!(reserve.fill(), Ok(4 * HUGE_SIZE));
+            let share = |most| Some(Share { most, leave: 0 });
+            assert_eq!(fill(share(3 * HUGE_SIZE)), Ok(3 * HUGE_SIZE));
+            assert_eq!(fill(None), Ok(4 * HUGE_SIZE));
+            assert_eq!(fill(share(HUGE_SIZE)), Ok(HUGE_SIZE), "what is too much goes");
+            assert_eq!(fill(None), Ok(4 * HUGE_SIZE));
+            // What is lent stays free, whatever files take and give back meanwhile.
+            assert_eq!(reserve.lend(2 * HUGE_SIZE), Ok(2 * HUGE_SIZE));
+            assert_eq!(fill(None), Ok(2 * HUGE_SIZE));
+            assert_eq!(reserve.take(&reserve.lock(), HUGE_SIZE), Ok(HUGE_SIZE));
+            assert_eq!(fill(None), Ok(HUGE_SIZE));
+            assert_eq!(reserve.take_back(HUGE_SIZE), Ok(HUGE_SIZE));
+            assert_eq!(reserve.held(), Ok(2 * HUGE_SIZE));
+            reserve.returned(HUGE_SIZE);
+            assert_eq!(fill(None), Ok(3 * HUGE_SIZE));
+            assert_eq!(reserve.take_back(HUGE_SIZE), Ok(HUGE_SIZE));
+            reserve.is_whole();
+            assert_eq!(fill(None), Ok(4 * HUGE_SIZE));
+            assert_eq!(reserve.lend(9 * HUGE_SIZE), Ok(4 * HUGE_SIZE), "no more than there is");
+            reserve.is_whole();
+            assert_eq!(fill(None), Ok(4 * HUGE_SIZE));
             // What was there stays for whoever opens it next.
-            let again = Reserve::open(dir.path(), 0, 4 * HUGE_SIZE, "never").expect("there");
-            assert_eq!(again.held(), Ok(4 * HUGE_SIZE));
+            assert_eq!(open(dir.path(), 0).held(), Ok(4 * HUGE_SIZE));
             reserve.close().expect("given back");
-            assert_eq!((reserve.fill(), reserve.wait(Duration::from_secs(1))), (Ok(0), false));
+            assert_eq!((fill(None), reserve.wait(Duration::from_secs(1))), (Ok(0), false));
         }
-        mounts::umount(dir.path()).expect("ours");
+    }
+
+    #[test]
+    fn a_node_without_memory_gets_back_what_was_held_of_it() {
+        let nowhere = 4000;
+        let Some(Mounted { reserve, .. }) = &Mounted::new(nowhere) else { return };
+        if WithMemory::now().lost(&[nowhere]).is_none() {
+            return;
+        }
+        // As the kernel leaves it: elsewhere.
+        object::set_len(&reserve.file, HUGE_SIZE).expect("ours");
+        object::allocate(&reserve.file, 0, HUGE_SIZE).expect("room");
+        assert_eq!((reserve.held(), reserve.fill(None)), (Ok(HUGE_SIZE), Ok(0)));
+        assert_eq!(object::stat(&reserve.file).expect("ours").allocated_bytes, 0);
+        assert_eq!(reserve.take(&reserve.lock(), PAGE_SIZE), Ok(0));
     }
 }

@@ -70,7 +70,7 @@ impl Shm {
         self.reserve.as_deref().map(|reserve| (reserve, reserve.lock()))
     }
 
-    /// Has the reserve, if there is one, let go of what these pages lack.
+    /// Has the reserve, if there is one, let go of what these pages lack. Before a limit is looked at: what the reserve has counts there, too.
     fn take_for(
         &self,
         passing: Option<&(&Reserve, Passing<'_>)>,
@@ -79,7 +79,16 @@ impl Shm {
     ) -> Result<()> {
         let Some((reserve, passing)) = passing else { return Ok(()) };
         let lacks = PageCount(pages.count.0 - self.resident(object, pages)?.0.min(pages.count.0));
-        reserve.take(passing, lacks.bytes()).map(drop)
+        reserve.take(passing, lacks.bytes())?;
+        let more = self.budget.map_or(0, |budget| budget.missing_for(object, pages));
+        reserve.take(passing, more).map(drop)
+    }
+
+    /// What the reserve has let go of was not used, or not all of it.
+    fn let_refill(&self) {
+        if let Some(reserve) = &self.reserve {
+            reserve.wake();
+        }
     }
 
     /// Has the kernel bring pages to where the pool is, and the reserve make room for them as far as there is none; returns those that are elsewhere afterwards.
@@ -123,14 +132,8 @@ impl Shm {
     }
 
     /// Gives memory to pages, from where the pool is if there is some.
-    fn give(
-        &self,
-        passing: Option<&(&Reserve, Passing<'_>)>,
-        object: BorrowedFd<'_>,
-        pages: PageRange,
-    ) -> Result<()> {
+    fn give(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
         self.prefer(object, pages)?;
-        self.take_for(passing, object, pages)?;
         object::allocate(object, pages.offset(), pages.bytes())
             .map_err(|e| os_error("allocate in", &self.path.display(), &e))
     }
@@ -138,11 +141,10 @@ impl Shm {
     /// Gives memory to pages, and sees to it that it is where the pool is.
     fn give_here(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
         let passing = self.passing();
+        self.take_for(passing.as_ref(), object, pages)?;
         match self.budget {
-            Some(budget) => {
-                budget.spend(object, pages, &mut |part| self.give(passing.as_ref(), object, part))?
-            }
-            None => self.give(passing.as_ref(), object, pages)?,
+            Some(budget) => budget.spend(object, pages, &mut |part| self.give(object, part))?,
+            None => self.give(object, pages)?,
         }
         self.confirm_with(passing.as_ref(), object, pages)
     }
@@ -267,12 +269,18 @@ impl Backing for Shm {
                 for hole in holes.into_iter().filter(|hole| !hole.is_empty()) {
                     let _ = self.release(object, hole);
                 }
+                self.let_refill();
             })
     }
 
     fn before_write(&self, object: BorrowedFd<'_>, pages: PageRange) -> Result<()> {
         self.prefer(object, pages)?;
         self.take_for(self.passing().as_ref(), object, pages)
+    }
+
+    fn is_charged(&self) -> bool {
+        // What a reserve lets go of was charged before.
+        self.budget.is_some() && self.reserve.is_none()
     }
 
     fn holder(&self) -> Option<Arc<Reserve>> {
@@ -348,8 +356,9 @@ impl Backing for Shm {
     fn make_ready(&self, object: BorrowedFd<'_>, pages: PageRange) {
         let bytes = (pages.offset(), pages.bytes());
         let passing = self.passing();
-        if self.within_budget(object, bytes, || self.give(passing.as_ref(), object, pages)).is_err() {
-            return;
+        let taken = self.take_for(passing.as_ref(), object, pages);
+        if taken.and_then(|()| self.within_budget(object, bytes, || self.give(object, pages))).is_err() {
+            return self.let_refill();
         }
         // tmpfs clears a huge page when the first part of it is written; small pages that are written whole it needn't clear.
         let first = pages.start.0.div_ceil(HUGE_PAGES);

@@ -1,6 +1,6 @@
 //! What the catalog asks of the medium under it: one narrow trait for the place of one copy, so that tests can implement it badly on purpose.
 
-use super::fields::is_zero;
+use crate::fields::is_zero;
 use codax_core::Result;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -52,6 +52,25 @@ pub(super) fn read_all(area: &dyn Area, at: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Makes bytes durable, but for those that can't be read; returns how many those are.
+pub(super) fn persist_readable(area: &dyn Area, at: u64, len: u64) -> Result<u64> {
+    let Err(error) = area.persist(at, len) else { return Ok(0) };
+    let mut left_out = 0;
+    let mut piece = [0; PIECE];
+    let end = at + len;
+    let mut from = at;
+    while from < end {
+        let len = (PIECE as u64).min(end - from);
+        match area.read(from, &mut piece[..crate::fields::index(len)]) {
+            Ok(()) => area.persist(from, len)?,
+            Err(_) => left_out += len,
+        }
+        from += len;
+    }
+    // With all of it whole it was something else.
+    if left_out == 0 { Err(error) } else { Ok(left_out) }
+}
+
 /// Writes, and makes it durable.
 pub(super) fn store(area: &dyn Area, at: u64, bytes: &[u8]) -> Result<()> {
     area.write(at, bytes)?;
@@ -65,7 +84,7 @@ pub(super) fn clear(area: &dyn Area, at: u64, end: u64) -> Result<()> {
     let mut from = at;
     while from < end {
         let len = STEP.min(end - from);
-        let bytes = read_all(area, from, super::fields::index(len));
+        let bytes = read_all(area, from, crate::fields::index(len));
         if !is_zero(&bytes) {
             area.write(from, &vec![0; bytes.len()])?;
         }

@@ -36,8 +36,8 @@
 //! ```
 
 use super::entry::{Entry, Node, NodeExtent};
-use super::fields::{bytes_at, fields, i64_at, is_zero, put, u16_at, u32_at, u64_at};
 use super::half::Record;
+use crate::fields::{bytes_at, fields, i64_at, is_zero, put, u16_at, u32_at, u64_at};
 use codax_core::PoolUuid;
 use codax_core::name::NAME_MAX;
 use codax_core::namespace::{Extra, Kind};

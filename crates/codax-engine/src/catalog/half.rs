@@ -19,8 +19,8 @@
 //! Since pool, generation and number are in its checksum, no record of another pool, of an older generation, or from another place
 //! is ever taken for the one that belongs there. Zeros are no record, since there is no record of number 0.
 
-use super::fields::{bytes_at, fields, head_check, is_zero, put, u32_at, u64_at};
 use super::superblock::MEDIUM_VERSION;
+use crate::fields::{bytes_at, fields, head_check, is_zero, put, u32_at, u64_at};
 use codax_core::PoolUuid;
 use codax_core::{Error, Result};
 

@@ -22,7 +22,6 @@ mod check;
 mod codec;
 mod contents;
 mod entry;
-mod fields;
 pub mod geometry;
 mod half;
 mod open;
@@ -92,14 +91,15 @@ impl Catalog {
     /// Makes an empty catalog with this superblock, whatever is there: the caller has asked [`probe`], and the user. The areas must be as the
     /// superblock's geometry says.
     ///
-    /// Until it is done [`probe`] tells of a format that was cut off, or of what was there before, unharmed.
-    pub fn format(copies: Copies, mut superblock: Superblock) -> Result<Self> {
+    /// Until it is done [`probe`] tells of a format that was cut off, or of what was there before, unharmed; `begun` is called when it is the first of these.
+    pub fn format(copies: Copies, mut superblock: Superblock, begun: impl FnOnce()) -> Result<Self> {
         check_areas(&copies, &superblock)?;
         let geometry = superblock.geometry;
         superblock.revision = 1;
         for (copy, area) in copies.iter().enumerate() {
             store(&**area, geometry.superblock_at(copy), &superblock.encode(true))?;
         }
+        begun();
         let header = HalfHeader { pool: superblock.pool, generation: 1, base: HALF_HEADER as u64 };
         for (copy, area) in copies.iter().enumerate() {
             clear(&**area, geometry.half_at(copy, 0), geometry.half_at(copy, 1) + geometry.half_bytes)?;

@@ -1,13 +1,13 @@
 //! Opening a catalog: reading both copies, and finishing what a power failure has cut off.
 
-use super::area::{Copies, clear, store};
-use super::fields::index;
+use super::area::{Copies, clear, persist_readable, store};
 use super::geometry::Geometry;
 use super::half::{HALF_HEADER, HalfHeader, Head};
 use super::probe::{probe, read_superblocks};
 use super::scan::{Heads, Missing, NoHalf, Scan};
 use super::superblock::{Block, SUPERBLOCK_BYTES, Superblock};
 use super::{Catalog, check_areas};
+use crate::fields::index;
 use codax_core::info::{Finding, Severity};
 use codax_core::{Error, Result};
 
@@ -139,12 +139,23 @@ fn is_cut(missing: &Missing, scan: &Scan, header: &HalfHeader) -> bool {
 }
 
 /// Persists all that counts, the first copy's before the second's. Who wrote it may have been killed before it was durable, and what is built on it now must
-/// not outlive it.
+/// not outlive it. What can't be read there is nothing to build on.
 fn make_durable(copies: &Copies, geometry: &Geometry, active: usize) -> Result<()> {
     for (copy, area) in copies.iter().enumerate() {
-        area.persist(geometry.superblock_at(copy), SUPERBLOCK_BYTES as u64)?;
-        area.persist(geometry.half_at(copy, active), geometry.half_bytes)?;
-        area.persist(geometry.half_at(copy, 1 - active), HALF_HEADER as u64)?;
+        let parts = [
+            (geometry.superblock_at(copy), SUPERBLOCK_BYTES as u64),
+            (geometry.half_at(copy, active), geometry.half_bytes),
+            (geometry.half_at(copy, 1 - active), HALF_HEADER as u64),
+        ];
+        let left_out = parts.into_iter().try_fold(0, |sum, (at, len)| {
+            persist_readable(&**area, at, len).map(|left_out| sum + left_out)
+        })?;
+        if left_out > 0 {
+            let (what, copy) = (area.describe(), COPY[copy]);
+            tracing::warn!(
+                "{what}: {left_out} bytes of the catalog's {copy} copy can't be read or made durable"
+            );
+        }
     }
     Ok(())
 }

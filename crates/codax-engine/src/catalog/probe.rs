@@ -1,9 +1,9 @@
 //! What is on a device, before anything is believed of it.
 
 use super::area::{Area, Copies, read_all};
-use super::fields::{index, is_zero};
 use super::geometry::superblock_at;
 use super::superblock::{Block, MEDIUM_VERSION, SUPERBLOCK_BYTES, Superblock, UncheckedSuperblock};
+use crate::fields::{index, is_zero};
 use codax_core::units::format_size;
 use codax_core::{Error, ErrorKind, Result};
 
@@ -174,20 +174,23 @@ fn alone(
 ) -> Found {
     let which = ["first", "second"][1 - copy];
     let (good, bad) = (&raw[copy].0, &raw[1 - copy].0);
+    // Who makes something else of the device may leave zeros where the superblock was.
+    let marked = if copy == 0 { None } else { mark(&*copies[0]) };
+    if let (Some(whose), Block::Zero | Block::Other) = (marked, other) {
+        return Found::Foreign(whose);
+    }
     let why = match other {
         Block::Unfinished(_) => "is from a format that was cut off".to_owned(),
         Block::Damaged(why) => format!("is damaged: {why}"),
         Block::Zero => "is gone".to_owned(),
         _ => {
-            let marked = if copy == 0 { None } else { mark(&*copies[0]) };
             let area = &*copies[1 - copy];
             let readable = area.read(superblock_at(1 - copy, area.len()), &mut vec![0; bad.len()]).is_ok();
             let differ = good.iter().zip(bad).filter(|(a, b)| a != b).count();
-            match marked {
-                Some(whose) => return Found::Foreign(whose),
-                None if !readable => "can't be read".to_owned(),
-                None if differ <= DAMAGE_MAX => "is damaged: it doesn't begin as one".to_owned(),
-                None => return Found::Foreign("something else where one of a pool's superblocks was"),
+            match readable {
+                false => "can't be read".to_owned(),
+                true if differ <= DAMAGE_MAX => "is damaged: it doesn't begin as one".to_owned(),
+                true => return Found::Foreign("something else where one of a pool's superblocks was"),
             }
         }
     };

@@ -7,9 +7,9 @@
 use super::area::{Copies, read_all};
 use super::codec;
 use super::contents::Contents;
-use super::fields::{index, len_without_zeros};
 use super::geometry::Geometry;
 use super::half::{HALF_HEADER, HalfHeader, Head};
+use crate::fields::{index, len_without_zeros};
 use codax_core::PoolUuid;
 use std::ops::Range;
 

@@ -23,8 +23,8 @@
 //! 152..4096  0
 //! ```
 
-use super::fields::{bytes_at, fields, head_check, i64_at, is_zero, put, u16_at, u32_at, u64_at};
 use super::geometry::Geometry;
+use crate::fields::{bytes_at, fields, head_check, i64_at, is_zero, put, u16_at, u32_at, u64_at};
 use codax_core::{Error, PoolUuid, Result};
 
 /// Version of the layout of superblock and catalog.

@@ -1,30 +1,24 @@
 //! Frames of devices that nobody has and somebody maps: their file gave them up before the store was started, and whoever maps them sees what is there next.
 
-use crate::backing::Backing;
 use crate::store::Inner;
-use crate::store::state::Pool;
+use crate::store::state::{Pool, State};
 use codax_core::extent::{self, Extent, FrameRun};
 use codax_core::{Frame, PageCount, PageNo, PoolId, Result};
-use std::sync::Arc;
 
 impl Inner {
-    /// Holds such frames until nobody maps them. A file that is there no more stands for those that are mapped at once.
-    pub fn hold_mapped(&self) -> Result<()> {
-        let mut st = self.lock();
-        let backings: Vec<(PoolId, Arc<dyn Backing>)> =
-            st.pools.iter().map(|pool| (pool.record.id, pool.backing.clone())).collect();
-        for (pool, backing) in backings {
-            for run in backing.mapped()? {
-                let extents = st.pool_mut(pool).take_free(run);
-                if extents.is_empty() {
-                    continue;
-                }
-                let file = st.ns.take_id();
-                backing.adopt(file, PageCount(st.pool(pool).record.frames).bytes(), &extents)?;
-                let bytes: u64 = extents.iter().map(|e| e.count.bytes()).sum();
-                tracing::info!("{}: {bytes} bytes that no file has are mapped still", st.pool_name(pool));
-                self.hold(&mut st, file, pool, extents);
+    /// Holds such frames of a pool until nobody maps them. A file that is there no more stands for those that are mapped at once.
+    pub fn hold_mapped(&self, st: &mut State, pool: PoolId) -> Result<()> {
+        let backing = st.pool(pool).backing.clone();
+        for run in backing.mapped()? {
+            let extents = st.pool_mut(pool).take_free(run);
+            if extents.is_empty() {
+                continue;
             }
+            let file = st.ns.take_id();
+            backing.adopt(file, PageCount(st.pool(pool).record.frames).bytes(), &extents)?;
+            let bytes: u64 = extents.iter().map(|e| e.count.bytes()).sum();
+            tracing::info!("{}: {bytes} bytes that no file has are mapped still", st.pool_name(pool));
+            self.hold(st, file, pool, extents);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Taking a medium: what is on it, whether it may be made a pool's, and opening it.
 
 use super::areas;
-use crate::backing::{Backing, Devdax, Fsdax, OBJECTS, os_error};
+use crate::backing::{Backing, Devdax, Fsdax, OBJECTS, object_of, os_error};
 use crate::catalog::{Catalog, Copies, Found, Geometry, SUPERBLOCK_BYTES, Superblock, probe};
 use crate::env::Env;
 use crate::options::{DaxSpec, Format};
@@ -10,8 +10,9 @@ use codax_core::units::format_size;
 use codax_core::{Error, ErrorKind, HUGE_SIZE, PAGE_SIZE, PageCount, PoolUuid, Result};
 use codax_os::dax::{DaxDevice, OpenError};
 use codax_os::filesystem;
+use codax_os::process::{self, Hold};
 use std::fs::{self, File};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -87,27 +88,35 @@ pub(crate) fn plan(spec: &DaxSpec, name: &str, bytes: Option<u64>, env: &dyn Env
     Ok(look.as_plan(spec, PoolUuid(uuid), &geometry, env))
 }
 
-/// Opens the medium of a pool. One that the store takes for the first time is formatted first if [`plan`] has found that it is to be, and so is one that it has
-/// left nothing on, if it is another by now and may be.
+/// Opens the medium of a pool. One that the store takes for the first time, or has left nothing on, is formatted first if it may be and isn't the pool's:
+/// [`plan`] has asked the same, and somebody else may have had it since.
 pub(crate) fn open(
     pool: &PoolRecord,
     spec: &DaxSpec,
     tokens: &Path,
     take: Take,
-    now_ns: i64,
+    env: &dyn Env,
 ) -> Result<Taken> {
     let about = |e: Error| Error::new(e.kind, format!("device {}: {}", pool.name, e.message));
     let memory = pool.dax.as_ref().ok_or_else(|| Error::internal("a pool without a medium of its own"))?;
-    let mut look = look(spec).map_err(about)?;
+    let spec = match take {
+        Take::First => spec.clone(),
+        // What was said of it once holds; but not the leave to overwrite what others have put there since.
+        Take::Again | Take::Empty => DaxSpec {
+            persistent: Some(pool.persistent),
+            format: if spec.format == Format::Force { Format::IfNotOurs } else { spec.format },
+            ..spec.clone()
+        },
+    };
+    let mut look = look(&spec).map_err(about)?;
+    if let (Medium::Device(device), Take::First | Take::Empty) = (&look.medium, take) {
+        nobody_maps(device, &look.what).map_err(about)?;
+    }
     let mut notes = look.notes();
     let its_own = matches!(&look.found, Found::Ours(found, _) if found.pool == memory.uuid);
-    let format = match take {
-        Take::First => !its_own,
-        Take::Again => false,
-        Take::Empty => !its_own && look.kept(spec).map_err(about)?.is_none(),
-    };
+    let format = take != Take::Again && !its_own && look.kept(&spec).map_err(about)?.is_none();
     let catalog = match format {
-        true => look.format(pool, memory, now_ns),
+        true => look.format(pool, memory, env),
         false => look.reopen(memory, take).map(|(catalog, more)| {
             notes.extend(more);
             catalog
@@ -146,7 +155,7 @@ fn look(spec: &DaxSpec) -> Result<Look> {
     if !there.is_dir() {
         return Err(Error::invalid(format!("{what} is not a directory")));
     }
-    let me = codax_os::process::uid();
+    let me = process::uid();
     if there.uid() != me {
         return Err(Error::permission(format!(
             "{what} belongs to uid {}: a pool's directory is its store's owner's",
@@ -158,8 +167,13 @@ fn look(spec: &DaxSpec) -> Result<Look> {
     let persistent = spec.persistent.unwrap_or(facts.persistent);
     let lock = areas::lock(path)?;
     let copies = areas::of_directory(path)?;
-    let nothing = copies.iter().all(|copy| copy.is_empty());
-    let found = if nothing { Found::Blank } else { probe(&copies, None) };
+    let found = match copies.iter().all(|copy| copy.is_empty()) {
+        true if has_entries(&path.join(OBJECTS))? => {
+            Found::Foreign("a directory `objects` with something in it")
+        }
+        true => Found::Blank,
+        false => probe(&copies, None),
+    };
     Ok(Look { medium: Medium::Directory(path.clone(), lock), copies, found, persistent, what })
 }
 
@@ -175,6 +189,20 @@ fn of_open(e: OpenError) -> Error {
         _ => ErrorKind::Internal,
     };
     Error::new(kind, e.to_string())
+}
+
+/// Who maps a device, by himself or for a store that had it before, goes on writing to it whatever is there by then.
+fn nobody_maps(device: &DaxDevice, what: &str) -> Result<()> {
+    let id = device.id();
+    let held = process::holders_of_device(id.number, (id.dev, id.ino));
+    let held = held.map_err(|e| os_error("look through", &"/proc", &e))?;
+    match held.iter().find(|held| matches!(held.what, Hold::Mapped { .. })) {
+        None => Ok(()),
+        Some(held) => Err(Error::busy(format!(
+            "{what} is mapped by process {} ({}), which would go on writing to it: end that first",
+            held.pid, held.command
+        ))),
+    }
 }
 
 /// The boot that the machine is in, as a number.
@@ -283,36 +311,35 @@ impl Look {
     }
 
     /// Makes the medium the pool's.
-    fn format(&mut self, pool: &PoolRecord, memory: &DaxMemory, now_ns: i64) -> Result<Catalog> {
+    fn format(&mut self, pool: &PoolRecord, memory: &DaxMemory, env: &dyn Env) -> Result<Catalog> {
         let bytes = PageCount(pool.frames).bytes();
-        let geometry = match &self.medium {
-            Medium::Device(device) => {
-                let geometry = geometry_of(device)?;
-                self.copies = areas::of_device(device, geometry.copy_bytes)?;
-                geometry
-            }
+        let (geometry, data) = match &self.medium {
+            Medium::Device(device) => geometry_of(device).map(|geometry| (geometry, geometry.data_at()))?,
+            Medium::Directory(..) => (Geometry::beside(bytes, PAGE_SIZE)?, 0),
+        };
+        let is = (geometry.frames, geometry.unit / PAGE_SIZE, data, self.persistent);
+        if is != (pool.frames, memory.unit, memory.data, pool.persistent) {
+            return Err(Error::device_state(format!(
+                "{} is another device by now: it has room for {}, and is {}, where the pool has {} and is {}",
+                self.what,
+                format_size(PageCount(geometry.frames).bytes()),
+                kept_or_not(self.persistent),
+                format_size(bytes),
+                kept_or_not(pool.persistent)
+            )));
+        }
+        match &self.medium {
+            Medium::Device(device) => self.copies = areas::of_device(device, geometry.copy_bytes)?,
             Medium::Directory(dir, _) => {
-                let geometry = Geometry::beside(bytes, PAGE_SIZE)?;
-                let objects = dir.join(OBJECTS);
-                // Of the pool that was here, if one was.
-                match fs::remove_dir_all(&objects) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(os_error("remove", &objects.display(), &e));
-                    }
-                    _ => {}
-                }
-                fs::DirBuilder::new()
-                    .mode(0o700)
-                    .create(&objects)
-                    .map_err(|e| os_error("make", &objects.display(), &e))?;
+                clear_objects(&dir.join(OBJECTS))?;
                 areas::make_files(dir, &geometry)?;
                 self.copies = areas::of_directory(dir)?;
-                geometry
             }
-        };
+        }
         let boot = (!pool.persistent).then(boot);
-        let superblock = Superblock::new(memory.uuid, memory.owner, &pool.name, geometry, boot, now_ns)?;
-        Catalog::format(self.copies.clone(), superblock)
+        let now = env.wall_ns();
+        let superblock = Superblock::new(memory.uuid, memory.owner, &pool.name, geometry, boot, now)?;
+        Catalog::format(self.copies.clone(), superblock, || env.reached("format:begun"))
     }
 
     /// Opens what the medium holds, which is the store's from now on.
@@ -353,5 +380,152 @@ impl Look {
 }
 
 fn geometry_of(device: &DaxDevice) -> Result<Geometry> {
-    Geometry::of_device(device.len() / device.align() * device.align(), device.align().max(PAGE_SIZE))
+    Geometry::of_device(device.len(), device.align().max(PAGE_SIZE))
+}
+
+fn kept_or_not(persistent: bool) -> &'static str {
+    if persistent { "persistent" } else { "volatile" }
+}
+
+/// Whether there is something in a directory, or in the place of one.
+fn has_entries(dir: &Path) -> Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => Ok(true),
+        Err(e) => Err(os_error("look into", &dir.display(), &e)),
+    }
+}
+
+/// Makes a directory for objects, or removes those of the pool that was here before: what else is there stays.
+fn clear_objects(dir: &Path) -> Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+        made => return made.map_err(|e| os_error("make", &dir.display(), &e)),
+    }
+    let failed = |e: std::io::Error| os_error("clear", &dir.display(), &e);
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_str().and_then(object_of).is_some() {
+            fs::remove_file(entry.path()).map_err(|e| os_error("remove", &entry.path().display(), &e))?;
+        }
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Env;
+    use codax_core::change::{BackingKind, LinkModel, PoolState};
+    use codax_core::{DRAM, PoolId};
+    use std::time::Duration;
+
+    #[derive(Debug)]
+    struct Numbers;
+
+    impl Env for Numbers {
+        fn now(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn wall_ns(&self) -> i64 {
+            1
+        }
+
+        fn random(&self) -> u64 {
+            7
+        }
+
+        fn sleep(&self, _time: Duration) {}
+
+        fn spawn(&self, _name: &str, _job: Box<dyn FnOnce() + Send>) {}
+
+        fn reached(&self, _point: &'static str) {}
+    }
+
+    fn spec(dir: &Path, format: Format, persistent: bool) -> DaxSpec {
+        DaxSpec { path: dir.to_owned(), files: true, format, persistent: Some(persistent) }
+    }
+
+    /// The pool that a directory is to be.
+    fn planned(spec: &DaxSpec) -> PoolRecord {
+        let Plan { memory, persistent, frames } =
+            plan(spec, "pm", Some(4 << 20), &Numbers).expect("it may be");
+        PoolRecord {
+            id: PoolId(1),
+            name: "pm".to_owned(),
+            backing: BackingKind::Fsdax,
+            numa: None,
+            dax: Some(memory),
+            persistent,
+            retired: Vec::new(),
+            medium: DRAM,
+            frames,
+            link: LinkModel::default(),
+            state: PoolState::Online,
+            drain_limit: None,
+            drain_volatile: false,
+        }
+    }
+
+    fn open_as(pool: &PoolRecord, spec: &DaxSpec, take: Take) -> Result<usize> {
+        open(pool, spec, &spec.path, take, &Numbers).map(|taken| taken.catalog.contents().nodes().len())
+    }
+
+    #[test]
+    fn what_was_put_there_since_it_was_looked_at_is_not_formatted() {
+        let dir = tempfile::tempdir().expect("room");
+        let spec = spec(dir.path(), Format::IfNotOurs, true);
+        let pool = planned(&spec);
+        // Another store was quicker.
+        let mut other = planned(&spec);
+        other.dax.as_mut().expect("a medium").uuid = PoolUuid([3; 16]);
+        assert_eq!(open_as(&other, &spec, Take::First), Ok(0));
+        let before = fs::read(dir.path().join("catalog.0")).expect("there");
+        for take in [Take::First, Take::Again, Take::Empty] {
+            let error = open_as(&pool, &spec, take).expect_err("another's");
+            assert!(error.message.contains("is not the medium it was"), "{take:?}: {error}");
+        }
+        // The leave to overwrite a pool was given for what was there then.
+        let force = DaxSpec { format: Format::Force, ..spec.clone() };
+        open_as(&pool, &force, Take::Empty).expect_err("another's");
+        assert_eq!(fs::read(dir.path().join("catalog.0")).expect("there"), before);
+        assert_eq!(open_as(&pool, &force, Take::First), Ok(0));
+        assert_eq!(open_as(&pool, &spec, Take::Again), Ok(0));
+        open_as(&other, &spec, Take::Again).expect_err("it is gone");
+    }
+
+    #[test]
+    fn another_device_is_not_formatted_for_a_pool() {
+        let dir = tempfile::tempdir().expect("room");
+        let pool = planned(&spec(dir.path(), Format::IfNotOurs, true));
+        let error = open_as(&pool, &spec(dir.path(), Format::IfNotOurs, false), Take::First);
+        let error = error.expect_err("it keeps nothing");
+        assert!(
+            error.message.contains("is another device by now") && error.message.contains("volatile"),
+            "{error}"
+        );
+        let mut larger = pool.clone();
+        larger.dax.as_mut().expect("a medium").unit = 512;
+        let error = open_as(&larger, &spec(dir.path(), Format::IfNotOurs, true), Take::First);
+        assert!(error.expect_err("of other units").message.contains("another device by now"));
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn somebody_else_s_objects_stay() {
+        let dir = tempfile::tempdir().expect("room");
+        let objects = dir.path().join(OBJECTS);
+        fs::create_dir(&objects).expect("made");
+        fs::write(objects.join("notes"), "mine").expect("written");
+        fs::write(objects.join("000000000000000a"), "of a pool that was here").expect("written");
+        let refused = plan(&spec(dir.path(), Format::Never, true), "pm", None, &Numbers).expect_err("theirs");
+        assert_eq!(refused.kind, ErrorKind::Exists);
+        assert!(refused.message.contains("directory `objects`"), "{refused}");
+        let spec = spec(dir.path(), Format::IfNotOurs, true);
+        assert_eq!(open_as(&planned(&spec), &spec, Take::First), Ok(0));
+        let left: Vec<_> = fs::read_dir(&objects).expect("listed").flatten().map(|e| e.file_name()).collect();
+        assert_eq!(left, ["notes"]);
+    }
 }

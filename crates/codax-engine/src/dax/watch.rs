@@ -2,8 +2,9 @@
 
 use crate::backing::{Backing, Missing};
 use crate::store::Inner;
+use crate::store::blocks::{frames, with_retired};
 use crate::store::state::State;
-use codax_core::change::{Change, PoolRecord, PoolState};
+use codax_core::change::{Change, PoolState};
 use codax_core::extent::{self, FrameRun};
 use codax_core::frame::FrameFlags;
 use codax_core::namespace::{Inode, Lost};
@@ -70,26 +71,59 @@ impl Inner {
         found
     }
 
+    /// Remembers frames that could not be given to files since their memory is damaged.
+    pub fn retire_unfit(&self) {
+        let mut st = self.lock();
+        for at in 0..st.pools.len() {
+            let Some(record) = with_retired(&st.pools[at].record, st.pools[at].backing.unfit()) else {
+                continue;
+            };
+            let bytes = frames(&record.retired).bytes() - frames(&st.pools[at].record.retired).bytes();
+            let name = record.name.clone();
+            match self.commit(&mut st, &[Change::Pool(record.clone())]) {
+                Ok(()) => {
+                    st.pools[at].record = record;
+                    st.pools[at].retire();
+                    let detail = "memory that no file has is damaged, and never used again";
+                    tracing::error!("{name}: {bytes} bytes of {detail}");
+                    self.event("lost", &name, detail, bytes);
+                }
+                // They are not given out as long as the store is open.
+                Err(e) => tracing::error!("{name}: damaged memory can't be noted: {e}"),
+            }
+        }
+    }
+
     /// These pages of a file are lost with the memory they lie in.
     fn lose(&self, st: &mut State, file: FileId, pool: PoolId, pages: PageRange) -> Result<bool> {
-        let Some(inode) = st.ns.get(file).cloned() else { return Ok(false) };
+        let Some(inode) = st.ns.get(file) else { return Ok(false) };
+        let here = extent::slice(&inode.extents, pages).into_iter().filter(|e| e.pool == pool);
         let known = |page: u64| inode.first_lost(PageRange::new(page, 1)).is_some();
-        let new: Vec<u64> = (pages.start.0..pages.end()).filter(|page| !known(*page)).collect();
-        let mut now: Inode = inode.clone();
-        let (mut lost, mut frames) = (Vec::new(), Vec::new());
-        for page in new {
-            let one = PageRange::new(page, 1);
-            let here = extent::slice(&inode.extents, one);
-            let Some(e) = here.first().filter(|e| e.pool == pool) else { continue };
-            lost.push(Lost { pages: one, pool: DAMAGED, frame: e.frame });
-            frames.push(e.frame);
+        let mut lost: Vec<Lost> = Vec::new();
+        for e in here {
+            for page in (e.page.0..e.page.0 + e.count.0).filter(|page| !known(*page)) {
+                let frame = Frame(e.frame.0 + (page - e.page.0));
+                match lost.last_mut() {
+                    Some(run) if run.pages.end() == page && run.frame.0 + run.pages.count.0 == frame.0 => {
+                        run.pages.count.0 += 1;
+                    }
+                    _ => lost.push(Lost { pages: PageRange::new(page, 1), pool: DAMAGED, frame }),
+                }
+            }
         }
-        if lost.is_empty() {
+        let pages_lost: u64 = lost.iter().map(|run| run.pages.count.0).sum();
+        if pages_lost == 0 {
             return Ok(false);
         }
-        let bytes = PageCount(lost.len() as u64).bytes();
+        let record = st.pool(pool).record.clone();
+        let units = |run: &Lost| {
+            let at = PageRange::new(run.frame.0, run.pages.count.0).widened(record.unit());
+            let units = (at.start.0..at.end()).step_by(usize::try_from(record.unit()).unwrap_or(usize::MAX));
+            units.map(|frame| FrameRun { frame: Frame(frame), count: PageCount(record.unit()) })
+        };
+        let record = with_retired(&record, lost.iter().flat_map(units)).unwrap_or(record.clone());
+        let mut now: Inode = inode.clone();
         now.extra.get_or_insert_default().lost.extend(lost);
-        let record = st.pool(pool).record.with_condemned(&frames);
         self.commit(st, &[Change::Put(Box::new(now)), Change::Pool(record.clone())])?;
         st.pool_mut(pool).record = record;
         st.flag(file, pages, FrameFlags::POISONED, true);
@@ -100,27 +134,8 @@ impl Inner {
             pages.offset() + pages.bytes()
         );
         tracing::error!("{path}: {detail}");
-        self.event("lost", &path, &detail, bytes);
+        self.event("lost", &path, &detail, PageCount(pages_lost).bytes());
         Ok(true)
-    }
-}
-
-/// Extends the record of a pool by frames that are never used again.
-trait Condemn {
-    fn with_condemned(&self, frames: &[Frame]) -> Self;
-}
-
-impl Condemn for PoolRecord {
-    fn with_condemned(&self, frames: &[Frame]) -> Self {
-        let mut record = self.clone();
-        let unit = record.unit();
-        for frame in frames {
-            let run = FrameRun { frame: Frame(frame.0 / unit * unit), count: PageCount(unit) };
-            if !record.retired.contains(&run) {
-                record.retired.push(run);
-            }
-        }
-        record
     }
 }
 

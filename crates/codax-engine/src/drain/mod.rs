@@ -78,17 +78,18 @@ impl Session {
     ) -> Result<JobReport> {
         let inner = &self.store.inner;
         let (file, pages, pace, pool) = {
-            let st = inner.lock();
+            let mut st = inner.lock();
             let file = st.ns.resolve(&self.cred, path)?;
             st.ns.check(&self.cred, file, Want::WRITE, path)?;
-            let inode = st.ns.get(file).ok_or_else(|| Error::not_found(format!("{path} is gone")))?;
+            let inode = st.ns.get(file).ok_or_else(|| Error::not_found(format!("{path} is gone")))?.clone();
+            let inode = &inode;
             if inode.kind == Kind::Dir {
                 return Err(Error::new(ErrorKind::IsDir, format!("{path} is a directory: move its files")));
             }
             let pool = st.pool_named(to)?;
             let pages = blocks(inode, range, path, st.block())?;
             let refused = |e: &Error| inner.event("refuse", &path.to_string(), &format!("move: {e}"), 0);
-            takes(&st, pool, inode, pages).inspect_err(refused)?;
+            takes(&mut st, pool, inode, pages).inspect_err(refused)?;
             (file, pages, pace(&st, inode.extents.iter().map(|e| e.pool).chain([pool]), None), pool)
         };
         let job = Arc::new(Job::new("move"));
@@ -96,7 +97,8 @@ impl Session {
         let order_to = vec![PoolRun { pages, pool }];
         let path_text = path.to_string();
         inner.run_job(&job, progress, move |inner, job| {
-            let order = Order { file, to: order_to, home: None, verify: false, job, pace: &pace };
+            let order =
+                Order { file, to: order_to, home: None, verify: false, bound: true, job, pace: &pace };
             let (bytes, stuck) = match inner.move_pages(&order) {
                 Ok(bytes) => (bytes, None),
                 Err((bytes, stuck)) => (bytes, Some(stuck)),
@@ -123,6 +125,10 @@ impl Session {
             drainable(&st, pool, name).inspect_err(refused)?;
             pool
         };
+        if !options.dry_run {
+            let refused = |e: &Error| inner.event("refuse", name, &e.message, 0);
+            inner.recall(pool, name, options.wait, progress).inspect_err(refused)?;
+        }
         let plan = inner.plan_patiently(pool, options.volatile)?;
         if options.dry_run {
             return Ok(JobReport { plan: Some(plan), ..JobReport::default() });
@@ -473,6 +479,7 @@ impl Inner {
                 to: m.to.clone(),
                 home: Some(pool),
                 verify: true,
+                bound: false,
                 job,
                 pace,
             };
@@ -490,9 +497,8 @@ impl Inner {
             self.refresh_all(&mut st);
             self.retry_held(&mut st);
             let p = st.pool(pool);
-            if p.alloc.free().0 + frames(&p.absent).0 + frames(&p.private).0 != p.alloc.capacity().0
-                || p.ahead > 0
-            {
+            let ours = frames(&p.absent).0 + frames(&p.lent).0 + frames(&p.private).0;
+            if p.alloc.free().0 + ours != p.alloc.capacity().0 || p.ahead > 0 {
                 return Ok(false);
             }
             if !st.media.is_shared(st.media.of(pool)) {
@@ -556,7 +562,7 @@ impl Inner {
         job.update(|j| (j.total, j.files_total) = (total, orders.len() as u64));
         let mut report = JobReport::default();
         for (file, to) in orders {
-            let order = Order { file, to, home: None, verify: true, job, pace: &pace };
+            let order = Order { file, to, home: None, verify: true, bound: false, job, pace: &pace };
             let (bytes, stuck) = match self.move_pages(&order) {
                 Ok(bytes) => (bytes, None),
                 Err((bytes, stuck)) => (bytes, Some(stuck)),
@@ -614,7 +620,7 @@ fn blocks(inode: &Inode, range: Option<(u64, u64)>, path: &StorePath, block: u64
 }
 
 /// Whether `pool` can take all of these pages that it doesn't have yet: a move begins only if it can be made.
-fn takes(st: &State, pool: PoolId, inode: &Inode, pages: PageRange) -> Result<()> {
+fn takes(st: &mut State, pool: PoolId, inode: &Inode, pages: PageRange) -> Result<()> {
     let name = st.pool_name(pool);
     if st.pool(pool).record.state != PoolState::Online {
         return Err(Error::device_state(format!("pool {name} is not online: nothing can be moved to it")));
@@ -623,7 +629,7 @@ fn takes(st: &State, pool: PoolId, inode: &Inode, pages: PageRange) -> Result<()
     let runs = extent::pool_runs(&here).into_iter().filter(|run| run.pool != pool);
     let wanted: u64 = runs.map(|run| run.pages.widened(st.unit(pool)).count.0).sum();
     match wanted.saturating_sub(st.room(pool).free.0) {
-        0 => Ok(()),
+        0 => st.check_quota(pool, inode.id, PageCount(wanted)),
         missing => Err(Error::no_space(format!(
             "pool {name} has no room: {} bytes are missing of the {} to be moved",
             PageCount(missing).bytes(),
@@ -633,7 +639,7 @@ fn takes(st: &State, pool: PoolId, inode: &Inode, pages: PageRange) -> Result<()
 }
 
 /// The rate that the links of these pools allow, and the operator.
-fn pace(st: &State, pools: impl Iterator<Item = PoolId>, limit: Option<u64>) -> Pace {
+pub(crate) fn pace(st: &State, pools: impl Iterator<Item = PoolId>, limit: Option<u64>) -> Pace {
     let pools: BTreeSet<PoolId> = pools.collect();
     let links = pools.into_iter().map(|p| st.link(p).mbps.map(|m| u64::from(m) * 1_000_000));
     Pace::new(links.chain([limit]))

@@ -2,9 +2,9 @@
 
 use super::RETRY_EVERY;
 use crate::backing::{Backing, os_error};
-use crate::fs::EVERYTHING;
 use crate::mover::{confirmed, keepers, mount_holder, stranger, unseen};
 use crate::store::Inner;
+use crate::store::blocks::frames;
 use crate::store::state::State;
 use codax_core::extent::Extent;
 use codax_core::info::HeldFile;
@@ -55,6 +55,8 @@ impl Inner {
             }
         }
         let mut plan = plan_drain(candidates, &|id| st.room(id));
+        let lent = frames(&st.pool(pool).lent).bytes();
+        plan.obstacles.extend((lent > 0).then_some(Obstacle::Lent { bytes: lent }));
         for file in st.pool(pool).held.keys() {
             let mut by: Vec<_> = seen.of(*file).map(stranger).collect();
             by.extend(st.stale_holders(pool, *file));
@@ -125,7 +127,7 @@ impl Inner {
             seen.strange.entry(file).or_default().push(held);
         }
         for file in files {
-            let held = mapped.iter().filter(|held| backing.is_mapped(file, &[EVERYTHING], held));
+            let held = mapped.iter().filter(|held| backing.is_mapped(file, &[PageRange::ALL], held));
             seen.by_kernel.entry(file).or_default().extend(held.cloned());
         }
         Ok(())
@@ -154,7 +156,8 @@ impl Seen {
         let file = PageRange::new(0, PageCount::for_bytes(inode.len).0.max(1));
         let inside: Vec<PageRange> = all.iter().filter_map(|range| range.intersect(file)).collect();
         let ranges = if inside.is_empty() { all } else { inside };
-        Candidate { file: inode.id, path: st.path(inode.id), ranges, refuges, held, volatile: false }
+        let spilled = inode.spilled().iter().any(|e| e.pool == pool);
+        Candidate { file: inode.id, path: st.path(inode.id), ranges, refuges, held, volatile: false, spilled }
     }
 
     /// Who holds these pages of a file, as sessions and the kernel say.
@@ -248,6 +251,11 @@ pub(super) fn refusal(name: &str, plan: &Plan, waits: bool) -> Option<Error> {
                 return Some(Error::device_state(format!(
                     "drain {name}: a strict placement keeps files on it: {} (codax placement PATH --on {name} lets them go for a drain)",
                     some(files)
+                )));
+            }
+            Obstacle::Lent { bytes } => {
+                return Some(Error::busy(format!(
+                    "drain {name}: {bytes} bytes of it are lent to the rest of the system, and are not back yet"
                 )));
             }
             Obstacle::Held { file, by } => held.push(HeldFile { path: file.clone(), by: by.clone() }),

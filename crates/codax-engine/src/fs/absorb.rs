@@ -201,12 +201,12 @@ fn reserve_found(
     pages: PageRange,
     near: Option<Extent>,
 ) -> Result<Vec<Extent>> {
-    let full = match st.reserve(pool, file, pages, near.map(|e| e.following())) {
+    let full = match st.take(pool, file, pages, near.map(|e| e.following())) {
         Err(e) if e.kind == ErrorKind::NoSpace => e,
         other => return other,
     };
     let others: Vec<PoolId> = st.media.pools(st.media.of(pool)).filter(|other| *other != pool).collect();
-    others.into_iter().find_map(|other| st.reserve(other, file, pages, None).ok()).ok_or(full)
+    others.into_iter().find_map(|other| st.take(other, file, pages, None).ok()).ok_or(full)
 }
 
 /// Somebody may map the file that the kernel served.

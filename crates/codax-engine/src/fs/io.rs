@@ -173,7 +173,11 @@ impl Fs {
         let off = at.offset(&st, file);
         let (end, pages) = (off.saturating_add(len), PageRange::of_bytes(off, len));
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
-        if inode.ahead.is_some() || end <= inode.len && inode.holes(pages).is_empty() {
+        let has_frames = end <= inode.len && inode.holes(pages).is_empty();
+        if inode.ahead.is_some_and(|pool| st.is_bound(file, pool)) && !has_frames {
+            return self.write_charged(st, file, at, data);
+        }
+        if inode.ahead.is_some() || has_frames {
             let place = Where::new(&st, inode, off, len, true)?;
             begin_io(&mut st, file);
             drop(st);
@@ -203,6 +207,25 @@ impl Fs {
             used.wrote_ns = None;
         }
         result.map(|()| data.len())
+    }
+
+    /// Writes to an object that is ahead of its file, where a quota counts what that takes: frames first, as everywhere, since programs that the kernel
+    /// serves are not asked.
+    fn write_charged(&self, st: Guard<'_>, file: FileId, at: At, data: &[u8]) -> Result<usize> {
+        let inner = self.inner();
+        let mut st = inner.wait_idle(st, file)?;
+        inner.absorb(&mut st, file)?;
+        let off = at.offset(&st, file);
+        check_end(off.saturating_add(data.len() as u64))?;
+        let kept = inner.reserve_ahead(&mut st, file, PageRange::of_bytes(off, data.len() as u64))?;
+        let (mut st, written) = inner.with_ahead(st, file, "write", |backing, object| match at {
+            At::End => backing.append(object, data),
+            At::Offset(_) => backing.write(object, data, off).map(|()| data.len()),
+        });
+        // They are for what is absorbed now.
+        st.free(&kept);
+        inner.absorb(&mut st, file)?;
+        written
     }
 
     /// The handle, open for reading, or for writing if `write` says so.
@@ -296,7 +319,7 @@ impl Fs {
         let open = open.ok_or_else(|| Error::new(ErrorKind::BadHandle, "the handle is not open"))?;
         self.inner().flush_time(&mut st, open.file);
         self.inner().absorb(&mut st, open.file)?;
-        self.inner().sync_bytes(st, open.file, PageRange::new(0, 1 << 40))
+        self.inner().sync_bytes(st, open.file)
     }
 }
 
@@ -341,11 +364,11 @@ impl Inner {
         written
     }
 
-    /// Makes pages of a file durable, as far as where they lie outlives the power.
-    pub fn sync_bytes(&self, st: Guard<'_>, file: FileId, pages: PageRange) -> Result<()> {
+    /// Makes what a file holds durable, as far as where it lies outlives the power.
+    pub fn sync_bytes(&self, st: Guard<'_>, file: FileId) -> Result<()> {
         let mut st = self.wait_still(st, file)?;
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
-        let runs = extent::pool_runs(&extent::slice(&inode.extents, pages));
+        let runs = extent::pool_runs(&inode.extents);
         let mut durable = runs.into_iter().filter(|run| st.pool(run.pool).record.persistent).peekable();
         if durable.peek().is_none() {
             return Ok(());
@@ -390,7 +413,7 @@ impl Inner {
 
 /// Whether there are no frames for what is written: where less is asked for, there may be.
 fn is_refused(e: &Error) -> bool {
-    matches!(e.kind, ErrorKind::NoSpace | ErrorKind::DeviceState)
+    matches!(e.kind, ErrorKind::NoSpace | ErrorKind::DeviceState | ErrorKind::QuotaExceeded)
 }
 
 /// Bytes of a file that are gone.

@@ -19,7 +19,7 @@ mod xattr;
 
 pub(crate) use absorb::find_memory;
 pub(crate) use io::gone_bytes;
-pub(crate) use serve::{EVERYTHING, Mount, MountHandle, MountUse};
+pub(crate) use serve::{Mount, MountHandle, MountUse};
 use space::Pools;
 
 use crate::store::{Guard, Inner, Store};
@@ -159,6 +159,9 @@ pub struct FsOpen {
     pub handle: FsHandle,
     /// By whom its bytes are served, the same for all handles of a file.
     pub how: How,
+    /// Of one that the kernel serves: whether reads and writes come to the daemon all the same (`FOPEN_DIRECT_IO`), since a quota counts what is written. A
+    /// mapping is the object's.
+    pub direct: bool,
 }
 
 /// By whom an open file's bytes are served.

@@ -161,12 +161,17 @@ impl Fs {
             (true, true) => Err(Error::invalid("rename: an exchange replaces nothing")),
             (false, true) => {
                 let changes = st.ns.exchange_at(from, to, now)?;
+                st.check_entered(&changes)?;
                 self.inner().commit(&mut st, &changes)
             }
-            (noreplace, false) => match st.ns.rename_at(from, to, noreplace, now)? {
-                (Some(replaced), changes) => self.commit_loss(&mut st, replaced, changes),
-                (None, changes) => self.inner().commit(&mut st, &changes),
-            },
+            (noreplace, false) => {
+                let (replaced, changes) = st.ns.rename_at(from, to, noreplace, now)?;
+                st.check_entered(&changes)?;
+                match replaced {
+                    Some(replaced) => self.commit_loss(&mut st, replaced, changes),
+                    None => self.inner().commit(&mut st, &changes),
+                }
+            }
         }
     }
 

@@ -14,20 +14,19 @@ use codax_core::name::Name;
 use codax_core::namespace::{Inode, Kind};
 use codax_core::placement::Placement;
 use codax_core::plan::Holder;
-use codax_core::{DRAM, Error, ErrorKind, FileId, PageCount, PageNo, PageRange, PoolId, Result};
+use codax_core::{DRAM, Error, ErrorKind, FileId, PageRange, PoolId, Result};
 use codax_os::object;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-
-/// All pages that a file may come to have.
-pub(crate) const EVERYTHING: PageRange = PageRange { start: PageNo(0), count: PageCount(u64::MAX) };
 /// Why the daemon serves a file in huge pages.
 const IN_HUGE_PAGES: &str = "lies in pages of hugetlbfs, which FUSE doesn't pass through";
 /// Why the daemon serves a file on a medium of its own.
 const ON_DAX: &str = "lies on a DAX device, whose frames and names the daemon keeps in step";
+/// What a quota changes of how the kernel serves a file.
+const COUNTED: &str = "; who writes to it asks the daemon, since a quota counts that";
 /// Why the daemon serves a file of which bytes are gone.
 const HAS_LOST: &str = "has bytes that are gone";
 
@@ -198,11 +197,16 @@ impl Fs {
             Kind::Dir => return Err(Error::new(ErrorKind::IsDir, format!("inode {id} is a directory"))),
             _ => return Err(Error::invalid(format!("inode {id} is no regular file"))),
         }
-        let how = match self.object_for_kernel(&mut st, id) {
-            Some(pool) => How::Passthrough(self.hand_out(&mut st, id, pool)?),
-            None => How::Daemon,
+        let (how, direct) = match self.object_for_kernel(&mut st, id) {
+            Some(pool) => {
+                let object = self.hand_out(&mut st, id, pool)?;
+                (How::Passthrough(object), write && st.is_bound(id, pool))
+            }
+            None => (How::Daemon, false),
         };
-        Ok(self.add_handle(&mut st, id, how, (read, write), who))
+        st.watch(id);
+        let open = self.add_handle(&mut st, id, how, (read, write), who);
+        Ok(FsOpen { direct, ..open })
     }
 
     /// Makes an empty file and opens it. `Exists` if the name is taken.
@@ -229,7 +233,7 @@ impl Fs {
             Some(pool) => {
                 let backing = st.pool(pool).backing.clone();
                 let object = backing.create(id, 0)?;
-                backing.prefer(object.as_fd(), EVERYTHING)?;
+                backing.prefer(object.as_fd(), PageRange::ALL)?;
                 if let Err(e) = self.put_new(&mut st, (dir, &name), new, id, Some(pool)) {
                     if let Err(e) = backing.remove(id) {
                         tracing::warn!("after a failed create: {e}");
@@ -241,8 +245,10 @@ impl Fs {
                 How::Passthrough(object)
             }
         };
+        let direct = write && pool.is_some_and(|pool| st.is_bound(id, pool));
+        st.watch(id);
         let open = self.add_handle(&mut st, id, how, (read, write), new.who);
-        Ok((st.attr(id)?, open))
+        Ok((st.attr(id)?, FsOpen { direct, ..open }))
     }
 
     /// Whether somebody has the file open for writing through this mount.
@@ -286,7 +292,7 @@ impl Fs {
         } else {
             st.open_object(pool, file, true)?
         };
-        backing.prefer(object.as_fd(), EVERYTHING)?;
+        backing.prefer(object.as_fd(), PageRange::ALL)?;
         object::set_mtime(&object, new.mtime_ns).map_err(|e| os_error("date object of", &file, &e))?;
         self.inner().commit(st, &[Change::Put(Box::new(new))])?;
         Ok(object)
@@ -306,7 +312,7 @@ impl Fs {
         st.handles.insert(handle, MountHandle { file, mount, read, write, pid: who.pid });
         let by_kernel = matches!(how, How::Passthrough(_));
         st.live.entry(file).or_default().mount.get_or_insert_default().add(mount, by_kernel);
-        FsOpen { handle, how }
+        FsOpen { handle, how, direct: false }
     }
 
     /// The mount's kernel is about to be told of an inode, and will know it until it [forgets](Self::forget) that.
@@ -344,7 +350,10 @@ impl Fs {
             Kind::File if self.opened_so(&st, id) == Some(false) => (ServedBy::Daemon, so()),
             Kind::File if st.served_by_kernel(id) => (ServedBy::Kernel, so()),
             Kind::File => match st.sole_pool(inode) {
-                Ok(pool) => (ServedBy::Kernel, format!("all of it is one object in {}", st.pool_name(pool))),
+                Ok(pool) => {
+                    let counted = if st.is_bound(id, pool) { COUNTED } else { "" };
+                    (ServedBy::Kernel, format!("all of it is one object in {}{counted}", st.pool_name(pool)))
+                }
                 Err(why @ (IN_HUGE_PAGES | ON_DAX | HAS_LOST)) => (ServedBy::Daemon, format!("it {why}")),
                 Err(why) => (ServedBy::Daemon, why.to_owned()),
             },
@@ -508,6 +517,9 @@ impl State {
         if self.media.of_extents(&inode.extents).len() > 1 {
             return Err("it is spread over several objects");
         }
+        if last == DRAM && self.may_spill(inode.id) && self.would_spill(&self.placement(inode.id)) {
+            return Err("what it grows by has no room in dram, and goes to a device that helps out");
+        }
         if inode.extents.iter().all(|e| e.pool == last) {
             return Ok(last);
         }
@@ -551,7 +563,9 @@ impl State {
                 _ => None,
             },
         };
-        chosen.filter(|pool| self.pool(*pool).record.passes_through())
+        let chosen = chosen.filter(|pool| self.pool(*pool).record.passes_through());
+        // The kernel would find no room there; the daemon finds it on a device that helps out.
+        chosen.filter(|pool| *pool != DRAM || !self.would_spill(placement))
     }
 
     /// Whether the kernel serves the file, or somebody maps it since it did.
@@ -596,6 +610,11 @@ impl State {
     /// Whether all mounts have told their device number.
     pub fn mounts_are_known(&self) -> bool {
         self.mounts.iter().all(|m| m.device.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Their device numbers.
+    pub fn mount_devices(&self) -> Vec<u64> {
+        self.mounts.iter().map(|m| m.device.load(Ordering::Relaxed)).collect()
     }
 
     /// How a file's inode shows in `/proc` where it is open or mapped through a mount, one that is closed included: device and inode number.

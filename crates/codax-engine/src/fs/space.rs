@@ -2,7 +2,8 @@
 
 use super::{Allocate, Fs, FsHandle, StatFs, gone, gone_bytes};
 use crate::backing::{Backing, os_error, write_zeros};
-use crate::store::files::is_mapped;
+use crate::emergency::Placed;
+use crate::store::held::Looked;
 use crate::store::state::{Live, State};
 use crate::store::{Guard, Inner};
 use codax_core::change::Change;
@@ -10,7 +11,7 @@ use codax_core::extent::{self, Extent};
 use codax_core::namespace::{Inode, Kind, LEN_MAX};
 use codax_core::placement::Placement;
 use codax_core::{
-    DRAM, Error, ErrorKind, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result,
+    DRAM, Error, ErrorKind, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, ROOT, Result,
 };
 use codax_os::object;
 use std::collections::BTreeSet;
@@ -92,10 +93,15 @@ impl Fs {
         Ok(())
     }
 
-    /// What statfs(2) says, of the pools that the placement of `id` uses.
+    /// What statfs(2) says, of the pools that the placement of `id` uses: of one on which a directory here or above has a quota, no more than that.
     pub fn statfs(&self, id: FileId) -> Result<StatFs> {
         let st = self.lock();
         let placement = st.placement(id);
+        // Of a file it is that of the directory that it is in.
+        let dir_of = match st.inode(id).map(|inode| inode.kind) {
+            Some(Kind::Dir) => id,
+            _ => st.ns.parent_of(id).map_or(ROOT, |(dir, _)| dir),
+        };
         let pools: BTreeSet<PoolId> = match &placement {
             Placement::On { pool, .. } => [*pool].into(),
             Placement::Prefer(pool) => [*pool, DRAM].into(),
@@ -107,13 +113,16 @@ impl Fs {
         let mut rooms = Vec::new();
         for pool in pools {
             let online = st.room(pool).online;
+            let quota = st.quota_of_dir(dir_of, pool);
             let pool = st.pool(pool);
-            stat.bytes += PageCount(pool.record.frames).bytes();
+            let bytes = PageCount(pool.record.frames).bytes();
+            stat.bytes += quota.map_or(bytes, |quota| quota.limit.bytes().min(bytes));
             // What programs write through the kernel has no frames yet, and memory. Of a pool of huge pages all is in the holder or in files.
             let medium = st.pool(pool.record.medium);
             let by_kernel = codax_os::mounts::free_bytes(&layout.pool(&medium.record.name));
             let free = by_kernel.ok().filter(|_| pool.record.unit() == 1).unwrap_or(u64::MAX);
             let free = free.min(pool.alloc.free().bytes());
+            let free = quota.map_or(free, |quota| quota.room().bytes().min(free));
             stat.free += free;
             rooms.push(if online { free } else { 0 });
         }
@@ -153,7 +162,7 @@ fn beside(st: &State, inode: &Inode, placement: &Placement, gap: PageRange) -> O
     }
     let after = || inode.extents.iter().find(|e| e.page.0 >= gap.end()).copied();
     let pool = extent::before(&inode.extents, gap.start).or_else(after)?.pool;
-    let room = st.room(pool);
+    let room = st.room_for(inode.id, pool);
     (room.online && room.free >= gap.count && gap == gap.widened(room.unit)).then_some(pool)
 }
 
@@ -209,13 +218,13 @@ impl Inner {
 
     /// Works on the object that is ahead of a file, without the state's lock: what takes or gives back much memory takes its time. The file is busy
     /// meanwhile.
-    fn with_ahead<'a>(
+    pub fn with_ahead<'a, T>(
         &'a self,
         mut st: Guard<'a>,
         file: FileId,
         what: &'static str,
-        work: impl FnOnce(&dyn Backing, BorrowedFd<'_>) -> Result<()>,
-    ) -> (Guard<'a>, Result<()>) {
+        work: impl FnOnce(&dyn Backing, BorrowedFd<'_>) -> Result<T>,
+    ) -> (Guard<'a>, Result<T>) {
         let Some(pool) = st.ns.get(file).and_then(|inode| inode.ahead) else { return (st, Err(gone(file))) };
         let backing = st.pool(pool).backing.clone();
         let opened = st.open_object(pool, file, true);
@@ -272,7 +281,7 @@ impl Inner {
     }
 
     /// Keeps frames for the pages that the object of a file that is ahead has yet to be given: the medium may have more room than the pool.
-    fn reserve_ahead(&self, st: &mut State, file: FileId, pages: PageRange) -> Result<Vec<Extent>> {
+    pub fn reserve_ahead(&self, st: &mut State, file: FileId, pages: PageRange) -> Result<Vec<Extent>> {
         self.absorb(st, file)?;
         let Some(inode) = st.ns.get(file) else { return Err(gone(file)) };
         let Some(pool) = inode.ahead else { return Ok(Vec::new()) };
@@ -311,21 +320,26 @@ impl Inner {
         // The kernel may give whole huge pages where only a part was asked for.
         let huge = huge_blocks(pages, len);
         let placed = self.place_holes(&mut st, inode, (huge, pools), true).and_then(|placed| match placed {
-            Some(extents) => Ok(extents),
+            Some(placed) => Ok(placed),
             None => self.place_holes(&mut st, inode, (pages, pools), false).map(Option::unwrap_or_default),
         });
-        let extents = match placed {
-            Ok(extents) => extents,
-            Err(e) => return (st, Err(e)),
+        let placed = match placed {
+            Ok(placed) => placed,
+            Err(e) => {
+                let path = st.path(file);
+                self.tell_no_room(&mut st, &path, &e, pages.bytes());
+                return (st, Err(e));
+            }
         };
+        let extents = &placed.extents;
         let acting = st.acting;
         self.make_busy(&mut st, file, "filling of holes");
         let others = st.media.of_inode(inode);
         drop(st);
         let filled = self
-            .back(file, &extents, len, &others)
+            .back(file, extents, len, &others)
             .and_then(|()| if len > inode.len { self.clear_tail(inode, len) } else { Ok(()) })
-            .and_then(|()| work(self, &extents));
+            .and_then(|()| work(self, extents));
         let mut st = self.lock_for(acting);
         let result = filled.and_then(|()| {
             // The inode may have got another mode or name meanwhile: only what changes here is taken over.
@@ -333,7 +347,8 @@ impl Inner {
             if extents.is_empty() && len == now.len {
                 return Ok(());
             }
-            now.extents = extent::insert(&now.extents, &extents);
+            now.extents = extent::insert(&now.extents, extents);
+            now.note_spilled(&placed.spilled);
             now.len = len;
             if let Some(ns) = time {
                 (now.mtime_ns, now.ctime_ns) = (ns, ns);
@@ -341,9 +356,10 @@ impl Inner {
             self.commit(&mut st, &[Change::Put(Box::new(now))])
         });
         if result.is_ok() {
-            st.own(file, &extents);
+            st.own(file, extents);
+            self.tell_spilled(&mut st, file, &placed);
         } else {
-            self.unfill(&mut st, inode, extents);
+            self.unfill(&mut st, inode, placed.extents);
         }
         self.end_busy(&mut st, file);
         (st, result)
@@ -356,41 +372,47 @@ impl Inner {
         inode: &Inode,
         (pages, pools): (PageRange, Pools),
         huge: bool,
-    ) -> Result<Option<Vec<Extent>>> {
-        let placement = st.placement(inode.id);
-        let mut extents: Vec<Extent> = Vec::new();
+    ) -> Result<Option<Placed>> {
+        let (placement, spill) = (st.placement(inode.id), st.may_spill(inode.id));
+        let refusals = st.quotas.refusals();
+        let mut all = Placed::default();
         for gap in inode.holes(pages) {
-            let after = extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
+            let after = all.extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
             let beside = (pools == Pools::Beside).then(|| beside(st, inode, &placement, gap)).flatten();
             let placed = match beside {
                 Some(pool) => {
                     let near = after.filter(|e| e.pool == pool).map(|e| e.following());
                     st.reserve(pool, inode.id, gap, near)
+                        .map(|extents| Placed { extents, ..Placed::default() })
                 }
-                None => st.place(&placement, inode.id, gap, after),
+                None => st.place((&placement, spill), inode.id, gap, after),
             };
-            extents.extend(placed.iter().flatten());
-            let small = huge && extents.iter().any(|e| !st.pool(e.pool).huge);
+            let placed = placed.map(|more| all.extend(more));
+            let small = huge && all.extents.iter().any(|e| !st.pool(e.pool).huge);
             if small || placed.is_err() {
-                st.free(&extents);
+                st.free(&all.extents);
             }
             match placed {
                 Err(e) if !huge => return Err(e),
                 Ok(_) if !small => {}
-                _ => return Ok(None),
+                _ => {
+                    // Less is asked for next.
+                    st.quotas.forget_refusals(refusals);
+                    return Ok(None);
+                }
             }
         }
-        let held = |st: &State| extents.iter().any(|e| st.has_held(inode.id, e.pool));
+        let held = |st: &State| all.extents.iter().any(|e| st.has_held(inode.id, e.pool));
         if held(st) {
             // It lies at the same place in the same object: it would be given back with the new bytes in it.
             self.retry_held(st);
         }
         if held(st) {
-            st.free(&extents);
+            st.free(&all.extents);
             let path = st.path(inode.id);
             return Err(Error::busy(format!("{path}: memory it gave up is still held: try again later")));
         }
-        Ok(Some(extents))
+        Ok(Some(all))
     }
 
     /// Takes back what a fill that failed has made.
@@ -486,21 +508,23 @@ impl Inner {
         let kept = st.ns.get(file).map(|inode| st.media.of_inode(inode)).unwrap_or_default();
         let (inner, whole): (Vec<Extent>, Vec<Extent>) =
             cut.into_iter().partition(|e| kept.contains(&st.media.of(e.pool)));
+        let mut looked = Looked::default();
+        let mut kept = whole;
         for e in inner {
             let backing = st.pool(e.pool).backing.clone();
-            if is_mapped(&*backing, file, &[e]) {
-                self.give_back(st, file, vec![e]);
+            if looked.may_be_mapped((e.pool, &*backing), file, &[e]) {
+                kept.push(e);
                 continue;
             }
             match backing.open(file, true).and_then(|o| backing.release(o.as_fd(), e.pages())) {
                 Ok(()) => st.free(&[e]),
                 Err(error) => {
                     tracing::warn!("punch: {error}");
-                    self.give_back(st, file, vec![e]);
+                    kept.push(e);
                 }
             }
         }
-        self.give_back(st, file, whole);
+        self.give_back(st, file, kept);
     }
 
     /// What lies behind the end in the last page or unit becomes part of the file, now `len` bytes long: it must read as zeros, also if somebody stored there

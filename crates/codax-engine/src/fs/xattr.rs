@@ -1,7 +1,8 @@
-//! Extended attributes: what users set, and placement under the names `user.codax.*`.
+//! Extended attributes: what users set, and placement and emergencies under the names `user.codax.*`.
 
 use super::{Fs, gone};
 use crate::store::state::State;
+use codax_core::emergency;
 use codax_core::name::NAME_MAX;
 use codax_core::namespace::{Extra, Inode, Kind};
 use codax_core::placement::Placement;
@@ -43,7 +44,7 @@ impl Fs {
         check_name(name)?;
         let value = if name == EXTENTS {
             (inode.kind == Kind::File).then(|| extents_text(&st, inode))
-        } else if name.starts_with(OWN) {
+        } else if name.starts_with(OWN) && name != emergency::ATTRIBUTE {
             inode
                 .placement
                 .as_ref()
@@ -92,7 +93,12 @@ impl Fs {
         let mut st = self.lock();
         let inode = st.inode(id).ok_or_else(|| gone(id))?;
         let mut new = inode.clone();
-        if name.starts_with(OWN) {
+        if name == emergency::ATTRIBUTE {
+            if value != emergency::NEVER {
+                return Err(Error::invalid("user.codax.emergency is `never`, or is not there"));
+            }
+            new.set_emergency(true);
+        } else if name.starts_with(OWN) {
             let placement = placement_from(&st, name, value).inspect_err(|e| {
                 tracing::warn!("{}: {} = {}: {e}", st.path(id), name.escape_ascii(), value.escape_ascii());
             })?;
@@ -121,7 +127,7 @@ impl Fs {
         let mut new = st.inode(id).ok_or_else(|| gone(id))?.clone();
         if name == EXTENTS || name == SERVED {
             return Err(Error::invalid(format!("{} is read-only", name.escape_ascii())));
-        } else if name.starts_with(OWN) {
+        } else if name.starts_with(OWN) && name != emergency::ATTRIBUTE {
             new.placement = None;
         } else if let Some(extra) = &mut new.extra {
             extra.xattrs.remove(name);
@@ -179,7 +185,9 @@ fn placement_from(st: &State, name: &[u8], value: &[u8]) -> Result<Placement> {
     } else if name == INTERLEAVE {
         PlacementSpec::Interleave { pools: text.split(',').map(str::to_owned).collect() }
     } else {
-        return Err(Error::invalid("not an attribute that can be set: there are on, prefer and interleave"));
+        return Err(Error::invalid(
+            "not an attribute that can be set: there are on, prefer, interleave and emergency",
+        ));
     };
     st.placement_of(&spec).map_err(|e| Error::invalid(e.message))
 }

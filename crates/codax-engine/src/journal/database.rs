@@ -7,6 +7,7 @@
 //!                   2, pool id (2)                    PoolRecord, as postcard
 //!                   3, move id (4)                    MoveRecord, as postcard
 //!                   4                                 first file id that was never given out (8, little-endian)
+//!                   5, whose, pool id (2)             Quota, as postcard; whose: 0, uid (4), or 1, directory's id (8)
 //! table "state"   key: ()                           value of 36 bytes, all little-endian:
 //!                                                     0..4    format version       4..8    crc32c of 0..4 and 8..36
 //!                                                     8..16   epoch of the store   16..24  sequence number of the last frame folded in
@@ -17,9 +18,11 @@
 //! does with a damaged page may be to go back to the commit before: a state that was true once. So the log's first sequence
 //! number is held against the last one folded in, and what redb panics about is damage, too.
 
-use super::log::{u32_at, u64_at, wrong_version};
+use super::log::wrong_version;
 use super::storage::{Storage, StorageFile, failed};
+use crate::fields::{u32_at, u64_at};
 use codax_core::change::Change;
+use codax_core::quota::{Quota, Subject};
 use codax_core::{Error, FileId, Result};
 use redb::{ReadableDatabase, ReadableTableMetadata, TableDefinition};
 use std::collections::BTreeMap;
@@ -27,7 +30,10 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Version of the database's format.
-pub const DATABASE_VERSION: u32 = 4;
+pub const DATABASE_VERSION: u32 = 5;
+
+/// The version before, which has no quotas, and is read as it is.
+const WITHOUT_QUOTAS: u32 = 4;
 
 /// The database's file.
 pub(super) const DB: &str = "db";
@@ -46,6 +52,7 @@ const LINK: u8 = 1;
 const POOL: u8 = 2;
 const MOVE: u8 = 3;
 const IDS: u8 = 4;
+const QUOTA: u8 = 5;
 
 const STATE_BYTES: usize = 36;
 
@@ -74,7 +81,7 @@ impl State {
             return Err(Error::corrupt(format!("{what}: the record of its state is damaged")));
         }
         let version = u32_at(bytes, 0..4);
-        if version != DATABASE_VERSION {
+        if ![WITHOUT_QUOTAS, DATABASE_VERSION].contains(&version) {
             return Err(wrong_version(what, version, DATABASE_VERSION));
         }
         let [epoch, folded, rows] = [8..16, 16..24, 24..32].map(|range| u64_at(bytes, range));
@@ -116,6 +123,10 @@ impl Rows {
                 value.extend(id.0.to_le_bytes());
                 (key(IDS, &[], &[]), Some(Ok(value)))
             }
+            Change::Quota(quota) => {
+                let contents = quota.limit.map(|_| postcard::to_extend(quota, vec![0; 4]));
+                (quota_key(quota), contents)
+            }
         };
         let value = contents
             .transpose()
@@ -132,6 +143,14 @@ impl Rows {
 
 fn key(kind: u8, id: &[u8], name: &[u8]) -> Vec<u8> {
     [&[kind], id, name].concat()
+}
+
+fn quota_key(quota: &Quota) -> Vec<u8> {
+    let pool = quota.pool.0.to_be_bytes();
+    match quota.subject {
+        Subject::User(uid) => key(QUOTA, &[&[0][..], &uid.to_be_bytes()].concat(), &pool),
+        Subject::Dir(dir) => key(QUOTA, &[&[1][..], &dir.0.to_be_bytes()].concat(), &pool),
+    }
 }
 
 fn row_check(key: &[u8], contents: &[u8]) -> u32 {
@@ -155,12 +174,14 @@ fn decode_row(key: &[u8], value: &[u8]) -> Option<Change> {
         POOL => Change::Pool(postcard::from_bytes(contents).ok()?),
         MOVE => Change::MoveBegin(postcard::from_bytes(contents).ok()?),
         IDS => Change::IdsBelow(FileId(u64::from_le_bytes(contents.try_into().ok()?))),
+        QUOTA => Change::Quota(postcard::from_bytes(contents).ok()?),
         _ => return None,
     };
     let id_matches = match &change {
         Change::Put(inode) => key == inode.id.0.to_be_bytes(),
         Change::Pool(pool) => key == pool.id.0.to_be_bytes(),
         Change::MoveBegin(record) => key == record.id.0.to_be_bytes(),
+        Change::Quota(quota) => key == &quota_key(quota)[1..],
         _ => true,
     };
     id_matches.then_some(change)
@@ -402,12 +423,17 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(State::decode(&bytes, "db").is_err(), "bit {bit}");
         }
+        let mut older = bytes;
+        older[0] -= 1;
+        let check = state_check(&older);
+        older[4..8].copy_from_slice(&check.to_le_bytes());
+        assert_eq!(State::decode(&older, "db"), Ok(state));
         let mut newer = bytes;
         newer[0] += 1;
         let check = state_check(&newer);
         newer[4..8].copy_from_slice(&check.to_le_bytes());
         let error = State::decode(&newer, "db").unwrap_err();
-        assert!(error.message.contains("db has format version 5"), "{error}");
+        assert!(error.message.contains("db has format version 6"), "{error}");
     }
 
     #[test]

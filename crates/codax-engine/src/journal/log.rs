@@ -19,12 +19,16 @@
 //! How many bytes of a log count is in the words file. What lies beyond was never acknowledged. What lies before must check.
 
 use super::storage::{Storage, StorageFile, failed};
+use crate::fields::{u32_at, u64_at};
 use codax_core::change::Change;
 use codax_core::{Error, Result};
 use std::ops::Range;
 
 /// Version of the log's format.
-pub const LOG_VERSION: u32 = 4;
+pub const LOG_VERSION: u32 = 5;
+
+/// The version before, which has no quotas, and is read as it is.
+const WITHOUT_QUOTAS: u32 = 4;
 
 const MAGIC: &[u8; 8] = b"codaxlog";
 const AT_MAGIC: Range<usize> = 0..8;
@@ -284,7 +288,7 @@ fn check_header(bytes: &[u8], what: &str, epoch: u64, number: u64) -> Result<u64
         return Err(Error::corrupt(format!("{what}: the header is damaged")));
     }
     let version = u32_at(bytes, AT_VERSION);
-    if version != LOG_VERSION {
+    if ![WITHOUT_QUOTAS, LOG_VERSION].contains(&version) {
         return Err(wrong_version(what, version, LOG_VERSION));
     }
     if u64_at(bytes, AT_EPOCH) != epoch
@@ -301,14 +305,4 @@ pub(crate) fn wrong_version(what: &str, found: u32, ours: u32) -> Error {
     Error::corrupt(format!(
         "{what} has format version {found}, and this codax knows version {ours}: start the codax that made it, or delete the store with `codax down --purge`"
     ))
-}
-
-/// The number at `range` of `bytes`, which is 4 long.
-pub(super) fn u32_at(bytes: &[u8], range: Range<usize>) -> u32 {
-    u32::from_le_bytes(std::array::from_fn(|i| bytes[range.start + i]))
-}
-
-/// The number at `range` of `bytes`, which is 8 long.
-pub(super) fn u64_at(bytes: &[u8], range: Range<usize>) -> u64 {
-    u64::from_le_bytes(std::array::from_fn(|i| bytes[range.start + i]))
 }

@@ -6,7 +6,7 @@ use crate::backing::Backing;
 use crate::driver::Part;
 use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
-use crate::store::files::is_mapped;
+use crate::store::held::Looked;
 use crate::store::state::State;
 use codax_core::change::{Change, Chunk};
 use codax_core::extent::Extent;
@@ -230,7 +230,7 @@ impl Inner {
         unused: &[Extent],
     ) {
         let backing = st.pool(pool).backing.clone();
-        if is_mapped(&*backing, file, unused) {
+        if Looked::default().may_be_mapped((pool, &*backing), file, unused) {
             // Who was to switch to them, and has not answered.
             self.give_back(st, file, unused.to_vec());
             return;

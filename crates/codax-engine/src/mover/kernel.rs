@@ -5,7 +5,6 @@
 //! pages are on their way: after a crash in between they are still those of the pool that they come from, and are brought back there.
 
 use crate::backing::Backing;
-use crate::fs::EVERYTHING;
 use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
 use crate::store::state::{Job, SegmentEntry, State};
@@ -146,9 +145,23 @@ impl Inner {
         asked: &Asked,
         begun: Option<MoveId>,
     ) -> Result<(u64, u64)> {
-        if let Some(id) = begun {
-            st.segments.remove(&id);
+        let segment = begun.and_then(|id| st.segments.remove(&id));
+        let result = self.journal_moved(st, order, prepared, asked, begun);
+        if let Some(segment) = segment.filter(|_| result.is_err()) {
+            // In the journal the move goes on, and the word is its.
+            st.quarantine.insert(segment.slot);
         }
+        result
+    }
+
+    fn journal_moved(
+        &self,
+        st: &mut State,
+        order: &Order<'_>,
+        prepared: &Prepared,
+        asked: &Asked,
+        begun: Option<MoveId>,
+    ) -> Result<(u64, u64)> {
         let mut changes: Vec<Change> = begun.map(Change::MoveEnd).into_iter().collect();
         let new = prepared.new_extents(&prepared.chunks);
         let Some(now) = st.ns.get(order.file).cloned() else {
@@ -188,7 +201,7 @@ impl Inner {
     /// New memory of a file that programs write to by themselves comes from where `pool` is. Where that fails the patrol brings it there.
     fn grow_in(&self, st: &State, file: FileId, pool: PoolId) {
         let object = st.open_object(pool, file, true);
-        let told = object.and_then(|object| st.pool(pool).backing.prefer(object.as_fd(), EVERYTHING));
+        let told = object.and_then(|object| st.pool(pool).backing.prefer(object.as_fd(), PageRange::ALL));
         if let Err(e) = told {
             tracing::warn!("{}: {e}", st.path(file));
         }

@@ -421,6 +421,10 @@ impl Inner {
         changes.extend(st.ns.get(file).map(|inode| Change::Put(Box::new(inode.clone()))));
         changes.push(Change::MoveEnd(id));
         let result = self.commit(&mut st, &changes);
+        if result.is_err() {
+            // The journal goes by the commit word still.
+            st.quarantine.insert(d.record.slot);
+        }
         for chunk in &d.record.chunks {
             st.flag(file, chunk.pages, codax_core::frame::FrameFlags::MOVING, false);
         }

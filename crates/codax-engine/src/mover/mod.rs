@@ -13,7 +13,6 @@ mod units;
 pub(crate) use pace::Pace;
 
 use crate::backing::Backing;
-use crate::fs::EVERYTHING;
 use crate::store::files::{all_in, keep_only};
 use crate::store::media::Media;
 use crate::store::state::{Job, MOVE, State};
@@ -24,7 +23,7 @@ use codax_core::frame::FrameFlags;
 use codax_core::namespace::Inode;
 use codax_core::plan::Holder;
 use codax_core::{
-    Error, ErrorKind, FileId, HUGE_PAGES, PageCount, PageNo, PageRange, PoolId, Result, SessionId,
+    DRAM, Error, ErrorKind, FileId, HUGE_PAGES, PageCount, PageNo, PageRange, PoolId, Result, SessionId,
 };
 use codax_os::process::Held;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -49,6 +48,8 @@ pub(crate) struct Order<'a> {
     pub home: Option<PoolId>,
     /// Whether copies are read back and compared before the old bytes go.
     pub verify: bool,
+    /// Whether quotas are asked: what the operator has moved is only counted.
+    pub bound: bool,
     pub job: &'a Job,
     pub pace: &'a Pace,
 }
@@ -339,8 +340,13 @@ impl Inner {
                 .last()
                 .and_then(|c: &Chunk| c.target.last())
                 .map(|r| codax_core::Frame(r.frame.0 + r.count.0));
-            let framed = units::with_frames(st, &inode, to, pages);
-            match st.reserve_ahead(to, order.file, framed, (near, PageCount(ahead))) {
+            let pages_there = units::with_frames(st, &inode, to, pages);
+            let row = (near, PageCount(ahead));
+            let reserved = match order.bound {
+                true => st.reserve_ahead(to, order.file, pages_there, row),
+                false => st.take_ahead(to, order.file, pages_there, row),
+            };
+            match reserved {
                 Ok(extents) => {
                     let target =
                         extents.iter().map(|e| FrameRun { frame: e.frame, count: e.count }).collect();
@@ -447,8 +453,8 @@ impl Inner {
     ) -> Result<Vec<(FileId, Held)>> {
         let strange = |st: &State, mapped: &[Held]| -> Vec<(FileId, Held)> {
             let all = mapped.iter().flat_map(|h| files.iter().map(move |file| (*file, h)));
-            let strange =
-                all.filter(|(file, h)| backing.is_mapped(*file, &[EVERYTHING], h) && !st.uses(h.pid, *file));
+            let strange = all
+                .filter(|(file, h)| backing.is_mapped(*file, &[PageRange::ALL], h) && !st.uses(h.pid, *file));
             strange.map(|(file, h)| (file, h.clone())).collect()
         };
         let st = self.lock();
@@ -476,7 +482,7 @@ impl Inner {
             codax_os::process::holders(&identities).unwrap_or_default().iter().map(stranger).collect();
         for backing in &backings {
             let mapped = backing.mappings().unwrap_or_default();
-            let here = mapped.iter().filter(|h| backing.is_mapped(file, &[EVERYTHING], h));
+            let here = mapped.iter().filter(|h| backing.is_mapped(file, &[PageRange::ALL], h));
             holders.extend(here.map(stranger));
         }
         if holders.is_empty() {
@@ -655,6 +661,14 @@ pub(crate) fn relocated(now: &Inode, new: &[Extent], home: Option<PoolId>) -> In
     inode.away = without(&inode.away, &moved);
     if let Some(pool) = home {
         inode.away.extend(moved.iter().map(|&pages| PoolRun { pages, pool }));
+        // What was there for want of room in `dram` is at home in `dram`, wherever a drain takes it.
+        let spilled = now.away.iter().filter(|run| run.pool == DRAM);
+        let homes = spilled
+            .flat_map(|run| new.iter().filter_map(|e| Some((e.pool, run.pages.intersect(e.pages())?))));
+        for (to, pages) in homes {
+            inode.away = without(&inode.away, &[pages]);
+            inode.away.extend((to != DRAM).then_some(PoolRun { pages, pool: DRAM }));
+        }
         merge_runs(&mut inode.away);
     }
     inode
@@ -728,6 +742,25 @@ mod tests {
         let mut runs = vec![run(4, 4, 1), run(0, 4, 1), run(6, 4, 2)];
         merge_runs(&mut runs);
         assert_eq!(runs, [run(0, 6, 1), run(6, 4, 2)]);
+    }
+
+    #[test]
+    fn what_spilled_is_at_home_in_dram_wherever_a_drain_takes_it() {
+        let e = |page, count, pool| Extent {
+            page: PageNo(page),
+            count: codax_core::PageCount(count),
+            pool: PoolId(pool),
+            frame: codax_core::Frame(page),
+        };
+        let mut inode = Inode::new(FileId(9), codax_core::namespace::Kind::File, 0, 0, 0, 0);
+        inode.len = 12 * codax_core::PAGE_SIZE;
+        inode.extents = vec![e(0, 12, 1)];
+        inode.away = vec![run(4, 8, 0)];
+        // To another device, to dram, and by somebody's wish.
+        let elsewhere = relocated(&inode, &[e(0, 12, 2)], Some(PoolId(1)));
+        assert_eq!(elsewhere.away, [run(0, 4, 1), run(4, 8, 0)]);
+        assert_eq!(relocated(&inode, &[e(0, 8, 0)], Some(PoolId(1))).away, [run(0, 4, 1), run(8, 4, 0)]);
+        assert_eq!(relocated(&inode, &[e(0, 12, 2)], None).away, []);
     }
 
     #[test]

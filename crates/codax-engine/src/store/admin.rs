@@ -137,6 +137,7 @@ impl Session {
         let mut st = inner.lock();
         let replaced = st.ns.resolve(&self.cred, to).ok();
         let changes = st.ns.rename(&self.cred, from, to, noreplace, inner.env.wall_ns())?;
+        st.check_entered(&changes)?;
         inner.commit(&mut st, &changes)?;
         if let Some(old) = replaced {
             inner.reap(&mut st, old);
@@ -160,7 +161,16 @@ impl Session {
             Some(None) => Some(None),
             None => None,
         };
-        let set = SetAttr { mode, uid, gid, placement };
+        let set = SetAttr { mode, uid, gid, placement, emergency: None };
+        let changes = st.ns.set_attr(&self.cred, path, &set, inner.env.wall_ns())?;
+        inner.commit(&mut st, &changes)
+    }
+
+    /// Says whether a file, or what is in a directory, may be on a device for want of room in `dram`.
+    pub fn set_emergency(&self, path: &StorePath, allowed: bool) -> Result<()> {
+        let inner = &self.store.inner;
+        let mut st = inner.lock();
+        let set = SetAttr { emergency: Some(allowed), ..SetAttr::default() };
         let changes = st.ns.set_attr(&self.cred, path, &set, inner.env.wall_ns())?;
         inner.commit(&mut st, &changes)
     }
@@ -237,13 +247,14 @@ impl State {
             ctime_ns: inode.ctime_ns,
             placement: self.ns.placement(file),
             placement_own: inode.placement.is_some(),
+            no_emergency: self.ns.forbids_emergency(file),
             extents: if extents { inode.extents.iter().take(2048).copied().collect() } else { Vec::new() },
             away: inode.away.iter().take(512).copied().collect(),
             runs: pool_runs(&inode.extents).into_iter().take(if extents { 512 } else { 8 }).collect(),
             mapped_by,
             pins: u32::try_from(live.map_or(0, |l| l.pins.len())).unwrap_or(u32::MAX),
             persistent: self.is_persistent(inode),
-            lost: inode.lost().iter().map(|lost| lost.pages).take(512).collect(),
+            lost: inode.lost_pages().into_iter().take(512).collect(),
         })
     }
 
@@ -264,7 +275,7 @@ impl State {
         let retired = p.record.retired.iter().flat_map(|run| run.frame.0..run.frame.0 + run.count.0);
         let mut unused = 0;
         retired.for_each(|frame| unused += u64::from(p.table.is_retired(codax_core::Frame(frame))));
-        let absent = frames(&p.absent).bytes() + PageCount(unused).bytes();
+        let absent = frames(&p.absent).bytes() + frames(&p.lent).bytes() + PageCount(unused).bytes();
         let private = frames(&p.private).bytes();
         PoolInfo {
             id: p.record.id,
@@ -287,6 +298,7 @@ impl State {
             moves_with,
             reserve: p.backing.reserve(),
             exclusive: p.exclusive,
+            emergency: self.emergency_info(p.record.id),
             populated: p.backing.holder().and_then(|reserve| reserve.held().ok()),
             job: p.job.as_ref().map(|j| j.info()),
             nodes: Vec::new(),
@@ -331,6 +343,8 @@ impl Store {
             pools,
             recovery: st.recovery.iter().take(64).map(|note| note.what.clone()).collect(),
             mounts: Vec::new(),
+            quotas: Vec::new(),
+            more_quotas: 0,
         }
     }
 
@@ -342,6 +356,7 @@ impl Store {
     /// Events from number `since` on.
     #[must_use]
     pub fn events(&self, since: u64, max: usize) -> Vec<Event> {
+        self.inner.tell_quotas(&mut self.inner.lock());
         self.inner.events.since(since.saturating_sub(1), max)
     }
 

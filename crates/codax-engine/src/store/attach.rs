@@ -3,11 +3,13 @@
 use crate::backing::{Backing, Shm, ShmOptions, give_back, os_error, raised_path};
 use crate::dax::Take;
 use crate::drain::Terms;
-use crate::store::Session;
+use crate::store::blocks::{own_medium, with_retired};
 use crate::store::exclusive::drop_reserve;
-use crate::store::lifecycle::{Layout, detached_huge, huge_place, is_shared, open_backing};
+use crate::store::lifecycle::{Layout, Opened, detached_huge, huge_place, is_shared, open_backing};
+use crate::store::recover::adopt;
 use crate::store::state::{Job, State, is_dram};
-use codax_core::change::{PoolRecord, PoolState};
+use crate::store::{Inner, Session};
+use codax_core::change::{Change, PoolRecord, PoolState};
 use codax_core::units::format_size;
 use codax_core::{Error, PageCount, PoolId, Result};
 use codax_os::{mounts, topology};
@@ -62,10 +64,10 @@ impl Session {
             return Err(Error::device_state(format!("{name} is not detached")));
         }
         memory_is_there(&record)?;
-        let state = if gone { record.state } else { PoolState::Offline };
         let layout = Layout { dir: inner.options().dir.clone() };
         let all: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
-        let attached = PoolRecord { state, ..record };
+        let state = if gone { record.state } else { PoolState::Offline };
+        let attached = PoolRecord { state, ..record.clone() };
         let make = |_: &PoolRecord, shm| Arc::new(shm) as Arc<dyn Backing>;
         // To take a node's huge pages takes its time.
         st.pool_mut(pool).job = Some(Arc::new(Job::new("attach")));
@@ -75,29 +77,66 @@ impl Session {
         let mut st = inner.lock();
         st.pool_mut(pool).job = None;
         inner.changed.notify_all();
-        let opened = opened?;
-        if let Some(why) = opened.backing.gone() {
-            return Err(Error::device_state(why));
+        let taken = opened.and_then(|opened| inner.take_opened(&mut st, attached, opened));
+        if let Err(e) = taken {
+            if !gone && let Err(e) = take_out(&layout, &record, &all) {
+                tracing::warn!("{name}: after an attach that failed: {e}");
+            }
+            return Err(e);
         }
-        if !gone {
-            inner.set_pool_state(&mut st, pool, state, Terms::default())?;
-        }
-        for inode in st.files_on(pool) {
-            let here: Vec<_> = inode.extents.iter().filter(|e| e.pool == pool).copied().collect();
-            opened.backing.adopt(inode.id, inode.len, &here)?;
-        }
-        let taken = st.pool_mut(pool);
-        (taken.huge, taken.swappable, taken.backing) = (opened.huge, opened.swappable, opened.backing);
-        taken.catalog = opened.catalog;
-        taken.take_medium()?;
-        taken.take_reserve()?;
-        inner.tell_reserve(&st, pool);
-        inner.align_catalogs(&mut st);
-        inner.retry_held(&mut st);
+        inner.bring_in_line(&mut st, pool);
         drop(st);
         inner.keep_reserve(pool);
         inner.event("attach", name, "its memory is the store's again", 0);
         Ok(())
+    }
+}
+
+impl Inner {
+    /// Puts a pool's memory in its place: first all that can be refused, then the journal, and then what can't fail.
+    fn take_opened(&self, st: &mut State, attached: PoolRecord, mut opened: Opened) -> Result<()> {
+        let pool = attached.id;
+        if let Some(why) = opened.backing.gone() {
+            return Err(Error::device_state(why));
+        }
+        if let Some(catalog) = &mut opened.catalog {
+            adopt(&st.ns, pool, &*opened.backing)?;
+            own_medium(catalog, &attached)?;
+        }
+        // What the journal has of it may have changed meanwhile.
+        let record = PoolRecord { state: attached.state, ..st.pool(pool).record.clone() };
+        let record = with_retired(&record, opened.backing.bad_frames()).unwrap_or(record);
+        if record != st.pool(pool).record {
+            self.commit(st, &[Change::Pool(record.clone())])?;
+        }
+        let taken = st.pool_mut(pool);
+        taken.record = record;
+        (taken.huge, taken.swappable, taken.backing) = (opened.huge, opened.swappable, opened.backing);
+        taken.catalog = opened.catalog;
+        taken.retire();
+        Ok(())
+    }
+
+    /// What has become of files while their pool's memory was away, and what it has for new ones. It is the store's whatever of this fails.
+    fn bring_in_line(&self, st: &mut State, pool: PoolId) {
+        let name = st.pool_name(pool);
+        if let Err(e) = st.pool_mut(pool).take_reserve() {
+            tracing::warn!("{name}: its reserve: {e}");
+        }
+        self.tell_reserve(st, pool);
+        self.retry_held(st);
+        if st.pool(pool).catalog.is_some() {
+            let mut notes = Vec::new();
+            let swept = self.sweep_medium(st, pool, &[], &mut notes);
+            if let Err(e) = swept.and_then(|()| self.hold_mapped(st, pool)) {
+                tracing::warn!("{name}: what was left over there: {e}");
+            }
+            for note in notes {
+                self.event("recover", &name, &note.what, 0);
+                st.recovery.push(note);
+            }
+        }
+        self.align_catalogs(st);
     }
 }
 

@@ -4,11 +4,13 @@
 //! the file's pages (the largest unit there is) lies in one pool: so it can be taken to huge pages, and who maps the file maps whole blocks. Elsewhere
 //! units and blocks are a page, and all of this changes nothing.
 
+use crate::catalog::Catalog;
 use crate::driver::Fit;
 use crate::store::Inner;
 use crate::store::state::{Pool, State};
-use codax_core::change::Change;
+use codax_core::change::{Change, PoolRecord};
 use codax_core::extent::{self, FrameRun, PoolRun};
+use codax_core::frame::{FrameFlags, FrameRecord};
 use codax_core::info::ReserveInfo;
 use codax_core::namespace::Inode;
 use codax_core::units::format_size;
@@ -77,9 +79,14 @@ impl Inner {
 }
 
 impl Pool {
+    /// Every frame.
+    pub fn all_frames(&self) -> FrameRun {
+        FrameRun { frame: Frame(0), count: PageCount(self.record.frames) }
+    }
+
     /// Frames that no file has, with those for which there is no memory.
     fn unused(&self) -> PageCount {
-        PageCount(self.alloc.free().0 + frames(&self.absent).0)
+        PageCount(self.alloc.free().0 + frames(&self.absent).0 + frames(&self.private).0)
     }
 
     /// Tells its backing what it has to keep memory for.
@@ -97,45 +104,47 @@ impl Pool {
 
     /// Writes on its medium that it is this store's.
     pub fn take_medium(&mut self) -> Result<()> {
-        match (&mut self.catalog, &self.record.dax) {
-            (Some(catalog), Some(dax)) if catalog.superblock().store != dax.owner => {
-                catalog.set_owner(dax.owner)
-            }
-            _ => Ok(()),
-        }
+        self.catalog.as_mut().map_or(Ok(()), |catalog| own_medium(catalog, &self.record))
     }
 
     /// Frames are nobody's any more: they can be given out again, but for those whose memory is damaged.
     pub fn give_back(&mut self, run: FrameRun) {
+        if self.spilled.0 > 0 {
+            let marked =
+                |record: Result<FrameRecord>| record.is_ok_and(|r| r.flags.contains(FrameFlags::EMERGENCY));
+            let mut spilled = self.spilled.0;
+            self.table.for_each(run, |_, record| spilled = spilled.saturating_sub(u64::from(marked(record))));
+            self.spilled.0 = spilled;
+        }
         self.table.free(run);
         self.alloc.release(run);
         self.tell_unused();
         if let Some(reserve) = self.backing.holder() {
-            reserve.wake();
+            reserve.returned(run.count.bytes());
         }
         let end = run.frame.0 + run.count.0;
-        let touched = |bad: &FrameRun| bad.frame.0 < end && run.frame.0 < bad.frame.0 + bad.count.0;
-        if self.record.retired.iter().any(touched) {
+        let touched = |bad: FrameRun| bad.frame.0 < end && run.frame.0 < bad.frame.0 + bad.count.0;
+        if self.bad().any(touched) {
             self.retire();
         }
     }
 
+    /// Frames that are not to be given out any more.
+    fn bad(&self) -> impl Iterator<Item = FrameRun> + use<> {
+        self.record.retired.clone().into_iter().chain(self.backing.unfit())
+    }
+
     /// Remembers which frames are damaged by now, as the kernel says.
     pub fn know_bad_frames(&mut self, changed: &mut Vec<Change>) {
-        let bad = self.backing.bad_frames();
-        let new: Vec<FrameRun> = bad.into_iter().filter(|run| !self.record.retired.contains(run)).collect();
-        if new.is_empty() {
-            return;
-        }
-        self.record.retired.extend(new);
-        changed.retain(|change| !matches!(change, Change::Pool(record) if record.id == self.record.id));
-        changed.insert(0, Change::Pool(self.record.clone()));
+        let Some(record) = with_retired(&self.record, self.backing.bad_frames()) else { return };
+        changed.retain(|change| !matches!(change, Change::Pool(its) if its.id == record.id));
+        changed.insert(0, Change::Pool(record.clone()));
+        self.record = record;
     }
 
     /// Takes out of what can be given out the frames whose memory is damaged.
     pub fn retire(&mut self) {
-        let retired = self.record.retired.iter();
-        for frame in retired.flat_map(|run| run.frame.0..run.frame.0 + run.count.0).map(Frame) {
+        for frame in self.bad().flat_map(|run| run.frame.0..run.frame.0 + run.count.0).map(Frame) {
             let one = FrameRun { frame, count: PageCount(1) };
             if self.alloc.is_free(frame) && self.alloc.claim(one) {
                 self.table.retire(one);
@@ -163,6 +172,28 @@ impl Pool {
         self.absent.iter().for_each(|run| self.table.reserve(*run));
         count
     }
+}
+
+/// Writes on a pool's medium that it is the pool's store's.
+pub(super) fn own_medium(catalog: &mut Catalog, pool: &PoolRecord) -> Result<()> {
+    match &pool.dax {
+        Some(dax) if catalog.superblock().store != dax.owner => catalog.set_owner(dax.owner),
+        _ => Ok(()),
+    }
+}
+
+/// The record of a pool with these frames among those that are never used again; `None` if they all are already.
+pub(crate) fn with_retired(
+    pool: &PoolRecord,
+    frames: impl IntoIterator<Item = FrameRun>,
+) -> Option<PoolRecord> {
+    let mut record = pool.clone();
+    for run in frames {
+        if !record.retired.contains(&run) {
+            record.retired.push(run);
+        }
+    }
+    (record.retired.len() > pool.retired.len()).then_some(record)
 }
 
 /// Frames in all, of runs.

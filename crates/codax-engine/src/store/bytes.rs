@@ -1,7 +1,6 @@
 //! Bytes read, written and made durable through the daemon, for clients that may not map where a file lies.
 
 use crate::store::Session;
-use codax_core::PageRange;
 use codax_core::request::Handle;
 use codax_core::{Error, Result};
 
@@ -41,6 +40,6 @@ impl Session {
         let inner = &self.store.inner;
         let st = inner.lock();
         let open = self.handle(&st, handle)?;
-        inner.sync_bytes(st, open.file, PageRange::new(0, 1 << 40))
+        inner.sync_bytes(st, open.file)
     }
 }

@@ -2,15 +2,16 @@
 //!
 //! A device may be left out of the options later, so what was said is kept in a file beside the journal; it ends with the store, as all of it does.
 
-use crate::backing::{Reserve, os_error};
+use crate::backing::{Reserve, Share, os_error};
 use crate::options::StoreOptions;
 use crate::store::Inner;
+use crate::store::attach::unmount;
 use crate::store::lifecycle::{Layout, make_dir};
 use codax_core::change::{PageKind, PoolRecord, PoolState};
 use codax_core::info::Exclusive;
 use codax_core::units::format_size;
-use codax_core::{Error, PageCount, PoolId, Result};
-use codax_os::{mounts, topology};
+use codax_core::{DRAM, Error, PageCount, PoolId, Result};
+use codax_os::topology;
 use std::fs;
 use std::io;
 use std::mem;
@@ -25,19 +26,44 @@ fn word_path(layout: &Layout, pool: &str) -> PathBuf {
     layout.meta().join(format!("exclusive.{pool}"))
 }
 
-/// What keeps others off a pool's node; what the options say is kept from now on.
+/// What keeps others off a pool's node: as the options say, or as they said last.
 pub(crate) fn mode_of(layout: &Layout, pool: &PoolRecord, options: &StoreOptions) -> Result<Exclusive> {
     let Some(memory) = pool.numa else { return Ok(Exclusive::None) };
     if memory.page.is_reserved() {
         // Nobody gets these huge pages in any case.
         return Ok(Exclusive::Reserve);
     }
-    let path = word_path(layout, &pool.name);
-    let given = options.devices.iter().find(|device| device.name == pool.name);
-    if let Some(mode) = given.and_then(|device| device.exclusive) {
-        fs::write(&path, mode.name()).map_err(|e| os_error("write", &path.display(), &e))?;
-        return Ok(mode);
+    given(pool, options).map_or_else(|| said(layout, pool), Ok)
+}
+
+/// Keeps what the options say: it is in force from now on, also where they leave the device out.
+pub(crate) fn keep_modes<'a>(
+    layout: &Layout,
+    pools: impl Iterator<Item = &'a PoolRecord>,
+    options: &StoreOptions,
+) -> Result<()> {
+    let free = pools.filter(|pool| pool.numa.is_some_and(|memory| !memory.page.is_reserved()));
+    for pool in free {
+        let Some(mode) = given(pool, options) else { continue };
+        if mode == said(layout, pool)? {
+            continue;
+        }
+        let path = word_path(layout, &pool.name);
+        let new = layout.meta().join("exclusive");
+        // A word is there whole or not at all.
+        fs::write(&new, mode.name())
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(|e| os_error("write", &path.display(), &e))?;
     }
+    Ok(())
+}
+
+fn given(pool: &PoolRecord, options: &StoreOptions) -> Option<Exclusive> {
+    options.devices.iter().find(|device| device.name == pool.name)?.exclusive
+}
+
+fn said(layout: &Layout, pool: &PoolRecord) -> Result<Exclusive> {
+    let path = word_path(layout, &pool.name);
     match fs::read_to_string(&path) {
         Ok(word) => Ok(Exclusive::parse(&word).unwrap_or_default()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Exclusive::default()),
@@ -61,17 +87,17 @@ pub(crate) fn open_reserve(
     make_dir(&path, 0o700)?;
     let huge = if memory.page == PageKind::Small { "never" } else { "within_size" };
     let nodes = topology::nodes(Path::new(topology::SYSFS));
-    let node = nodes.iter().find(|node| node.node == memory.node).and_then(|node| node.bytes);
-    let bytes = PageCount(pool.frames).bytes().max(node.unwrap_or(0));
-    Ok(Some(Arc::new(Reserve::open(&path, memory.node, bytes, huge)?)))
+    let node = nodes.iter().find(|node| node.node == memory.node);
+    // Where `dram` has no nodes of its own its pages lie where the processors are.
+    let with_dram = options.dram_nodes.is_empty() && node.is_some_and(|node| !node.cpus.is_empty());
+    let bytes = PageCount(pool.frames).bytes().max(node.and_then(|node| node.bytes).unwrap_or(0));
+    Ok(Some(Arc::new(Reserve::open(&path, (memory.node, with_dram), bytes, huge)?)))
 }
 
 /// Gives a pool's reserve back to the node, if it has one.
 pub(crate) fn drop_reserve(layout: &Layout, pool: &str) -> Result<()> {
     let path = layout.reserve(pool);
-    if mounts::is_mount_point(&path).unwrap_or(false) {
-        mounts::umount(&path).map_err(|e| os_error("unmount", &path.display(), &e))?;
-    }
+    unmount(&path)?;
     match fs::remove_dir(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(os_error("remove", &path.display(), &e)),
         _ => Ok(()),
@@ -100,10 +126,15 @@ impl Inner {
                     return;
                 }
                 let (name, target) = (st.pool(pool).record.name.clone(), st.pool(pool).alloc.free().bytes());
+                let leave = st.pool(DRAM).alloc.free().bytes();
                 drop(st);
-                let filled = if mem::take(&mut first) { reserve.fill_whole() } else { reserve.fill() };
+                let share = reserve.is_with_dram().then_some(Share { most: target, leave });
+                let filled = match share {
+                    None if mem::take(&mut first) => reserve.fill_whole(),
+                    share => reserve.fill(share),
+                };
                 match filled {
-                    Ok(held) => told.tell(&inner, &name, held, target),
+                    Ok(held) => told.tell(&inner, (&name, share), held, target),
                     Err(e) if told.failure.as_ref() != Some(&e) => {
                         tracing::warn!("device {name}: its reserve: {e}");
                         told.failure = Some(e);
@@ -131,7 +162,7 @@ struct Told {
 
 impl Told {
     /// Says that it is whole, or what is missing for longer than a moment; each once.
-    fn tell(&mut self, inner: &Inner, name: &str, held: u64, target: u64) {
+    fn tell(&mut self, inner: &Inner, (name, share): (&str, Option<Share>), held: u64, target: u64) {
         let missing = target.saturating_sub(held);
         let before = self.missing.replace(missing);
         let whole = missing == 0;
@@ -139,7 +170,8 @@ impl Told {
             return;
         }
         self.whole = Some(whole);
-        let mut line = format!("{} of its node are populated: nothing else fits there", format_size(held));
+        let rest = if share.is_some() { "the rest is dram's as well" } else { "nothing else fits there" };
+        let mut line = format!("{} of its node are populated: {rest}", format_size(held));
         if !whole {
             line = format!(
                 "only {} of its node are populated, {} are missing: others have them, or the kernel keeps them free (codax doctor)",

@@ -2,14 +2,16 @@
 
 use crate::backing::{Backing, os_error};
 use crate::drain::explain;
+use crate::emergency::Placed;
 use crate::fs::gone_bytes;
+use crate::store::held::Looked;
 use crate::store::media::Media;
+use crate::store::quota::Maker;
 use crate::store::session::{LayoutFds, OpenFile, Session};
-use crate::store::state::State;
+use crate::store::state::{State, Unnamed};
 use crate::store::{Guard, Inner};
 use codax_core::change::Change;
-use codax_core::extent::{self, Extent, FrameRun};
-use codax_core::frame::FrameState;
+use codax_core::extent::{self, Extent};
 use codax_core::name::StorePath;
 use codax_core::namespace::{Inode, Kind, Want};
 use codax_core::placement::Placement;
@@ -17,7 +19,6 @@ use codax_core::request::{Handle, Layout, OnDevice, Open};
 use codax_core::{
     Error, ErrorKind, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageNo, PageRange, PoolId, Result,
 };
-use codax_os::process::Held;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -34,6 +35,20 @@ pub struct Opened {
     pub created: bool,
     /// Its layout, if it was to be mapped at once.
     pub layout: Option<LayoutFds>,
+}
+
+/// A file that is being made: its frames are reserved.
+struct NewFile {
+    file: FileId,
+    /// The directory that it is made in.
+    dir: FileId,
+    /// A placement of its own.
+    own: Option<Placement>,
+    /// The one in force.
+    placement: Placement,
+    /// Whether it is never to be on a device for want of room.
+    forbidden: bool,
+    placed: Placed,
 }
 
 impl Session {
@@ -114,18 +129,31 @@ impl Session {
         let file = st.ns.take_id();
         let pages = PageRange { start: PageNo(0), count: PageCount::for_bytes(open.len) };
         check_len(open.len, &open.path)?;
-        let extents = st.place(&placement, file, pages, None).inspect_err(|e| {
-            inner.event("refuse", &open.path.to_string(), &e.message, open.len);
-        })?;
-        st.making.insert(file);
+        // Without a name it has no directory that could say so later.
+        let forbidden = open.no_emergency || open.unnamed && st.ns.forbids_emergency(parent);
+        let spill = !forbidden && st.may_spill(parent);
+        st.making.insert(file, Maker { uid: self.cred.uid, dir: parent });
+        let placed = match st.place((&placement, spill), file, pages, None) {
+            Ok(placed) => placed,
+            Err(e) => {
+                st.making.remove(&file);
+                // Of a quota that is told by itself, once.
+                if e.kind != ErrorKind::QuotaExceeded {
+                    inner.event("refuse", &open.path.to_string(), &e.message, open.len);
+                }
+                return Err(e);
+            }
+        };
         drop(st);
         inner.env.reached("create:reserved");
 
-        let made = inner.back(file, &extents, open.len, &BTreeSet::new());
+        let made = inner.back(file, &placed.extents, open.len, &BTreeSet::new());
         let mut st = inner.lock();
-        let opened = made.and_then(|()| self.commit_create(&mut st, open, file, own, &placement, &extents));
-        if opened.is_err() {
-            inner.unmake(&mut st, file, &extents);
+        let new = NewFile { file, dir: parent, own, placement, forbidden, placed };
+        let opened = made.and_then(|()| self.commit_create(&mut st, open, &new));
+        match &opened {
+            Ok(_) => inner.tell_spilled(&mut st, file, &new.placed),
+            Err(_) => inner.unmake(&mut st, file, &new.placed.extents),
         }
         st.making.remove(&file);
         opened
@@ -140,24 +168,19 @@ impl Session {
         Ok(st.ns.parent_for_new(&self.cred, &open.path)?.0)
     }
 
-    fn commit_create(
-        &self,
-        st: &mut State,
-        open: &Open,
-        file: FileId,
-        own: Option<Placement>,
-        placement: &Placement,
-        extents: &[Extent],
-    ) -> Result<Opened> {
-        let inner = &self.store.inner;
+    fn commit_create(&self, st: &mut State, open: &Open, new: &NewFile) -> Result<Opened> {
+        let NewFile { file, dir, ref own, ref placement, forbidden, ref placed } = *new;
+        let (inner, extents) = (&self.store.inner, &placed.extents[..]);
         let now = inner.env.wall_ns();
-        let inode = Inode {
+        let mut inode = Inode {
             nlink: u32::from(!open.unnamed),
             len: open.len,
-            placement: own,
+            placement: own.clone(),
             extents: extents.to_vec(),
             ..Inode::new(file, Kind::File, open.mode & 0o7777, self.cred.uid, self.cred.gid, now)
         };
+        inode.set_emergency(forbidden);
+        inode.note_spilled(&placed.spilled);
         let changes = if open.unnamed {
             vec![Change::Put(Box::new(inode))]
         } else {
@@ -170,7 +193,7 @@ impl Session {
         }
         let handle = self.add_handle(st, file, open)?;
         if let Some(live) = st.live.get_mut(&file).filter(|_| open.unnamed) {
-            live.unnamed = Some(placement.clone());
+            live.unnamed = Some(Unnamed { placement: placement.clone(), dir });
         }
         let layout = inner.commit(st, &changes).and_then(|()| {
             st.own(file, extents);
@@ -231,11 +254,12 @@ impl Session {
         let st = inner.lock();
         let open = self.handle(&st, handle)?;
         // Where it outlives the power, a name never leads to bytes that don't.
-        inner.sync_bytes(st, open.file, PageRange::new(0, 1 << 40))?;
+        inner.sync_bytes(st, open.file)?;
         let mut st = inner.lock();
         let replaced = st.ns.resolve(&self.cred, path).ok();
         let now = inner.env.wall_ns();
         let changes = st.ns.link_orphan(&self.cred, open.file, path, replace, now)?;
+        st.check_entered(&changes)?;
         inner.commit(&mut st, &changes)?;
         if let Some(live) = st.live.get_mut(&open.file) {
             live.unnamed = None;
@@ -245,6 +269,8 @@ impl Session {
         });
         let pools = pools.into_iter().collect::<Vec<_>>().join(", ");
         inner.event("place", &path.to_string(), &format!("in {pools}"), len);
+        let spilled = st.ns.get(open.file).map(Inode::spilled).unwrap_or_default();
+        inner.say_spilled(&st, open.file, &spilled);
         if let Some(old) = replaced {
             inner.reap(&mut st, old);
         }
@@ -296,13 +322,6 @@ fn cut_object(backing: &dyn Backing, file: FileId, len: u64, kept: Option<&[Page
         Some(pages) => backing.lock(file, object.as_fd(), pages),
         None => backing.remove(file),
     }
-}
-
-/// Whether somebody maps these pages of a file by himself, on a device; also if that can't be said.
-pub(crate) fn is_mapped(backing: &dyn Backing, file: FileId, extents: &[Extent]) -> bool {
-    let pages: Vec<PageRange> = extents.iter().map(Extent::pages).collect();
-    let by = |held: &Held| backing.is_mapped(file, &pages, held);
-    !pages.is_empty() && backing.mappings().map_or(true, |mappings| mappings.iter().any(by))
 }
 
 impl Inner {
@@ -368,25 +387,29 @@ impl Inner {
         let new = PageCount::for_bytes(len);
         let added = PageRange::new(old.0, new.0 - old.0);
         let placement = st.placement(inode.id);
-        let mut extents: Vec<Extent> = Vec::new();
+        let spill = st.may_spill(inode.id);
+        let mut placed = Placed::default();
         // It may have frames behind its end already.
         for gap in extent::gaps(&inode.extents, added) {
-            let after = extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
-            match st.place(&placement, inode.id, gap, after) {
-                Ok(more) => extents.extend(more),
+            let after = placed.extents.last().copied().or_else(|| extent::before(&inode.extents, gap.start));
+            match st.place((&placement, spill), inode.id, gap, after) {
+                Ok(more) => placed.extend(more),
                 Err(e) => {
-                    st.free(&extents);
+                    st.free(&placed.extents);
+                    let path = st.path(inode.id);
+                    self.tell_no_room(&mut st, &path, &e, added.bytes());
                     return (st, Err(e));
                 }
             }
         }
+        let extents = &placed.extents;
         // What is held of the file lies at the same place in the same object: it would be given back with the new bytes in it.
         let held = |st: &State| extents.iter().any(|e| st.has_held(inode.id, e.pool));
         if held(&st) {
             self.retry_held(&mut st);
         }
         if held(&st) {
-            st.free(&extents);
+            st.free(extents);
             let path = st.path(inode.id);
             return (
                 st,
@@ -395,22 +418,24 @@ impl Inner {
         }
         let objects = st.media.of_extents(&inode.extents);
         drop(st);
-        let backed = self.back(inode.id, &extents, len, &objects).and_then(|()| self.clear_tail(inode, len));
+        let backed = self.back(inode.id, extents, len, &objects).and_then(|()| self.clear_tail(inode, len));
         let mut st = self.lock();
         let result = backed.and_then(|()| {
             // The inode may have got another mode or name meanwhile: only what changes here is taken over.
             let mut now = st.ns.get(inode.id).cloned().unwrap_or_else(|| inode.clone());
-            now.extents = extent::insert(&now.extents, &extents);
+            now.extents = extent::insert(&now.extents, extents);
+            now.note_spilled(&placed.spilled);
             now.len = len;
             now.mtime_ns = self.env.wall_ns();
             now.ctime_ns = now.mtime_ns;
             self.commit(&mut st, &[Change::Put(Box::new(now))])
         });
         if result.is_ok() {
-            st.own(inode.id, &extents);
+            st.own(inode.id, extents);
+            self.tell_spilled(&mut st, inode.id, &placed);
         } else {
-            self.ungrow(&st, inode, &extents);
-            st.free(&extents);
+            self.ungrow(&st, inode, extents);
+            st.free(extents);
         }
         (st, result)
     }
@@ -476,7 +501,7 @@ impl Inner {
             let left = st.ns.get(inode.id).map(|now| st.media.pages(now, medium)).unwrap_or_default();
             let kept = (!left.is_empty() || st.served_by_kernel(inode.id)).then_some(&left[..]);
             let backing = st.pool(medium).backing.clone();
-            if is_mapped(&*backing, inode.id, &here) {
+            if Looked::default().may_be_mapped((medium, &*backing), inode.id, &here) {
                 // Whoever maps a device sees what is there next.
                 let shorter = |_: &&[PageRange]| {
                     backing.open(inode.id, true).and_then(|object| backing.resize(object.as_fd(), len))
@@ -555,141 +580,5 @@ impl Inner {
                 tracing::warn!("time of #{file}: {e}");
             }
         }
-    }
-
-    /// Takes back frames that `file` has left (or that were all it had), where nobody holds its object any more; else they are held, and
-    /// tried again when somebody goes.
-    pub fn give_back(&self, st: &mut State, file: FileId, extents: Vec<Extent>) {
-        let pools: BTreeSet<PoolId> = extents.iter().map(|e| e.pool).collect();
-        for pool in pools {
-            let here = extents.iter().filter(|e| e.pool == pool).copied().collect();
-            self.give_back_in(st, file, pool, here);
-        }
-    }
-
-    /// [`Inner::give_back`] of an object that has no frames any more.
-    pub fn give_back_object(&self, st: &mut State, file: FileId, pool: PoolId) {
-        self.give_back_in(st, file, pool, Vec::new());
-    }
-
-    fn give_back_in(&self, st: &mut State, file: FileId, pool: PoolId, mut here: Vec<Extent>) {
-        here.extend(st.pool_mut(pool).held.remove(&file).unwrap_or_default());
-        match self.release_object(st, file, pool, &here) {
-            Ok(true) => st.free(&here),
-            Ok(false) => self.hold(st, file, pool, here),
-            Err(e) => {
-                tracing::warn!("give back frames: {e}");
-                self.hold(st, file, pool, here);
-            }
-        }
-    }
-
-    pub fn hold(&self, st: &mut State, file: FileId, pool: PoolId, extents: Vec<Extent>) {
-        for e in &extents {
-            let run = FrameRun { frame: e.frame, count: e.count };
-            st.pool_mut(pool).table.assign(run, file, e.page, FrameState::Held);
-        }
-        st.pool_mut(pool).held.insert(file, extents);
-    }
-
-    /// Whether the object's memory at `extents` could be taken back: the whole object once its file has nothing in it any more, which a write
-    /// lease proves nobody holds; else a hole, where no process maps that part.
-    fn release_object(&self, st: &State, file: FileId, pool: PoolId, extents: &[Extent]) -> Result<bool> {
-        if st.stale.contains(&(pool, file)) {
-            return Ok(false);
-        }
-        let pages: Vec<PageRange> = extents.iter().map(Extent::pages).collect();
-        self.release_pages(st, file, pool, &pages)
-    }
-
-    /// [`Inner::release_object`] of memory for which there need not be frames.
-    pub fn release_pages(&self, st: &State, file: FileId, pool: PoolId, pages: &[PageRange]) -> Result<bool> {
-        let backing = &st.pool(pool).backing;
-        let still = st.ns.get(file).is_some_and(|i| !st.media.extents(pool, &i.extents).is_empty());
-        if !still {
-            let Some(lease) = (match backing.sole_holder(file) {
-                Err(e) if e.kind == ErrorKind::NotFound => return Ok(true),
-                other => other?,
-            }) else {
-                return Ok(false);
-            };
-            backing.remove(file)?;
-            drop(lease);
-            backing.tend();
-            return Ok(true);
-        }
-        if backing.mappings()?.iter().any(|held| backing.is_mapped(file, pages, held)) {
-            return Ok(false);
-        }
-        let object = st.open_object(pool, file, true)?;
-        let stat =
-            codax_os::object::stat(object.as_fd()).map_err(|e| os_error("stat object of", &file, &e))?;
-        if self.mapped_by_strangers(st, file, (stat.dev, stat.ino), pages)? {
-            return Ok(false);
-        }
-        let mut gone = true;
-        for run in pages {
-            backing.release(object.as_fd(), *run)?;
-            // A part of a huge page is only cleared, and stays, where the kernel can't split the page at this moment.
-            gone &= !backing.tells_which() || backing.resident(object.as_fd(), *run)?.0 == 0;
-        }
-        Ok(gone)
-    }
-
-    /// Whether a process maps these parts of an object, itself or through a mount. The mappers of the file have all switched, or this would not be asked.
-    fn mapped_by_strangers(
-        &self,
-        st: &State,
-        file: FileId,
-        identity: (u64, u64),
-        pages: &[PageRange],
-    ) -> Result<bool> {
-        let wanted = std::iter::once(identity).chain(st.kernel_identities(file)).collect();
-        let held = codax_os::process::holders(&wanted).map_err(|e| os_error("look through", &"/proc", &e))?;
-        Ok(held.iter().any(|h| match h.what {
-            codax_os::process::Hold::Mapped { off, len, .. } => {
-                let mapped = PageRange::of_bytes(off, len);
-                pages.iter().any(|run| run.intersect(mapped).is_some())
-            }
-            codax_os::process::Hold::Descriptor => false,
-        }))
-    }
-
-    /// Tries again to take back what was held.
-    pub fn retry_held(&self, st: &mut State) {
-        for at in 0..st.pools.len() {
-            // Who moves a file may have its objects under a lease.
-            let files: Vec<FileId> =
-                st.pools[at].held.keys().copied().filter(|f| !st.is_moving(*f)).collect();
-            let pool = st.pools[at].record.id;
-            if st.without_device(pool).is_some() {
-                // It is looked at when the device is there.
-                continue;
-            }
-            for file in files {
-                let Some(held) = st.pools[at].held.get(&file).cloned() else { continue };
-                match self.release_object(st, file, pool, &held) {
-                    Ok(true) => {
-                        st.pools[at].held.remove(&file);
-                        st.free(&held);
-                    }
-                    Ok(false) => {}
-                    Err(e) => tracing::warn!("give back frames: {e}"),
-                }
-            }
-        }
-        self.retry_lingering(st);
-        for file in st.lost_orphans.clone() {
-            if !st.is_moving(file) && self.unheld(st, file) {
-                st.lost_orphans.remove(&file);
-                self.reap(st, file);
-            }
-        }
-    }
-
-    /// Whether nobody holds any object of the file.
-    fn unheld(&self, st: &State, file: FileId) -> bool {
-        let objects = st.ns.get(file).map(|inode| st.media.of_inode(inode)).unwrap_or_default();
-        objects.into_iter().all(|medium| !matches!(st.pool(medium).backing.sole_holder(file), Ok(None)))
     }
 }

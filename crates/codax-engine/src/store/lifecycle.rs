@@ -3,6 +3,7 @@
 use crate::backing::{Backing, Hugetlb, Missing, Place, Shm, ShmOptions, give_back, os_error, raised_path};
 use crate::catalog::Catalog;
 use crate::dax::{self, Take};
+use crate::emergency::check_settings;
 use crate::env::Env;
 use crate::journal;
 use crate::options::{DaxSpec, DeviceSpec, Format, HugeMode, StoreOptions};
@@ -245,7 +246,7 @@ fn open_medium(
     let spec = given.and_then(|device| device.dax.clone()).unwrap_or_else(known);
     let medium =
         Medium { path: path.clone(), huge: pool.unit() > 1, swappable: false, shm: ShmOptions::default() };
-    match dax::open(pool, &spec, &path, take, env.wall_ns()) {
+    match dax::open(pool, &spec, &path, take, env) {
         Ok(dax::Taken { backing, catalog, notes }) => {
             Ok(Opened { catalog: Some(catalog), notes, ..Opened::plain(&medium, backing) })
         }
@@ -410,9 +411,13 @@ pub(crate) fn reconcile(
             return Err(Error::invalid(format!("device {name}: {missing}")));
         }
         match there {
-            Some(p) => changed.extend(known_pool(p, device)?),
+            Some(p) => {
+                check_settings(device, p.frames)?;
+                changed.extend(known_pool(p, device)?);
+            }
             None => {
                 let pool = new_pool(PoolId(next), device, (known, &changed), (dram_pages, env))?;
+                check_settings(device, pool.frames)?;
                 changed.push(pool);
                 next += 1;
             }
@@ -535,8 +540,10 @@ impl Store {
                     }
                     inner.retry_held(&mut inner.lock());
                     inner.retry_stale();
+                    inner.find_growth(&mut inner.lock());
                     inner.tend();
                     inner.look_for_media();
+                    inner.retire_unfit();
                     inner.patrol(&mut patrol);
                 }
             }),
@@ -569,6 +576,9 @@ impl Store {
             }
             st.pools[at].record = now;
         }
+        let records: Vec<PoolRecord> = st.pools.iter().map(|pool| pool.record.clone()).collect();
+        lines.extend(st.emergency.allow(new, records.iter())?);
+        self.inner.start_watch(&mut st);
         drop(st);
         let mut options = self.inner.options.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         if options.ack_timeout != new.ack_timeout {
@@ -592,10 +602,19 @@ impl Store {
         }
         let StoreOptions { ack_timeout, chunk_bytes, resume_wait, quiesce_timeout, .. } = *new;
         let mut devices = options.devices.clone();
-        for device in &mut devices {
-            let now = new.devices.iter().find(|now| now.name == device.name);
-            device.dax = now.map_or_else(|| device.dax.clone(), |now| now.dax.clone());
-            device.driver_user = now.and_then(|now| now.driver_user);
+        devices.iter_mut().for_each(|device| (device.emergency, device.driver_user) = (None, None));
+        for now in &new.devices {
+            match devices.iter_mut().find(|device| device.name == now.name) {
+                Some(device) => {
+                    (device.dax, device.emergency) = (now.dax.clone(), now.emergency);
+                    device.driver_user = now.driver_user;
+                }
+                // What is said of a device that the options left out until now counts when it is attached.
+                None if now.dax.is_some() && known.iter().any(|pool| pool.name == now.name) => {
+                    devices.push(now.clone());
+                }
+                None => {}
+            }
         }
         *options = Arc::new(StoreOptions {
             ack_timeout,
@@ -630,11 +649,8 @@ impl Store {
         let inner = &self.inner;
         let mut st = inner.lock();
         st.closing = true;
-        for pool in &st.pools {
-            if let Some(job) = &pool.job {
-                job.cancel();
-            }
-        }
+        let jobs = st.pools.iter().filter_map(|pool| pool.job.as_ref());
+        jobs.chain(&st.emergency.job).for_each(|job| job.cancel());
         let deadline = inner.env.now() + 2 * inner.options().ack_timeout;
         while inner.env.now() < deadline && st.live.values().any(|l| l.busy.is_some()) {
             for live in st.live.values() {

@@ -10,10 +10,13 @@ pub(crate) mod blocks;
 mod bytes;
 mod exclusive;
 pub(crate) mod files;
+mod growth;
+pub(crate) mod held;
 mod lifecycle;
 pub(crate) mod lost;
 pub(crate) mod media;
 mod new_pools;
+pub(crate) mod quota;
 mod recover;
 pub(crate) use admin::pages_in;
 pub use lifecycle::{Layout, prepare_dir, purge_contents, purge_dir, purge_idle};
@@ -36,6 +39,7 @@ use codax_core::name::Name;
 use codax_core::namespace::{Inode, Kind, Namespace};
 use codax_core::{Error, FileId, PageRange, Result};
 use state::{Busy, Live, State};
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -106,6 +110,9 @@ impl Inner {
         if changes.is_empty() {
             return Ok(());
         }
+        let cleared = st.quotas_of_dropped(changes);
+        let changes =
+            &*if cleared.is_empty() { Cow::from(changes) } else { [changes, &cleared].concat().into() };
         for change in changes {
             if let Change::Put(inode) = change {
                 Namespace::check_inode(inode)?;
@@ -119,6 +126,7 @@ impl Inner {
         }
         self.env.reached("committed");
         let places_anew = self.places_anew(st, changes);
+        let payers = st.payers_before(changes);
         for change in changes {
             // Who had the name before: gone with it, or replaced by another.
             let before = match change {
@@ -136,6 +144,9 @@ impl Inner {
                 _ => None,
             };
             let ahead = put.map(|(id, now)| (st.ns.get(id).and_then(|inode| inode.ahead), now));
+            if let Change::Quota(quota) = change {
+                st.quotas.set(quota);
+            }
             if let Err(e) = st.ns.apply(change) {
                 // The journal says what memory can't: whatever came next would be built on one of two truths.
                 tracing::error!("a change that is in the journal can't be true: {e}");
@@ -159,6 +170,8 @@ impl Inner {
                 tracing::warn!("names file: {e}");
             }
         }
+        st.charge_anew(payers, changes);
+        self.tell_quotas(st);
         if places_anew {
             self.align_catalogs(st);
         }
@@ -246,7 +259,7 @@ impl Inner {
         if let Some(live) = st.live.get_mut(&file) {
             live.busy = None;
         }
-        st.flag(file, PageRange::new(0, 1 << 40), FrameFlags::MOVING, false);
+        st.flag(file, PageRange::ALL, FrameFlags::MOVING, false);
         self.reap(st, file);
     }
 

@@ -10,19 +10,21 @@ use crate::fs::find_memory;
 use crate::journal::{CommitWords, Journal};
 use crate::names::NamesFile;
 use crate::options::StoreOptions;
-use crate::store::exclusive::mode_of;
+use crate::store::exclusive::{keep_modes, mode_of};
 use crate::store::files::all_in;
+use crate::store::held::Looked;
 use crate::store::lifecycle::{Layout, dram_pages, open_backing, prepare_dir, prepare_meta, reconcile};
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::new_pools::NewPools;
-use crate::store::state::{Note, Pool, State, Trouble};
+use crate::store::state::{Note, Pool, State, Trouble, marked};
 use crate::store::{Inner, Store};
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
 use codax_core::change::{Change, MoveRecord, PoolRecord, PoolState};
 use codax_core::extent::{self, Extent, FrameRun};
-use codax_core::frame::FrameState;
+use codax_core::frame::{FrameFlags, FrameState};
 use codax_core::namespace::{Inode, LEN_MAX, Namespace};
+use codax_core::quota::Quotas;
 use codax_core::{Error, ErrorKind, FileId, MoveId, PageCount, PageRange, PoolId, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -38,6 +40,7 @@ struct Replayed {
     pools: BTreeMap<PoolId, PoolRecord>,
     moves: BTreeMap<MoveId, MoveRecord>,
     ids_below: FileId,
+    quotas: Quotas,
 }
 
 impl Replayed {
@@ -56,6 +59,7 @@ impl Replayed {
                 self.ids_below = id;
                 self.ns.never_below(id);
             }
+            Change::Quota(quota) => self.quotas.set(&quota),
             other => self.ns.apply(&other)?,
         }
         Ok(())
@@ -130,7 +134,9 @@ impl Store {
         let on_their_way: Vec<MoveRecord> = replayed.moves.values().cloned().collect();
         settle_moves(&journal, &mut replayed, &mut notes)?;
         claim_frames(&replayed.ns, &mut pools)?;
-        adopt(&replayed.ns, &pools)?;
+        for pool in pools.iter().filter(|pool| pool.catalog.is_some()) {
+            adopt(&replayed.ns, pool.record.id, &*pool.backing)?;
+        }
         for pool in &mut pools {
             notes.extend(remember_needs(&layout, &replayed.ns, pool)?);
             pool.know_bad_frames(&mut changed);
@@ -140,6 +146,8 @@ impl Store {
         let events = Events::open(&layout.meta())?;
         let mut state = State::new(replayed.ns, pools);
         state.ids_below = replayed.ids_below;
+        state.quotas = replayed.quotas;
+        state.count_quotas();
         let catalogs = state.pools.iter().filter_map(|pool| pool.catalog.as_ref());
         let versions = catalogs.flat_map(|catalog| catalog.contents().nodes().map(|node| node.version));
         state.version = versions.max().unwrap_or(0);
@@ -160,7 +168,8 @@ impl Store {
             me: me.clone(),
         });
         inner.sweep(&renumbered, &mut notes)?;
-        inner.hold_mapped()?;
+        let all: Vec<PoolId> = inner.lock().pools.iter().map(|pool| pool.record.id).collect();
+        all.iter().try_for_each(|pool| inner.hold_mapped(&mut inner.lock(), *pool))?;
         inner.bring_back(&on_their_way);
         // What lay in another pool's memory is out of it now.
         inner.lock().pools.iter_mut().try_for_each(Pool::take_reserve)?;
@@ -170,6 +179,7 @@ impl Store {
         // All of them or none.
         inner.journal.append(&changed)?;
         new_pools.keep();
+        keep_modes(&layout, inner.lock().pools.iter().map(|pool| &pool.record), &inner.options())?;
         inner.align_catalogs(&mut inner.lock());
         inner.forget_numbers(&renumbered);
         inner.fit_media();
@@ -178,12 +188,11 @@ impl Store {
         for note in &notes {
             inner.event("recover", "store", &note.what, 0);
         }
-        let pools: Vec<PoolId> = inner.lock().pools.iter().map(|pool| pool.record.id).collect();
-        pools.into_iter().for_each(|pool| inner.tell_reserve(&inner.lock(), pool));
+        all.iter().for_each(|pool| inner.tell_reserve(&inner.lock(), *pool));
         inner.lock().recovery = notes;
         let store = Self { inner };
-        let pools: Vec<PoolId> = store.inner.lock().pools.iter().map(|pool| pool.record.id).collect();
-        pools.into_iter().for_each(|pool| store.inner.keep_reserve(pool));
+        all.into_iter().for_each(|pool| store.inner.keep_reserve(pool));
+        store.inner.watch_emergencies()?;
         store.start_maintenance();
         store.resume_drains();
         Ok(store)
@@ -273,6 +282,8 @@ fn open_pools(
             driver: Arc::new(Driven::passive(&Expander)),
             fit: Fit::default(),
             private: Vec::new(),
+            lent: Vec::new(),
+            spilled: PageCount(0),
             record: record.clone(),
         });
     }
@@ -296,15 +307,12 @@ fn bring_in(replayed: &Replayed, pools: &[Pool], known: &[PoolRecord]) -> Result
     import(&replayed.ns, &records, &sources)
 }
 
-/// Tells media of their own which frames files have.
-fn adopt(ns: &Namespace, pools: &[Pool]) -> Result<()> {
-    for pool in pools.iter().filter(|pool| pool.catalog.is_some()) {
-        for inode in ns.inodes() {
-            let here: Vec<Extent> =
-                inode.extents.iter().filter(|e| e.pool == pool.record.id).copied().collect();
-            if !here.is_empty() {
-                pool.backing.adopt(inode.id, inode.len, &here)?;
-            }
+/// Tells a medium of its own which frames files have.
+pub(super) fn adopt(ns: &Namespace, pool: PoolId, backing: &dyn Backing) -> Result<()> {
+    for inode in ns.inodes() {
+        let here: Vec<Extent> = inode.extents.iter().filter(|e| e.pool == pool).copied().collect();
+        if !here.is_empty() {
+            backing.adopt(inode.id, inode.len, &here)?;
         }
     }
     Ok(())
@@ -341,6 +349,9 @@ fn claim_frames(ns: &Namespace, pools: &mut [Pool]) -> Result<()> {
                 )));
             }
         }
+        for (pool, run) in marked(inode, &inode.extents) {
+            pools[usize::from(pool.0)].table.set_flags(run, FrameFlags::EMERGENCY, true);
+        }
     }
     Ok(())
 }
@@ -349,35 +360,8 @@ impl Inner {
     /// Brings the objects in line with the journal: what no file claims goes, unless somebody holds it; what is missing is said.
     fn sweep(&self, renumbered: &[(PoolId, FileId, FileId)], notes: &mut Vec<Note>) -> Result<()> {
         let mut st = self.lock();
-        for pool in st.media.all() {
-            let backing = st.pool(pool).backing.clone();
-            if backing.gone().is_some() {
-                // It has been said already.
-                continue;
-            }
-            let objects = backing.list()?;
-            for stray in backing.strays()? {
-                let what = crate::check::stray(&stray);
-                notes.push(Note { what, of: Some(Trouble::Stray(stray)) });
-            }
-            let mut seen = BTreeSet::new();
-            for (file, object) in objects {
-                seen.insert(file);
-                if renumbered.iter().any(|(its, theirs, _)| (*its, *theirs) == (pool, file)) {
-                    // The medium's catalog knows it by this number still.
-                    continue;
-                }
-                self.sweep_object(&mut st, pool, file, object, notes)?;
-            }
-            let missing: Vec<FileId> =
-                st.files_in(pool).map(|i| i.id).filter(|f| !seen.contains(f)).collect();
-            for file in missing {
-                let (path, name) = (st.path(file), st.pool_name(pool));
-                notes.push(Note {
-                    what: format!("{path}: its object in {name} is missing, its bytes there are lost"),
-                    of: Some(Trouble::Object(file, pool)),
-                });
-            }
+        for medium in st.media.all() {
+            self.sweep_medium(&mut st, medium, renumbered, notes)?;
         }
         // An object that isn't there says nothing.
         let ahead: Vec<FileId> = st.ns.inodes().filter(|i| i.ahead.is_some()).map(|i| i.id).collect();
@@ -397,6 +381,45 @@ impl Inner {
         let orphans: Vec<FileId> = st.ns.inodes().filter(|i| i.nlink == 0).map(|i| i.id).collect();
         st.lost_orphans = orphans.into_iter().collect();
         self.retry_held(&mut st);
+        Ok(())
+    }
+
+    /// [`Inner::sweep`] of one medium. Objects in which something is held already are left alone.
+    pub fn sweep_medium(
+        &self,
+        st: &mut State,
+        medium: PoolId,
+        renumbered: &[(PoolId, FileId, FileId)],
+        notes: &mut Vec<Note>,
+    ) -> Result<()> {
+        let backing = st.pool(medium).backing.clone();
+        if backing.gone().is_some() {
+            // It has been said already.
+            return Ok(());
+        }
+        let objects = backing.list()?;
+        for stray in backing.strays()? {
+            let what = crate::check::stray(&stray);
+            notes.push(Note { what, of: Some(Trouble::Stray(stray)) });
+        }
+        let mut seen = BTreeSet::new();
+        for (file, object) in objects {
+            seen.insert(file);
+            // The medium's catalog knows it by this number still.
+            let is_known = renumbered.iter().any(|(its, theirs, _)| (*its, *theirs) == (medium, file));
+            if !is_known && !st.has_held(file, medium) {
+                self.sweep_object(st, medium, file, object, notes)?;
+            }
+        }
+        let missing: Vec<FileId> =
+            st.files_in(medium).map(|inode| inode.id).filter(|file| !seen.contains(file)).collect();
+        for file in missing {
+            let (path, name) = (st.path(file), st.pool_name(medium));
+            notes.push(Note {
+                what: format!("{path}: its object in {name} is missing, its bytes there are lost"),
+                of: Some(Trouble::Object(file, medium)),
+            });
+        }
         Ok(())
     }
 
@@ -484,7 +507,7 @@ impl Inner {
 
     /// Takes back memory that no file claims, for which it needs no frames; where somebody has it, it is held.
     fn sweep_stale(&self, st: &mut State, pool: PoolId, file: FileId, stale: &[PageRange]) {
-        match self.release_pages(st, file, pool, stale) {
+        match self.release_pages(st, file, pool, stale, &mut Looked::default()) {
             Ok(true) => return,
             Ok(false) => {}
             Err(e) => tracing::warn!("give back what was left over of #{file}: {e}"),
@@ -499,7 +522,7 @@ impl Inner {
     fn hold_stale(&self, st: &mut State, pool: PoolId, file: FileId, ranges: &[PageRange]) -> Vec<Extent> {
         let mut frames = Vec::new();
         for &range in ranges.iter().filter(|r| !r.is_empty()) {
-            match st.reserve(pool, file, range, None) {
+            match st.take(pool, file, range, None) {
                 Ok(extents) => frames.extend(extents),
                 // A full pool with stale memory beside it: its extents' numbers are all taken, so there is nothing to keep back.
                 Err(e) => tracing::debug!("stale memory of #{file}: {e}"),

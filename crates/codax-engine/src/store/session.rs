@@ -288,6 +288,9 @@ impl Session {
     pub(crate) fn map_now(&self, st: &mut State, file: FileId, write: bool) -> Result<LayoutFds> {
         self.require_mapper(st)?;
         let layout = self.store.inner.layout(st, file, write)?;
+        if write {
+            st.watch(file);
+        }
         let entry = st.live.entry(file).or_default().mappers.entry(self.id).or_default();
         entry.mappings += 1;
         entry.write |= write;
@@ -326,6 +329,9 @@ impl Session {
             inner.refresh(&mut st, open.file);
         }
         let layout = inner.layout(&st, open.file, write)?;
+        if write {
+            st.watch(open.file);
+        }
         let raw = st.live.entry(open.file).or_default().raw.entry(self.id).or_default();
         raw.count += 1;
         raw.write |= write;

@@ -3,8 +3,10 @@
 use crate::backing::Backing;
 use crate::catalog::Catalog;
 use crate::driver::{Driven, Fit};
+use crate::emergency::{Book, Placed};
 use crate::fs::{FsHandle, Mount, MountHandle, MountUse};
 use crate::store::media::Media;
+use crate::store::quota::Maker;
 use crate::store::session::SessionEntry;
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
@@ -14,6 +16,7 @@ use codax_core::frame::{FrameFlags, FrameState};
 use codax_core::info::{Exclusive, JobInfo};
 use codax_core::namespace::{Inode, Namespace};
 use codax_core::placement::{Placement, Room};
+use codax_core::quota::Quotas;
 use codax_core::request::{PinId, PlacementSpec};
 use codax_core::{
     DRAM, Error, ErrorKind, FileId, Frame, HUGE_PAGES, MoveId, PageCount, PageNo, PageRange, PoolId, Result,
@@ -48,7 +51,7 @@ pub(crate) struct State {
     /// What was mended or lost at start.
     pub recovery: Vec<Note>,
     /// Files that are being made: they have frames and may have objects, and the journal doesn't know them yet.
-    pub making: BTreeSet<FileId>,
+    pub making: BTreeMap<FileId, Maker>,
     /// The store is being closed: no new work.
     pub closing: bool,
     /// What mounts have open.
@@ -66,6 +69,11 @@ pub(crate) struct State {
     pub version: u64,
     /// Held frames of files that the caches of a device may have bytes of still: they are not given back before its driver has said otherwise.
     pub stale: BTreeSet<(PoolId, FileId)>,
+    pub quotas: Quotas,
+    /// Files of which somebody has, or had since there are quotas, a descriptor by which they can be grown.
+    pub watched: BTreeSet<FileId>,
+    /// What devices are used for want of memory.
+    pub emergency: Book,
     /// The mount on whose behalf the lock is held: it knows what it changes.
     pub acting: Option<u64>,
 }
@@ -130,6 +138,10 @@ pub(crate) struct Pool {
     pub fit: Fit,
     /// Frames that are its device's own, as its driver said.
     pub private: Vec<FrameRun>,
+    /// How many frames have pages that found no room in `dram`, as the table marks them.
+    pub spilled: PageCount,
+    /// Frames whose memory is lent to the rest of the system. Nobody is given them either.
+    pub lent: Vec<FrameRun>,
 }
 
 /// A drain, a return or a move that runs.
@@ -173,8 +185,8 @@ pub(crate) struct Live {
     /// Sessions that copy by descriptor.
     pub raw: BTreeMap<SessionId, RawEntry>,
     pub pins: BTreeMap<(SessionId, PinId), PageRange>,
-    /// The placement of a file in the making, which has no directory yet to take one from.
-    pub unnamed: Option<Placement>,
+    /// Where a file is made that has no directory yet.
+    pub unnamed: Option<Unnamed>,
     /// Somebody changes where its pages are.
     pub busy: Option<Busy>,
     /// How many wait for that to end.
@@ -183,6 +195,14 @@ pub(crate) struct Live {
     pub io: u32,
     /// What mounts do with it.
     pub mount: Option<Box<MountUse>>,
+}
+
+/// A file that was made without a name.
+#[derive(Debug, Clone)]
+pub(crate) struct Unnamed {
+    pub placement: Placement,
+    /// The directory for which it was made; it may be named in another.
+    pub dir: FileId,
 }
 
 /// What [`Busy`] says of a move.
@@ -249,7 +269,7 @@ impl State {
             next_move: 1,
             quarantine: BTreeSet::new(),
             recovery: Vec::new(),
-            making: BTreeSet::new(),
+            making: BTreeMap::new(),
             lost_orphans: BTreeSet::new(),
             closing: false,
             handles: HashMap::new(),
@@ -260,6 +280,9 @@ impl State {
             closed_devices: BTreeSet::new(),
             version: 0,
             stale: BTreeSet::new(),
+            quotas: Quotas::default(),
+            watched: BTreeSet::new(),
+            emergency: Book::default(),
             acting: None,
         }
     }
@@ -352,7 +375,7 @@ impl State {
         self.ns.path_of(file).map_or_else(|| format!("#{file}"), |p| p.to_string())
     }
 
-    /// Takes frames of `pool` for `pages` of `file`, marked reserved.
+    /// Takes frames of `pool` for `pages` of `file`, marked reserved, if quotas allow it.
     pub fn reserve(
         &mut self,
         pool: PoolId,
@@ -371,6 +394,29 @@ impl State {
         pages: PageRange,
         row: (Option<Frame>, PageCount),
     ) -> Result<Vec<Extent>> {
+        self.check_quota(pool, file, pages.count)?;
+        self.take_ahead(pool, file, pages, row)
+    }
+
+    /// [`State::reserve`] whatever quotas say: for what is there already, and for what the operator asks.
+    pub fn take(
+        &mut self,
+        pool: PoolId,
+        file: FileId,
+        pages: PageRange,
+        near: Option<Frame>,
+    ) -> Result<Vec<Extent>> {
+        self.take_ahead(pool, file, pages, (near, PageCount(0)))
+    }
+
+    /// [`State::reserve_ahead`] in the same way.
+    pub fn take_ahead(
+        &mut self,
+        pool: PoolId,
+        file: FileId,
+        pages: PageRange,
+        row: (Option<Frame>, PageCount),
+    ) -> Result<Vec<Extent>> {
         let Some(runs) = self.allocate_fit(pool, file, pages, row) else {
             return Err(self.no_frames(pool, pages));
         };
@@ -383,6 +429,7 @@ impl State {
             page += run.count.0;
         }
         p.tell_unused();
+        self.charge(file, pool, pages.count);
         self.fit_medium(pool);
         Ok(extents)
     }
@@ -406,18 +453,20 @@ impl State {
 
     /// The placement in force for a file.
     pub fn placement(&self, file: FileId) -> Placement {
-        let unnamed = self.live.get(&file).and_then(|l| l.unnamed.clone());
-        unnamed.unwrap_or_else(|| self.ns.placement(file))
+        let unnamed = self.live.get(&file).and_then(|l| l.unnamed.as_ref());
+        unnamed.map_or_else(|| self.ns.placement(file), |unnamed| unnamed.placement.clone())
     }
 
-    /// Takes frames for new pages of a file as its placement says, marked reserved.
+    /// Takes frames for new pages of a file as its placement says, marked reserved. Those for `dram` that find no room there may `spill` to devices that
+    /// allow it.
     pub fn place(
         &mut self,
-        placement: &Placement,
+        (placement, spill): (&Placement, bool),
         file: FileId,
         pages: PageRange,
         after: Option<Extent>,
-    ) -> Result<Vec<Extent>> {
+    ) -> Result<Placed> {
+        let mut placed = Placed::default();
         let (beside, pages) = self.beside_others(file, pages);
         if let Some(run) = beside.filter(|run| !self.room(run.pool).online) {
             let name = self.pool_name(run.pool);
@@ -425,22 +474,66 @@ impl State {
                 "pool {name} takes nothing new (it drains or is offline), and has the pages beside these"
             )));
         }
+        // What is beside pages that spilled has, and goes home with them.
+        let spilled = |run: &PoolRun| {
+            let others = self.ns.get(file).map(Inode::spilled).unwrap_or_default();
+            let block = run.pages.widened(self.block());
+            others.iter().any(|e| e.pool == run.pool && e.pages().intersect(block).is_some())
+        };
+        placed.spilled.extend(beside.filter(spilled).map(|run| run.pages));
         let mut runs: Vec<PoolRun> = beside.into_iter().collect();
         let block = self.block().max(HUGE_PAGES);
-        runs.extend(placement.choose(pages, block, &|id| self.room(id), &|id| self.pool_name(id))?);
-        let mut extents: Vec<Extent> = Vec::with_capacity(runs.len());
+        match if spill { self.overflow((placement, Some(file)), pages, block)? } else { None } {
+            Some((over, spilled)) => {
+                runs.extend(over);
+                placed.spilled.extend(spilled);
+            }
+            None => runs.extend(self.choose(placement, file, pages, block)?),
+        }
         for run in runs {
-            let last = extents.last().copied().or(after);
+            let last = placed.extents.last().copied().or(after);
             let near = last.filter(|e| e.pool == run.pool).map(|e| Frame(e.frame.0 + e.count.0));
             match self.reserve(run.pool, file, run.pages, near) {
-                Ok(more) => extents.extend(more),
+                Ok(more) => placed.extents.extend(more),
                 Err(e) => {
-                    self.free(&extents);
+                    self.free(&placed.extents);
                     return Err(e);
                 }
             }
         }
-        Ok(extents)
+        self.note_placed(file, &placed);
+        Ok(placed)
+    }
+
+    /// Where new pages of a file go. A pool of which a quota leaves nothing is full to it; where that is why there is no space, it is said.
+    fn choose(
+        &mut self,
+        placement: &Placement,
+        file: FileId,
+        pages: PageRange,
+        block: u64,
+    ) -> Result<Vec<PoolRun>> {
+        let within = |id| self.room_for(file, id);
+        let chosen = placement.choose(pages, block, &within, &|id| self.pool_name(id));
+        let full = match chosen {
+            Err(e) if e.kind == ErrorKind::NoSpace => e,
+            other => return other,
+        };
+        let all = placement.choose(pages, block, &|id| self.room(id), &|id| self.pool_name(id));
+        let mut wanted: BTreeMap<PoolId, u64> = BTreeMap::new();
+        for run in all.into_iter().flatten() {
+            *wanted.entry(run.pool).or_default() += run.pages.count.0;
+        }
+        for (pool, count) in wanted {
+            self.check_quota(pool, file, PageCount(count))?;
+        }
+        Err(Error::no_space(full.message + &self.want_back(placement)))
+    }
+
+    /// [`State::room`] for a file: no more than what quotas leave it.
+    pub fn room_for(&self, file: FileId, id: PoolId) -> Room {
+        let room = self.room(id);
+        Room { free: room.free.min(self.quota_room(file, id)), ..room }
     }
 
     /// Marks frames as the file's.
@@ -449,13 +542,20 @@ impl State {
             let run = FrameRun { frame: e.frame, count: e.count };
             self.pool_mut(e.pool).table.assign(run, file, e.page, FrameState::Used);
         }
+        for (pool, run) in self.ns.get(file).map(|inode| marked(inode, extents)).unwrap_or_default() {
+            self.pool(pool).table.set_flags(run, FrameFlags::EMERGENCY, true);
+        }
     }
 
     /// Gives frames back.
     pub fn free(&mut self, extents: &[Extent]) {
         for e in extents {
             let run = FrameRun { frame: e.frame, count: e.count };
+            let charged = self.charged(e.pool, e.frame);
             self.pool_mut(e.pool).give_back(run);
+            if let Some(file) = charged {
+                self.quotas.credit(file, e.pool, e.count);
+            }
         }
         for medium in self.media.of_extents(extents) {
             self.fit_medium(medium);
@@ -475,10 +575,14 @@ impl State {
                 from = frame + 1;
             }
         }
+        // A damaged frame that a file has is that file's still.
+        pool.record.retired.iter().for_each(|bad| table.retire(*bad));
         for inode in self.ns.inodes() {
             for e in inode.extents.iter().filter(|e| e.pool == id) {
                 table.assign(run(e), inode.id, e.page, FrameState::Used);
             }
+            let marked = marked(inode, &inode.extents).into_iter().filter(|(pool, _)| *pool == id);
+            marked.for_each(|(_, run)| table.set_flags(run, FrameFlags::EMERGENCY, true));
         }
         for (file, extents) in &pool.held {
             extents.iter().for_each(|e| table.assign(run(e), *file, e.page, FrameState::Held));
@@ -532,6 +636,13 @@ impl State {
         }
         None
     }
+}
+
+/// Those of these frames of a file that are an emergency's.
+pub(crate) fn marked(inode: &Inode, extents: &[Extent]) -> Vec<(PoolId, FrameRun)> {
+    let spilled = inode.spilled();
+    let here = spilled.iter().flat_map(|e| extent::slice(extents, e.pages()));
+    here.map(|e| (e.pool, FrameRun { frame: e.frame, count: e.count })).collect()
 }
 
 /// Whether a pool is the host's own memory.

@@ -224,6 +224,9 @@ impl Area for SimArea {
         if fault.is_none() {
             let memory = &mut state.copies[self.copy];
             let range = range(at, usize::try_from(len).unwrap(), &memory.seen)?;
+            if memory.poisoned.iter().any(|bad| bad.start < range.end && range.start < bad.end) {
+                return Err(on_purpose());
+            }
             for line in range.start / LINE..range.end.div_ceil(LINE) {
                 if memory.dirty.remove(&line) {
                     let line = line * LINE..(line + 1) * LINE;
@@ -279,7 +282,7 @@ pub fn superblock(geometry: Geometry) -> Superblock {
 /// A formatted medium.
 pub fn formatted(geometry: Geometry, seed: u64) -> (Medium, Catalog) {
     let medium = Medium::blank(&geometry, seed);
-    let catalog = Catalog::format(medium.copies(), superblock(geometry)).unwrap();
+    let catalog = Catalog::format(medium.copies(), superblock(geometry), || ()).unwrap();
     (medium, catalog)
 }
 

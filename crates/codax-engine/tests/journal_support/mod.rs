@@ -4,6 +4,7 @@
 use codax_core::change::{BackingKind, Change, Chunk, LinkModel, MoveRecord, PoolRecord, PoolState};
 use codax_core::extent::{Extent, FrameRun};
 use codax_core::namespace::{Inode, Kind};
+use codax_core::quota::{Quota, Subject};
 use codax_core::{FileId, Frame, MoveId, PageCount, PageNo, PageRange, PoolId, Result};
 use codax_engine::env::Env;
 use codax_engine::journal::Journal;
@@ -394,6 +395,7 @@ pub struct Model {
     pools: BTreeMap<PoolId, PoolRecord>,
     moves: BTreeMap<MoveId, MoveRecord>,
     ids_below: Option<FileId>,
+    quotas: BTreeMap<(Subject, PoolId), Quota>,
 }
 
 impl Model {
@@ -407,6 +409,12 @@ impl Model {
             Change::MoveBegin(record) => drop(self.moves.insert(record.id, record)),
             Change::MoveEnd(id) => drop(self.moves.remove(&id)),
             Change::IdsBelow(id) => self.ids_below = Some(id),
+            Change::Quota(quota @ Quota { limit: Some(_), .. }) => {
+                self.quotas.insert((quota.subject, quota.pool), quota);
+            }
+            Change::Quota(quota) => {
+                self.quotas.remove(&(quota.subject, quota.pool));
+            }
         }
     }
 
@@ -420,7 +428,9 @@ impl Model {
         });
         let pools = self.pools.values().cloned().map(Change::Pool);
         let moves = self.moves.values().cloned().map(Change::MoveBegin);
-        inodes.chain(links).chain(pools).chain(moves).chain(self.ids_below.map(Change::IdsBelow)).collect()
+        let quotas = self.quotas.values().copied().map(Change::Quota);
+        let ids = self.ids_below.map(Change::IdsBelow);
+        inodes.chain(links).chain(pools).chain(moves).chain(quotas).chain(ids).collect()
     }
 
     pub fn with(&self, changes: &[Change]) -> Self {

@@ -44,6 +44,19 @@ impl Media {
         let env = TestEnv::seeded(STORES.fetch_add(1, Ordering::Relaxed) << 32);
         Store::open(self.options(rig, names, Format::IfNotOurs), env).expect("the store opens")
     }
+
+    /// Has a store of its own write files to media, and lets go of them.
+    pub fn written(&self, names: &[&str], work: impl FnOnce(&Session)) {
+        let rig = Rig::new();
+        let store = self.open(&rig, names);
+        work(&admin(&store));
+        store.end();
+    }
+}
+
+/// Both copies of a medium's catalog, as bytes.
+pub fn catalogs(dir: &Path) -> [Vec<u8>; 2] {
+    ["catalog.0", "catalog.1"].map(|name| std::fs::read(dir.join(name)).expect("there"))
 }
 
 /// The directory's lock is this process's, as long as it has the store in memory.

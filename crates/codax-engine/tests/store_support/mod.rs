@@ -135,6 +135,7 @@ pub fn open_of(text: &str, len: u64) -> Open {
         unnamed: false,
         mode: 0o644,
         placement: None,
+        no_emergency: false,
         len,
         map: None,
     }

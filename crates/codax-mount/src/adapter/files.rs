@@ -102,7 +102,12 @@ impl Adapter {
         let handle = FileHandle(open.handle.0);
         match open.how {
             How::Passthrough(object) => match self.backings.open(id, object, register) {
-                Ok(backing) => Ok(Answer { handle, flags: FopenFlags::empty(), backing: Some(backing) }),
+                Ok(backing) => {
+                    // A mapping is the object's either way.
+                    let daemon = FopenFlags::FOPEN_DIRECT_IO;
+                    let flags = if open.direct { daemon } else { FopenFlags::empty() };
+                    Ok(Answer { handle, flags, backing: Some(backing) })
+                }
                 Err(e) => {
                     self.fs().release(open.handle);
                     Err(errno(&Error::internal(format!("register the object of #{id}: {e}"))))

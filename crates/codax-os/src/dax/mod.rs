@@ -160,12 +160,7 @@ impl DaxDevice {
         else {
             return Some(gone());
         };
-        match about.mode {
-            Mode::Devdax => None,
-            Mode::SystemRam => Some(OpenError::SystemRam(about.name)),
-            Mode::Unbound => Some(OpenError::Unbound(about.name)),
-            Mode::Other(driver) => Some(OpenError::OtherDriver { name: about.name, driver }),
-        }
+        not_devdax(&about)
     }
 
     /// The ranges (offset, length in bytes) that the kernel knows to be unreadable, in order.

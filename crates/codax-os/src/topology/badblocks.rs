@@ -1,7 +1,6 @@
 //! What the kernel knows to be unreadable: the bad blocks of NVDIMMs, which it has from their firmware and from machine checks.
 //!
-//! A list is lines of `SECTOR COUNT`, in sectors of 512 bytes. A region of NVDIMMs has one, and so has a disk that is made of it; a DAX device has none of
-//! its own, so the region's is cut to where it lies. Memory that isn't persistent has none.
+//! A list is lines of `SECTOR COUNT`, in sectors of 512 bytes. A region of NVDIMMs has one; a DAX device has none of its own, so the region's is cut to where it lies. Memory that isn't persistent has none.
 #![forbid(unsafe_code)]
 
 use super::dax::DEVICES;
@@ -17,13 +16,6 @@ const SECTOR: u64 = 512;
 pub fn bad_blocks_of_dax(root: &Path, name: &str) -> io::Result<Vec<(u64, u64)>> {
     let sys = Reader::new(root);
     let found = of_dax(&sys, name);
-    told(sys, found)
-}
-
-/// The bad ranges (offset, length in bytes) of a disk or a partition, as `pmem0`: in bytes of itself.
-pub fn bad_blocks_of_disk(root: &Path, name: &str) -> io::Result<Vec<(u64, u64)>> {
-    let sys = Reader::new(root);
-    let found = of_disk(&sys, name);
     told(sys, found)
 }
 
@@ -48,19 +40,6 @@ fn of_dax(sys: &Reader<'_>, name: &str) -> Option<Vec<(u64, u64)>> {
     let start: u64 = sys.number(&below(&device, "resource"))?;
     let skip = start.checked_sub(sys.number(&below(region, "resource"))?)?;
     Some(cut(&bad, skip, sys.number(&below(&device, "size"))?))
-}
-
-fn of_disk(sys: &Reader<'_>, name: &str) -> Option<Vec<(u64, u64)>> {
-    let Some(device) = sys.real(&format!("class/block/{name}")) else { return Some(Vec::new()) };
-    let sectors: u64 = sys.number(&below(&device, "size"))?;
-    // A partition is a directory in its disk's.
-    let part = sys.text(&below(&device, "partition")).is_some();
-    let (disk, first) = match device.parent().filter(|_| part) {
-        Some(disk) => (disk, sys.number(&below(&device, "start"))?),
-        None => (device.as_path(), 0u64),
-    };
-    let bad = sys.blocks(&below(disk, "badblocks"))?;
-    Some(cut(&bad, first.checked_mul(SECTOR)?, sectors.checked_mul(SECTOR)?))
 }
 
 /// Whether a directory is that of a region of NVDIMMs.

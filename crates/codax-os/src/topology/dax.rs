@@ -49,33 +49,47 @@ pub(super) fn name_of(sys: &Reader<'_>, number: u64) -> Option<String> {
 }
 
 pub(super) fn read(sys: &Reader<'_>, regions: &[Region]) -> Vec<Dax> {
-    let number = |rest: &str| {
-        let (region, device) = rest.split_once('.')?;
-        Some((plain_number(region)?, plain_number(device)?))
-    };
-    // A region has its devices below it; NVDIMMs have regions of the same names elsewhere.
-    let place = |region: &Region| Some((region.name.clone(), sys.real(&super::cxl::place(&region.name))?));
-    let regions: Vec<_> = regions.iter().filter_map(place).collect();
-    let devices = sys.entries(DEVICES, "dax", number).into_iter();
+    let devices = sys.entries(DEVICES, "dax", numbers).into_iter();
     devices
-        .map(|((region, device), dir)| Dax {
-            name: format!("dax{region}.{device}"),
-            mode: match sys.link(&format!("{dir}/driver")).as_deref() {
-                Some("device_dax") => Mode::Devdax,
-                Some("kmem") => Mode::SystemRam,
-                Some(other) => Mode::Other(other.to_owned()),
-                None => Mode::Unbound,
-            },
-            bytes: sys.number(&format!("{dir}/size")),
-            align: sys.number(&format!("{dir}/align")),
-            target_node: sys.node(&format!("{dir}/target_node")),
-            persistent: is_nvdimm(sys, &dir),
-            region: sys.real(&dir).and_then(|dir| {
-                let around = regions.iter().find(|(_, region)| dir.starts_with(region));
-                around.map(|(name, _)| name.clone())
-            }),
-        })
+        .map(|((region, device), dir)| about(sys, format!("dax{region}.{device}"), &dir, regions))
         .collect()
+}
+
+/// The one of this name, if there is one.
+pub(super) fn one(sys: &Reader<'_>, name: &str) -> Option<Dax> {
+    numbers(name.strip_prefix("dax")?)?;
+    let dir = format!("{DEVICES}/{name}");
+    sys.real(&dir)?;
+    Some(about(sys, name.to_owned(), &dir, &super::cxl::regions(sys)))
+}
+
+/// The numbers of a region and of a device in it, `X.Y`.
+fn numbers(rest: &str) -> Option<(u64, u64)> {
+    let (region, device) = rest.split_once('.')?;
+    Some((plain_number(region)?, plain_number(device)?))
+}
+
+fn about(sys: &Reader<'_>, name: String, dir: &str, regions: &[Region]) -> Dax {
+    let real = sys.real(dir);
+    // A region has its devices below it; NVDIMMs have regions of the same names elsewhere.
+    let around = |region: &&Region| {
+        let place = sys.real(&super::cxl::place(&region.name));
+        real.as_ref().zip(place).is_some_and(|(device, region)| device.starts_with(region))
+    };
+    Dax {
+        name,
+        mode: match sys.link(&format!("{dir}/driver")).as_deref() {
+            Some("device_dax") => Mode::Devdax,
+            Some("kmem") => Mode::SystemRam,
+            Some(other) => Mode::Other(other.to_owned()),
+            None => Mode::Unbound,
+        },
+        bytes: sys.number(&format!("{dir}/size")),
+        align: sys.number(&format!("{dir}/align")),
+        target_node: sys.node(&format!("{dir}/target_node")),
+        persistent: is_nvdimm(sys, dir),
+        region: regions.iter().find(around).map(|region| region.name.clone()),
+    }
 }
 
 /// Whether what lies there is a part of an NVDIMM.

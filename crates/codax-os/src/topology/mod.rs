@@ -14,7 +14,7 @@ mod fsdax;
 mod node;
 mod reader;
 
-pub use badblocks::{bad_blocks_of_dax, bad_blocks_of_disk};
+pub use badblocks::bad_blocks_of_dax;
 pub use cpu::Cpu;
 pub use cxl::{Memdev, Region};
 pub use dax::{Dax, Mode};
@@ -77,15 +77,13 @@ pub fn nodes_with_memory(root: &Path) -> Option<Vec<u32>> {
 #[must_use]
 pub fn dax_of(root: &Path, number: u64) -> Option<Dax> {
     let sys = Reader::new(root);
-    let name = dax::name_of(&sys, number)?;
-    dax::read(&sys, &cxl::regions(&sys)).into_iter().find(|dax| dax.name == name)
+    dax::one(&sys, &dax::name_of(&sys, number)?)
 }
 
 /// The DAX device of this name, which may have no device file; `None` if there is none.
 #[must_use]
 pub fn dax_named(root: &Path, name: &str) -> Option<Dax> {
-    let sys = Reader::new(root);
-    dax::read(&sys, &cxl::regions(&sys)).into_iter().find(|dax| dax.name == name)
+    dax::one(&Reader::new(root), name)
 }
 
 /// What mappings of a DAX device must be aligned to, in bytes, by its number; `None` if it is no such device, or sysfs doesn't tell.

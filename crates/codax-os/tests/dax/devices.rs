@@ -1,8 +1,8 @@
 //! Devices in devdax mode.
 #![forbid(unsafe_code)]
 
-use crate::setting::{self, Helper, pattern, turn};
-use codax_os::area::{Area, Region};
+use crate::setting::{self, Helper, Sleeper, pattern, turn};
+use codax_os::area::{self, Area, Region};
 use codax_os::copy::{Piece, SourceMap};
 use codax_os::dax::{DaxDevice, OpenError};
 use codax_os::durable;
@@ -95,7 +95,7 @@ fn pieces_are_copied_as_if_they_lay_side_by_side() {
         let source = SourceMap::of_pieces(&pieces).unwrap();
         assert_eq!(source.copy_to(0, 3 * UNITS, &object).unwrap(), UNITS, "up to what isn't there");
         assert_eq!(source.read(UNITS - 7, &mut back[..100]).unwrap(), 7);
-        assert_eq!(source.copy_to_at(2 * UNITS, UNITS, &object, 0).unwrap(), UNITS);
+        assert_eq!(source.copy_to(2 * UNITS, UNITS, &object).unwrap(), UNITS);
     });
 }
 
@@ -104,7 +104,8 @@ fn pieces_are_copied_as_if_they_lay_side_by_side() {
 fn a_region_changes_between_a_device_and_an_object() {
     on_each("a_region_changes_between_a_device_and_an_object", |device| {
         let region = Region::reserve_in(4 * UNIT, 0, UNIT).unwrap();
-        assert!(region.place_sync(0, 4 * UNIT, device, 6 * UNITS, true).unwrap());
+        assert!(area::takes_sync(device, true).unwrap());
+        region.place_sync(0, 4 * UNIT, device, 6 * UNITS, true, true).unwrap();
         let memory = region.memory();
         (0..4).for_each(|i| memory.store_u64(i * UNIT + 8, 100 + i as u64));
         durable::range(memory, true).unwrap();
@@ -198,11 +199,9 @@ fn who_has_a_device_open_is_found() {
     let zero = std::fs::File::open("/dev/zero").unwrap();
     let number = object::char_device(&zero).unwrap().unwrap();
     let stat = object::stat(&zero).unwrap();
-    let mut child = std::process::Command::new("sleep").arg("1000").stdin(zero).spawn().unwrap();
-    let found = process::holders_of_device(number, (stat.dev, stat.ino));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let mine = found.unwrap().into_iter().find(|held| held.pid == child.id()).unwrap();
+    let child = Sleeper::start(zero);
+    let found = process::holders_of_device(number, (stat.dev, stat.ino)).unwrap();
+    let mine = found.into_iter().find(|held| held.pid == child.pid()).unwrap();
     assert_eq!((mine.what, mine.command.as_str()), (Hold::Descriptor, "sleep"));
     assert_eq!((mine.dev, mine.ino), (stat.dev, stat.ino));
 }

@@ -81,6 +81,27 @@ impl Drop for Helper {
     }
 }
 
+/// A process that does nothing, with this as its standard input, until this is dropped.
+pub struct Sleeper(Child);
+
+impl Sleeper {
+    pub fn start(input: impl Into<Stdio>) -> Self {
+        Self(Command::new("sleep").arg("1000").stdin(input).spawn().unwrap())
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// In a helper: path, offset and length of what it acts on.
 pub fn errand() -> Option<(PathBuf, u64, u64)> {
     let what = std::env::var("CODAX_TEST_CHILD").ok()?;

@@ -1,13 +1,15 @@
 use super::{Channel, decode, encode};
 use crate::{Attach, Hello, MAGIC, PACKET_MAX, Reply, Request, VERSION};
 use codax_core::extent::{Extent, PoolRun};
-use codax_core::info::{Event, FileInfo, Finding, HeldFile, JobInfo, JobReport, Severity, StoreInfo};
+use codax_core::info::{
+    Event, FileInfo, Finding, HeldFile, JobInfo, JobReport, QuotaInfo, Severity, StoreInfo,
+};
 use codax_core::live::{MoverAck, MoverMsg, Step};
 use codax_core::name::StorePath;
 use codax_core::namespace::Kind;
 use codax_core::placement::Placement;
 use codax_core::plan::{Holder, Plan, PlannedMove};
-use codax_core::request::{DeviceRun, Handle, Layout, Mapped, OnDevice, Open, PinId, PlacementSpec};
+use codax_core::request::{DeviceRun, Handle, Layout, Mapped, OnDevice, Open, PinId, PlacementSpec, QuotaOf};
 use codax_core::{Error, ErrorKind, FileId, Frame, MoveId, PageCount, PageNo, PageRange, PoolId};
 use codax_os::sock;
 use proptest::collection::vec;
@@ -43,7 +45,21 @@ fn spec() -> impl Strategy<Value = PlacementSpec> {
 fn open() -> impl Strategy<Value = Open> {
     (path(), any::<[bool; 6]>(), any::<u16>(), option::of(spec()), any::<u64>(), any::<Option<bool>>())
         .prop_map(|(path, [read, write, create, exclusive, truncate, unnamed], mode, placement, len, map)| {
-            Open { path, read, write, create, exclusive, truncate, unnamed, mode, placement, len, map }
+            let no_emergency = unnamed;
+            Open {
+                path,
+                read,
+                write,
+                create,
+                exclusive,
+                truncate,
+                unnamed,
+                mode,
+                placement,
+                no_emergency,
+                len,
+                map,
+            }
         })
 }
 
@@ -113,9 +129,17 @@ fn request() -> impl Strategy<Value = Request> {
             }
         ),
     ];
+    let quotas = (path(), any::<(u32, bool)>(), option::of(".*"), any::<Option<u64>>()).prop_map(
+        |(path, (uid, user), pool, bytes)| Request::SetQuota {
+            of: if user { QuotaOf::User(uid) } else { QuotaOf::Dir(path) },
+            pool,
+            bytes,
+        },
+    );
     prop_oneof![
         files,
         names,
+        quotas,
         Just(Request::Status),
         Just(Request::Hello(Hello { magic: MAGIC, version: VERSION }))
     ]
@@ -151,6 +175,7 @@ fn file_info() -> impl Strategy<Value = FileInfo> {
             ctime_ns: time,
             placement: Placement::Interleave(vec![PoolId(mode)]),
             placement_own: flag,
+            no_emergency: flag,
             extents: vec![Extent {
                 page: PageNo(n),
                 count: PageCount(n),
@@ -207,7 +232,14 @@ fn reply() -> impl Strategy<Value = Reply> {
         let (what, subject) = ("move".to_owned(), text.clone());
         Reply::Events(vec![Event { seq: n, time_ns, what, subject, detail: text, bytes: n }])
     });
-    let store = any::<(u64, u32, String)>().prop_map(|(n, uid, text)| {
+    let quota = |used| QuotaInfo {
+        of: QuotaOf::User(u32::MAX),
+        pool: "sim0".to_owned(),
+        used,
+        limit: 4096,
+        over: used > 4096,
+    };
+    let store = any::<(u64, u32, String)>().prop_map(move |(n, uid, text)| {
         Reply::Store(Box::new(StoreInfo {
             version: text.clone(),
             pid: uid,
@@ -220,6 +252,8 @@ fn reply() -> impl Strategy<Value = Reply> {
             pools: Vec::new(),
             recovery: vec![text],
             mounts: vec![codax_core::info::MountInfo { dir: b"/mnt".to_vec(), passthrough: true }],
+            quotas: vec![quota(n)],
+            more_quotas: n,
         }))
     });
     prop_oneof![
@@ -233,6 +267,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         file_info().prop_map(|info| Reply::File(Box::new(info))),
         (vec((any::<Vec<u8>>(), file_info()), 0..3), any::<bool>())
             .prop_map(|(entries, more)| Reply::Entries { entries, more }),
+        any::<u64>().prop_map(move |n| Reply::Quotas { quotas: vec![quota(n)], more: n }),
         any::<(u64, String)>().prop_map(|(n, pool)| Reply::Usage {
             files: n,
             dirs: n,

@@ -27,7 +27,9 @@ pub(super) struct Watched {
 impl Watched {
     /// These pages of the file are closed or switched.
     pub(super) fn disturb(&mut self, file: FileId, pages: PageRange) {
-        if let Some(pages) = pages.intersect(self.pages).filter(|_| file == self.file) {
+        let here = pages.intersect(self.pages).filter(|_| file == self.file);
+        // A chunk is closed, and then it is switched.
+        if let Some(pages) = here.filter(|pages| !self.disturbed.contains(pages)) {
             self.disturbed.push(pages);
         }
     }

@@ -229,6 +229,7 @@ impl State {
             ctime_ns: 0,
             placement: Placement::Prefer(PoolId(0)),
             placement_own: false,
+            no_emergency: false,
             extents: Vec::new(),
             away: Vec::new(),
             runs: Vec::new(),

@@ -1,8 +1,9 @@
 //! Threads that load and store while a file moves, in counters that are spread evenly over it.
 
 use codax::Mapping;
+use codax_os::futex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Places with counters; in the smallest file each is a page.
 pub const PAGES: usize = 64;
@@ -58,4 +59,41 @@ pub fn wait_until_in_a_fault(thread: &AtomicU32) {
         std::thread::sleep(Duration::from_millis(1));
     }
     panic!("the thread does not wait");
+}
+
+/// So many threads sleep on a word of a mapping, again and again, while `act` moves it: each of them wakes when the word has changed and who sleeps there is
+/// woken.
+pub fn assert_sleepers_wake(word: &AtomicU32, (sleepers, rounds): (u32, u32), act: impl Fn(u32)) {
+    let awake = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..sleepers {
+            scope.spawn(|| {
+                for round in 0..rounds {
+                    while word.load(Ordering::Acquire) == round {
+                        let _ = futex::wait(word, round, None);
+                    }
+                    awake.fetch_add(1, Ordering::Release);
+                }
+            });
+        }
+        for round in 0..rounds {
+            // Every other time they sleep for sure when the move begins; else they are on their way.
+            if round % 2 == 0 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            act(round);
+            // A wake after the move reaches those who went to sleep before it, or they are awake already.
+            word.store(round + 1, Ordering::Release);
+            futex::wake(word.as_ptr().addr(), u32::MAX).unwrap();
+            let since = Instant::now();
+            while awake.load(Ordering::Acquire) < sleepers * (round + 1) {
+                if since.elapsed() > Duration::from_secs(20) {
+                    // A thread that sleeps for ever can't be joined.
+                    eprintln!("round {round}: a sleeper was not woken");
+                    std::process::exit(1);
+                }
+                std::thread::yield_now();
+            }
+        }
+    });
 }

@@ -1,11 +1,13 @@
 //! `codax device show`.
 
 use super::{backing, gbps, job, state};
+use crate::commands::status::emergency_lines;
 use crate::commands::{Context, info, unexpected};
 use crate::output::progress::held_lines;
 use crate::output::{table, text};
 use anyhow::Result;
 use codax_core::driver::{Cache, DeviceInfo, Health, Needs, Reach, Standing};
+use codax_core::emergency::EmergencyInfo;
 use codax_core::info::{Exclusive, PoolInfo};
 use codax_core::units::format_size;
 use codax_core::{DRAM, Error, PAGE_SIZE};
@@ -131,10 +133,28 @@ fn facts_of(pool: &PoolInfo) -> String {
         ),
         ("huge pages", huge(pool)),
         ("exclusive", exclusive(pool)),
+        ("emergency", emergency(pool)),
         ("swap", swap.to_owned()),
         ("by the kernel", moves),
         ("job", job_lines),
     ])
+}
+
+/// What an emergency may have of a device, and has.
+fn emergency(pool: &PoolInfo) -> String {
+    let EmergencyInfo { allowed, at_most, when, pressed, .. } = &pool.emergency;
+    if pool.id == DRAM {
+        return String::new();
+    }
+    let allowed = match (allowed, when) {
+        (false, _) => "never".to_owned(),
+        (true, None) => format!("allow: {} at most", format_size(*at_most)),
+        (true, Some(when)) => {
+            let now = if *pressed { ", which is so now" } else { "" };
+            format!("allow: {} at most, when {when}{now}", format_size(*at_most))
+        }
+    };
+    [vec![allowed], emergency_lines(pool)].concat().join("\n")
 }
 
 /// What keeps others off a device's node, and what of that is there.
@@ -152,7 +172,7 @@ fn exclusive(pool: &PoolInfo) -> String {
         }
         (Exclusive::Reserve, None) => format!("{mode}: its huge pages are nobody else's"),
         (Exclusive::Reserve, Some(populated)) => match pool.free.saturating_sub(populated) {
-            0 => format!("{mode}: {} are populated, and nothing else fits", format_size(populated)),
+            0 => format!("{mode}: {} are populated, all that it has room for", format_size(populated)),
             missing => format!(
                 "{mode}: {} are populated, {} are missing: others have them, or they are on their way",
                 format_size(populated),

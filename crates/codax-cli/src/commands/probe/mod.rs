@@ -182,6 +182,7 @@ fn sample(id: u16, name: &str, state: PoolState) -> PoolInfo {
         moves_with: Vec::new(),
         exclusive: codax_core::info::Exclusive::None,
         populated: None,
+        emergency: Default::default(),
         job: None,
         nodes: Vec::new(),
         missing: None,

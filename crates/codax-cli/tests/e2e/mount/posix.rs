@@ -28,10 +28,20 @@ fn said(scenario: fn(&Path, &mut Log), dir: &Path) -> Vec<String> {
 /// Compared in pools without huge pages, as the other tmpfs is: where a hole is filled with a huge page, more of it is gone.
 #[test]
 fn the_mount_does_what_tmpfs_does() {
-    let Some(mounted) = mounted("the_mount_does_what_tmpfs_does", Plan::new().config("huge = \"never\"\n"))
-    else {
-        return;
-    };
+    compare("the_mount_does_what_tmpfs_does", &[]);
+}
+
+/// The same where the daemon writes beside mappings of the objects. The quota is one that no scenario comes to.
+#[test]
+fn the_mount_does_what_tmpfs_does_under_a_quota() {
+    let set = ["quota", "set", "--dir", "/", "dram", "4096TiB"];
+    compare("the_mount_does_what_tmpfs_does_under_a_quota", &[&set]);
+}
+
+/// Runs all scenarios in a mount and beside it, after these commands.
+fn compare(test: &str, before: &[&[&str]]) {
+    let Some(mounted) = mounted(test, Plan::new().config("huge = \"never\"\n")) else { return };
+    before.iter().for_each(|words| drop(mounted.rig.ok(words)));
     let plain = mounted.rig.beside("plain");
     fs::create_dir(&plain).expect("ours");
     let mut differences = Vec::new();

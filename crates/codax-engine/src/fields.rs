@@ -1,4 +1,4 @@
-//! Numbers at fixed places of what is on the medium. All of them are little-endian.
+//! Numbers at fixed places of what is on a medium, or in the journal. All of them are little-endian.
 
 use std::ops::Range;
 
@@ -20,40 +20,40 @@ macro_rules! fields {
         };
     };
 }
-pub(super) use fields;
+pub(crate) use fields;
 
 /// The bytes at `range`, which has `N` of them.
-pub(super) fn bytes_at<const N: usize>(bytes: &[u8], range: Range<usize>) -> [u8; N] {
+pub(crate) fn bytes_at<const N: usize>(bytes: &[u8], range: Range<usize>) -> [u8; N] {
     std::array::from_fn(|i| bytes[range.start + i])
 }
 
 /// The number of 2 bytes at `range`.
-pub(super) fn u16_at(bytes: &[u8], range: Range<usize>) -> u16 {
+pub(crate) fn u16_at(bytes: &[u8], range: Range<usize>) -> u16 {
     u16::from_le_bytes(bytes_at(bytes, range))
 }
 
 /// The number of 4 bytes at `range`.
-pub(super) fn u32_at(bytes: &[u8], range: Range<usize>) -> u32 {
+pub(crate) fn u32_at(bytes: &[u8], range: Range<usize>) -> u32 {
     u32::from_le_bytes(bytes_at(bytes, range))
 }
 
 /// The number of 8 bytes at `range`.
-pub(super) fn u64_at(bytes: &[u8], range: Range<usize>) -> u64 {
+pub(crate) fn u64_at(bytes: &[u8], range: Range<usize>) -> u64 {
     u64::from_le_bytes(bytes_at(bytes, range))
 }
 
 /// The signed number of 8 bytes at `range`.
-pub(super) fn i64_at(bytes: &[u8], range: Range<usize>) -> i64 {
+pub(crate) fn i64_at(bytes: &[u8], range: Range<usize>) -> i64 {
     i64::from_le_bytes(bytes_at(bytes, range))
 }
 
 /// Puts `value` at `range`, which has as many bytes.
-pub(super) fn put(bytes: &mut [u8], range: Range<usize>, value: &[u8]) {
+pub(crate) fn put(bytes: &mut [u8], range: Range<usize>, value: &[u8]) {
     bytes[range].copy_from_slice(value);
 }
 
 /// An offset within an area as an index; what no memory could hold becomes an index that is behind everything.
-pub(super) fn index(offset: u64) -> usize {
+pub(crate) fn index(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
@@ -61,7 +61,7 @@ pub(super) fn index(offset: u64) -> usize {
 static ZEROS: [u8; 4096] = [0; 4096];
 
 /// How many of `bytes` there are up to the last that isn't zero.
-pub(super) fn len_without_zeros(bytes: &[u8]) -> usize {
+pub(crate) fn len_without_zeros(bytes: &[u8]) -> usize {
     let mut end = bytes.len();
     for piece in bytes.rchunks(ZEROS.len()) {
         if let Some(last) = (!is_zero(piece)).then(|| piece.iter().rposition(|&byte| byte != 0)).flatten() {
@@ -73,11 +73,11 @@ pub(super) fn len_without_zeros(bytes: &[u8]) -> usize {
 }
 
 /// Whether nothing but zeros is in `bytes`.
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(ZEROS.len()).all(|piece| *piece == ZEROS[..piece.len()])
 }
 
 /// The checksum of a head of which bytes 12 to 16 are the checksum: over all others.
-pub(super) fn head_check(bytes: &[u8]) -> u32 {
+pub(crate) fn head_check(bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..])
 }

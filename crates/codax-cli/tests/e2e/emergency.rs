@@ -1,0 +1,399 @@
+//! Devices that help out when memory is exhausted: files for `dram` in the store, and memory that is lent to the rest of the machine.
+
+use crate::cgroup::Cgroup;
+use crate::client::{self, Client, check_counted, counted};
+use crate::exclusive::{Filled, WithoutSwap, on_node};
+use crate::mount::mounted;
+use crate::numa::{alone, at_its_place, far, nodes};
+use crate::rig::{MIB, Plan, Rig, pattern, root, skipped, until};
+use crate::setting::{self, slowed};
+use codax_os::numa;
+use codax_os::psi::{self, Trigger};
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// `dram` of 32 MiB, and an emulated device of 64 MiB that is allowed what is said.
+fn plan(emergency: &str) -> Plan {
+    Plan::new().dram("32MiB").device_as(&format!("sim0=emulated:64MiB{emergency}"))
+}
+
+/// What is used of a device for an emergency.
+fn emergency(rig: &Rig, name: &str) -> Value {
+    rig.row(&["device", "show", name])["emergency"].clone()
+}
+
+fn bytes(value: &Value) -> u64 {
+    value.as_u64().expect("a number")
+}
+
+#[test]
+fn a_file_that_finds_no_room_helps_itself_to_the_device_and_goes_home_under_its_mapper() {
+    let rig = plan(",emergency=allow,at_most=50%").up();
+    rig.put("/full", &pattern(28 * MIB, 1), &[]).ok();
+    rig.put("/f", &counted(8 * MIB, 1), &[]).ok();
+    assert_eq!(rig.pools_of("/f"), ["dram", "sim0"]);
+    let used = emergency(&rig, "sim0");
+    assert_eq!(
+        (&used["allowed"], bytes(&used["at_most"]), bytes(&used["used"])),
+        (&true.into(), 32 * MIB, 4 * MIB)
+    );
+    let shown = rig.ok(&["device", "show", "sim0"]);
+    assert!(shown.text().contains("allow: 32 MiB at most"), "{shown}");
+    let status = rig.ok(&["status"]);
+    assert!(status.text().contains("sim0: 4 MiB of files that found no room in dram"), "{status}");
+    let stat = rig.ok(&["stat", "/f"]);
+    assert!(stat.text().contains("at home in dram, where it found no room"), "{stat}");
+    let pages = rig.rows(&["pages", "sim0", "--file", "/f"]);
+    assert!(pages.iter().all(|run| run["flags"] == serde_json::json!(["emergency"])), "{pages:?}");
+    assert!(rig.events("emergency")[0].starts_with("\"/f\" \"in sim0"), "{:?}", rig.events("emergency"));
+    // Where the rest of it is at an end it is said.
+    rig.put("/more", &pattern(40 * MIB, 2), &[])
+        .fails(4, &["sim0 has all that at_most allows of it, 32 MiB"]);
+    // It is known after a crash, and its mapper stays.
+    let mut counter = Client::start(&rig, "count", &["/f", "1", "0"]);
+    rig.kill();
+    rig.up();
+    rig.until_mapped_again("/f");
+    assert_eq!(bytes(&emergency(&rig, "sim0")["used"]), 4 * MIB);
+    rig.ok(&["rm", "/full"]);
+    until("it is home", || (rig.pools_of("/f") == ["dram"]).then_some(()));
+    let rounds = counter.number("stop");
+    counter.end();
+    check_counted(&rig.get("/f"), 1, &[rounds]);
+    assert!(rig.events("home").pop().is_some_and(|said| said.contains("from sim0 to dram")));
+    assert_eq!(rig.pool("sim0", "used"), 0);
+    rig.sound();
+}
+
+#[test]
+fn who_opts_out_has_no_space() {
+    let rig = plan(",emergency=allow").up();
+    rig.put("/full", &pattern(32 * MIB, 1), &[]).ok();
+    let some = pattern(MIB, 2);
+    rig.put("/f", &some, &["--no-emergency"]).fails(4, &["no space in pool `dram`"]);
+    rig.ok(&["mkdir", "--no-emergency", "/never"]);
+    rig.put("/never/f", &some, &[]).fails(4, &["no space in pool `dram`"]);
+    assert_eq!(
+        rig.ok(&["placement", "/never"]).text(),
+        "--on dram --no-emergency  (from a directory above)\n"
+    );
+    assert_eq!(rig.run(&["placement", "/never", "--emergency", "--no-emergency"]).code, 2);
+    rig.ok(&["placement", "/never", "--emergency"]);
+    rig.put("/never/f", &some, &[]).ok();
+    assert_eq!(rig.pools_of("/never/f"), ["sim0"]);
+    rig.ok(&["placement", "/never/f", "--no-emergency"]);
+    assert!(rig.ok(&["stat", "/never/f"]).text().contains("never: it is on no device for want of room"));
+    rig.sound();
+}
+
+#[test]
+fn what_can_t_be_meant_is_refused_before_anything_is_made() {
+    for (device, says) in [
+        (
+            "sim0=emulated:64MiB,emergency=allow,at_most=65MiB",
+            "at_most: 65 MiB is more than the device has, 64 MiB",
+        ),
+        ("sim0=emulated:64MiB,emergency=perhaps", "neither never nor allow"),
+        ("sim0=emulated:64MiB,at_most=5%", "wants emergency=allow"),
+        ("sim0=emulated:64MiB,emergency=allow,when=later", "`later` is not a condition"),
+        ("dram=emulated:64MiB,emergency=allow", "host's own memory"),
+    ] {
+        let rig = Plan::new().device_as(device).place();
+        rig.try_up("").expect_err("refused").fails(2, &[says]);
+    }
+}
+
+#[test]
+fn a_reload_takes_what_is_allowed_by_now() {
+    let device = |word: &str| {
+        format!(
+            "[[device]]\nname = \"sim0\"\nbacking = \"emulated\"\nsize = \"64MiB\"\nemergency = \"{word}\"\n"
+        )
+    };
+    let rig = Plan::new().dram("32MiB").without_devices().config(&device("never")).up();
+    rig.put("/full", &pattern(32 * MIB, 1), &[]).ok();
+    rig.put("/f", &pattern(MIB, 2), &[]).fails(4, &["no space in pool `dram`: 1 MiB"]);
+    std::fs::write(rig.beside("codax.toml"), device("allow")).expect("ours");
+    assert!(rig.ok(&["reload"]).text().contains("device sim0: emergency is allow now"));
+    rig.put("/f", &pattern(MIB, 2), &[]).ok();
+    assert_eq!(rig.pools_of("/f"), ["sim0"]);
+    rig.ok(&["device", "drain", "sim0", "--dry-run"]);
+    rig.run(&["device", "drain", "sim0"]).fails(4, &["no place elsewhere", "/f"]);
+    assert_eq!((rig.state("sim0").as_str(), rig.pools_of("/f")), ("online", vec!["sim0".to_owned()]));
+    rig.sound();
+}
+
+#[test]
+fn a_program_that_writes_to_a_mount_finds_the_device() {
+    let Some(store) = mounted("a_program_that_writes_to_a_mount_finds_the_device", plan(",emergency=allow"))
+    else {
+        return;
+    };
+    let rig = &store.rig;
+    rig.put("/full", &pattern(32 * MIB, 1), &[]).ok();
+    std::fs::write(store.at("f"), pattern(3 * MIB, 2)).expect("room on the device");
+    assert_eq!(rig.pools_of("/f"), ["sim0"]);
+    assert_eq!(std::fs::read(store.at("f")).expect("there"), pattern(3 * MIB, 2));
+    assert_eq!(bytes(&emergency(rig, "sim0")["used"]), 3 * MIB);
+    std::fs::create_dir(store.at("never")).expect("made");
+    let set = |value: &str| {
+        let mut command = Command::new("setfattr");
+        command.args(["-n", "user.codax.emergency", "-v", value]).arg(store.at("never")).output()
+    };
+    if let Ok(set_never) = set("never") {
+        assert!(set_never.status.success(), "{set_never:?}");
+        assert!(!set("sometimes").expect("it ran").status.success());
+        let full = std::fs::write(store.at("never/f"), pattern(MIB, 3)).expect_err("no space");
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    }
+    rig.ok(&["rm", "/full"]);
+    until("it is home", || (rig.pools_of("/f") == ["dram"]).then_some(()));
+    assert_eq!(std::fs::read(store.at("f")).expect("there"), pattern(3 * MIB, 2));
+    rig.sound();
+}
+
+#[test]
+fn below_a_limit_of_memory_a_device_helps_as_far_as_the_limit_goes() {
+    const NAME: &str = "below_a_limit_of_memory_a_device_helps";
+    let Some(cgroup) = Cgroup::new(NAME, Some(64 * MIB)) else { return };
+    let device = "sim0=emulated:128MiB,emergency=allow";
+    let rig = Plan::new().dram("16MiB").device_as(device).within(&cgroup.dir).up();
+    rig.put("/a", &pattern(12 * MIB, 1), &[]).ok();
+    rig.put("/b", &pattern(20 * MIB, 2), &[]).ok();
+    assert_eq!(rig.pools_of("/b"), ["dram", "sim0"]);
+    // An emulated device has the memory of the host, and so the daemon's limit.
+    rig.put("/c", &pattern(40 * MIB, 3), &[]).fails(4, &["sim0 would take the same memory as dram"]);
+    for (path, len, seed) in [("/a", 12, 1), ("/b", 20, 2)] {
+        assert!(rig.get(path) == pattern(len * MIB, seed), "{path}");
+    }
+    rig.ok(&["rm", "/a"]);
+    until("it is home", || {
+        (rig.pools_of("/b") == ["dram"])
+            .then_some(())
+            .or_else(|| (bytes(&emergency(&rig, "sim0")["used"]) < 8 * MIB).then_some(()))
+    });
+    rig.sound();
+    assert!(rig.alive());
+    assert_eq!(cgroup.killed(), "0");
+}
+
+#[test]
+fn below_a_limit_of_memory_what_is_free_is_what_that_leaves() {
+    const NAME: &str = "below_a_limit_of_memory_what_is_free";
+    let Some(cgroup) = Cgroup::new(NAME, Some(96 * MIB)) else { return };
+    let device = "sim0=emulated:64MiB,emergency=allow,when=free:48MiB";
+    let rig = Plan::new().dram("64MiB").device_as(device).within(&cgroup.dir).up();
+    rig.put("/a", &pattern(20 * MIB, 1), &[]).ok();
+    assert_eq!(rig.pools_of("/a"), ["dram"], "it isn't short yet");
+    rig.put("/b", &pattern(24 * MIB, 2), &[]).ok();
+    assert!(
+        rig.pools_of("/b").contains(&"sim0".to_owned()),
+        "with it, less than 48 MiB would be left: {:?}",
+        rig.pools_of("/b")
+    );
+    assert!(rig.get("/b") == pattern(24 * MIB, 2));
+    rig.sound();
+    assert_eq!(cgroup.killed(), "0");
+}
+
+/// Allocates and lets go of blocks of memory, a number of times, and answers with how many it touched.
+pub fn churn(rounds: u64) {
+    client::serve(|_| {
+        let mut ring: Vec<Vec<u8>> = vec![Vec::new(); 2048];
+        let mut seed = 7_u64;
+        let mut touched = 0_u64;
+        for round in 0..rounds {
+            seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            let len = 64 + usize::try_from(seed >> 33).expect("it fits") % 16_384;
+            let mut block = vec![0_u8; len];
+            block.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+            touched += 1;
+            let at = usize::try_from(round).expect("it fits") % ring.len();
+            ring[at] = block;
+        }
+        touched.to_string()
+    });
+}
+
+/// A store whose device `cxl0` is a node that it keeps to itself, with this in an emergency; swap is off, and the machine is the test's.
+fn reserved(test: &str, emergency: &str) -> Option<(Rig, u32)> {
+    let Some(node) = far().last().copied().filter(|_| root() && setting::may_change_machine()) else {
+        skipped(test, "wants root, a NUMA node without CPUs, and CODAX_TEST_MACHINE=1");
+        return None;
+    };
+    let all = nodes().iter().find(|each| each.node == node).and_then(|each| each.bytes).expect("memory");
+    // What was populated before is given back a little later than its store ends.
+    until("the node is free", || {
+        numa::watermarks(node).is_ok_and(|marks| marks.free > all / 2).then_some(())
+    });
+    let device = format!("cxl0=numa:{node},exclusive=reserve{emergency}");
+    let rig = Plan::new().dram("64MiB").device_as(&device).up();
+    let said = until("the reserve is populated", || rig.events("reserve").pop());
+    assert!(said.contains("nothing else fits there"), "{said}");
+    Some((rig, node))
+}
+
+/// All that the other nodes have but so much is taken, as long as this is there.
+fn fill_others(rig: &Rig, node: u32, left: u64) -> Vec<Filled> {
+    let others: Vec<u32> = nodes().iter().map(|other| other.node).filter(|other| *other != node).collect();
+    // Of the last all that is left is.
+    let left = |at: usize| if at == 0 { left } else { 16 * MIB };
+    others.iter().enumerate().map(|(at, other)| Filled::but(rig, *other, left(at))).collect()
+}
+
+#[test]
+fn a_hog_under_never_is_ended_and_the_device_is_as_it_was() {
+    let _alone = alone();
+    let Some((rig, node)) = reserved("a_hog_under_never", ",emergency=never") else { return };
+    rig.put("/f", &pattern(8 * MIB, 1), &["--on", "cxl0"]).ok();
+    let _off = WithoutSwap::new();
+    let filled = fill_others(&rig, node, 64 * MIB);
+    let mut hog = Client::start(&rig, "eat", &["4096"]);
+    let mut most = 0;
+    while hog.ask_perhaps(&format!("more {}", 4 * MIB)).is_some() {
+        most = most.max(on_node(hog.pid(), node));
+        assert!(most < 64 * MIB, "it has the device");
+    }
+    let kept = numa::watermarks(node).expect("there");
+    eprintln!("never: at most {most} bytes of the hog on the node; {kept:?}");
+    assert!(most <= kept.min / 2, "{most} of {kept:?}");
+    drop(filled);
+    assert!(rig.events("lend").is_empty() && rig.pool("cxl0", "free") > 0);
+    assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+    assert!(rig.get("/f") == pattern(8 * MIB, 1));
+    rig.sound();
+}
+
+#[test]
+fn a_hog_under_allow_lives_on_what_it_is_lent_and_a_drain_gets_that_back_when_there_is_room() {
+    let _alone = alone();
+    let allow = ",emergency=allow,at_most=50%,when=free:96MiB";
+    let Some((rig, node)) = reserved("a_hog_under_allow", allow) else { return };
+    rig.put("/f", &pattern(8 * MIB, 1), &["--on", "cxl0"]).ok();
+    let at_most = bytes(&emergency(&rig, "cxl0")["at_most"]);
+    let _off = WithoutSwap::new();
+    let filled = fill_others(&rig, node, 192 * MIB);
+    let mut hog = Client::start(&rig, "eat", &["4096"]);
+    // More than there is elsewhere.
+    let wanted = 320 * MIB;
+    for _ in 0..wanted / (4 * MIB) {
+        assert_eq!(hog.ask(&format!("more {}", 4 * MIB)), "done", "it lives");
+    }
+    let has = on_node(hog.pid(), node);
+    let used = emergency(&rig, "cxl0");
+    eprintln!("allow: {has} bytes of the hog on the node; {used}");
+    assert!(
+        has >= 64 * MIB && bytes(&used["lent"]) >= has / 2 && bytes(&used["lent"]) <= at_most,
+        "{has}: {used}"
+    );
+    assert!(
+        rig.events("lend")[0].contains("to the rest of the system, whose memory is short (free:"),
+        "{:?}",
+        rig.events("lend")
+    );
+    assert!(rig.ok(&["status"]).text().contains("lent to the rest of the system"));
+    // Lent frames are nobody's, and nobody's files were lent.
+    let free = rig.pool("cxl0", "free");
+    rig.put("/too-much", &pattern(MIB, 3), &["--on", "cxl0"]).ok();
+    assert!(rig.pool("cxl0", "bytes") >= free + bytes(&used["lent"]) + 8 * MIB);
+    assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+    assert!(rig.get("/f") == pattern(8 * MIB, 1));
+    // With no room elsewhere a drain has nothing to take back.
+    rig.run(&["device", "drain", "cxl0"])
+        .fails(5, &["are lent to the rest of the system and can't be got back now", "process"]);
+    assert_eq!((rig.state("cxl0").as_str(), rig.alive()), ("online", true));
+    assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+    // With room it has others' pages moved there, under who has them.
+    drop(filled);
+    rig.ok(&["device", "drain", "cxl0", "--wait", &setting::seconds(30)]);
+    assert_eq!(bytes(&emergency(&rig, "cxl0")["lent"]), 0);
+    assert_eq!(hog.number("all"), wanted);
+    assert!(on_node(hog.pid(), node) < 4 * MIB, "{} bytes", on_node(hog.pid(), node));
+    assert_eq!(at_its_place(&rig, "/f", node), ["dram"]);
+    rig.ok(&["device", "online", "cxl0"]);
+    assert!(rig.get("/f") == pattern(8 * MIB, 1));
+    hog.end();
+    rig.sound();
+}
+
+#[test]
+fn what_was_lent_comes_back_by_itself_and_a_drain_without_room_is_refused() {
+    let _alone = alone();
+    let allow = ",emergency=allow,at_most=256MiB,when=free:96MiB";
+    let Some((rig, node)) = reserved("what_was_lent_comes_back_by_itself", allow) else { return };
+    let free = rig.pool("cxl0", "free");
+    let off = WithoutSwap::new();
+    let filled = fill_others(&rig, node, 160 * MIB);
+    let mut hog = Client::start(&rig, "eat", &["4096"]);
+    for _ in 0..48 {
+        assert_eq!(hog.ask(&format!("more {}", 4 * MIB)), "done", "it lives");
+    }
+    assert!(bytes(&emergency(&rig, "cxl0")["lent"]) > 0);
+    // Under pressure, and with dram full, nothing of the device has a place anywhere.
+    rig.put("/on", &pattern(80 * MIB, 1), &["--on", "cxl0"]).ok();
+    hog.end();
+    drop(filled);
+    until("all is back", || (bytes(&emergency(&rig, "cxl0")["lent"]) == 0).then_some(()));
+    let said = rig.events("return");
+    assert!(said.last().is_some_and(|said| said.contains("nothing is lent any more")), "{said:?}");
+    assert_eq!(rig.pool("cxl0", "free"), free - 80 * MIB);
+    rig.run(&["device", "drain", "cxl0"]).fails(4, &["have no place elsewhere", "/on"]);
+    assert_eq!(at_its_place(&rig, "/on", node), ["cxl0"]);
+    assert!(rig.get("/on") == pattern(80 * MIB, 1));
+    drop(off);
+    rig.sound();
+}
+
+#[test]
+fn the_kernel_s_word_of_pressure_is_followed_by_a_loan_within_a_second() {
+    const NAME: &str = "the_kernel_s_word_of_pressure";
+    let _alone = alone();
+    let (stall, window) = (Duration::from_millis(20), Duration::from_millis(500));
+    let allow = ",emergency=allow,at_most=256MiB,when=some:20ms/500ms";
+    let Some((rig, node)) = reserved(NAME, allow) else { return };
+    if emergency(&rig, "cxl0")["unmeasured"] != Value::Null {
+        return skipped(NAME, "wants a kernel that tells of memory pressure");
+    }
+    // The same that the daemon waits for.
+    let trigger = Trigger::new(Path::new(psi::MACHINE), false, stall, window).expect("root may");
+    let _filled = fill_others(&rig, node, 64 * MIB);
+    let before = numa::watermarks(node).expect("there").free;
+    let mut hog = Client::start(&rig, "eat", &["4096"]);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let eats = scope.spawn(|| {
+            let mut lives = true;
+            while lives && !ended.load(Ordering::Relaxed) {
+                lives = hog.ask_perhaps(&format!("more {}", 2 * MIB)).is_some();
+            }
+        });
+        until("processes wait", || {
+            psi::wait(&[&trigger], Duration::from_millis(500)).expect("it is there")[0].then_some(())
+        });
+        let told = Instant::now();
+        let first = until("the first loan", || {
+            let free = numa::watermarks(node).expect("there").free;
+            (free > before + 4 * MIB || !rig.events("lend").is_empty()).then(|| told.elapsed())
+        });
+        ended.store(true, Ordering::Relaxed);
+        eats.join().expect("it ran");
+        eprintln!("pressure: {} ms from the kernel's word to the first page lent", first.as_millis());
+        assert!(first < slowed(Duration::from_secs(1)), "{first:?}");
+    });
+    rig.sound();
+}
+
+#[test]
+fn a_churn_of_allocations_leaves_nothing_on_an_exclusive_node() {
+    let _alone = alone();
+    let Some((rig, node)) = reserved("a_churn_of_allocations", ",emergency=never") else { return };
+    let mut churn = Client::start(&rig, "churn", &["1000000"]);
+    assert_eq!(churn.number("go"), 1_000_000);
+    let left = on_node(churn.pid(), node);
+    eprintln!("churn: {left} bytes of the program on the node after a million allocations");
+    assert_eq!(left, 0);
+    churn.end();
+}

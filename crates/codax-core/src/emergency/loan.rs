@@ -1,0 +1,175 @@
+//! How much of a device's node is lent to the rest of the system.
+
+use crate::HUGE_SIZE;
+use std::time::Duration;
+
+/// What is lent at once, at least; a sixteenth of what may be lent if that is more.
+pub const STEP_MIN: u64 = 32 << 20;
+
+/// How often something is lent or taken back.
+const EVERY: Duration = Duration::from_millis(50);
+
+/// What there is to go by, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoanView {
+    /// Whether memory is short.
+    pub short: bool,
+    /// What may be lent in all: none of a device that is not online.
+    pub limit: u64,
+    /// What is lent already and nobody has taken: nothing more is needed while that is a step.
+    pub unused: u64,
+    /// What the device has to lend, in files of nobody.
+    pub spare: u64,
+    /// What can be had of the machine beside this node, above what has to stay free.
+    pub elsewhere: u64,
+    /// Whether it is wanted back for a drain or a file, whatever the rest of the system does.
+    pub wanted: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoanAction {
+    /// Nothing.
+    Rest,
+    /// Give so many bytes to the node.
+    Lend(u64),
+    /// Try to get so many back.
+    TakeBack(u64),
+}
+
+/// What is lent of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loan {
+    lent: u64,
+    acted: Option<Duration>,
+}
+
+impl Loan {
+    /// What is lent, in bytes.
+    #[must_use]
+    pub const fn lent(&self) -> u64 {
+        self.lent
+    }
+
+    /// What is to be done at `now`; what became of it is told by [`Loan::lent_more`] and [`Loan::got_back`].
+    pub fn next(&mut self, now: Duration, view: LoanView) -> LoanAction {
+        if self.acted.is_some_and(|acted| now.saturating_sub(acted) < EVERY) {
+            return LoanAction::Rest;
+        }
+        let step = (view.limit / 16).max(STEP_MIN).next_multiple_of(HUGE_SIZE);
+        let over = self.lent.saturating_sub(view.limit);
+        let action = if self.lent > 0 && (view.wanted || over > 0) {
+            LoanAction::TakeBack(if view.wanted { self.lent } else { over })
+        } else if view.short && !view.wanted && view.unused < step {
+            // What isn't asked for at once isn't given at once.
+            match step.min(view.limit.saturating_sub(self.lent)).min(view.spare) / HUGE_SIZE * HUGE_SIZE {
+                0 => LoanAction::Rest,
+                bytes => LoanAction::Lend(bytes),
+            }
+        } else if !view.short && self.lent > 0 && !view.wanted {
+            // Only as much as others can have elsewhere: what is taken back must not make it short again.
+            match step.min(self.lent).min(view.elsewhere) {
+                0 => LoanAction::Rest,
+                bytes => LoanAction::TakeBack(bytes),
+            }
+        } else {
+            LoanAction::Rest
+        };
+        if action != LoanAction::Rest {
+            self.acted = Some(now);
+        }
+        action
+    }
+
+    /// So much was lent.
+    pub fn lent_more(&mut self, bytes: u64) {
+        self.lent += bytes;
+    }
+
+    /// So much has come back.
+    pub fn got_back(&mut self, bytes: u64) {
+        self.lent = self.lent.saturating_sub(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const CALM: LoanView = LoanView {
+        short: false,
+        limit: 256 * MIB,
+        unused: 0,
+        spare: 512 * MIB,
+        elsewhere: u64::MAX,
+        wanted: false,
+    };
+
+    /// Does what is decided every 25 ms for a while, of which the node gives back `free` at once; what is lent then.
+    fn after(loan: &mut Loan, now: &mut Duration, ticks: u32, view: LoanView, free: u64) -> u64 {
+        for _ in 0..ticks {
+            *now += Duration::from_millis(25);
+            match loan.next(*now, LoanView { spare: view.spare.saturating_sub(loan.lent()), ..view }) {
+                LoanAction::Rest => {}
+                LoanAction::Lend(bytes) => loan.lent_more(bytes),
+                LoanAction::TakeBack(bytes) => loan.got_back(bytes.min(free)),
+            }
+        }
+        loan.lent()
+    }
+
+    #[test]
+    fn it_is_lent_in_steps_up_to_what_is_allowed_and_comes_back() {
+        let (mut loan, mut now) = (Loan::default(), Duration::ZERO);
+        let short = LoanView { short: true, ..CALM };
+        assert_eq!(after(&mut loan, &mut now, 1, short, 0), 32 * MIB, "the first at once");
+        assert_eq!(after(&mut loan, &mut now, 2, short, 0), 64 * MIB);
+        let unused = LoanView { unused: 32 * MIB, ..short };
+        assert_eq!(after(&mut loan, &mut now, 100, unused, 0), 64 * MIB, "nobody has taken that yet");
+        assert_eq!(after(&mut loan, &mut now, 100, short, 0), 256 * MIB);
+        assert_eq!(after(&mut loan, &mut now, 100, LoanView { elsewhere: 0, ..CALM }, u64::MAX), 256 * MIB);
+        assert_eq!(after(&mut loan, &mut now, 100, CALM, 0), 256 * MIB, "others have it still");
+        assert_eq!(after(&mut loan, &mut now, 100, CALM, u64::MAX), 0);
+    }
+
+    #[test]
+    fn who_wants_it_back_comes_first() {
+        let (mut loan, mut now) = (Loan::default(), Duration::ZERO);
+        let short = LoanView { short: true, ..CALM };
+        after(&mut loan, &mut now, 100, short, 0);
+        let wanted = LoanView { wanted: true, ..short };
+        assert_eq!(after(&mut loan, &mut now, 3, wanted, 100 * MIB), 56 * MIB);
+        assert_eq!(after(&mut loan, &mut now, 100, wanted, u64::MAX), 0, "nothing is lent meanwhile");
+        let mut never = Loan::default();
+        assert_eq!(after(&mut never, &mut now, 100, LoanView { limit: 0, ..short }, 0), 0);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_more_than_is_allowed_or_there(
+            views in proptest::collection::vec((proptest::bool::ANY, [0_u64..600, 0..100, 0..600, 0..600, 0..600], proptest::bool::ANY), 1..200)
+        ) {
+            let (mut loan, mut now) = (Loan::default(), Duration::ZERO);
+            for (short, mib, wanted) in views {
+                now += Duration::from_millis(70);
+                let [limit, unused, spare, elsewhere, free] = mib.map(|mib| mib * MIB);
+                let view = LoanView { short, limit, unused, spare, elsewhere, wanted };
+                let before = loan.lent();
+                match loan.next(now, view) {
+                    LoanAction::Rest => {}
+                    LoanAction::Lend(bytes) => {
+                        proptest::prop_assert!(short && !wanted && bytes > 0 && bytes <= spare && bytes.is_multiple_of(HUGE_SIZE));
+                        proptest::prop_assert!(before + bytes <= limit);
+                        loan.lent_more(bytes);
+                    }
+                    LoanAction::TakeBack(bytes) => {
+                        proptest::prop_assert!(bytes > 0 && bytes <= before);
+                        proptest::prop_assert!(wanted || before > limit || !short && bytes <= elsewhere);
+                        loan.got_back(bytes.min(free));
+                    }
+                }
+            }
+        }
+    }
+}

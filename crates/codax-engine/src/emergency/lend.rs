@@ -1,0 +1,235 @@
+//! Lending memory of a device's reserve to the rest of the system: what is lent is free on the node, for whoever comes, and its frames are nobody's.
+
+use super::watch::cause;
+use crate::backing::Reserve;
+use crate::drain::Progress;
+use crate::store::Inner;
+use crate::store::state::State;
+use codax_core::change::PoolState;
+use codax_core::emergency::{LoanAction, LoanView};
+use codax_core::extent::FrameRun;
+use codax_core::info::JobInfo;
+use codax_core::placement::Placement;
+use codax_core::units::format_size;
+use codax_core::{Error, Frame, PageCount, PoolId, Result};
+use codax_os::{numa, probe};
+use std::time::Duration;
+
+/// How long a drain waits for what is lent, if it was told to wait no longer.
+const RECALL: Duration = Duration::from_secs(3);
+
+/// How often others' pages are moved off the node, to get back what they have of it.
+const EVICT_EVERY: Duration = Duration::from_secs(1);
+
+/// Of the machine's memory this part has to be free elsewhere before something is taken back, where pressure and no floor says when it is lent.
+const SPARE_PART: u64 = 16;
+
+/// How much has to have come back for that to be said before all has.
+const TELL: u64 = 16 << 20;
+
+impl State {
+    /// What there is to go by when memory of a device is lent, or taken back.
+    fn loan_view(&self, pool: PoolId, reserve: &Reserve) -> Option<LoanView> {
+        let allowed = self.emergency.allowed.get(&pool)?;
+        let p = self.pool(pool);
+        let serves = p.record.state == PoolState::Online && p.job.is_none();
+        let short = allowed.alarm.is_on() && allowed.unmeasured.is_none();
+        let floor = match allowed.floor {
+            0 => probe::memory_total().unwrap_or(0) / SPARE_PART,
+            floor => floor + floor / 4,
+        };
+        let lent = allowed.loan.lent() > 0;
+        Some(LoanView {
+            short,
+            limit: if serves { allowed.at_most.saturating_sub(p.spilled.bytes()) } else { 0 },
+            unused: if short { self.unused_on(pool) } else { 0 },
+            spare: if short { p.alloc.free().bytes().min(reserve.held().unwrap_or(0)) } else { 0 },
+            elsewhere: if lent && !short { self.memory_left().unwrap_or(0).saturating_sub(floor) } else { 0 },
+            wanted: allowed.wanted || !serves,
+        })
+    }
+
+    /// What of a device's loan nobody has taken yet.
+    pub(super) fn unused_on(&self, pool: PoolId) -> u64 {
+        let lent = self.emergency.allowed.get(&pool).map_or(0, |allowed| allowed.loan.lent());
+        let node = self.pool(pool).record.numa.filter(|_| lent > 0);
+        let marks = node.and_then(|memory| numa::watermarks(memory.node).ok());
+        marks.map_or(0, |marks| marks.free.saturating_sub(marks.low).min(lent))
+    }
+
+    /// Frames whose memory has come back can be given out again.
+    fn unlend(&mut self, pool: PoolId, bytes: u64) {
+        let p = self.pool_mut(pool);
+        let mut count = PageCount::for_bytes(bytes).0;
+        while count > 0 {
+            let Some(last) = p.lent.pop() else { break };
+            let back = last.count.0.min(count);
+            count -= back;
+            let kept = last.count.0 - back;
+            let run = FrameRun { frame: Frame(last.frame.0 + kept), count: PageCount(back) };
+            p.table.free(run);
+            p.alloc.release(run);
+            p.lent.extend((kept > 0).then_some(FrameRun { count: PageCount(kept), ..last }));
+        }
+        self.fit_medium(pool);
+    }
+
+    /// Wants back what is lent of the pools of a placement, since a file has found no room there; what to tell who made it.
+    pub fn want_back(&mut self, placement: &Placement) -> String {
+        let pools = match placement {
+            Placement::On { pool, .. } | Placement::Prefer(pool) => vec![*pool],
+            Placement::Interleave(pools) => pools.clone(),
+        };
+        let mut said = String::new();
+        for pool in pools {
+            let name = self.pool_name(pool);
+            let Some(allowed) = self.emergency.allowed.get_mut(&pool) else { continue };
+            let lent = allowed.loan.lent();
+            if lent > 0 {
+                allowed.wanted = true;
+                let lent = format_size(lent);
+                said += &format!(
+                    "; {lent} of {name} are lent to the rest of the system and are wanted back now: try again"
+                );
+            }
+        }
+        said
+    }
+}
+
+impl Inner {
+    /// Lends some of a device, or takes some back, if it is time to; whether it is to be looked at again soon.
+    pub(super) fn look_after_loan(&self, pool: PoolId) -> bool {
+        let (reserve, action, name) = {
+            let mut st = self.lock();
+            let Some(reserve) = st.pool(pool).backing.holder() else { return false };
+            let Some(view) = st.loan_view(pool, &reserve) else { return false };
+            let name = st.pool_name(pool);
+            let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return false };
+            let action = allowed.loan.next(self.env.now(), view);
+            if allowed.loan.lent() == 0 {
+                allowed.wanted = false;
+                if allowed.at_most == 0 {
+                    // It is allowed no more, and nothing is to come back.
+                    st.emergency.allowed.remove(&pool);
+                    return false;
+                }
+            }
+            (reserve, action, name)
+        };
+        let done = match action {
+            LoanAction::Rest => Ok(()),
+            LoanAction::Lend(bytes) => self.lend(pool, &name, &reserve, bytes),
+            LoanAction::TakeBack(bytes) => self.take_back(pool, &name, &reserve, bytes),
+        };
+        if let Err(e) = done {
+            tracing::warn!("device {name}: what is lent of it: {e}");
+        }
+        let st = self.lock();
+        st.emergency
+            .allowed
+            .get(&pool)
+            .is_some_and(|allowed| allowed.loan.lent() > 0 || allowed.alarm.is_on())
+    }
+
+    fn lend(&self, pool: PoolId, name: &str, reserve: &Reserve, bytes: u64) -> Result<()> {
+        {
+            let mut st = self.lock();
+            let p = st.pool_mut(pool);
+            let Some(runs) = p.alloc.allocate(PageCount::for_bytes(bytes), None) else { return Ok(()) };
+            runs.iter().for_each(|run| p.table.reserve(*run));
+            p.lent.extend(runs);
+            st.fit_medium(pool);
+        }
+        let lent = reserve.lend(bytes);
+        let mut st = self.lock();
+        let given = *lent.as_ref().unwrap_or(&0);
+        st.unlend(pool, bytes - given.min(bytes));
+        let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return Ok(()) };
+        allowed.loan.lent_more(given);
+        let (all, cause) = (format_size(allowed.loan.lent()), cause(allowed));
+        drop(st);
+        if given > 0 {
+            self.event(
+                "lend",
+                name,
+                &format!("to the rest of the system, whose memory is short ({cause}): {all} in all"),
+                given,
+            );
+        }
+        lent.map(drop)
+    }
+
+    fn take_back(&self, pool: PoolId, name: &str, reserve: &Reserve, bytes: u64) -> Result<()> {
+        let mut got = reserve.take_back(bytes)?;
+        if got < bytes && self.may_evict(pool) {
+            // Who has it may have it elsewhere, now that there is room.
+            self.move_strangers_off(pool)?;
+            got += reserve.take_back(bytes - got)?;
+        }
+        let mut st = self.lock();
+        st.unlend(pool, got);
+        let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return Ok(()) };
+        allowed.loan.got_back(got);
+        allowed.back += got;
+        let before = std::mem::replace(&mut allowed.owed, bytes - got);
+        let (lent, owed) = (allowed.loan.lent(), allowed.owed);
+        let back = if allowed.back >= TELL || lent == 0 { std::mem::take(&mut allowed.back) } else { 0 };
+        if lent == 0 {
+            allowed.wanted = false;
+            reserve.is_whole();
+        }
+        drop(st);
+        if back > 0 {
+            let rest = if lent == 0 { "nothing is".to_owned() } else { format!("{} are", format_size(lent)) };
+            self.event("return", name, &format!("from the rest of the system: {rest} lent any more"), back);
+        }
+        if owed > 0 && before == 0 {
+            let who = self.who_is_on(pool);
+            self.event("owed", name, &format!("wanted back, and others still have it: {who}"), owed);
+        }
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Whether it is time to move others' pages off a device's node.
+    fn may_evict(&self, pool: PoolId) -> bool {
+        let now = self.env.now();
+        let mut st = self.lock();
+        let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return false };
+        let due = allowed.evicted.is_none_or(|last| now.saturating_sub(last) >= EVICT_EVERY);
+        if due {
+            allowed.evicted = Some(now);
+        }
+        due
+    }
+
+    /// Gets back what is lent of a device before it is drained. `Busy`, with who has it, if that takes longer than `wait`; then it stays lent.
+    pub fn recall(&self, pool: PoolId, name: &str, wait: Duration, progress: Progress<'_>) -> Result<()> {
+        let deadline = self.env.now() + wait.max(RECALL);
+        let begun = JobInfo { what: "drain".into(), ..JobInfo::default() };
+        loop {
+            let cancelled = !progress(&begun);
+            let mut st = self.lock();
+            let over = self.env.now() >= deadline || st.closing;
+            let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return Ok(()) };
+            let lent = allowed.loan.lent();
+            if lent == 0 {
+                return Ok(());
+            }
+            allowed.wanted = !(over || cancelled);
+            if cancelled {
+                return Err(Error::cancelled(format!("drain {name}: cancelled; nothing has moved")));
+            }
+            if over {
+                drop(st);
+                let who = self.who_is_on(pool);
+                return Err(Error::busy(format!(
+                    "drain {name}: {} of it are lent to the rest of the system and can't be got back now: {who} (--wait DUR waits)",
+                    format_size(lent)
+                )));
+            }
+            drop(self.wait_changed(st, Duration::from_millis(50)));
+        }
+    }
+}

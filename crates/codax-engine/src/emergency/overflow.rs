@@ -1,0 +1,253 @@
+//! Where pages for `dram` go that find no room there.
+
+use super::floor;
+use crate::budget::Budget;
+use crate::store::Inner;
+use crate::store::blocks::frames;
+use crate::store::lost::WithMemory;
+use crate::store::state::State;
+use codax_core::change::PoolState;
+use codax_core::emergency::{Offer, When, spill};
+use codax_core::extent::{self, Extent, FrameRun, PoolRun};
+use codax_core::frame::FrameFlags;
+use codax_core::placement::{Placement, Room};
+use codax_core::units::format_size;
+use codax_core::{DRAM, Error, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageRange, PoolId, Result};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How often it is said that there was no room anywhere: who writes a byte at a time would say nothing else.
+const REFUSALS_EVERY: Duration = Duration::from_secs(1);
+
+/// Frames that new pages of a file have got.
+#[derive(Debug, Default)]
+pub(crate) struct Placed {
+    pub extents: Vec<Extent>,
+    /// Those of the pages that are on a device for want of room in `dram`.
+    pub spilled: Vec<PageRange>,
+}
+
+impl Placed {
+    /// The frames of those.
+    fn spilled(&self) -> impl Iterator<Item = Extent> {
+        self.spilled.iter().flat_map(|pages| extent::slice(&self.extents, *pages))
+    }
+
+    /// With those of more pages.
+    pub fn extend(&mut self, more: Self) {
+        self.extents.extend(more.extents);
+        self.spilled.extend(more.spilled);
+    }
+}
+
+/// What there is to go by when pages are for `dram`.
+struct Need {
+    /// Bytes.
+    bytes: u64,
+    /// Whether `dram` has frames for them, and the limit of the daemon's memory leaves enough.
+    fits: bool,
+    /// Whether it is that limit which doesn't.
+    limited: bool,
+    /// What can be had of memory, where somebody's condition wants to know.
+    left: Option<u64>,
+}
+
+impl State {
+    /// Whether pages of a file may be on a device for want of room.
+    pub fn may_spill(&self, file: FileId) -> bool {
+        !self.emergency.allowed.is_empty() && !self.ns.forbids_emergency(file)
+    }
+
+    /// Where new pages go of which some are for `dram`, if not all of those are to be there: the runs, and which of them are an emergency's. `NoSpace`, with
+    /// the reason of each device, if there is no room anywhere.
+    pub fn overflow(
+        &self,
+        (placement, file): (&Placement, Option<FileId>),
+        pages: PageRange,
+        block: u64,
+    ) -> Result<Option<(Vec<PoolRun>, Vec<PageRange>)>> {
+        let quota = |pool| file.map_or(u64::MAX, |file| self.quota_room(file, pool).0);
+        let room = |id| {
+            let room = self.room(id);
+            Room { free: room.free.min(PageCount(quota(id))), ..room }
+        };
+        let Some((mut runs, rest)) = placement.for_dram(pages, block, &room) else {
+            return Ok(None);
+        };
+        let named: Option<PoolId> = match placement {
+            Placement::Prefer(pool) => Some(*pool),
+            _ => None,
+        };
+        let floors = || self.emergency.allowed.values().filter_map(floor);
+        let dram = self.room(DRAM).free.0;
+        let budget =
+            Budget::of_this_process().and_then(Budget::left).map_or(u64::MAX, |left| left / PAGE_SIZE);
+        let need = Need {
+            bytes: rest.bytes(),
+            fits: rest.count.0 <= dram.min(budget),
+            limited: rest.count.0 > budget,
+            left: floors().next().and_then(|_| self.memory_left()),
+        };
+        let above = |floor: u64| need.left.is_none_or(|left| left >= floor.saturating_add(need.bytes));
+        // That a tenant may have no more of dram is no emergency, and no way past it.
+        if rest.count.0 > quota(DRAM) || need.fits && floors().all(above) {
+            return Ok(None);
+        }
+        let mut offers = vec![Offer { pool: DRAM, frames: dram.min(budget).min(quota(DRAM)), unit: 1 }];
+        let mut why = Vec::new();
+        for pool in self.by_cost().into_iter().filter(|pool| Some(*pool) != named) {
+            match self.offer(pool, &need) {
+                Ok(frames) => {
+                    offers.push(Offer { pool, frames: frames.min(quota(pool)), unit: self.unit(pool) });
+                }
+                Err(reason) => why.push(format!("{} {reason}", self.pool_name(pool))),
+            }
+        }
+        let mut spilled = None;
+        if let Some(left) = need.left.filter(|_| offers.len() > 1) {
+            // What is below the lowest of the floors is for files only where nothing else is left.
+            let above = left.saturating_sub(floors().min().unwrap_or(0)) / PAGE_SIZE;
+            let dram = Offer { frames: offers[0].frames.min(above), ..offers[0] };
+            spilled = spill(rest, block, &[&[dram], &offers[1..]].concat());
+        }
+        match spilled.or_else(|| spill(rest, block, &offers)) {
+            Some(more) if more.iter().all(|run| run.pool == DRAM) => Ok(None),
+            Some(more) => {
+                let spilled = more.iter().filter(|run| run.pool != DRAM).map(|run| run.pages).collect();
+                runs.extend(more);
+                Ok(Some((runs, spilled)))
+            }
+            None if need.fits => Ok(None),
+            None => {
+                let room: Vec<String> = offers[1..]
+                    .iter()
+                    .map(|offer| {
+                        format!(
+                            "{} has room for {}",
+                            self.pool_name(offer.pool),
+                            format_size(PageCount(offer.frames).bytes())
+                        )
+                    })
+                    .chain(why)
+                    .collect();
+                let full = PageCount(rest.count.0 - dram.min(budget).min(rest.count.0)).bytes();
+                Err(Error::no_space(format!(
+                    "no space in pool `dram`: {} ({full} bytes) more are needed, and for an emergency {}",
+                    format_size(full),
+                    room.join(", ")
+                )))
+            }
+        }
+    }
+
+    /// The devices that are allowed, the cheapest first: by what they announce of a read, and then by name.
+    fn by_cost(&self) -> Vec<PoolId> {
+        let mut pools: Vec<PoolId> = self.emergency.allowed.keys().copied().collect();
+        let cost = |pool: &PoolId| {
+            let record = &self.pool(*pool).record;
+            let ns = |ns: Option<u32>| ns.unwrap_or(u32::MAX);
+            (ns(record.link.read_ns), ns(record.link.write_ns), record.name.clone())
+        };
+        pools.sort_by_cached_key(cost);
+        pools
+    }
+
+    /// How many frames of a device may be used now; else why none.
+    fn offer(&self, pool: PoolId, need: &Need) -> std::result::Result<u64, String> {
+        let Some(allowed) = self.emergency.allowed.get(&pool) else { return Err("says never".to_owned()) };
+        let p = self.pool(pool);
+        if p.record.state != PoolState::Online || p.job.is_some() {
+            return Err("is not online".to_owned());
+        }
+        let nodes: Vec<u32> = p.record.numa.iter().map(|memory| memory.node).collect();
+        if let Some(gone) = self.without_device(pool).or_else(|| WithMemory::now().lost(&nodes)) {
+            return Err(format!("is not there ({gone})"));
+        }
+        if let Some(why) = &allowed.unmeasured {
+            return Err(format!("waits for a condition that can't be measured here: {why}"));
+        }
+        let pressed = match allowed.settings.when {
+            None => !need.fits,
+            Some(When::Free(floor)) => need.left.is_some_and(|left| left < floor.saturating_add(need.bytes)),
+            Some(When::Stall { .. }) => !need.fits && allowed.alarm.is_on(),
+        };
+        if !pressed {
+            let when = allowed.settings.when.map_or_else(String::new, |when| format!(" ({when})"));
+            return Err(format!("waits for its condition{when}"));
+        }
+        if need.limited && p.backing.is_charged() {
+            return Err("would take the same memory as dram".to_owned());
+        }
+        let used = p.spilled.0 + frames(&p.lent).0;
+        let may = (allowed.at_most / PAGE_SIZE).saturating_sub(used);
+        match self.room(pool).free.0.min(may) {
+            0 if may == 0 => {
+                Err(format!("has all that at_most allows of it, {}", format_size(allowed.at_most)))
+            }
+            0 => Err("is full".to_owned()),
+            frames => Ok(frames),
+        }
+    }
+
+    /// Whether a new page for `dram` would be on a device now.
+    pub fn would_spill(&self, placement: &Placement) -> bool {
+        if self.emergency.allowed.is_empty() {
+            return false;
+        }
+        let block = self.block().max(HUGE_PAGES);
+        matches!(self.overflow((placement, None), PageRange::new(0, self.block()), block), Ok(Some(_)))
+    }
+
+    /// Marks what has been placed so, before the journal has it.
+    pub fn note_placed(&mut self, file: FileId, placed: &Placed) {
+        if placed.spilled.is_empty() {
+            return;
+        }
+        self.emergency.files.insert(file);
+        for e in placed.spilled() {
+            let run = FrameRun { frame: e.frame, count: e.count };
+            let pool = self.pool_mut(e.pool);
+            pool.table.set_flags(run, FrameFlags::EMERGENCY, true);
+            pool.spilled.0 += e.count.0;
+        }
+    }
+}
+
+impl Inner {
+    /// Notes and says that new pages of a file are on devices for want of room in `dram`. Of one without a name it is said when it gets one.
+    pub fn tell_spilled(&self, st: &mut State, file: FileId, placed: &Placed) {
+        if placed.spilled.is_empty() {
+            return;
+        }
+        st.emergency.homing.spilled(self.env.now());
+        self.start_homing(st);
+        if st.live.get(&file).is_none_or(|live| live.unnamed.is_none()) {
+            self.say_spilled(st, file, &placed.spilled().collect::<Vec<_>>());
+        }
+    }
+
+    /// Says which frames of a file are on devices for want of room in `dram`, if some are.
+    pub fn say_spilled(&self, st: &State, file: FileId, extents: &[Extent]) {
+        let pools: BTreeSet<String> = extents.iter().map(|e| st.pool_name(e.pool)).collect();
+        if !pools.is_empty() {
+            let pools = pools.into_iter().collect::<Vec<_>>().join(", ");
+            let bytes = extents.iter().map(|e| e.count.bytes()).sum();
+            self.event(
+                "emergency",
+                &st.path(file),
+                &format!("in {pools}, since dram has no room for it"),
+                bytes,
+            );
+        }
+    }
+
+    /// Says that new pages of a file found no room, where devices might have helped.
+    pub fn tell_no_room(&self, st: &mut State, subject: &str, e: &Error, bytes: u64) {
+        let now = self.env.now();
+        let again = st.emergency.refused.is_none_or(|last| now.saturating_sub(last) >= REFUSALS_EVERY);
+        if !st.emergency.allowed.is_empty() && e.kind == codax_core::ErrorKind::NoSpace && again {
+            st.emergency.refused = Some(now);
+            self.event("refuse", subject, &e.message, bytes);
+        }
+    }
+}
