@@ -8,6 +8,7 @@
 
 use codax::driver::{Cache, Counter, Description, Driver, Health, Link, Range, serve};
 use codax::{Access, Error, ErrorKind, File, Mapping, Result, Store};
+use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -167,7 +168,17 @@ impl Driver for Adder {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("codax-example-driver: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [store, device, path] = &words[..] else {
         return Err(Error::invalid("usage: codax-example-driver STORE DEVICE FILE"));

@@ -39,11 +39,14 @@ pub fn run(context: &Context, name: &str) -> Result<()> {
         },
     };
     let row = Row { pool, device };
-    context.print([&row], || facts_of(pool) + &row.device.as_ref().map_or_else(String::new, driver_facts))
+    context.print([&row], || {
+        let told = row.device.as_ref().map(driver_facts);
+        table::facts(facts_of(pool).into_iter().chain(told.into_iter().flatten()).collect::<Vec<_>>())
+    })
 }
 
 /// What a device is and does, as its driver says.
-fn driver_facts(device: &DeviceInfo) -> String {
+fn driver_facts(device: &DeviceInfo) -> Vec<(&'static str, String)> {
     let told = &device.description;
     let list = |list: Vec<String>| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
     let cache = |cache: &Cache| format!("{} {}", cache.name, format_size(cache.bytes));
@@ -72,7 +75,7 @@ fn driver_facts(device: &DeviceInfo) -> String {
     };
     let saved = |bytes| format!("{} are saved, for codax device online", format_size(bytes));
     let counters = device.counters.iter().map(|counter| format!("{} {}", counter.name, counter.value));
-    table::facts([
+    vec![
         ("class", told.class.name().to_owned()),
         ("caches", caches),
         ("link", told.link.name.clone()),
@@ -83,7 +86,7 @@ fn driver_facts(device: &DeviceInfo) -> String {
         ("health", health),
         ("needs", needs(&told.needs)),
         ("counters", list(counters.collect())),
-    ])
+    ]
 }
 
 /// What a device needs of its memory, if it is anything.
@@ -98,7 +101,8 @@ fn needs(needs: &Needs) -> String {
     all.join(", ")
 }
 
-fn facts_of(pool: &PoolInfo) -> String {
+/// What is known of a pool and its memory.
+fn facts_of(pool: &PoolInfo) -> Vec<(&'static str, String)> {
     let held =
         format!("{}, frames that no file owns any more and somebody still holds", format_size(pool.held));
     let private = format!("{}, the device's own", format_size(pool.private));
@@ -111,7 +115,7 @@ fn facts_of(pool: &PoolInfo) -> String {
     let job_lines = pool.job.as_ref().map_or_else(String::new, |running| {
         [vec![job(running)], held_lines(&running.waiting)].concat().join("\n")
     });
-    table::facts([
+    vec![
         ("device", pool.name.clone()),
         ("backing", backing(pool)),
         ("state", state(pool.state).to_owned()),
@@ -137,7 +141,7 @@ fn facts_of(pool: &PoolInfo) -> String {
         ("swap", swap.to_owned()),
         ("by the kernel", moves),
         ("job", job_lines),
-    ])
+    ]
 }
 
 /// What an emergency may have of a device, and has.
