@@ -2,14 +2,15 @@
 
 mod store_support;
 
-use codax_core::change::PoolState;
-use codax_core::driver::{Class, Counter, Description, Driver, Health, Range, Standing};
+use codax_core::change::{LinkModel, PoolState};
+use codax_core::driver::{Class, Counter, Description, Driver, Health, Link, Range, Reach, Standing};
+use codax_core::emergency::{AtMost, Emergency};
 use codax_core::frame::FrameFlags;
 use codax_core::request::Open;
 use codax_core::{Error, ErrorKind, Frame, Result};
 use codax_engine::driver::Driving;
 use codax_engine::table::TableReader;
-use codax_engine::{DrainOptions, Session, Store, StoreOptions};
+use codax_engine::{DeviceSpec, DrainOptions, Session, Store, StoreOptions};
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -597,4 +598,67 @@ fn a_device_s_own_frames_are_nobody_s_also_before_its_driver_is_back() {
     create(&session, "/g", 3 * MIB + 4096).unwrap();
     create(&session, "/h", MIB).unwrap();
     fails(store.drive("sim0", Told::new(needy()).0, None), ErrorKind::DeviceState, &["sim0", "drain it"]);
+}
+
+/// `dram` of 16 MiB, which is full, and devices of 32 MiB that help out, the first of which has a driver. Who is asked has all the time that the test has.
+fn helping(devices: &[(&str, Option<u32>)], description: Description) -> Driven {
+    let rig = Rig::new();
+    let emergency = Some(Emergency { at_most: AtMost::ALL, when: None });
+    let device = |&(name, read_ns): &(&str, Option<u32>)| {
+        let link = LinkModel { read_ns, ..LinkModel::default() };
+        DeviceSpec { emergency, ..DeviceSpec::emulated(name, 32 * MIB, link) }
+    };
+    let devices = devices.iter().map(device).collect();
+    let options = StoreOptions { ack_timeout: LONG, dram_bytes: Some(16 * MIB), devices, ..options(&rig) };
+    let store = Store::open(options, TestEnv::new()).unwrap();
+    let d = Driven::by(rig, store, description).running();
+    d.admin.close(make(&d.admin, "/full", 16 * MIB, "dram").handle);
+    d
+}
+
+/// Makes a file that is nowhere in particular.
+fn put(session: &Session, file: &str, len: u64) -> Result<()> {
+    let opened = session.open(&open_of(file, len))?;
+    write(session, &opened, &(0..len).map(|i| byte_at(file, i)).collect::<Vec<u8>>(), 0);
+    session.close(opened.handle);
+    Ok(())
+}
+
+#[test]
+fn an_emergency_keeps_off_what_is_a_device_s_own_and_writes_back_what_goes_home() {
+    let d = helping(&[("sim0", None)], Description { reach: Reach::Own, ..needy() });
+    put(&d.admin, "/f", 3 * MIB).unwrap();
+    assert_eq!(pool_of(&d.admin, "/f"), [1]);
+    in_one_run(&d.admin, "/f");
+    // Of 32 MiB one is the device's, and three are the file's.
+    fails(put(&d.admin, "/g", 29 * MIB), ErrorKind::NoSpace, &["sim0 has room for 28 MiB"]);
+    let open = d.driver.gate("write_back");
+    d.admin.remove(&path("/full"), false).unwrap();
+    written_back(d.next(), &d.admin, "/f", 3 * MIB);
+    assert_eq!(pool_of(&d.admin, "/f"), [1], "it is not home before");
+    open.send(()).unwrap();
+    let Asked::WriteBack(again) = d.next() else { panic!("before frames are given back") };
+    assert_eq!(again.iter().map(|r| r.len).sum::<u64>(), 3 * MIB);
+    open.send(()).unwrap();
+    let pool = || d.store.info().pools[1].clone();
+    let begun = Instant::now();
+    while pool().free != 31 * MIB {
+        assert!(begun.elapsed() < LONG, "{:?}", pool());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!((pool_of(&d.admin, "/f"), pool().used, pool().private), (vec![0], 0, MIB));
+    assert_intact(&d.admin, "/f", 3 * MIB);
+    assert!(d.store.check(false).unwrap().is_empty());
+}
+
+#[test]
+fn an_emergency_compares_devices_by_what_their_drivers_tell_too() {
+    let mut near = npu();
+    near.link = Link { model: LinkModel { read_ns: Some(200), ..LinkModel::default() }, ..near.link };
+    let mut d = helping(&[("sim0", None), ("sim1", Some(300))], near);
+    put(&d.admin, "/f", MIB).unwrap();
+    assert_eq!(pool_of(&d.admin, "/f"), [1]);
+    drop(d.driving.take());
+    put(&d.admin, "/g", MIB).unwrap();
+    assert_eq!(pool_of(&d.admin, "/g"), [2]);
 }
