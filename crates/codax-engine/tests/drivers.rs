@@ -128,15 +128,24 @@ struct Driven {
     rig: Rig,
 }
 
-fn options(rig: &Rig) -> StoreOptions {
-    let time = Duration::from_millis(300);
+/// Drivers that are well have all the time that a busy machine takes.
+fn options(rig: &Rig, time: Duration) -> StoreOptions {
     StoreOptions { ack_timeout: time, quiesce_timeout: time, ..rig.options() }
 }
 
 impl Driven {
     fn new(description: Description) -> Self {
+        Self::within(LONG, description)
+    }
+
+    /// One whose store doesn't wait for long.
+    fn impatient(description: Description) -> Self {
+        Self::within(Duration::from_secs(1), description)
+    }
+
+    fn within(time: Duration, description: Description) -> Self {
         let rig = Rig::new();
-        let store = Store::open(options(&rig), TestEnv::new()).unwrap();
+        let store = Store::open(options(&rig, time), TestEnv::new()).unwrap();
         Self::by(rig, store, description).running()
     }
 
@@ -182,7 +191,7 @@ impl Driven {
         store.close(false).unwrap();
         drop((driving, admin));
         store.end();
-        let store = Store::open(options(&rig), TestEnv::seeded(2)).unwrap();
+        let store = Store::open(options(&rig, LONG), TestEnv::seeded(2)).unwrap();
         (rig, store)
     }
 }
@@ -246,10 +255,10 @@ fn a_move_waits_for_a_slow_invalidate_before_it_copies_and_before_frames_go() {
 
 #[test]
 fn a_driver_that_never_answers_invalidate_leaves_the_file_where_it_is() {
-    let d = Driven::new(npu());
+    let d = Driven::impatient(npu());
     make(&d.admin, "/f", MIB, "sim0");
     let open = d.driver.gate("write_back");
-    fails(moved(&d.admin, "/f", "dram"), ErrorKind::Busy, &["/f", "npu", "4711", "sim0", "within 0.3 s"]);
+    fails(moved(&d.admin, "/f", "dram"), ErrorKind::Busy, &["/f", "npu", "4711", "sim0", "within 1.0 s"]);
     assert_eq!(pool_of(&d.admin, "/f"), [1]);
     // A drain goes on to wait for it, and says who it is.
     let wait = DrainOptions { wait: Duration::from_millis(100), running: true, ..Default::default() };
@@ -263,7 +272,7 @@ fn a_driver_that_never_answers_invalidate_leaves_the_file_where_it_is() {
 
 #[test]
 fn frames_are_held_until_a_late_driver_has_let_go_of_them() {
-    let d = Driven::new(npu());
+    let d = Driven::impatient(npu());
     make(&d.admin, "/f", MIB, "sim0");
     let open = d.driver.gate("write_back");
     open.send(()).unwrap();
@@ -286,7 +295,7 @@ fn frames_are_held_until_a_late_driver_has_let_go_of_them() {
 
 #[test]
 fn what_is_cut_off_or_removed_is_nobody_s_before_devices_have_let_go_of_it() {
-    let d = Driven::new(npu());
+    let d = Driven::impatient(npu());
     let file = make(&d.admin, "/f", 3 * MIB, "sim0");
     let open = d.driver.gate("write_back");
     fails(d.admin.set_len(file.handle, MIB), ErrorKind::Busy, &["/f", "npu", "4711"]);
@@ -354,10 +363,9 @@ fn only_devices_that_may_have_it_in_their_caches_are_asked() {
     moved(&d.admin, "/far", "sim0").unwrap();
     let Asked::WriteBack(ranges) = d.next() else { panic!("it reaches dram") };
     assert!(ranges.iter().all(|r| r.memory.is_none()));
-    let d = Driven {
-        told: channel().1,
-        ..Driven::by(Rig::new(), Rig::new().open(), Description::memory_only("m", "1"))
-    };
+    let rig = Rig::new();
+    let store = rig.open();
+    let d = Driven::by(rig, store, Description::memory_only("m", "1"));
     make(&d.admin, "/f", MIB, "sim0");
     let _gate = d.driver.gate("write_back");
     moved(&d.admin, "/f", "dram").unwrap();
@@ -440,7 +448,7 @@ fn a_driver_that_comes_after_online_gets_its_state_then() {
 
 #[test]
 fn a_driver_that_never_answers_quiesce_refuses_the_drain_or_is_reset() {
-    let d = Driven::new(npu());
+    let d = Driven::impatient(npu());
     make(&d.admin, "/f", MIB, "sim0");
     let open = d.driver.gate("quiesce");
     let drain = |options| d.admin.drain("sim0", options, &mut quiet());
@@ -453,7 +461,7 @@ fn a_driver_that_never_answers_quiesce_refuses_the_drain_or_is_reset() {
             std::thread::sleep(Duration::from_millis(5));
         }
         open.send(()).unwrap();
-        fails(draining.join().unwrap(), ErrorKind::Busy, &["sim0", "npu", "4711", "0.3 s", "--reset-device"]);
+        fails(draining.join().unwrap(), ErrorKind::Busy, &["sim0", "npu", "4711", "1.0 s", "--reset-device"]);
     });
     assert!(begun.elapsed() < LONG);
     assert_eq!((d.state(), pool_of(&d.admin, "/f")), (PoolState::Online, vec![1]));
@@ -600,7 +608,7 @@ fn a_device_s_own_frames_are_nobody_s_also_before_its_driver_is_back() {
     fails(store.drive("sim0", Told::new(needy()).0, None), ErrorKind::DeviceState, &["sim0", "drain it"]);
 }
 
-/// `dram` of 16 MiB, which is full, and devices of 32 MiB that help out, the first of which has a driver. Who is asked has all the time that the test has.
+/// `dram` of 16 MiB, which is full, and devices of 32 MiB that help out, the first of which has a driver.
 fn helping(devices: &[(&str, Option<u32>)], description: Description) -> Driven {
     let rig = Rig::new();
     let emergency = Some(Emergency { at_most: AtMost::ALL, when: None });
@@ -609,7 +617,7 @@ fn helping(devices: &[(&str, Option<u32>)], description: Description) -> Driven 
         DeviceSpec { emergency, ..DeviceSpec::emulated(name, 32 * MIB, link) }
     };
     let devices = devices.iter().map(device).collect();
-    let options = StoreOptions { ack_timeout: LONG, dram_bytes: Some(16 * MIB), devices, ..options(&rig) };
+    let options = StoreOptions { dram_bytes: Some(16 * MIB), devices, ..options(&rig, LONG) };
     let store = Store::open(options, TestEnv::new()).unwrap();
     let d = Driven::by(rig, store, description).running();
     d.admin.close(make(&d.admin, "/full", 16 * MIB, "dram").handle);

@@ -211,7 +211,7 @@ fn a_move_under_a_program_waits_for_a_slow_invalidate() {
 
 #[test]
 fn a_driver_that_never_answers_invalidate_keeps_the_file_where_it_is_until_it_is_killed() {
-    let rig = impatient(400).up();
+    let rig = impatient(1500).up();
     rig.put("/f", &pattern(MIB, 2), &["--on", "sim0"]).ok();
     let mut user = Client::start(&rig, "hold", &["/f", "rw"]);
     let mut driver = start(&rig, "write_back", "100");
@@ -239,7 +239,7 @@ fn a_driver_that_never_answers_invalidate_keeps_the_file_where_it_is_until_it_is
 
 #[test]
 fn a_driver_that_never_answers_quiesce_is_named_and_reset_or_ended() {
-    let rig = impatient(400).up();
+    let rig = impatient(1500).up();
     rig.put("/f", &pattern(MIB, 2), &["--on", "sim0"]).ok();
     let mut driver = start(&rig, "quiesce", "100");
     let pid = format!("process {}", driver.pid());
