@@ -1,12 +1,13 @@
 //! Devices as they are written: on the command line (`sim0=emulated:1GiB,read_ns=300,gbps=8`) and in the configuration.
 
-use crate::dax::{DaxWish, WrittenFormat};
+use crate::dax::{self, WrittenFormat};
 use crate::emergency::{EmergencyWish, WrittenPart};
 use crate::quantity::{Rate, Size, pool_bytes};
 use codax_core::change::{LinkModel, NodeMemory, PageKind};
 use codax_core::emergency::Emergency;
 use codax_core::info::Exclusive;
 use codax_core::{DRAM_NAME, Error, PageCount, Result};
+use codax_engine::DaxSpec;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -144,7 +145,7 @@ pub struct Device {
     /// The NUMA node, if it is one.
     pub node: Option<NodeWish>,
     /// The DAX device or directory, if it is one. Emulated if it is neither.
-    pub dax: Option<DaxWish>,
+    pub dax: Option<DaxSpec>,
     /// Whether and how it may be used when memory is exhausted; `None` for never.
     pub emergency: Option<Emergency>,
     /// What its link announces.
@@ -164,8 +165,8 @@ impl DeviceEntry {
         match self.backing.as_str() {
             "emulated" => self.emulated(&mut device),
             "numa" => self.on_node(&mut device),
-            "devdax" => self.dax(DaxWish::device, &mut device),
-            "fsdax" => self.dax(DaxWish::files, &mut device),
+            "devdax" => self.dax(false, &mut device),
+            "fsdax" => self.dax(true, &mut device),
             _ => return Err(unknown_backing(&self.name, &self.backing)),
         }
         .map_err(|e| about(&self.name, &e))?;
@@ -217,14 +218,12 @@ impl DeviceEntry {
         Ok(())
     }
 
-    fn dax(&self, make: fn(&Path) -> Result<DaxWish>, device: &mut Device) -> Result<()> {
-        let mut wish = make(self.path.as_deref().unwrap_or(Path::new("")))?;
-        self.only(&format!("a {}", wish.backing()), &["size", "path", "format", "persistent"])?;
-        wish.set(self.format.map(Into::into).unwrap_or_default(), self.persistent);
-        if let Some(size) = self.size {
-            wish.set_size(size)?;
-        }
-        device.dax = Some(wish);
+    fn dax(&self, files: bool, device: &mut Device) -> Result<()> {
+        let spec = dax::spec(self.path.as_deref().unwrap_or(Path::new("")), files)?;
+        self.only(&format!("a {}", dax::backing(&spec)), &["size", "path", "format", "persistent"])?;
+        device.bytes = self.size.map(|size| dax::size(&spec, size)).transpose()?;
+        let format = self.format.map(Into::into).unwrap_or_default();
+        device.dax = Some(DaxSpec { format, persistent: self.persistent, ..spec });
         Ok(())
     }
 }
@@ -284,8 +283,10 @@ fn backed(device: &mut Device, backing: &str, first: &str) -> Result<()> {
             let memory = NodeMemory { node, page: PageKind::default() };
             device.node = Some(NodeWish { memory, cpus: false, exclusive: None });
         }
-        "devdax" => device.dax = Some(DaxWish::device(Path::new(first)).map_err(|e| about(name, &e))?),
-        "fsdax" => device.dax = Some(DaxWish::files(Path::new(first)).map_err(|e| about(name, &e))?),
+        "devdax" | "fsdax" => {
+            let spec = dax::spec(Path::new(first), backing == "fsdax");
+            device.dax = Some(spec.map_err(|e| about(name, &e))?);
+        }
         _ => return Err(unknown_backing(name, backing)),
     }
     Ok(())
@@ -307,7 +308,7 @@ fn take_item(
             known && node_item(wish, &mut device.bytes, key, value.unwrap_or_default())?,
             "page, reserve, exclusive, cpus, ",
         ),
-        (None, Some(wish)) => (known && wish.item(key, value)?, wish.keys()),
+        (None, Some(spec)) => (known && dax::item(spec, &mut device.bytes, key, value)?, dax::keys(spec)),
         (None, None) => (false, ""),
     };
     match key {
@@ -473,25 +474,17 @@ mod tests {
     #[test]
     fn a_dax_device_and_a_directory_are_read_whole() {
         let device = parse_device("pm0=devdax:/dev/dax0.0,format,persistent=no,read_ns=350").unwrap();
-        let wish = DaxWish::Device {
-            path: "/dev/dax0.0".into(),
-            format: Format::IfNotOurs,
-            persistent: Some(false),
+        let spec = |path: &str, files, format, persistent| {
+            Some(DaxSpec { path: path.into(), files, format, persistent })
         };
-        assert_eq!((device.dax, device.bytes, device.node), (Some(wish), None, None));
+        let dax = spec("/dev/dax0.0", false, Format::IfNotOurs, Some(false));
+        assert_eq!((device.dax, device.bytes, device.node), (dax, None, None));
         assert_eq!(device.link.read_ns, Some(350));
         let files = parse_device("pm1=fsdax:/mnt/pmem0/codax,size=1GiB,format=force,gbps=6").unwrap();
-        let wish = DaxWish::Files {
-            path: "/mnt/pmem0/codax".into(),
-            size: Some(1 << 30),
-            format: Format::Force,
-            persistent: None,
-        };
-        assert_eq!((files.dax, files.bytes, files.link.mbps), (Some(wish), None, Some(6000)));
+        let dax = spec("/mnt/pmem0/codax", true, Format::Force, None);
+        assert_eq!((files.dax, files.bytes, files.link.mbps), (dax, Some(1 << 30), Some(6000)));
         let plain = parse_device("pm1=fsdax:/mnt/a b=c").unwrap();
-        let wish =
-            DaxWish::Files { path: "/mnt/a b=c".into(), size: None, format: Format::Never, persistent: None };
-        assert_eq!(plain.dax, Some(wish));
+        assert_eq!((plain.dax, plain.bytes), (spec("/mnt/a b=c", true, Format::Never, None), None));
     }
 
     #[test]
@@ -630,10 +623,10 @@ mod tests {
             for backing in ["devdax", "fsdax"] {
                 match parse_device(&format!("pm0={backing}:{path}{tail}")) {
                     Ok(device) => {
-                        let wish = device.dax.expect("it is one");
-                        proptest::prop_assert!(wish.path().is_absolute() && wish.backing() == backing && device.node.is_none());
-                        if let DaxWish::Files { size: Some(size), .. } = wish {
-                            proptest::prop_assert!(size > 0 && size % 4096 == 0);
+                        let spec = device.dax.expect("it is one");
+                        proptest::prop_assert!(spec.path.is_absolute() && dax::backing(&spec) == backing && device.node.is_none());
+                        if let Some(size) = device.bytes {
+                            proptest::prop_assert!(spec.files && size > 0 && size % 4096 == 0);
                         }
                     }
                     Err(e) => proptest::prop_assert!(!e.message.contains('\n'), "{}", e),
@@ -648,8 +641,9 @@ mod tests {
             let size = frames.map(|frames| frames * 4096);
             text += &size.map_or_else(String::new, |size| format!(",size={size}"));
             text += outlives.map_or("", |yes| if yes { ",persistent=yes" } else { ",persistent=no" });
-            let wish = DaxWish::Files { path: path.into(), size, format, persistent: outlives };
-            proptest::prop_assert_eq!(parse_device(&text).unwrap().dax, Some(wish));
+            let spec = DaxSpec { path: path.into(), files: true, format, persistent: outlives };
+            let device = parse_device(&text).unwrap();
+            proptest::prop_assert_eq!((device.dax, device.bytes), (Some(spec), size));
         }
     }
 

@@ -2,8 +2,9 @@
 
 use crate::backing::ObjectInfo;
 use crate::dax::wanted;
+use crate::options::StoreOptions;
 use crate::store::lost::{WithMemory, nodes_of};
-use crate::store::state::{State, Trouble, marked};
+use crate::store::state::{Pool, State, Trouble, marked};
 use crate::store::{Inner, Store, stale_ranges};
 use crate::table::shown_page;
 use codax_core::change::{Change, PoolState};
@@ -38,55 +39,9 @@ impl Store {
         check_table_files(&mut st, &mut findings)?;
         check_table(&mut st, &mut findings);
         check_quotas(&mut st, &mut findings);
-        let machine = WithMemory::now();
-        for pool in &st.pools {
-            let without = machine.lost(&nodes_of(&pool.record, &inner.options()));
-            if let Some(why) = without.filter(|_| pool.record.state != PoolState::Detached) {
-                let what = format!("{}: {why}; what it holds is whole, on other nodes", pool.record.name);
-                findings.trouble(Severity::Mendable, what, false, Trouble::Memory(pool.record.id));
-            }
-        }
+        check_nodes(&st, &inner.options(), &mut findings);
         for pool in st.media.all() {
-            let backing = st.pool(pool).backing.clone();
-            if let Some(why) = backing.gone().filter(|_| st.pool(pool).record.state != PoolState::Detached) {
-                let what = format!("{}: its device is not there: {why}", st.pool_name(pool));
-                findings.trouble(Severity::Mendable, what, false, Trouble::Memory(pool));
-                continue;
-            }
-            for path in backing.strays()? {
-                findings.trouble(Severity::Mendable, stray(&path), false, Trouble::Stray(path));
-            }
-            let mut objects: HashMap<FileId, ObjectInfo> = backing.list()?.into_iter().collect();
-            let files: Vec<FileId> = st.files_in(pool).map(|i| i.id).collect();
-            for file in files {
-                let object = objects.remove(&file);
-                match st.is_busy(file) {
-                    // Nothing is known of it.
-                    true => drop(findings.troubles.insert(Trouble::Object(file, pool))),
-                    false => inner.check_object(&mut st, pool, file, object, &mut findings)?,
-                }
-            }
-            for (file, object) in objects {
-                if st.is_busy(file)
-                    || st.has_held(file, pool)
-                    || st
-                        .ns
-                        .get(file)
-                        .is_some_and(|inode| inode.ahead.is_some_and(|its| st.media.same(its, pool)))
-                    || st.making.contains_key(&file)
-                {
-                    continue;
-                }
-                let name = st.pool_name(pool);
-                let what = format!(
-                    "{name}: an object of {} that the journal doesn't know of, {} bytes",
-                    st.path(file),
-                    object.allocated.bytes()
-                );
-                let mended =
-                    repair && { backing.sole_holder(file)?.is_some() && backing.remove(file).is_ok() };
-                findings.add(Severity::Mendable, what, mended);
-            }
+            inner.check_medium(&mut st, pool, &mut findings)?;
         }
         st.recovery.retain(|note| note.of.as_ref().is_none_or(|of| findings.troubles.contains(of)));
         drop(st);
@@ -121,6 +76,17 @@ impl Findings {
         self.add(severity, what, repaired);
         if !repaired {
             self.troubles.insert(of);
+        }
+    }
+}
+
+/// Whether the nodes of pools have memory.
+fn check_nodes(st: &State, options: &StoreOptions, findings: &mut Findings) {
+    let machine = WithMemory::now();
+    for pool in st.pools.iter().filter(|pool| pool.record.state != PoolState::Detached) {
+        if let Some(why) = machine.lost(&nodes_of(&pool.record, options)) {
+            let what = format!("{}: {why}; what it holds is whole, on other nodes", pool.record.name);
+            findings.trouble(Severity::Mendable, what, false, Trouble::Memory(pool.record.id));
         }
     }
 }
@@ -164,94 +130,99 @@ fn check_table_files(st: &mut State, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
+/// Whose the frames of a pool are, by the first of each run.
+type Owners = BTreeMap<Frame, (PageCount, FileId, PageNo)>;
+
 /// Every frame's record against the one that the journal's extents give.
 fn check_table(st: &mut State, findings: &mut Findings) {
-    let mut expected: Vec<BTreeMap<Frame, (PageCount, FileId, PageNo)>> =
-        vec![BTreeMap::new(); st.pools.len()];
-    let mut twice = Vec::new();
+    let owners = owners(st, findings);
+    for (pool, owners) in st.pools.iter().zip(&owners) {
+        let at_rest = owners.iter().filter(|(_, (_, file, _))| !st.is_busy(*file));
+        at_rest.for_each(|(frame, owner)| check_owner(st, pool, (*frame, *owner), findings));
+    }
+    st.pools.iter().for_each(|pool| check_free(pool, findings));
+}
+
+/// Whose the frames of each pool are: no frame is two files'.
+fn owners(st: &State, findings: &mut Findings) -> Vec<Owners> {
+    let mut owners = vec![Owners::new(); st.pools.len()];
     let held = st.pools.iter().flat_map(|p| &p.held).flat_map(|(f, list)| list.iter().map(|e| (*f, *e)));
     let owned = st.ns.inodes().flat_map(|i| i.extents.iter().map(|e| (i.id, *e)));
     for (file, e) in owned.chain(held) {
-        let map = &mut expected[usize::from(e.pool.0)];
-        let before = map.range(..Frame(e.frame.0 + e.count.0)).next_back();
+        let (map, end) = (&mut owners[usize::from(e.pool.0)], e.frame.0 + e.count.0);
+        let before = map.range(..Frame(end)).next_back();
         if before.is_some_and(|(f, (count, _, _))| f.0 + count.0 > e.frame.0) {
-            twice.push((file, e));
+            let (pool, path) = (st.pool_name(e.pool), st.path(file));
+            let what = format!("{pool}: frames {}..{end} have two owners, {path} among them", e.frame);
+            findings.add(Severity::Lost, what, false);
         }
         map.insert(e.frame, (e.count, file, e.page));
     }
-    for (file, e) in twice {
-        let what = format!(
-            "{}: frames {}..{} have two owners, {} among them",
-            st.pool_name(e.pool),
-            e.frame,
-            e.frame.0 + e.count.0,
-            st.path(file)
-        );
-        findings.add(Severity::Lost, what, false);
-    }
-    for (at, expected) in expected.iter().enumerate() {
-        for (frame, (count, file, page)) in expected {
-            if st.is_busy(*file) {
-                continue;
-            }
-            let pool = &st.pools[at];
-            let mut wrong = None;
-            pool.table.for_each(FrameRun { frame: *frame, count: *count }, |at, record| {
-                let i = at.0 - frame.0;
-                let page = shown_page(PageNo(page.0 + i));
-                let right = record
-                    .is_ok_and(|r| r.owner == Some(*file) && r.page == page && r.state != FrameState::Free);
-                if !right {
-                    wrong.get_or_insert(i);
-                }
-            });
-            if let Some(i) = wrong {
-                let what = format!(
-                    "{}: the frame table has another owner for frame {} than the journal, {}",
-                    pool.record.name,
-                    frame.0 + i,
-                    st.path(*file)
-                );
-                if findings.repair {
-                    let held = pool.held.contains_key(file);
-                    let state = if held { FrameState::Held } else { FrameState::Used };
-                    let run = FrameRun { frame: *frame, count: *count };
-                    pool.table.assign(run, *file, *page, state);
-                    let here = Extent { page: *page, count: *count, pool: pool.record.id, frame: *frame };
-                    for (_, run) in st.ns.get(*file).map(|i| marked(i, &[here])).unwrap_or_default() {
-                        pool.table.set_flags(run, FrameFlags::EMERGENCY, true);
-                    }
-                }
-                findings.add(Severity::Mendable, what, findings.repair);
-            }
+    owners
+}
+
+/// Frames that are a file's.
+fn check_owner(
+    st: &State,
+    pool: &Pool,
+    (frame, (count, file, page)): (Frame, (PageCount, FileId, PageNo)),
+    findings: &mut Findings,
+) {
+    let mut wrong = None;
+    pool.table.for_each(FrameRun { frame, count }, |at, record| {
+        let i = at.0 - frame.0;
+        let page = shown_page(PageNo(page.0 + i));
+        let right =
+            record.is_ok_and(|r| r.owner == Some(file) && r.page == page && r.state != FrameState::Free);
+        if !right {
+            wrong.get_or_insert(i);
+        }
+    });
+    let Some(i) = wrong else { return };
+    let what = format!(
+        "{}: the frame table has another owner for frame {} than the journal, {}",
+        pool.record.name,
+        frame.0 + i,
+        st.path(file)
+    );
+    if findings.repair {
+        let held = pool.held.contains_key(&file);
+        let state = if held { FrameState::Held } else { FrameState::Used };
+        pool.table.assign(FrameRun { frame, count }, file, page, state);
+        let here = Extent { page, count, pool: pool.record.id, frame };
+        for (_, run) in st.ns.get(file).map(|inode| marked(inode, &[here])).unwrap_or_default() {
+            pool.table.set_flags(run, FrameFlags::EMERGENCY, true);
         }
     }
-    for pool in &st.pools {
-        let all = FrameRun { frame: Frame(0), count: PageCount(pool.record.frames) };
-        pool.table.for_each(all, |frame, record| {
-            let free = pool.alloc.is_free(frame);
-            let right = match &record {
-                Ok(record) if free => *record == FrameRecord::default(),
-                Ok(record) => record.state != FrameState::Free,
-                Err(_) => false,
-            };
-            if right {
-                return;
+    findings.add(Severity::Mendable, what, findings.repair);
+}
+
+/// Frames that are free, and those that are not.
+fn check_free(pool: &Pool, findings: &mut Findings) {
+    let all = FrameRun { frame: Frame(0), count: PageCount(pool.record.frames) };
+    pool.table.for_each(all, |frame, record| {
+        let free = pool.alloc.is_free(frame);
+        let right = match &record {
+            Ok(record) if free => *record == FrameRecord::default(),
+            Ok(record) => record.state != FrameState::Free,
+            Err(_) => false,
+        };
+        if right {
+            return;
+        }
+        let name = &pool.record.name;
+        let what = match record {
+            Ok(_) if free => {
+                format!("{name}: the frame table has more to say of frame {frame} than that it is free")
             }
-            let name = &pool.record.name;
-            let what = match record {
-                Ok(_) if free => {
-                    format!("{name}: the frame table has more to say of frame {frame} than that it is free")
-                }
-                Ok(_) => format!("{name}: the frame table says that frame {frame} is free, and it is not"),
-                Err(e) => format!("{name}: frame {frame}: {e}"),
-            };
-            if findings.repair && free {
-                pool.table.free(FrameRun { frame, count: PageCount(1) });
-            }
-            findings.add(Severity::Mendable, what, findings.repair && free);
-        });
-    }
+            Ok(_) => format!("{name}: the frame table says that frame {frame} is free, and it is not"),
+            Err(e) => format!("{name}: frame {frame}: {e}"),
+        };
+        if findings.repair && free {
+            pool.table.free(FrameRun { frame, count: PageCount(1) });
+        }
+        findings.add(Severity::Mendable, what, findings.repair && free);
+    });
 }
 
 /// What is charged to whom against the frames that there are.
@@ -290,6 +261,45 @@ fn allocate(st: &State, object: &impl AsFd, here: &[PoolRun]) -> bool {
 }
 
 impl Inner {
+    /// The objects of a medium, and what else is there.
+    fn check_medium(&self, st: &mut State, pool: PoolId, findings: &mut Findings) -> Result<()> {
+        let backing = st.pool(pool).backing.clone();
+        if let Some(why) = backing.gone().filter(|_| st.pool(pool).record.state != PoolState::Detached) {
+            let what = format!("{}: its device is not there: {why}", st.pool_name(pool));
+            findings.trouble(Severity::Mendable, what, false, Trouble::Memory(pool));
+            return Ok(());
+        }
+        for path in backing.strays()? {
+            findings.trouble(Severity::Mendable, stray(&path), false, Trouble::Stray(path));
+        }
+        let mut objects: HashMap<FileId, ObjectInfo> = backing.list()?.into_iter().collect();
+        let files: Vec<FileId> = st.files_in(pool).map(|i| i.id).collect();
+        for file in files {
+            let object = objects.remove(&file);
+            match st.is_busy(file) {
+                // Nothing is known of it.
+                true => drop(findings.troubles.insert(Trouble::Object(file, pool))),
+                false => self.check_object(st, pool, file, object, findings)?,
+            }
+        }
+        for (file, object) in objects {
+            let ahead = st.ns.get(file).and_then(|inode| inode.ahead);
+            let is_known = st.is_busy(file)
+                || st.has_held(file, pool)
+                || ahead.is_some_and(|its| st.media.same(its, pool))
+                || st.making.contains_key(&file);
+            if is_known {
+                continue;
+            }
+            let (name, path, bytes) = (st.pool_name(pool), st.path(file), object.allocated.bytes());
+            let what = format!("{name}: an object of {path} that the journal doesn't know of, {bytes} bytes");
+            let mended =
+                findings.repair && backing.sole_holder(file)?.is_some() && backing.remove(file).is_ok();
+            findings.add(Severity::Mendable, what, mended);
+        }
+        Ok(())
+    }
+
     fn check_object(
         &self,
         st: &mut State,

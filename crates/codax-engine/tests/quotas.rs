@@ -405,6 +405,25 @@ fn a_preferred_pool_is_full_to_a_tenant_when_the_quota_is_and_turns_are_not_take
 }
 
 #[test]
+fn a_mount_s_new_file_is_made_where_the_quota_leaves_room() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let prefer = PlacementSpec::Prefer { pool: "sim0".into() };
+    admin(&store).mkdir(&path("/d"), 0o777, Some(&prefer)).expect("made");
+    limit(&store, &user(ANN), "sim0", MIB);
+    let fs = store.fs(true);
+    for (name, pools) in [("a", [1]), ("b", [0])] {
+        let (id, open) = made(&fs, name);
+        assert_eq!(fs.write(open.handle, 0, &vec![1; MIB as usize], false), Ok(MIB as usize));
+        assert_eq!(pool_of(&admin(&store), &format!("/d/{name}")), pools);
+        assert_eq!(fs.attr(id).expect("attr").backed, MIB);
+        fs.release(open.handle);
+    }
+    assert_eq!(has(&store, &user(ANN), "sim0"), (MIB, false));
+    passes(&store);
+}
+
+#[test]
 fn a_move_is_bound_and_a_drain_and_its_return_are_counted() {
     let rig = Rig::new();
     let store = rig.open();
@@ -696,5 +715,30 @@ fn a_quota_binds_on_a_medium_that_outlives_the_store_and_growth_is_found_there()
     assert_eq!(seen(&s, &user(0), "pmem0"), (2 * MIB, false));
     assert_intact(&s, "/a", 2 * MIB);
     store.check(true).expect("mended: its length");
+    passes(&store);
+}
+
+#[test]
+fn what_programs_took_while_there_was_no_daemon_is_charged_to_them() {
+    let rig = Rig::new();
+    let store = rig.open();
+    shared(&store, "/d");
+    limit(&store, &user(ANN), "sim0", 4 * MIB);
+    limit(&store, &dir("/d"), "sim0", 16 * MIB);
+    let fs = store.fs(true);
+    let (id, open) = made(&fs, "f");
+    let (h, object) = object_of(open);
+    assert_eq!(fs.write(h, 0, &vec![1; MIB as usize], false), Ok(MIB as usize));
+    drop(fs);
+    store.end();
+    codax_os::object::write_all_at(&object, &vec![1; 4 * MIB as usize], MIB).expect("written");
+    let store = rig.open();
+    assert_eq!(has(&store, &user(ANN), "sim0"), (5 * MIB, true));
+    assert_eq!(has(&store, &dir("/d"), "sim0"), (5 * MIB, false));
+    assert_eq!(kind(sized(&as_user(&store, ANN), "/d/more", 4096)), ErrorKind::QuotaExceeded);
+    drop(object);
+    let fs = store.fs(true);
+    fs.set(id, &Set { len: Some(0), ..Set::default() }).expect("cut");
+    assert_eq!(has(&store, &user(ANN), "sim0"), (0, false));
     passes(&store);
 }

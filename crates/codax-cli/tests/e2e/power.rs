@@ -336,7 +336,9 @@ fn alone(format: &str) -> [Plan; 2] {
 /// Formats both devices, each for a store of its own, and cuts the power when both have begun.
 fn format_until_cut() -> ! {
     for plan in alone(",format=force") {
-        std::thread::spawn(move || plan.place().try_up("format:begun=stop"));
+        std::thread::spawn(move || {
+            panic!("it isn't stopped: {:?}", plan.place().try_up("format:begun=stop"))
+        });
     }
     until("that both have begun", || (stopped_children() == 2).then_some(()));
     await_cut()

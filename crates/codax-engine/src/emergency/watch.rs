@@ -24,11 +24,14 @@ const FREE_PART: u64 = 32;
 
 /// What tells of processes that wait for memory.
 #[derive(Debug)]
-enum Source {
-    /// The kernel, when it is so.
-    Told(Trigger),
-    /// How long they have waited in all, looked at now and then: where the kernel tells only who is privileged.
-    Counted { path: PathBuf, seen: VecDeque<(Duration, Duration)> },
+struct Source {
+    /// Says when to look; none where the kernel tells only who is privileged: then it is looked at now and then. What it says is not enough: the kernel counts
+    /// to a new trigger all that was waited since it last had one to serve.
+    trigger: Option<Trigger>,
+    /// How long they have waited in all.
+    path: PathBuf,
+    /// What that was, and when.
+    seen: VecDeque<(Duration, Duration)>,
 }
 
 /// How a device's condition is measured.
@@ -117,24 +120,26 @@ impl Watcher {
         let name = st.pool_name(pool);
         let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return };
         let gauge = match allowed.settings.when {
-            Some(When::Stall { full, stall, window }) => match sources(full, stall, window) {
-                sources if sources.is_empty() => {
-                    let why = "the kernel doesn't tell how long processes wait for memory (a kernel with CONFIG_PSI, booted with psi=1)";
-                    tracing::warn!("device {name}: its emergency never comes: {why}");
-                    inner.event(
-                        "refuse",
-                        &name,
-                        &format!("emergency: its condition can't be measured: {why}"),
-                        0,
-                    );
-                    allowed.unmeasured = Some(why.to_owned());
-                    Gauge::None
+            Some(When::Stall { full, stall, window }) => {
+                match sources(inner.env.now(), full, stall, window) {
+                    sources if sources.is_empty() => {
+                        let why = "the kernel doesn't tell how long processes wait for memory (a kernel with CONFIG_PSI, booted with psi=1)";
+                        tracing::warn!("device {name}: its emergency never comes: {why}");
+                        inner.event(
+                            "refuse",
+                            &name,
+                            &format!("emergency: its condition can't be measured: {why}"),
+                            0,
+                        );
+                        allowed.unmeasured = Some(why.to_owned());
+                        Gauge::None
+                    }
+                    sources => {
+                        allowed.alarm = codax_core::emergency::Alarm::told_every(window);
+                        Gauge::Stall { full, stall, window, sources }
+                    }
                 }
-                sources => {
-                    allowed.alarm = codax_core::emergency::Alarm::told_every(window);
-                    Gauge::Stall { full, stall, window, sources }
-                }
-            },
+            }
             Some(When::Free(bytes)) if lends => Gauge::Free(bytes),
             None if lends => Gauge::Free(probe::memory_total().unwrap_or(0) / FREE_PART),
             // It is asked when something is placed.
@@ -163,9 +168,12 @@ impl Watcher {
                 (left < *floor, if left < *floor * 4 { OFTEN } else { SELDOM })
             }
             Gauge::Stall { full, stall, window, sources } => {
-                let counted = sources.iter_mut().map(|source| source.exceeds(now, *full, *stall, *window));
-                let short = counted.fold(told, |any, short| any || short);
-                let all_told = sources.iter().all(|source| matches!(source, Source::Told(_)));
+                let mut short = false;
+                for source in sources.iter_mut() {
+                    let exceeds = source.exceeds(now, *full, *stall, *window);
+                    short |= exceeds && (told || source.trigger.is_none());
+                }
+                let all_told = sources.iter().all(|source| source.trigger.is_some());
                 (short, if all_told { QUIET } else { *window / 4 })
             }
         };
@@ -186,11 +194,9 @@ impl Watcher {
         let mut triggers = Vec::new();
         for (pool, (_, gauge)) in &self.gauges {
             let Gauge::Stall { sources, .. } = gauge else { continue };
-            for source in sources {
-                if let Source::Told(trigger) = source {
-                    pools.push(*pool);
-                    triggers.push(trigger);
-                }
+            for trigger in sources.iter().filter_map(|source| source.trigger.as_ref()) {
+                pools.push(*pool);
+                triggers.push(trigger);
             }
         }
         let told = psi::wait(&triggers, time);
@@ -218,19 +224,18 @@ pub(super) fn cause(allowed: &Allowed) -> String {
 }
 
 /// What tells of processes that wait for memory, here.
-fn sources(full: bool, stall: Duration, window: Duration) -> Vec<Source> {
-    let files = psi::files().into_iter();
-    let source = |path: PathBuf| match Trigger::new(&path, full, stall, window) {
-        Ok(trigger) => Some(Source::Told(trigger)),
-        Err(_) => psi::waited(&path, full).ok().map(|_| Source::Counted { path, seen: VecDeque::new() }),
+fn sources(now: Duration, full: bool, stall: Duration, window: Duration) -> Vec<Source> {
+    let source = |path: PathBuf| {
+        let seen = VecDeque::from([(now, psi::waited(&path, full).ok()?)]);
+        Some(Source { trigger: Trigger::new(&path, full, stall, window).ok(), path, seen })
     };
-    files.filter_map(source).collect()
+    psi::files().into_iter().filter_map(source).collect()
 }
 
 impl Source {
-    /// Whether processes have waited for longer than `stall` within the last `window`, as far as that is counted here.
+    /// Whether processes have waited for longer than `stall` within the last `window`, or since it was looked at before.
     fn exceeds(&mut self, now: Duration, full: bool, stall: Duration, window: Duration) -> bool {
-        let Self::Counted { path, seen } = self else { return false };
+        let Self { path, seen, .. } = self;
         let Ok(total) = psi::waited(path, full) else { return false };
         seen.push_back((now, total));
         // One that is older than the window stays, to be compared with.
@@ -251,7 +256,7 @@ mod tests {
         let path = dir.path().join("memory.pressure");
         let write =
             |ms: u64| std::fs::write(&path, format!("some avg10=0.00 total={}\n", ms * 1000)).expect("room");
-        let mut source = Source::Counted { path: path.clone(), seen: VecDeque::new() };
+        let mut source = Source { trigger: None, path: path.clone(), seen: VecDeque::new() };
         let mut at = |now, waited| {
             write(waited);
             let ms = Duration::from_millis;

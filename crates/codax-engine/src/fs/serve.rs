@@ -7,12 +7,13 @@
 use super::{Attr, Changed, Fs, FsHandle, FsOpen, How, Mounted, New, NewKind, Who, gone};
 use crate::backing::{Backing, os_error};
 use crate::store::Inner;
+use crate::store::quota::Maker;
 use crate::store::state::State;
 use codax_core::change::{Change, PoolState};
 use codax_core::info::{Served, ServedBy};
 use codax_core::name::Name;
 use codax_core::namespace::{Inode, Kind};
-use codax_core::placement::Placement;
+use codax_core::placement::{Placement, Room};
 use codax_core::plan::Holder;
 use codax_core::{DRAM, Error, ErrorKind, FileId, PageRange, PoolId, Result};
 use codax_os::object;
@@ -224,7 +225,9 @@ impl Fs {
         let name = Name::new(name)?;
         let mut st = self.lock();
         let id = self.take_id(&mut st)?;
-        let pool = self.mounted.mount.privileged.then(|| st.pool_of_empty(&st.ns.placement(dir))).flatten();
+        let maker = Maker { uid: new.who.uid, dir };
+        let chosen = || st.pool_of_empty(&st.ns.placement(dir), &|pool| st.room_for_new(maker, pool));
+        let pool = self.mounted.mount.privileged.then(chosen).flatten();
         let how = match pool {
             None => {
                 self.put_new(&mut st, (dir, &name), new, id, None)?;
@@ -358,7 +361,9 @@ impl Fs {
                 Err(why) => (ServedBy::Daemon, why.to_owned()),
             },
             Kind::Dir => {
-                match (st.pool_of_empty(&st.ns.placement(id)), st.placed_apart(&st.ns.placement(id))) {
+                let placement = st.ns.placement(id);
+                let chosen = st.pool_of_empty(&placement, &|pool| st.room(pool));
+                match (chosen, st.placed_apart(&placement)) {
                     (Some(pool), _) => {
                         (ServedBy::Kernel, format!("a new file here is one object in {}", st.pool_name(pool)))
                     }
@@ -507,7 +512,7 @@ impl State {
         if let Some(why) = inode.extents.iter().find_map(|e| self.not_passed(e.pool)) {
             return Err(why);
         }
-        let placed = self.pool_of_empty(&self.placement(inode.id));
+        let placed = self.pool_of_empty(&self.placement(inode.id), &|pool| self.room_for(inode.id, pool));
         let Some(last) = inode.extents.last().map(|e| e.pool) else {
             if let Some(why) = self.placed_apart(&self.placement(inode.id)) {
                 return Err(why);
@@ -539,9 +544,9 @@ impl State {
     fn placed_apart(&self, placement: &Placement) -> Option<&'static str> {
         match placement {
             Placement::On { pool, .. } => self.not_passed(*pool),
-            Placement::Prefer(pool) => {
-                self.not_passed(*pool).filter(|_| self.pool_of_empty(placement).is_none())
-            }
+            Placement::Prefer(pool) => self
+                .not_passed(*pool)
+                .filter(|_| self.pool_of_empty(placement, &|pool| self.room(pool)).is_none()),
             Placement::Interleave(pools) => match pools[..] {
                 [pool] => self.not_passed(pool),
                 _ => None,
@@ -549,13 +554,13 @@ impl State {
         }
     }
 
-    /// Where the object of a file without pages is to be, of such a placement.
-    fn pool_of_empty(&self, placement: &Placement) -> Option<PoolId> {
+    /// Where the object of a file without pages is to be, of such a placement, to which pools have so much room.
+    fn pool_of_empty(&self, placement: &Placement, room: &dyn Fn(PoolId) -> Room) -> Option<PoolId> {
         let takes = |pool: &PoolId| self.pool(*pool).record.state == PoolState::Online;
         let chosen = match placement {
             Placement::On { pool, .. } => Some(*pool).filter(takes),
             Placement::Prefer(pool) => {
-                let has_room = takes(pool) && self.room(*pool).free.0 > 0;
+                let has_room = takes(pool) && room(*pool).free.0 > 0;
                 Some(if has_room { *pool } else { DRAM })
             }
             Placement::Interleave(pools) => match pools[..] {

@@ -34,17 +34,7 @@ impl Session {
         let inner = &self.store.inner;
         let mut st = inner.lock();
         inner.tell_quotas(&mut st);
-        let subject = match of {
-            QuotaOf::User(uid) => Subject::User(*uid),
-            QuotaOf::Dir(path) => {
-                let dir = st.ns.resolve(&self.cred, path)?;
-                if st.ns.get(dir).is_none_or(|inode| inode.kind != Kind::Dir) {
-                    let line = format!("{path} is not a directory: a quota is a directory's or a user's");
-                    return Err(Error::new(ErrorKind::NotDir, line));
-                }
-                Subject::Dir(dir)
-            }
-        };
+        let subject = self.subject(&st, of)?;
         if let Some(bytes) = bytes.filter(|bytes| (1..PAGE_SIZE).contains(bytes)) {
             let line = format!("a quota of {bytes} bytes is less than one frame, which has {PAGE_SIZE}");
             return Err(Error::invalid(line));
@@ -73,6 +63,21 @@ impl Session {
             inner.event("quota", &name, &format!("{}: {line}", st.pool_name(pool)), 0);
         }
         Ok(())
+    }
+
+    fn subject(&self, st: &State, of: &QuotaOf) -> Result<Subject> {
+        let path = match of {
+            QuotaOf::User(uid) => return Ok(Subject::User(*uid)),
+            QuotaOf::Dir(path) => path,
+        };
+        let dir = st.ns.resolve(&self.cred, path)?;
+        match st.ns.get(dir).map(|inode| inode.kind) {
+            Some(Kind::Dir) => Ok(Subject::Dir(dir)),
+            _ => {
+                let line = format!("{path} is not a directory: a quota is a directory's or a user's");
+                Err(Error::new(ErrorKind::NotDir, line))
+            }
+        }
     }
 
     /// The quotas from the `first` on, at most `max` of them, and how many come after these: those that the session may know of. What programs took by
@@ -157,7 +162,11 @@ impl State {
             let unnamed = || Some(self.live.get(&file)?.unnamed.as_ref()?.dir);
             Some(Maker { uid, dir: named.or_else(unnamed)? })
         })?;
-        Some([Subject::User(maker.uid)].into_iter().chain(self.paying_dirs(maker.dir)).collect())
+        Some(self.payers_of(maker))
+    }
+
+    fn payers_of(&self, maker: Maker) -> Vec<Subject> {
+        [Subject::User(maker.uid)].into_iter().chain(self.paying_dirs(maker.dir)).collect()
     }
 
     /// Who pays for a file.
@@ -171,6 +180,14 @@ impl State {
     pub fn quota_room(&self, file: FileId, pool: PoolId) -> PageCount {
         match self.quotas.in_force() {
             true => self.quotas.room(&self.payers(file), pool),
+            false => UNLIMITED,
+        }
+    }
+
+    /// The same of a file that is about to be made.
+    pub fn quota_room_of(&self, maker: Maker, pool: PoolId) -> PageCount {
+        match self.quotas.in_force() {
+            true => self.quotas.room(&self.payers_of(maker), pool),
             false => UNLIMITED,
         }
     }

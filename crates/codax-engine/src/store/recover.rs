@@ -88,19 +88,7 @@ impl Store {
         prepare_dir(&options.dir)?;
         let layout = Layout { dir: options.dir.clone() };
         prepare_meta(&layout)?;
-        let mut replayed = Replayed::default();
-        let damaged = |e: Error| match e.kind {
-            ErrorKind::Corrupt => Error::corrupt(format!(
-                "the store {} can't be started: {}; codax down --purge deletes it",
-                options.dir.display(),
-                e.message
-            )),
-            _ => e,
-        };
-        let (journal, said) = Journal::open(&layout.meta(), env.clone(), &mut |change| replayed.take(change))
-            .map_err(damaged)?;
-
-        let mut notes: Vec<Note> = said.into_iter().map(Note::from).collect();
+        let (journal, mut replayed, mut notes) = replay(&layout, &env)?;
 
         // What a start does to a store, in this order: first everything that can be refused; then what the journal needs to be told in any
         // case; and new pools last, when they are made. So a start that fails leaves the store as it was.
@@ -148,9 +136,7 @@ impl Store {
         state.ids_below = replayed.ids_below;
         state.quotas = replayed.quotas;
         state.count_quotas();
-        let catalogs = state.pools.iter().filter_map(|pool| pool.catalog.as_ref());
-        let versions = catalogs.flat_map(|catalog| catalog.contents().nodes().map(|node| node.version));
-        state.version = versions.max().unwrap_or(0);
+        state.version = state.newest_version();
         state.quarantine = quarantine;
         state.next_move = u32::try_from(1 + env.random() % 0xff_fffe).unwrap_or(1);
         let epoch = env.random();
@@ -168,8 +154,7 @@ impl Store {
             me: me.clone(),
         });
         inner.sweep(&renumbered, &mut notes)?;
-        let all: Vec<PoolId> = inner.lock().pools.iter().map(|pool| pool.record.id).collect();
-        all.iter().try_for_each(|pool| inner.hold_mapped(&mut inner.lock(), *pool))?;
+        inner.pool_ids().into_iter().try_for_each(|pool| inner.hold_mapped(&mut inner.lock(), pool))?;
         inner.bring_back(&on_their_way);
         // What lay in another pool's memory is out of it now.
         inner.lock().pools.iter_mut().try_for_each(Pool::take_reserve)?;
@@ -183,19 +168,51 @@ impl Store {
         inner.align_catalogs(&mut inner.lock());
         inner.forget_numbers(&renumbered);
         inner.fit_media();
+        Self::begin(inner, notes)
+    }
+
+    /// Says what a start has found, and has the store's own threads begin.
+    fn begin(inner: Arc<Inner>, notes: Vec<Note>) -> Result<Self> {
         let inodes = inner.lock().ns.count();
         inner.event("start", "store", &format!("{inodes} inodes; {} notes of recovery", notes.len()), 0);
         for note in &notes {
             inner.event("recover", "store", &note.what, 0);
         }
-        all.iter().for_each(|pool| inner.tell_reserve(&inner.lock(), *pool));
         inner.lock().recovery = notes;
         let store = Self { inner };
-        all.into_iter().for_each(|pool| store.inner.keep_reserve(pool));
+        for pool in store.inner.pool_ids() {
+            store.inner.tell_reserve(&store.inner.lock(), pool);
+            store.inner.keep_reserve(pool);
+        }
         store.inner.watch_emergencies()?;
         store.start_maintenance();
         store.resume_drains();
         Ok(store)
+    }
+}
+
+/// What the journal says. One that is damaged starts no store.
+fn replay(layout: &Layout, env: &Arc<dyn Env>) -> Result<(Journal, Replayed, Vec<Note>)> {
+    let mut replayed = Replayed::default();
+    let damaged = |e: Error| match e.kind {
+        ErrorKind::Corrupt => Error::corrupt(format!(
+            "the store {} can't be started: {}; codax down --purge deletes it",
+            layout.dir.display(),
+            e.message
+        )),
+        _ => e,
+    };
+    let (journal, said) =
+        Journal::open(&layout.meta(), env.clone(), &mut |change| replayed.take(change)).map_err(damaged)?;
+    Ok((journal, replayed, said.into_iter().map(Note::from).collect()))
+}
+
+impl State {
+    /// The latest version of a file that a medium knows.
+    fn newest_version(&self) -> u64 {
+        let catalogs = self.pools.iter().filter_map(|pool| pool.catalog.as_ref());
+        let versions = catalogs.flat_map(|catalog| catalog.contents().nodes().map(|node| node.version));
+        versions.max().unwrap_or(0)
     }
 }
 
@@ -357,6 +374,10 @@ fn claim_frames(ns: &Namespace, pools: &mut [Pool]) -> Result<()> {
 }
 
 impl Inner {
+    fn pool_ids(&self) -> Vec<PoolId> {
+        self.lock().pools.iter().map(|pool| pool.record.id).collect()
+    }
+
     /// Brings the objects in line with the journal: what no file claims goes, unless somebody holds it; what is missing is said.
     fn sweep(&self, renumbered: &[(PoolId, FileId, FileId)], notes: &mut Vec<Note>) -> Result<()> {
         let mut st = self.lock();

@@ -536,6 +536,12 @@ impl State {
         Room { free: room.free.min(self.quota_room(file, id)), ..room }
     }
 
+    /// The same for a file that is about to be made.
+    pub fn room_for_new(&self, maker: Maker, id: PoolId) -> Room {
+        let room = self.room(id);
+        Room { free: room.free.min(self.quota_room_of(maker, id)), ..room }
+    }
+
     /// Marks frames as the file's.
     pub fn own(&mut self, file: FileId, extents: &[Extent]) {
         for e in extents {
