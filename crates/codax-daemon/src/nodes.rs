@@ -29,23 +29,19 @@ pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSp
             return Err(wrong(device, &format!("{} is {} already", dax.path.display(), other.name)));
         }
     }
-    let spec = |device: &Device| {
-        let spec = memory_of(device, nodes)?;
-        Ok(DeviceSpec { emergency: device.emergency, driver_user: device.driver_user, ..spec })
-    };
-    devices.iter().map(spec).collect()
-}
-
-/// A device's memory, against what the machine has.
-fn memory_of(device: &Device, nodes: &[Node]) -> Result<DeviceSpec> {
-    match device.node {
+    let spec = |device: &Device| match device.node {
         Some(wish) => on_node(device, wish, nodes),
         None => {
             let bytes = device.bytes.unwrap_or_default();
             let plain = DeviceSpec::emulated(device.name.clone(), bytes, device.link);
             Ok(DeviceSpec { bytes: device.bytes, dax: device.dax.clone(), ..plain })
         }
-    }
+    };
+    let with = |device: &Device| {
+        let Device { emergency, driver_user, .. } = *device;
+        Ok(DeviceSpec { emergency, driver_user, ..spec(device)? })
+    };
+    devices.iter().map(with).collect()
 }
 
 fn wrong(device: &Device, why: &str) -> Error {

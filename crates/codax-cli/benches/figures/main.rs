@@ -12,6 +12,7 @@ mod drain;
 mod mount;
 mod moving;
 mod nodes;
+mod queue;
 mod restart;
 mod rig;
 mod stats;
@@ -30,6 +31,7 @@ const FIGURES: &[(&str, &[&str], &str, Figure)] = &[
     ("create", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", create::run),
     ("drain", &["--dram", "2GiB", "--device", "sim0=emulated:2GiB"], "", drain::run),
     ("mount", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", mount::run),
+    ("queue", &["--dram", "64MiB"], "", queue::run),
     ("restart", &["--dram", "2GiB", "--device", "sim0=emulated:1GiB"], "", restart::run),
 ];
 
@@ -62,6 +64,9 @@ const NODES_2M: &[&str] = &[
 
 fn main() -> anyhow::Result<()> {
     if let Some(result) = moving::child() {
+        return result;
+    }
+    if let Some(result) = queue::child() {
         return result;
     }
     if let Some(result) = yardstick::child() {

@@ -236,11 +236,11 @@ fn reserved(test: &str, emergency: &str) -> Option<(Rig, u32)> {
     Some((rig, node))
 }
 
-/// All that the other nodes have but so much is taken, as long as this is there.
+/// All that the other nodes have but so much of the first is taken, as long as this is there.
 fn fill_others(rig: &Rig, node: u32, left: u64) -> Vec<Filled> {
     let others: Vec<u32> = nodes().iter().map(|other| other.node).filter(|other| *other != node).collect();
-    // Of the last all that is left is.
-    let left = |at: usize| if at == 0 { left } else { 16 * MIB };
+    // Below its watermarks a node has nothing for anybody, and the kernel itself is in need.
+    let left = |at: usize| if at == 0 { left } else { 64 * MIB };
     others.iter().enumerate().map(|(at, other)| Filled::but(rig, *other, left(at))).collect()
 }
 
@@ -275,7 +275,7 @@ fn a_hog_under_allow_lives_on_what_it_is_lent_and_a_drain_gets_that_back_when_th
     rig.put("/f", &pattern(8 * MIB, 1), &["--on", "cxl0"]).ok();
     let at_most = bytes(&emergency(&rig, "cxl0")["at_most"]);
     let _off = WithoutSwap::new();
-    let filled = fill_others(&rig, node, 192 * MIB);
+    let filled = fill_others(&rig, node, 256 * MIB);
     let mut hog = Client::start(&rig, "eat", &["4096"]);
     // More than there is elsewhere.
     let wanted = 320 * MIB;
@@ -286,7 +286,7 @@ fn a_hog_under_allow_lives_on_what_it_is_lent_and_a_drain_gets_that_back_when_th
     let used = emergency(&rig, "cxl0");
     eprintln!("allow: {has} bytes of the hog on the node; {used}");
     assert!(
-        has >= 64 * MIB && bytes(&used["lent"]) >= has / 2 && bytes(&used["lent"]) <= at_most,
+        has >= 32 * MIB && bytes(&used["lent"]) >= has / 2 && bytes(&used["lent"]) <= at_most,
         "{has}: {used}"
     );
     assert!(
@@ -295,10 +295,11 @@ fn a_hog_under_allow_lives_on_what_it_is_lent_and_a_drain_gets_that_back_when_th
         rig.events("lend")
     );
     assert!(rig.ok(&["status"]).text().contains("lent to the rest of the system"));
-    // Lent frames are nobody's, and nobody's files were lent.
-    let free = rig.pool("cxl0", "free");
-    rig.put("/too-much", &pattern(MIB, 3), &["--on", "cxl0"]).ok();
-    assert!(rig.pool("cxl0", "bytes") >= free + bytes(&used["lent"]) + 8 * MIB);
+    // Lent frames are nobody's.
+    let pool = rig.row(&["device", "show", "cxl0"]);
+    let parts = [&pool["free"], &pool["emergency"]["lent"], &pool["used"]].map(bytes);
+    assert_eq!(parts.iter().sum::<u64>(), bytes(&pool["bytes"]), "{pool}");
+    rig.put("/g", &pattern(MIB, 3), &["--on", "cxl0"]).ok();
     assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
     assert!(rig.get("/f") == pattern(8 * MIB, 1));
     // With no room elsewhere a drain has nothing to take back.
@@ -310,7 +311,7 @@ fn a_hog_under_allow_lives_on_what_it_is_lent_and_a_drain_gets_that_back_when_th
     drop(filled);
     rig.ok(&["device", "drain", "cxl0", "--wait", &setting::seconds(30)]);
     assert_eq!(bytes(&emergency(&rig, "cxl0")["lent"]), 0);
-    assert_eq!(hog.number("all"), wanted);
+    assert_eq!(hog.number("all"), wanted + 4096);
     assert!(on_node(hog.pid(), node) < 4 * MIB, "{} bytes", on_node(hog.pid(), node));
     assert_eq!(at_its_place(&rig, "/f", node), ["dram"]);
     rig.ok(&["device", "online", "cxl0"]);
@@ -322,8 +323,9 @@ fn a_hog_under_allow_lives_on_what_it_is_lent_and_a_drain_gets_that_back_when_th
 #[test]
 fn what_was_lent_comes_back_by_itself_and_a_drain_without_room_is_refused() {
     let _alone = alone();
-    let allow = ",emergency=allow,at_most=256MiB,when=free:96MiB";
+    let allow = ",emergency=allow,at_most=50%,when=free:96MiB";
     let Some((rig, node)) = reserved("what_was_lent_comes_back_by_itself", allow) else { return };
+    rig.put("/on", &pattern(80 * MIB, 1), &["--on", "cxl0"]).ok();
     let free = rig.pool("cxl0", "free");
     let off = WithoutSwap::new();
     let filled = fill_others(&rig, node, 160 * MIB);
@@ -332,14 +334,19 @@ fn what_was_lent_comes_back_by_itself_and_a_drain_without_room_is_refused() {
         assert_eq!(hog.ask(&format!("more {}", 4 * MIB)), "done", "it lives");
     }
     assert!(bytes(&emergency(&rig, "cxl0")["lent"]) > 0);
-    // Under pressure, and with dram full, nothing of the device has a place anywhere.
-    rig.put("/on", &pattern(80 * MIB, 1), &["--on", "cxl0"]).ok();
+    // Nothing of the device has a place anywhere, and what is lent of it is in use.
+    rig.run(&["device", "drain", "cxl0"]).fails(5, &["are lent to the rest of the system"]);
+    assert_eq!(
+        (rig.state("cxl0").as_str(), at_its_place(&rig, "/on", node)),
+        ("online", vec!["cxl0".to_owned()])
+    );
     hog.end();
     drop(filled);
     until("all is back", || (bytes(&emergency(&rig, "cxl0")["lent"]) == 0).then_some(()));
     let said = rig.events("return");
     assert!(said.last().is_some_and(|said| said.contains("nothing is lent any more")), "{said:?}");
-    assert_eq!(rig.pool("cxl0", "free"), free - 80 * MIB);
+    assert_eq!(rig.pool("cxl0", "free"), free);
+    // More than dram has.
     rig.run(&["device", "drain", "cxl0"]).fails(4, &["have no place elsewhere", "/on"]);
     assert_eq!(at_its_place(&rig, "/on", node), ["cxl0"]);
     assert!(rig.get("/on") == pattern(80 * MIB, 1));
@@ -352,7 +359,7 @@ fn the_kernel_s_word_of_pressure_is_followed_by_a_loan_within_a_second() {
     const NAME: &str = "the_kernel_s_word_of_pressure";
     let _alone = alone();
     let (stall, window) = (Duration::from_millis(20), Duration::from_millis(500));
-    let allow = ",emergency=allow,at_most=256MiB,when=some:20ms/500ms";
+    let allow = ",emergency=allow,at_most=50%,when=some:20ms/500ms";
     let Some((rig, node)) = reserved(NAME, allow) else { return };
     if emergency(&rig, "cxl0")["unmeasured"] != Value::Null {
         return skipped(NAME, "wants a kernel that tells of memory pressure");
@@ -376,7 +383,9 @@ fn the_kernel_s_word_of_pressure_is_followed_by_a_loan_within_a_second() {
         let told = Instant::now();
         let first = until("the first loan", || {
             let free = numa::watermarks(node).expect("there").free;
-            (free > before + 4 * MIB || !rig.events("lend").is_empty()).then(|| told.elapsed())
+            // To ask the daemon takes its time, and what is lent may be taken before anybody looks.
+            let late = || told.elapsed() > Duration::from_secs(1) && !rig.events("lend").is_empty();
+            (free > before + 4 * MIB || late()).then(|| told.elapsed())
         });
         ended.store(true, Ordering::Relaxed);
         eats.join().expect("it ran");

@@ -78,7 +78,8 @@ impl Inner {
         let held: Vec<Extent> = held.flatten().copied().collect();
         let known: u64 = here.iter().chain(&held).map(|e| e.count.0).sum();
         let stat = object::stat(object.as_fd()).map_err(|e| os_error("stat object of", &file, &e))?;
-        if PageCount::for_bytes(stat.allocated_bytes).0 <= known {
+        let mut more = PageCount::for_bytes(stat.allocated_bytes).0.saturating_sub(known);
+        if more == 0 {
             return Ok(());
         }
         let found = if st.pool(medium).record.dax.is_some() {
@@ -97,6 +98,12 @@ impl Inner {
         });
         let mut extents = Vec::new();
         for range in found {
+            // Where it isn't known which pages have memory, so many of them have.
+            let range = PageRange::new(range.start.0, range.count.0.min(more));
+            more -= range.count.0;
+            if range.is_empty() {
+                break;
+            }
             match st.take(pool, file, range, None) {
                 Ok(taken) => extents.extend(taken),
                 // Of a pool that is full there is nothing to be charged.

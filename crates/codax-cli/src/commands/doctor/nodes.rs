@@ -47,6 +47,19 @@ fn judge(fact: String, found: NodeRow, pool: Option<&PoolInfo>) -> Row {
             let mend = format!("codax device evict-strangers {}", pool.name);
             Row::bad(Level::Limited, fact, value, follows, mend)
         }
+        (_, Some(pool)) if pool.emergency.lent > 0 => {
+            let lent = format_size(pool.emergency.lent);
+            let follows = format!(
+                "{lent} are lent to the rest of the system (emergency=allow), and come back when memory is not short any more"
+            );
+            Row::bad(
+                Level::Limited,
+                fact,
+                value,
+                follows,
+                "free memory: codax events says since when it is short",
+            )
+        }
         (_, Some(pool)) => {
             let follows = "it stands in the way of what is put on the device, and of a detach";
             let mend = format!("codax device evict-strangers {}", pool.name);
