@@ -69,6 +69,71 @@ impl FrameAllocator {
         Some(runs)
     }
 
+    /// Takes `count` frames in one run that begins at a multiple of `align`, or `None`. Where there is a choice, from a run in which `ahead` more follow them. Takes
+    /// O(n) in the number of free runs.
+    pub fn allocate_run(&mut self, count: PageCount, align: u64, ahead: PageCount) -> Option<FrameRun> {
+        if count.0 == 0 {
+            return Some(FrameRun { frame: Frame(0), count });
+        }
+        let wanted = count.0.saturating_add(ahead.0);
+        let best = self.aligned(align, wanted).min_by_key(|(run, _)| run.1);
+        // Not enough for all, but for these: then what comes after has the best chance in the largest.
+        let (run, start) =
+            best.or_else(|| self.aligned(align, count.0).max_by_key(|(run, start)| run.0 + run.1 - start))?;
+        self.carve(run, start, count.0);
+        Some(FrameRun { frame: Frame(start), count })
+    }
+
+    /// Takes `count` frames in runs that begin at multiples of `align`, but for one at `near` if that is given and free; or none at all (`None`). Takes O(n) in the number
+    /// of free runs for each run.
+    pub fn allocate_aligned(
+        &mut self,
+        count: PageCount,
+        align: u64,
+        near: Option<Frame>,
+    ) -> Option<Vec<FrameRun>> {
+        let mut left = count.0;
+        let mut runs: Vec<FrameRun> = Vec::new();
+        let mut next = near.and_then(|near| Some((self.run_of(near.0)?, near.0)));
+        while left > 0 {
+            let found = next.take().or_else(|| {
+                let fits = self.aligned(align, left).min_by_key(|(run, _)| run.1);
+                fits.or_else(|| self.aligned(align, 1).max_by_key(|(run, start)| run.0 + run.1 - start))
+            });
+            let Some((run, start)) = found else {
+                runs.into_iter().for_each(|run| self.release(run));
+                return None;
+            };
+            let count = (run.0 + run.1 - start).min(left);
+            self.carve(run, start, count);
+            runs.push(FrameRun { frame: Frame(start), count: PageCount(count) });
+            left -= count;
+        }
+        Some(runs)
+    }
+
+    /// The longest run that [`FrameAllocator::allocate_run`] could take.
+    #[must_use]
+    pub fn longest(&self, align: u64) -> PageCount {
+        let lengths = self.aligned(align, 1).map(|(run, start)| run.0 + run.1 - start);
+        PageCount(lengths.max().unwrap_or(0))
+    }
+
+    /// What [`FrameAllocator::allocate_aligned`] could take in all.
+    #[must_use]
+    pub fn free_aligned(&self, align: u64) -> PageCount {
+        PageCount(self.aligned(align, 1).map(|(run, start)| run.0 + run.1 - start).sum())
+    }
+
+    /// Free runs that have `count` frames from a multiple of `align` on, each with that.
+    fn aligned(&self, align: u64, count: u64) -> impl Iterator<Item = ((u64, u64), u64)> {
+        self.by_start.iter().filter_map(move |(&start, &len)| {
+            let at = start.checked_next_multiple_of(align)?;
+            let fits = (start + len).checked_sub(at)? >= count;
+            fits.then_some(((start, len), at))
+        })
+    }
+
     /// Takes exactly these frames, as a restart does; `false` (and nothing changed) if one of them is not free or not of this pool.
     #[must_use]
     pub fn claim(&mut self, run: FrameRun) -> bool {
@@ -184,6 +249,36 @@ mod tests {
         assert_eq!(holes().allocate(PageCount(1), Some(Frame(10))), Some(vec![run(12, 1)]));
         assert_eq!(holes().allocate(PageCount(1), Some(Frame(99))), Some(vec![run(12, 1)]));
         assert_eq!(holes().allocate(PageCount(0), Some(Frame(12))), Some(vec![]));
+    }
+
+    #[test]
+    fn a_run_is_aligned_and_in_one_piece_or_none() {
+        let (count, none) = (PageCount, PageCount(0));
+        assert_eq!(holes().allocate_run(count(10), 1, none), Some(run(0, 10)));
+        assert_eq!(holes().allocate_run(count(4), 8, none), Some(run(0, 4)));
+        assert_eq!(holes().allocate_run(count(12), 8, none), Some(run(24, 12)));
+        assert_eq!(holes().allocate_run(count(2), 1, count(12)), Some(run(18, 2)));
+        assert_eq!(holes().allocate_run(count(2), 1, count(90)), Some(run(18, 2)));
+        assert_eq!(holes().allocate_run(count(15), 8, none), None);
+        assert_eq!(holes().allocate_run(count(21), 1, none), None);
+        assert_eq!(
+            (holes().longest(1), holes().longest(8), holes().longest(64)),
+            (count(20), count(14), count(10))
+        );
+    }
+
+    #[test]
+    fn aligned_runs_are_all_or_nothing() {
+        let mut a = holes();
+        assert_eq!(a.free_aligned(8), PageCount(10 + 1 + 14));
+        assert_eq!(a.allocate_aligned(PageCount(26), 8, None), None);
+        assert_eq!(a.free(), PageCount(35));
+        let runs = a.allocate_aligned(PageCount(26), 8, Some(Frame(19)));
+        assert_eq!(runs, Some(vec![run(19, 19), run(0, 7)]));
+        assert_eq!(
+            holes().allocate_aligned(PageCount(25), 8, None),
+            Some(vec![run(24, 14), run(0, 10), run(16, 1)])
+        );
     }
 
     #[test]

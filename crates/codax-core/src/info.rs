@@ -35,6 +35,8 @@ pub struct PoolInfo {
     pub used: u64,
     /// Bytes in frames that no file owns any more and somebody still holds.
     pub held: u64,
+    /// Bytes in frames that are the device's own.
+    pub private: u64,
     /// Bytes in free frames.
     pub free: u64,
     /// Files with pages in it.

@@ -6,6 +6,7 @@
 
 pub mod alloc;
 pub mod change;
+pub mod driver;
 pub mod emergency;
 pub mod error;
 pub mod extent;

@@ -54,6 +54,8 @@ pub struct Config {
     pub huge: HugeMode,
     /// How long a client may take to answer a step of a move.
     pub ack_timeout: Duration,
+    /// How long a device's driver may take to bring it to a safe point.
+    pub quiesce_timeout: Duration,
     /// How long a drain that a restart interrupted waits for files that are held.
     pub resume_wait: Duration,
     /// Bytes moved as one step, if it was said.
@@ -69,7 +71,7 @@ pub struct Config {
 /// The configuration file, `codax.toml`. Every key may be left out; any other key is an error.
 ///
 /// Sizes are text with a unit (`KiB`, `MiB`, `GiB`, `TiB`) or a number of bytes, times are text with `ms`, `s` or `m`. The command line comes
-/// before the file. SIGHUP and `codax reload` read it again: they take what a device's link announces and what an emergency may have of it, `ack_timeout`, `chunk`, `resume_wait`, `log` and `socket_mode`, and say of
+/// before the file. SIGHUP and `codax reload` read it again: they take what a device's link announces and what an emergency may have of it, `ack_timeout`, `quiesce_timeout`, `chunk`, `resume_wait`, `log` and `socket_mode`, and say of
 /// other changes that they need a restart.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -92,6 +94,8 @@ struct ConfigFile {
     huge: Option<Huge>,
     /// How long a client may take to answer a step of a move before the step is undone: 10 ms to 10 min. Default: "2s".
     ack_timeout: Option<Span>,
+    /// How long a device's driver may take to bring it to a safe point, to save its state and to take it back: 10 ms to an hour. Default: "10s".
+    quiesce_timeout: Option<Span>,
     /// How long a drain that a restart interrupted waits for files that somebody holds, up to a day. Default: "60s".
     resume_wait: Option<Span>,
     /// Bytes moved as one step, a power of two from 64 KiB to 2 MiB: an access that meets a move waits for about one. Default: 2 MiB where there are
@@ -180,6 +184,7 @@ impl Config {
             huge: self.huge,
             ack_timeout: self.ack_timeout,
             chunk_bytes: self.chunk,
+            quiesce_timeout: self.quiesce_timeout,
             resume_wait: self.resume_wait,
             ..StoreOptions::new(self.store.clone())
         })
@@ -212,6 +217,7 @@ impl Config {
             devices,
             huge: file.huge.unwrap_or(Huge::WithinSize).into(),
             ack_timeout: time("ack_timeout", file.ack_timeout, s(2), (ms(10), s(600)))?,
+            quiesce_timeout: time("quiesce_timeout", file.quiesce_timeout, s(10), (ms(10), s(3600)))?,
             resume_wait: time("resume_wait", file.resume_wait, s(60), (s(0), s(86_400)))?,
             chunk: file.chunk.map(check_chunk).transpose()?,
             log,
@@ -351,6 +357,7 @@ mod tests {
         assert!(given.devices.is_empty() && given.dram.is_none());
         let plain = load("", &line()).unwrap();
         assert_eq!((given.ack_timeout, given.resume_wait), (plain.ack_timeout, plain.resume_wait));
+        assert_eq!(given.quiesce_timeout, plain.quiesce_timeout);
         assert_eq!(
             (given.chunk, given.huge, given.socket_mode),
             (plain.chunk, plain.huge, plain.socket_mode)
@@ -365,6 +372,7 @@ mod tests {
         assert_eq!(whole.dram_nodes, Some(vec![0, 1]));
         assert_eq!(whole.devices.len(), 5);
         assert_eq!(whole.devices[0].link.mbps, Some(12_500));
+        assert_eq!(whole.devices[0].driver_user, Some(1000));
     }
 
     #[test]

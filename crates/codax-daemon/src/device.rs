@@ -38,7 +38,7 @@ const BACKINGS: &str = "emulated, numa, devdax and fsdax";
 /// How a device is written on the command line.
 const USAGE: &str = "NAME=emulated:SIZE, \
                      NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,exclusive=reserve|movable|none][,cpus=yes], \
-                     NAME=devdax:/dev/daxX.Y[,format] or NAME=fsdax:DIR[,size=SIZE][,format], and [,read_ns=N][,write_ns=N][,gbps=N][,emergency=never|allow][,at_most=SIZE|PERCENT%][,when=free:SIZE|some:STALL/WINDOW|full:STALL/WINDOW]";
+                     NAME=devdax:/dev/daxX.Y[,format] or NAME=fsdax:DIR[,size=SIZE][,format], and [,read_ns=N][,write_ns=N][,gbps=N][,driver_user=UID][,emergency=never|allow][,at_most=SIZE|PERCENT%][,when=free:SIZE|some:STALL/WINDOW|full:STALL/WINDOW]";
 
 /// `[[device]]` in the configuration: memory that is served beside `dram`.
 ///
@@ -75,6 +75,8 @@ pub(crate) struct DeviceEntry {
     format: Option<WrittenFormat>,
     /// Whether what it holds outlives the power, where the machine's own word is wrong. Default: what the machine says.
     persistent: Option<bool>,
+    /// The user, by number, whose processes may drive it, beside root. Default: the store's owner.
+    driver_user: Option<u32>,
     /// Whether it may be used when memory is exhausted: "allow", for files that find no room in `dram`, and of a node that is kept by a reserve for the rest of
     /// the system too; "never". Default: "never".
     emergency: Option<String>,
@@ -148,6 +150,8 @@ pub struct Device {
     pub emergency: Option<Emergency>,
     /// What its link announces.
     pub link: LinkModel,
+    /// Whose processes may drive it, if that was said.
+    pub driver_user: Option<u32>,
 }
 
 impl DeviceEntry {
@@ -155,8 +159,9 @@ impl DeviceEntry {
         check_name(&self.name)?;
         let link =
             LinkModel { read_ns: self.read_ns, write_ns: self.write_ns, mbps: self.gbps.map(|gbps| gbps.0) };
+        let (name, driver_user) = (self.name.clone(), self.driver_user);
         let mut device =
-            Device { name: self.name.clone(), bytes: None, node: None, dax: None, emergency: None, link };
+            Device { name, bytes: None, node: None, dax: None, emergency: None, link, driver_user };
         match self.backing.as_str() {
             "emulated" => self.emulated(&mut device),
             "numa" => self.on_node(&mut device),
@@ -235,8 +240,15 @@ pub fn parse_device(text: &str) -> Result<Device> {
         .and_then(|first| first.split_once(':'))
         .ok_or_else(|| Error::invalid(format!("device {name}: `{rest}`: write it as {USAGE}")))?;
     let link = LinkModel::default();
-    let mut device =
-        Device { name: name.to_owned(), bytes: None, node: None, dax: None, emergency: None, link };
+    let mut device = Device {
+        name: name.to_owned(),
+        bytes: None,
+        node: None,
+        dax: None,
+        emergency: None,
+        link,
+        driver_user: None,
+    };
     let mut emergency = EmergencyWish::default();
     backed(&mut device, backing, first)?;
     let mut seen = Vec::new();
@@ -299,7 +311,17 @@ fn take_item(
         (None, Some(spec)) => (known && dax::item(spec, &mut device.bytes, key, value)?, dax::keys(spec)),
         (None, None) => (false, ""),
     };
-    if taken { Ok(()) } else { link_item(&mut device.link, key, value.unwrap_or_default(), more) }
+    match key {
+        _ if taken => Ok(()),
+        "driver_user" => {
+            let value = value.unwrap_or_default();
+            device.driver_user = Some(value.parse().map_err(|_| {
+                Error::invalid(format!("driver_user: `{}` is not the number of a user", value.escape_debug()))
+            })?);
+            Ok(())
+        }
+        _ => link_item(&mut device.link, key, value.unwrap_or_default(), more),
+    }
 }
 
 fn page_kind(word: &str) -> Result<PageKind> {
@@ -374,7 +396,7 @@ fn link_item(link: &mut LinkModel, key: &str, value: &str, more: &str) -> Result
         _ => {
             let key = key.escape_debug();
             return Err(Error::invalid(format!(
-                "`{key}` is not known: there are {more}read_ns, write_ns, gbps, emergency, at_most and when"
+                "`{key}` is not known: there are {more}read_ns, write_ns, gbps, driver_user, emergency, at_most and when"
             )));
         }
     }
@@ -509,6 +531,9 @@ mod tests {
             ("sim0=emulated:1GiB,read_ns=-1", "read_ns: `-1`"),
             ("sim0=emulated:1GiB,read_ns=5000000000", "read_ns"),
             ("sim0=emulated:1GiB,gbps=0", "gbps"),
+            ("sim0=emulated:1GiB,driver_user=root", "driver_user: `root` is not the number"),
+            ("sim0=emulated:1GiB,driver_user", "driver_user: ``"),
+            ("sim0=emulated:1GiB,driver_user=1,driver_user=1", "driver_user is given twice"),
             ("sim0=emulated:1GiB,gbps=1,gbps=2", "gbps is given twice"),
             ("sim0=emulated:1GiB,page=4K", "`page` is not known"),
             ("cxl0=numa:", "`` is not the number"),
@@ -587,7 +612,8 @@ mod tests {
             let gbps = format!("{}.{:03}", mbps / 1000, mbps % 1000);
             let device = parse_device(&format!("{name}=emulated:{},gbps={gbps},read_ns={read}", frames * 4096)).unwrap();
             let link = LinkModel { read_ns: Some(read), write_ns: None, mbps: Some(mbps) };
-            proptest::prop_assert_eq!(device, Device { name, bytes: Some(frames * 4096), node: None, dax: None, emergency: None, link });
+            let bytes = Some(frames * 4096);
+            proptest::prop_assert_eq!(device, Device { name, bytes, node: None, dax: None, emergency: None, link, driver_user: None });
         }
     }
 

@@ -73,11 +73,13 @@ impl<'a> Client<'a> {
     fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Answer> {
         match request {
             Request::Hello(_) => Err(Error::invalid("this session has been greeted already")),
+            Request::Drive(_) => Err(misplaced(&request)),
             Request::Attach(attach) => self.attach(&attach, fds),
             Request::Move { .. } | Request::Drain { .. } | Request::Online { .. } => {
                 self.job(request).map(alone)
             }
             Request::Status
+            | Request::Device { .. }
             | Request::DetachDevice { .. }
             | Request::AttachDevice { .. }
             | Request::EvictStrangers { .. }
@@ -219,12 +221,13 @@ impl<'a> Client<'a> {
         let mut progress = |info: &JobInfo| reporter.report(info);
         let mut report = match request {
             Request::Move { path, to, range } => self.session.move_file(&path, &to, range, &mut progress)?,
-            Request::Drain { pool, dry_run, wait_ns, limit, evict, volatile } => {
-                let options =
-                    DrainOptions { dry_run, wait: Duration::from_nanos(wait_ns), limit, evict, volatile };
+            Request::Drain { pool, dry_run, wait_ns, limit, evict, volatile, reset, running } => {
+                let wait = Duration::from_nanos(wait_ns);
+                let options = DrainOptions { dry_run, wait, limit, evict, volatile, reset, running };
                 self.session.drain(&pool, options, &mut progress)?
             }
-            Request::Online { pool } => self.session.online(&pool, &mut progress)?,
+            Request::Online { pool, anew: false } => self.session.online(&pool, &mut progress)?,
+            Request::Online { pool, anew: true } => self.session.online_anew(&pool, &mut progress)?,
             other => return Err(misplaced(&other)),
         };
         if let Some(plan) = &report.plan {
@@ -253,6 +256,7 @@ impl<'a> Client<'a> {
                 let gone = self.shared.mounts.umount(dir)?.into_iter();
                 Reply::Dirs(gone.map(|dir| dir.into_os_string().into_vec()).collect())
             }
+            Request::Device { pool } => Reply::Device(Box::new(store.device(pool)?)),
             Request::DetachDevice { pool } => done(self.session.detach_device(pool)?),
             Request::AttachDevice { pool } => done(self.session.attach_device(pool)?),
             Request::EvictStrangers { pool, dry_run } => {

@@ -7,6 +7,7 @@
 //! | `session` | one client: handshake, then one request after the other |
 //! | `dispatch` | what each request means to the engine |
 //! | `control` | the socket over which a client is told to switch its mappings |
+//! | `drive` | a device's driver in a process of its own |
 //! | [`detach`] | the same program again, in the background |
 //!
 //! An idle daemon uses no CPU: every thread blocks in a system call. One client can't harm another: each has a thread, a bound on what it may
@@ -19,6 +20,7 @@ mod dax;
 pub mod detach;
 mod device;
 mod dispatch;
+mod drive;
 mod emergency;
 mod env;
 mod fit;

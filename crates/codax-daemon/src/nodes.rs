@@ -37,7 +37,10 @@ pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSp
             Ok(DeviceSpec { bytes: device.bytes, dax: device.dax.clone(), ..plain })
         }
     };
-    let with = |device: &Device| Ok(DeviceSpec { emergency: device.emergency, ..spec(device)? });
+    let with = |device: &Device| {
+        let Device { emergency, driver_user, .. } = *device;
+        Ok(DeviceSpec { emergency, driver_user, ..spec(device)? })
+    };
     devices.iter().map(with).collect()
 }
 
@@ -87,6 +90,7 @@ fn on_node(device: &Device, wish: NodeWish, nodes: &[Node]) -> Result<DeviceSpec
         emergency: None,
         link: node.map_or(device.link, |node| announced(device.link, node)),
         missing,
+        driver_user: None,
     })
 }
 

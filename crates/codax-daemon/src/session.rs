@@ -1,11 +1,13 @@
 //! One client: a handshake, then one request after the other until it hangs up.
 
 use crate::dispatch::Client;
+use crate::drive::{self, Applicant};
 use crate::fit;
 use crate::registry::Place;
 use crate::server::Shared;
 use codax_core::{Error, ErrorKind, Result};
 use codax_engine::{Peer, Session};
+use codax_wire::driver::Drive;
 use codax_wire::{Channel, HELLO_TIMEOUT, Hello, MAGIC, Reply, Request, VERSION};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::os::fd::AsFd;
@@ -58,16 +60,27 @@ fn converse(shared: &Arc<Shared>, channel: &Arc<Channel>, peer: Peer) -> Result<
     let welcome = Reply::Welcome { version: VERSION, pid: std::process::id(), epoch: shared.store.epoch() };
     channel.send(&welcome, &[])?;
     limit_waits(channel, None)?;
+    let (uid, pid) = (peer.cred.uid, peer.pid);
     let session = Arc::new(shared.store.connect(peer));
     let mut client = Client::new(shared, channel, session.clone());
     let served = serve_requests(&mut client, channel);
     client.end();
+    let served = served.and_then(|drive| match drive {
+        Some(wanted) => {
+            drive::serve(shared, channel, &Applicant { uid, pid, pidfd: session.pidfd() }, wanted)
+        }
+        None => Ok(()),
+    });
     disconnect(shared, session);
     served
 }
 
-fn serve_requests(client: &mut Client<'_>, channel: &Channel) -> Result<()> {
+/// Answers a client until it hangs up, or wants to drive a device.
+fn serve_requests(client: &mut Client<'_>, channel: &Channel) -> Result<Option<Drive>> {
     while let Some((request, fds)) = channel.recv_soon::<Request>()? {
+        if let Request::Drive(drive) = request {
+            return Ok(Some(*drive));
+        }
         let one_way = matches!(
             request,
             Request::Close(_) | Request::Unmap { .. } | Request::RawDone { .. } | Request::Links(_)
@@ -78,7 +91,7 @@ fn serve_requests(client: &mut Client<'_>, channel: &Channel) -> Result<()> {
             Err(e) => fit::send(channel, Reply::Error(e), &[])?,
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn disconnect(shared: &Shared, session: Arc<Session>) {

@@ -2,7 +2,8 @@
 //!
 //! * [`store`]: the store and its sessions: files, names, who uses what.
 //! * `mover`: moves of files, idle and mapped ones.
-//! * `drain`: drains and returns; `emergency`: what is on devices for want of memory.
+//! * `drain`: drains and returns; `emergency`: what is on devices for want of memory. [`driver`]: devices' drivers: caches, state, and what they need
+//!   of their memory.
 //! * [`check`]: comparing table, journal and objects; `patrol`: whether pages still lie where they were put; `strangers`: who else is on a node.
 //! * [`journal`]: what survives; [`table`] (with [`runs`]), [`names`], [`events`]: what is derived from it, for tools and people.
 //! * [`catalog`]: what a DAX pool's medium knows of its files, so that another boot or another store finds them.
@@ -15,6 +16,7 @@ pub mod catalog;
 pub mod check;
 mod dax;
 mod drain;
+pub mod driver;
 mod emergency;
 pub mod env;
 pub mod events;

@@ -80,6 +80,8 @@ pub struct DeviceSpec {
     pub link: LinkModel,
     /// Why its memory is not there, if it isn't: only a device that is detached may be without.
     pub missing: Option<String>,
+    /// The user whose processes may drive it, beside root; `None` for the store's owner.
+    pub driver_user: Option<u32>,
 }
 
 impl DeviceSpec {
@@ -96,6 +98,7 @@ impl DeviceSpec {
             emergency: None,
             link,
             missing: None,
+            driver_user: None,
         }
     }
 
@@ -130,6 +133,8 @@ pub struct StoreOptions {
     /// Bytes moved as one step, between 64 KiB and 2 MiB; `None` takes 2 MiB where one of the pools has huge pages and 512 KiB elsewhere, so that
     /// an access waits about as long in both.
     pub chunk_bytes: Option<u64>,
+    /// How long a device's driver may take to bring it to a safe point, to save its state and to take it back.
+    pub quiesce_timeout: Duration,
     /// How long a drain that a restart interrupted waits for held files, clients that reconnect among them.
     pub resume_wait: Duration,
 }
@@ -147,6 +152,7 @@ impl StoreOptions {
             huge: HugeMode::default(),
             ack_timeout: Duration::from_secs(2),
             chunk_bytes: None,
+            quiesce_timeout: Duration::from_secs(10),
             resume_wait: Duration::from_secs(60),
         }
     }

@@ -8,10 +8,13 @@
 //!
 //! A client that maps files also hands over one end of a `SOCK_SEQPACKET` socket pair ([`Request::Attach`]), over which the daemon
 //! sends [`codax_core::live::MoverMsg`] and gets [`codax_core::live::MoverAck`].
+//!
+//! A device's driver in a process of its own turns the roles round: see [`driver`].
 #![forbid(unsafe_code)]
 
 mod channel;
 mod dir;
+pub mod driver;
 mod message;
 
 pub use channel::Channel;
@@ -25,7 +28,7 @@ pub const SOCKET: &str = "sock";
 pub const MAGIC: u32 = 0x5844_4303;
 
 /// Version of the protocol; both sides must have the same.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Largest packet, in bytes.
 pub const PACKET_MAX: usize = 128 << 10;

@@ -1,3 +1,5 @@
+use crate::driver::Drive;
+use codax_core::driver::DeviceInfo;
 use codax_core::info::{
     Event, FileInfo, Finding, JobInfo, JobReport, QuotaInfo, ServedOn, StoreInfo, Strangers,
 };
@@ -184,12 +186,18 @@ pub enum Request {
         evict: bool,
         /// Whether what outlives the power may go where it doesn't.
         volatile: bool,
+        /// Whether a device that doesn't come to a safe point in time is reset.
+        reset: bool,
+        /// Whether its coprocessor goes on: only its memory is emptied.
+        running: bool,
     },
     /// Puts a device back in service, and brings home what a drain took away; cancels a drain that runs. Store's owner only. Answered by progress
     /// and [`Reply::Job`].
     Online {
         /// The device's name.
         pool: String,
+        /// Whether it is reset, and the state that is kept of it dropped.
+        anew: bool,
     },
     /// Lets go of an offline device's memory. Store's owner only. Answered by [`Reply::Done`].
     DetachDevice {
@@ -246,6 +254,14 @@ pub enum Request {
         /// Only plan.
         dry_run: bool,
     },
+    /// A device, and what its driver says of it now. Answered by [`Reply::Device`].
+    Device {
+        /// Its name.
+        pool: String,
+    },
+    /// This connection is that of a device's driver from now on. For the user that the configuration names, and root. Answered by [`Reply::Done`], and then see
+    /// [`crate::driver`].
+    Drive(Box<Drive>),
     /// Lets a user or directory have no more than so much of a pool, or as much as there is again. Store's owner only. Answered by [`Reply::Done`].
     SetQuota {
         /// Whose.
@@ -352,6 +368,8 @@ pub enum Reply {
     Served(Vec<ServedOn>),
     /// To `EvictStrangers`.
     Strangers(Box<Strangers>),
+    /// To `Device`.
+    Device(Box<DeviceInfo>),
     /// To `Quotas`.
     Quotas {
         /// Quotas, in the order in which they are numbered.

@@ -61,6 +61,7 @@
 #![forbid(unsafe_code)]
 
 mod device;
+pub mod driver;
 mod file;
 mod link;
 mod mapping;

@@ -86,7 +86,7 @@ pub enum DeviceCommand {
     /// Move everything off a device and take it out of service
     Drain(DrainArgs),
     /// Put a device back in service and bring home what a drain took away; cancels a drain that runs
-    Online(DeviceName),
+    Online(OnlineArgs),
     /// Let go of an offline device, so that its memory can leave the machine, and say who else is on it
     Detach(DeviceName),
     /// Take a detached device again; it is offline then
@@ -153,6 +153,25 @@ pub struct DrainArgs {
     /// Let files that outlive the power go to memory that doesn't; without it a persistent device is drained only to others
     #[arg(long)]
     pub volatile: bool,
+
+    /// Reset a device whose driver doesn't bring it to a safe point in time: what it was doing is lost; without it such a device refuses the drain
+    #[arg(long)]
+    pub reset_device: bool,
+
+    /// Take only files off it: its coprocessor goes on with what it does, wherever they are
+    #[arg(long, conflicts_with = "reset_device")]
+    pub keep_running: bool,
+}
+
+/// `codax device online`.
+#[derive(Debug, Args)]
+pub struct OnlineArgs {
+    /// The device
+    pub name: String,
+
+    /// Reset it, and drop the state that a drain saved, in place of giving that back
+    #[arg(long)]
+    pub reset_device: bool,
 }
 
 /// `codax quota`.

@@ -1,19 +1,19 @@
 //! `codax device`: list, show, drain, online; `discover` has a place of its own.
 
-use super::status::emergency_lines;
+mod show;
+
 use super::{Context, info, pool_names, unexpected};
-use crate::args::{DeviceCommand, DrainArgs};
+use crate::args::{DeviceCommand, DrainArgs, OnlineArgs};
 use crate::output::json::{PlanRow, PoolNames};
 use crate::output::progress::held_lines;
 use crate::output::{table, text};
 use anyhow::Result;
 use codax::Store;
 use codax_core::change::{BackingKind, PoolState};
-use codax_core::emergency::EmergencyInfo;
-use codax_core::info::{Exclusive, HeldFile, JobInfo, JobReport, PoolInfo};
+use codax_core::info::{HeldFile, JobInfo, JobReport, PoolInfo};
 use codax_core::plan::{Obstacle, Plan};
 use codax_core::units::{self, format_size};
-use codax_core::{DRAM, Error, PoolId};
+use codax_core::{DRAM, PoolId};
 use codax_wire::{Reply, Request};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -23,9 +23,9 @@ pub fn run(context: &Context, command: &DeviceCommand) -> Result<()> {
     match command {
         DeviceCommand::Discover => super::discover::run(context),
         DeviceCommand::List => list(context),
-        DeviceCommand::Show(device) => show(context, &device.name),
+        DeviceCommand::Show(device) => show::run(context, &device.name),
         DeviceCommand::Drain(args) => drain(context, args),
-        DeviceCommand::Online(device) => online(context, &device.name),
+        DeviceCommand::Online(args) => online(context, args),
         DeviceCommand::Detach(device) => super::occupants::detach(context, &device.name),
         DeviceCommand::Attach(device) => attach(context, &device.name),
         DeviceCommand::EvictStrangers(args) => super::strangers::evict(context, args),
@@ -116,125 +116,6 @@ pub fn job(job: &JobInfo) -> String {
     format!("{}: {} of {}{waiting}", job.what, format_size(job.done), format_size(job.total))
 }
 
-fn show(context: &Context, name: &str) -> Result<()> {
-    let pools = info(&context.store()?)?.pools;
-    let Some(pool) = pools.iter().find(|pool| pool.name == name) else {
-        let names: Vec<_> = pools.iter().map(|pool| pool.name.as_str()).collect();
-        return Err(Error::not_found(format!("no device {name}; there are {}", names.join(", "))).into());
-    };
-    context.print([pool], || show_text(pool))
-}
-
-fn show_text(pool: &PoolInfo) -> String {
-    let held =
-        format!("{}, frames that no file owns any more and somebody still holds", format_size(pool.held));
-    let swap = if pool.swappable { "the kernel may swap its pages out" } else { "no" };
-    let moves = match &pool.moves_with[..] {
-        [] => String::new(),
-        pools => format!("moves from and to {}, whoever uses the file", pools.join(", ")),
-    };
-    let ns = |ns: Option<u32>| ns.map_or_else(String::new, |ns| format!("{ns} ns, as announced"));
-    let job_lines = pool.job.as_ref().map_or_else(String::new, |running| {
-        [vec![job(running)], held_lines(&running.waiting)].concat().join("\n")
-    });
-    table::facts([
-        ("device", pool.name.clone()),
-        ("backing", backing(pool)),
-        ("state", state(pool.state).to_owned()),
-        ("missing", pool.missing.clone().unwrap_or_default()),
-        ("size", format!("{} ({} bytes)", format_size(pool.bytes), pool.bytes)),
-        ("used", format!("{} by {}", format_size(pool.used), text::count(pool.files, "file"))),
-        ("held", if pool.held > 0 { held } else { String::new() }),
-        ("free", format_size(pool.free)),
-        ("keeps", kept(pool)),
-        ("damaged", if pool.retired > 0 { format_size(pool.retired) } else { String::new() }),
-        ("read", ns(pool.link.read_ns)),
-        ("write", ns(pool.link.write_ns)),
-        (
-            "bandwidth",
-            pool.link
-                .mbps
-                .map_or_else(String::new, |_| format!("{} GB/s, as announced", gbps(pool.link.mbps))),
-        ),
-        ("huge pages", huge(pool)),
-        ("exclusive", exclusive(pool)),
-        ("emergency", emergency(pool)),
-        ("swap", swap.to_owned()),
-        ("by the kernel", moves),
-        ("job", job_lines),
-    ])
-}
-
-/// What an emergency may have of a device, and has.
-fn emergency(pool: &PoolInfo) -> String {
-    let EmergencyInfo { allowed, at_most, when, pressed, .. } = &pool.emergency;
-    if pool.id == DRAM {
-        return String::new();
-    }
-    let allowed = match (allowed, when) {
-        (false, _) => "never".to_owned(),
-        (true, None) => format!("allow: {} at most", format_size(*at_most)),
-        (true, Some(when)) => {
-            let now = if *pressed { ", which is so now" } else { "" };
-            format!("allow: {} at most, when {when}{now}", format_size(*at_most))
-        }
-    };
-    [vec![allowed], emergency_lines(pool)].concat().join("\n")
-}
-
-/// What keeps others off a device's node, and what of that is there.
-fn exclusive(pool: &PoolInfo) -> String {
-    if pool.numa.is_none() {
-        return String::new();
-    }
-    let mode = pool.exclusive.name();
-    match (pool.exclusive, pool.populated) {
-        (Exclusive::None, _) => format!("{mode}: others' memory may land on the node"),
-        (Exclusive::Movable, _) => {
-            format!(
-                "{mode}: others' memory may land on the node, and codax device evict-strangers moves it away"
-            )
-        }
-        (Exclusive::Reserve, None) => format!("{mode}: its huge pages are nobody else's"),
-        (Exclusive::Reserve, Some(populated)) => match pool.free.saturating_sub(populated) {
-            0 => format!("{mode}: {} are populated, all that it has room for", format_size(populated)),
-            missing => format!(
-                "{mode}: {} are populated, {} are missing: others have them, or they are on their way",
-                format_size(populated),
-                format_size(missing)
-            ),
-        },
-    }
-}
-
-/// Whether what a medium of its own holds outlives the power, and what it is called.
-fn kept(pool: &PoolInfo) -> String {
-    let Some(memory) = &pool.dax else { return String::new() };
-    let how = if pool.persistent {
-        "persistent: files outlive the power"
-    } else {
-        "volatile: nothing outlives the power"
-    };
-    format!("{how}; pool {}", memory.uuid)
-}
-
-/// What a pool has of huge pages, and what it lacks.
-fn huge(pool: &PoolInfo) -> String {
-    let Some(reserve) = &pool.reserve else {
-        return if pool.huge { "where they are whole" } else { "no" }.to_owned();
-    };
-    let (page, taken) = (format_size(reserve.page), format_size(reserve.taken));
-    let mut text = format!(
-        "{taken} in pages of {page}, set aside on the node; {} of it stay with the kernel",
-        format_size(reserve.kernel)
-    );
-    if reserve.missing > 0 {
-        text +=
-            &format!("\n{} are missing, and given to nobody: {}", format_size(reserve.missing), reserve.why);
-    }
-    text
-}
-
 /// What a move, a drain or a return did.
 #[derive(Serialize)]
 pub struct JobRow {
@@ -274,6 +155,8 @@ fn drain(context: &Context, args: &DrainArgs) -> Result<()> {
         limit,
         evict: args.evict,
         volatile: args.volatile,
+        reset: args.reset_device,
+        running: args.keep_running,
     };
     let store = context.store()?;
     if !args.dry_run {
@@ -289,10 +172,11 @@ fn drain(context: &Context, args: &DrainArgs) -> Result<()> {
     })
 }
 
-fn online(context: &Context, name: &str) -> Result<()> {
+fn online(context: &Context, args: &OnlineArgs) -> Result<()> {
+    let name = &args.name;
     let store = context.store()?;
     super::on_interrupt(format!("cancelled: {name} is online; what has not come home stays where it is"))?;
-    let request = Request::Online { pool: name.to_owned() };
+    let request = Request::Online { pool: name.clone(), anew: args.reset_device };
     let report = job_of(context, &store, format!("bringing {name} online"), request)?;
     let row = JobRow::new(name, &report, &pool_names(&store)?);
     context.print([row], || done_line(&format!("{name} is online"), &report) + &left_text(&report))

@@ -323,8 +323,16 @@ impl Script<'_> {
     fn drain(&mut self) -> Result<bool> {
         let wait_ns = u64::try_from(PATIENCE.as_nanos()).unwrap_or(u64::MAX);
         let pool = DEVICE.to_owned();
-        let request =
-            Request::Drain { pool, dry_run: false, wait_ns, limit: None, evict: false, volatile: true };
+        let request = Request::Drain {
+            pool,
+            dry_run: false,
+            wait_ns,
+            limit: None,
+            evict: false,
+            volatile: true,
+            reset: false,
+            running: false,
+        };
         match self.job("draining", request) {
             Ok(report) => {
                 let files = count(report.files, "file");
@@ -365,7 +373,7 @@ impl Script<'_> {
 
     /// Brings back the device and what was on it. Whether that worked.
     fn online(&mut self) -> Result<bool> {
-        let report = self.job("coming home", Request::Online { pool: DEVICE.to_owned() })?;
+        let report = self.job("coming home", Request::Online { pool: DEVICE.to_owned(), anew: false })?;
         say(
             "online",
             &format!(

@@ -34,7 +34,8 @@ pub fn text(table: &Table) -> String {
 }
 
 /// Pairs of a heading and what is to say about it, a line each; empty values are left out.
-pub fn facts<const N: usize>(facts: [(&str, String); N]) -> String {
+pub fn facts<'a>(facts: impl AsRef<[(&'a str, String)]>) -> String {
+    let facts = facts.as_ref();
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     facts.iter().filter(|(_, value)| !value.is_empty()).fold(String::new(), |mut out, (name, value)| {
         for (i, line) in value.lines().enumerate() {

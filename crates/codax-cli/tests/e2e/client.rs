@@ -179,6 +179,8 @@ fn child() {
         }
         "watch" => watch(&store, words[0]),
         "hold" => hold(&store, &words),
+        "drive" => crate::drivers::drive(&store, &words),
+        "lie" => crate::drivers::lie(&store, &words),
         "fork" => crate::raw::fork(&store, words[0]),
         "pread" => crate::raw::pread(&store, words[0], words[1]),
         "mbind" => crate::raw::mbind(&store, words[0], number(words[1])),

@@ -30,9 +30,10 @@ fn what_comes_by_a_pipe_fits_where_its_bytes_do() {
 fn json_has_one_shape_for_each_command() {
     let rig = Plan::new().up();
     rig.put("/f", b"bytes", &["--on", "sim0"]).ok();
-    let pool = "backing bytes dax emergency exclusive files free held huge id job link missing moves_with name nodes numa persistent populated reserve retired state swappable used";
+    let pool = "backing bytes dax emergency exclusive files free held huge id job link missing moves_with name nodes numa persistent populated private reserve retired state swappable used";
     let file = "away backed ctime_ns extents gid id kind len lost mapped_by mode mounted mtime_ns name name_hex nlink no_emergency path path_hex persistent pins placement runs served uid";
     let job = "bytes files left nanos plan subject";
+    let shown = pool.replace(" dax ", " dax device ");
     let cases: &[(&[&str], usize, &str)] = &[
         (
             &["status"],
@@ -41,7 +42,7 @@ fn json_has_one_shape_for_each_command() {
         ),
         (&["df"], 2, pool),
         (&["device", "list"], 1, pool),
-        (&["device", "show", "dram"], 1, pool),
+        (&["device", "show", "dram"], 1, &shown),
         (&["mkdir", "/d", "/e"], 2, "path path_hex"),
         (&["mkdir", "-p", "/d/deep/er"], 1, "path path_hex"),
         (&["ls"], 3, file),

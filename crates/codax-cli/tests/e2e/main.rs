@@ -16,6 +16,7 @@ mod damage;
 mod demo;
 mod discover;
 mod drain;
+mod drivers;
 mod emergency;
 mod exclusive;
 mod holders;

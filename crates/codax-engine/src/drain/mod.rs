@@ -45,6 +45,10 @@ pub struct DrainOptions {
     pub evict: bool,
     /// Whether what outlives the power may go where it doesn't.
     pub volatile: bool,
+    /// Whether a device that doesn't come to a safe point in time is reset.
+    pub reset: bool,
+    /// Whether its coprocessor goes on: only its memory is emptied.
+    pub running: bool,
 }
 
 /// What of that a restart goes on with.
@@ -146,8 +150,18 @@ impl Session {
         inner.run_job(&job, progress, move |inner, job| inner.drain_job(pool, Some(plan), options, job))
     }
 
-    /// Puts a device back in service, and brings home what a drain took away; cancels a drain that runs.
+    /// Puts a device back in service, and brings home what a drain took away; cancels a drain that runs. What its coprocessor was doing goes on; where that fails the
+    /// device stays as it is.
     pub fn online(&self, name: &str, progress: Progress<'_>) -> Result<JobReport> {
+        self.put_online(name, false, progress)
+    }
+
+    /// [`Session::online`] of a device that is reset: the state that is kept of it is dropped.
+    pub fn online_anew(&self, name: &str, progress: Progress<'_>) -> Result<JobReport> {
+        self.put_online(name, true, progress)
+    }
+
+    fn put_online(&self, name: &str, anew: bool, progress: Progress<'_>) -> Result<JobReport> {
         self.require_admin(&format!("online {name}"))?;
         let inner = &self.store.inner;
         let job = Arc::new(Job::new("online"));
@@ -174,14 +188,11 @@ impl Session {
                     return Err(Error::device_state(format!("{name}: {why}")));
                 }
             }
-            if st.pool(pool).record.state != PoolState::Online {
-                inner.set_pool_state(&mut st, pool, PoolState::Online, Terms::default())?;
-            }
             st.pool_mut(pool).job = Some(job.clone());
             pool
         };
         inner.run_job(&job, progress, move |inner, job| {
-            let report = inner.bring_home(pool, job);
+            let report = inner.put_in_service(pool, anew).and_then(|()| inner.bring_home(pool, job));
             inner.lock().pool_mut(pool).job = None;
             inner.changed.notify_all();
             report
@@ -326,7 +337,9 @@ impl Inner {
         job: &Job,
     ) -> Result<JobReport> {
         let name = self.lock().pool_name(pool);
-        let result = self.empty_pool(pool, plan, options, job);
+        let stopped = if options.running { Ok(()) } else { self.stop_device(pool, options.reset, job) };
+        let stopped = stopped.map_err(|e| if job.cancelled() { self.cut_short(&name) } else { e });
+        let result = stopped.and_then(|()| self.empty_pool(pool, plan, options, job));
         let mut st = self.lock();
         let ended = match &result {
             Ok(_) => self.set_pool_state(&mut st, pool, PoolState::Offline, Terms::default()),
@@ -334,8 +347,12 @@ impl Inner {
             Err(_) if st.closing => Ok(()),
             Err(_) => self.set_pool_state(&mut st, pool, PoolState::Online, Terms::default()),
         };
-        st.pool_mut(pool).job = None;
         drop(st);
+        let goes_on = if result.is_err() { self.start_device(pool, false, true) } else { Ok(()) };
+        if let Err(e) = goes_on {
+            tracing::warn!("after a drain that has ended: {e}");
+        }
+        self.lock().pool_mut(pool).job = None;
         self.changed.notify_all();
         match &result {
             Ok(report) => {
@@ -394,6 +411,7 @@ impl Inner {
             }
             let st = self.lock();
             drop(self.wait_changed(st, RETRY_EVERY));
+            self.retry_stale();
             if job.cancelled() {
                 return Err(self.cut_short(&name));
             }
@@ -479,9 +497,8 @@ impl Inner {
             self.refresh_all(&mut st);
             self.retry_held(&mut st);
             let p = st.pool(pool);
-            if p.alloc.free().0 + frames(&p.absent).0 + frames(&p.lent).0 != p.alloc.capacity().0
-                || p.ahead > 0
-            {
+            let ours = frames(&p.absent).0 + frames(&p.lent).0 + frames(&p.private).0;
+            if p.alloc.free().0 + ours != p.alloc.capacity().0 || p.ahead > 0 {
                 return Ok(false);
             }
             if !st.media.is_shared(st.media.of(pool)) {
@@ -518,6 +535,16 @@ impl Inner {
                 }
                 Err(e) => self.event("refuse", path, &format!("evict: {e}"), 0),
             }
+        }
+    }
+
+    /// Lets a device go on, and its pool be given out.
+    fn put_in_service(&self, pool: PoolId, anew: bool) -> Result<()> {
+        self.start_device(pool, anew, false)?;
+        let mut st = self.lock();
+        match st.pool(pool).record.state {
+            PoolState::Online => Ok(()),
+            _ => self.set_pool_state(&mut st, pool, PoolState::Online, Terms::default()),
         }
     }
 
@@ -614,11 +641,12 @@ fn takes(st: &mut State, pool: PoolId, inode: &Inode, pages: PageRange) -> Resul
 /// The rate that the links of these pools allow, and the operator.
 pub(crate) fn pace(st: &State, pools: impl Iterator<Item = PoolId>, limit: Option<u64>) -> Pace {
     let pools: BTreeSet<PoolId> = pools.collect();
-    let links = pools.into_iter().map(|p| st.pool(p).record.link.mbps.map(|m| u64::from(m) * 1_000_000));
+    let links = pools.into_iter().map(|p| st.link(p).mbps.map(|m| u64::from(m) * 1_000_000));
     Pace::new(links.chain([limit]))
 }
 
-fn explain(path: &str, stuck: Stuck) -> Error {
+/// Why a file stays as it is.
+pub(crate) fn explain(path: &str, stuck: Stuck) -> Error {
     match stuck {
         Stuck::Held(by) => Error::busy(describe_held(&[HeldFile { path: path.to_owned(), by }])),
         Stuck::Cancelled => Error::cancelled(format!("{path}: the move was cancelled")),

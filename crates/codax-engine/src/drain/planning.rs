@@ -59,6 +59,7 @@ impl Inner {
         plan.obstacles.extend((lent > 0).then_some(Obstacle::Lent { bytes: lent }));
         for file in st.pool(pool).held.keys() {
             let mut by: Vec<_> = seen.of(*file).map(stranger).collect();
+            by.extend(st.stale_holders(pool, *file));
             by.dedup();
             let file = format!("{} (what it had there)", st.path(*file));
             plan.obstacles.push(Obstacle::Held { file, by });

@@ -172,7 +172,8 @@ impl Inner {
         let mut st = self.lock();
         // The holder has more of the node than the pool has frames: that makes up for a page here and there which the kernel doesn't let go of.
         let p = st.pool(pool);
-        let whole = reserve.held()? >= p.alloc.free().bytes() + frames(&p.lent).bytes();
+        let unused = p.alloc.free().0 + frames(&p.lent).0 + frames(&p.private).0;
+        let whole = reserve.held()? >= PageCount(unused).bytes();
         let lent = frames(&p.lent).bytes();
         let (got, bytes) = if whole { (lent, lent) } else { (got, bytes) };
         st.unlend(pool, got);

@@ -144,9 +144,9 @@ impl State {
     fn by_cost(&self) -> Vec<PoolId> {
         let mut pools: Vec<PoolId> = self.emergency.allowed.keys().copied().collect();
         let cost = |pool: &PoolId| {
-            let record = &self.pool(*pool).record;
+            let link = self.link(*pool);
             let ns = |ns: Option<u32>| ns.unwrap_or(u32::MAX);
-            (ns(record.link.read_ns), ns(record.link.write_ns), record.name.clone())
+            (ns(link.read_ns), ns(link.write_ns), self.pool_name(*pool))
         };
         pools.sort_by_cached_key(cost);
         pools

@@ -3,6 +3,7 @@
 //! Small files go many at a time: what costs as much for 16 KiB as for 16 MiB (the state's lock, a commit) is then paid once for all of them.
 
 use crate::backing::Backing;
+use crate::driver::Part;
 use crate::mover::{Order, Prepared, Stuck, relocated};
 use crate::store::Inner;
 use crate::store::held::Looked;
@@ -35,6 +36,8 @@ struct Idle<'a> {
     /// Source objects, by their media, with the leases that prove that nobody else has them. What opens an object again must come after they are gone, and nobody
     /// but this thread does while the file is busy.
     leased: BTreeMap<PoolId, OwnedFd>,
+    /// Whether a device may have something of what was moved in its caches still.
+    stale: bool,
     stuck: Option<Stuck>,
 }
 
@@ -58,11 +61,20 @@ impl Inner {
         let backings: Backings = self.lock().pools.iter().map(|p| p.backing.clone()).collect();
         let mut moves: Vec<Idle<'_>> = Vec::with_capacity(segments.len());
         for (order, prepared) in segments {
-            let mut idle = Idle { order, prepared, done: 0, leased: BTreeMap::new(), stuck: None };
-            idle.stuck = self.copy_idle(&backings, &mut idle).err();
+            let leased = BTreeMap::new();
+            let mut idle = Idle { order, prepared, done: 0, leased, stale: false, stuck: None };
+            idle.stuck = self.lease(&backings, &mut idle).err();
             moves.push(idle);
         }
+        let job = moves.first().map(|idle| idle.order.job);
+        let written_back = self.write_back(job, &parts(&moves, |idle| &idle.prepared.chunks));
+        for idle in moves.iter_mut().filter(|idle| idle.stuck.is_none()) {
+            idle.stuck = written_back.clone().and_then(|()| self.copy_idle(&backings, idle)).err();
+        }
         self.commit_idle(&mut moves);
+        // Before the old memory goes to somebody else. Without the right to cancel: it is committed.
+        let stale = self.write_back(None, &parts(&moves, |idle| idle.chunks())).is_err();
+        moves.iter_mut().for_each(|idle| idle.stale = stale);
         // Here, and not under the lock, the old memory goes: with the last descriptor.
         let sources: Vec<Sources> = moves.iter_mut().map(|idle| remove_sources(&backings, idle)).collect();
         sources.iter().flat_map(|from| &from.gone).for_each(|pool| backings[usize::from(pool.0)].tend());
@@ -73,16 +85,23 @@ impl Inner {
         outcomes
     }
 
-    /// Leases the objects of a segment and copies chunk after chunk.
-    fn copy_idle(&self, backings: &Backings, idle: &mut Idle<'_>) -> std::result::Result<(), Stuck> {
+    /// Leases the objects of a segment: nobody uses them, and nobody will.
+    fn lease(&self, backings: &Backings, idle: &mut Idle<'_>) -> std::result::Result<(), Stuck> {
         let Idle { order, prepared, leased, .. } = &mut *idle;
-        let (file, len) = (order.file, prepared.inode.len);
+        let file = order.file;
         for pool in prepared.sources() {
             match backings[usize::from(pool.0)].sole_holder(file)? {
                 Some(object) => leased.insert(pool, object),
                 None => return Err(Stuck::Held(self.holders_by_kernel(file, &[pool].into()))),
             };
         }
+        Ok(())
+    }
+
+    /// Copies chunk after chunk of a segment whose objects are leased.
+    fn copy_idle(&self, backings: &Backings, idle: &mut Idle<'_>) -> std::result::Result<(), Stuck> {
+        let Idle { order, prepared, .. } = &mut *idle;
+        let (file, len) = (order.file, prepared.inode.len);
         let target = &*backings[usize::from(prepared.to.0)];
         let fresh = !prepared.target_exists;
         // A small object gets its length by being written; a large one has to have it for the medium to give it huge pages.
@@ -167,7 +186,7 @@ impl Inner {
 
     /// Gives back the frames that are not needed any more; the file is not busy afterwards.
     fn end_idle(&self, st: &mut State, idle: Idle<'_>, sources: &Sources) -> Outcome {
-        let Idle { order, prepared, done, stuck, .. } = idle;
+        let Idle { order, prepared, done, stuck, stale, .. } = idle;
         let (chunks, rest) = prepared.chunks.split_at(done);
         let keep = prepared.target_exists || done > 0;
         self.discard_copies(st, order.file, prepared.to, keep, &prepared.new_extents(rest));
@@ -176,6 +195,9 @@ impl Inner {
         let (gone, left): (Vec<Extent>, Vec<Extent>) =
             old.into_iter().partition(|e| sources.gone.contains(&prepared.media.of(e.pool)));
         st.free(&gone);
+        if stale {
+            st.keep_stale(order.file, &left);
+        }
         if !left.is_empty() {
             self.give_back(st, order.file, left);
         }
@@ -237,6 +259,12 @@ impl Inner {
     }
 }
 
+/// Where these chunks of segments lie, of each of which the objects are leased.
+fn parts<'a>(moves: &'a [Idle<'_>], chunks: impl Fn(&'a Idle<'_>) -> &'a [Chunk]) -> Vec<Part> {
+    let leased = moves.iter().filter(|idle| !idle.leased.is_empty());
+    leased.map(|idle| (idle.order.file, idle.prepared.old_extents(chunks(idle)))).collect()
+}
+
 /// Media in which a file had an object: those where it is gone, and those where it has something left.
 #[derive(Default)]
 struct Sources {
@@ -254,6 +282,7 @@ fn remove_sources(backings: &Backings, idle: &mut Idle<'_>) -> Sources {
             |extents: &[Extent]| media.extents(medium, extents).iter().map(|e| e.count.0).sum::<u64>();
         let (moved, had) = (count(&old), count(&idle.prepared.inode.extents));
         let removed = moved == had
+            && !idle.stale
             && backings[usize::from(medium.0)]
                 .remove(idle.order.file)
                 .inspect_err(|e| tracing::warn!("after a move: {e}"))

@@ -31,7 +31,10 @@ impl Inner {
     pub(super) fn move_by_kernel(&self, order: &Order<'_>, prepared: Prepared) -> (u64, Option<Stuck>) {
         let mut asked = Asked::default();
         let begun = self.begin_by_kernel(order, &prepared);
-        let result = begun.clone().and_then(|_| self.ask_kernel(order, &prepared, &mut asked));
+        let result = match &begun {
+            Ok(_) => self.ask_kernel(order, &prepared, &mut asked),
+            Err(e) => Err(e.clone().into()),
+        };
         let mut st = self.lock();
         let taken = self.take_moved(&mut st, order, &prepared, &asked, begun.ok());
         self.end_busy(&mut st, order.file);
@@ -41,7 +44,7 @@ impl Inner {
             Err(e) => return (0, Some(e.into())),
         };
         let stuck = match result {
-            Err(e) => Some(e.into()),
+            Err(stuck) => Some(stuck),
             Ok(()) if order.job.cancelled() => Some(Stuck::Cancelled),
             // What is left is the next segment's, when others have had their turn.
             Ok(()) if prepared.preempt.load(Ordering::Relaxed) => None,
@@ -59,7 +62,12 @@ impl Inner {
     }
 
     /// Has the kernel move chunk after chunk. What came of it counts, also if it fails in between.
-    fn ask_kernel(&self, order: &Order<'_>, prepared: &Prepared, asked: &mut Asked) -> Result<()> {
+    fn ask_kernel(
+        &self,
+        order: &Order<'_>,
+        prepared: &Prepared,
+        asked: &mut Asked,
+    ) -> std::result::Result<(), Stuck> {
         let target = self.lock().pool(prepared.to).backing.clone();
         asked.sources = self.sources_of(prepared);
         let object = target.open(order.file, true)?;
@@ -72,6 +80,7 @@ impl Inner {
             for pages in joined(chunks) {
                 order.pace.wait(pages.bytes(), &*self.env);
                 asked.pages.push(pages);
+                self.let_go(order, prepared, pages)?;
                 let there = target.take_over(object.as_fd(), pages)?;
                 self.env.reached("move:copied");
                 asked.came(order.job, there);
@@ -88,7 +97,7 @@ impl Inner {
         prepared: &Prepared,
         (target, object): (&dyn Backing, BorrowedFd<'_>),
         asked: &mut Asked,
-    ) -> Result<()> {
+    ) -> std::result::Result<(), Stuck> {
         let deadline = self.env.now() + self.options().ack_timeout;
         let mut pause = AGAIN_FIRST;
         loop {
@@ -101,10 +110,22 @@ impl Inner {
             self.env.sleep(pause);
             pause = (2 * pause).min(AGAIN_LAST);
             for run in left {
+                self.let_go(order, prepared, run)?;
                 let there = target.take_over(object, run)?;
                 asked.came(order.job, there);
             }
         }
+    }
+
+    /// Devices have nothing of these pages in their caches. The kernel gives the old memory away as it moves them: there is no later moment.
+    fn let_go(
+        &self,
+        order: &Order<'_>,
+        prepared: &Prepared,
+        pages: PageRange,
+    ) -> std::result::Result<(), Stuck> {
+        let extents = extent::slice(&prepared.inode.extents, pages);
+        self.write_back(Some(order.job), &[(order.file, extents)])
     }
 
     /// Pools that are told of each page that leaves them, since they keep what memory is free: their chunks, and their backing.

@@ -79,7 +79,7 @@ struct Drive {
     object: OwnedFd,
     verify: bool,
     /// What went wrong here first.
-    failed: Option<Error>,
+    failed: Option<Stuck>,
 }
 
 impl Inner {
@@ -101,7 +101,7 @@ impl Inner {
         };
         let ended = self.drive(&mut drive, Some(order));
         let bytes = drive.committed_bytes();
-        let mut stuck = self.why_stuck(order, &drive);
+        let mut stuck = self.why_stuck(order, &mut drive);
         if ended == Ended::Unfinished {
             let holders = drive.late_holders();
             self.finish_later(drive);
@@ -113,14 +113,14 @@ impl Inner {
         (bytes, stuck)
     }
 
-    fn why_stuck(&self, order: &Order<'_>, drive: &Drive) -> Option<Stuck> {
+    fn why_stuck(&self, order: &Order<'_>, drive: &mut Drive) -> Option<Stuck> {
         let failures = drive.segment.failures();
         if failures.is_empty() {
             return order.job.cancelled().then_some(Stuck::Cancelled);
         }
         if let Some(own) = failures.iter().find(|f| f.session.is_none()) {
-            let own = || Error::internal(own.why.clone());
-            return Some(Stuck::Failed(drive.failed.clone().unwrap_or_else(own)));
+            let own = || Stuck::Failed(Error::internal(own.why.clone()));
+            return Some(drive.failed.take().unwrap_or_else(own));
         }
         let holders = failures
             .iter()
@@ -197,6 +197,8 @@ impl Inner {
         loop {
             while let Some(action) = d.segment.next_action() {
                 self.carry_out(d, action, order);
+                // Who is asked now was not asked before.
+                deadline = self.env.now() + timeout;
             }
             if d.segment.done() {
                 return Ended::Done;
@@ -292,10 +294,10 @@ impl Inner {
                 }
             }
             Action::Copy(chunk) => {
-                let result = self.copy_chunk(d, chunk);
-                d.failed = d.failed.take().or_else(|| result.as_ref().err().cloned());
+                let result = self.copy_chunk(d, chunk, order);
                 self.env.reached("move:copied");
-                d.segment.copied(chunk, result.map_err(|e| e.message));
+                d.segment.copied(chunk, result.as_ref().map(|_| ()).map_err(Stuck::to_string));
+                d.failed = d.failed.take().or(result.err());
             }
             Action::Commit(count) => {
                 self.env.reached("move:held");
@@ -337,8 +339,15 @@ impl Inner {
         }
     }
 
-    fn copy_chunk(&self, d: &Drive, chunk: u32) -> Result<()> {
+    fn copy_chunk(&self, d: &Drive, chunk: u32, order: Option<&Order<'_>>) -> std::result::Result<(), Stuck> {
         let chunk = &d.record.chunks[chunk as usize];
+        let old = d.prepared.old_extents(std::slice::from_ref(chunk));
+        self.write_back(order.map(|o| o.job), &[(d.record.file, old)])?;
+        Ok(self.copy_written_back(d, chunk)?)
+    }
+
+    /// Copies a chunk of which nobody has anything in his hands.
+    fn copy_written_back(&self, d: &Drive, chunk: &Chunk) -> Result<()> {
         let source = d.sources.get(&d.prepared.media.of(chunk.from));
         let source = source.ok_or_else(|| Error::internal("a chunk from a pool that is not mapped"))?;
         let (at, end) = bytes_of(chunk, d.prepared.inode.len);
@@ -405,6 +414,7 @@ impl Inner {
                 .and_then(|()| d.target.lock(file, d.object.as_fd(), &d.prepared.in_target(committed))),
         };
         drop(d.object);
+        let stale = self.write_back(None, &[(file, old.clone())]).is_err();
 
         let mut st = self.lock();
         let mut changes: Vec<Change> = Vec::new();
@@ -419,6 +429,9 @@ impl Inner {
             st.flag(file, chunk.pages, codax_core::frame::FrameFlags::MOVING, false);
         }
         self.discard_copies(&mut st, file, to, target_in_use, &unused);
+        if stale {
+            st.keep_stale(file, &old);
+        }
         if !old.is_empty() {
             self.give_back(&mut st, file, old);
         }

@@ -62,7 +62,7 @@ impl Order<'_> {
 }
 
 /// Why a move could not be made, or not in full. What was committed before stays where it is now.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Stuck {
     /// Somebody holds the file.
     Held(Vec<Holder>),
@@ -70,6 +70,19 @@ pub(crate) enum Stuck {
     Cancelled,
     /// It failed.
     Failed(Error),
+}
+
+impl std::fmt::Display for Stuck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Held(by) => {
+                let by: Vec<_> = by.iter().map(|h| format!("{} {}", h.command, h.why)).collect();
+                f.write_str(&by.join("; "))
+            }
+            Self::Cancelled => f.write_str("cancelled"),
+            Self::Failed(e) => e.fmt(f),
+        }
+    }
 }
 
 impl From<Error> for Stuck {
@@ -320,15 +333,18 @@ impl Inner {
         }
         let target_exists = !st.media.extents(to, &inode.extents).is_empty();
         let mut chunks: Vec<Chunk> = Vec::new();
+        let mut ahead: u64 = order.to.iter().filter(|run| run.pool == to).map(|run| run.pages.count.0).sum();
         for (from, pages) in cuts {
+            ahead = ahead.saturating_sub(pages.count.0);
             let near = chunks
                 .last()
                 .and_then(|c: &Chunk| c.target.last())
                 .map(|r| codax_core::Frame(r.frame.0 + r.count.0));
             let pages_there = units::with_frames(st, &inode, to, pages);
+            let row = (near, PageCount(ahead));
             let reserved = match order.bound {
-                true => st.reserve(to, order.file, pages_there, near),
-                false => st.take(to, order.file, pages_there, near),
+                true => st.reserve_ahead(to, order.file, pages_there, row),
+                false => st.take_ahead(to, order.file, pages_there, row),
             };
             match reserved {
                 Ok(extents) => {

@@ -276,6 +276,7 @@ impl State {
         let mut unused = 0;
         retired.for_each(|frame| unused += u64::from(p.table.is_retired(codax_core::Frame(frame))));
         let absent = frames(&p.absent).bytes() + frames(&p.lent).bytes() + PageCount(unused).bytes();
+        let private = frames(&p.private).bytes();
         PoolInfo {
             id: p.record.id,
             name: p.record.name.clone(),
@@ -286,11 +287,12 @@ impl State {
             retired: frames(&p.record.retired).bytes(),
             state: p.record.state,
             bytes,
-            used: bytes - free - held - absent,
+            used: bytes - free - held - absent - private,
+            private,
             held,
             free,
             files,
-            link: p.record.link,
+            link: self.link(p.record.id),
             swappable: p.swappable,
             huge: p.huge,
             moves_with,

@@ -5,6 +5,7 @@
 //! units and blocks are a page, and all of this changes nothing.
 
 use crate::catalog::Catalog;
+use crate::driver::Fit;
 use crate::store::Inner;
 use crate::store::state::{Pool, State};
 use codax_core::change::{Change, PoolRecord};
@@ -85,7 +86,7 @@ impl Pool {
 
     /// Frames that no file has, with those for which there is no memory.
     fn unused(&self) -> PageCount {
-        PageCount(self.alloc.free().0 + frames(&self.absent).0)
+        PageCount(self.alloc.free().0 + frames(&self.absent).0 + frames(&self.private).0)
     }
 
     /// Tells its backing what it has to keep memory for.
@@ -148,6 +149,15 @@ impl Pool {
             if self.alloc.is_free(frame) && self.alloc.claim(one) {
                 self.table.retire(one);
             }
+        }
+    }
+
+    /// Frames that can be given to a file, in a way in which its device can use them.
+    pub fn usable(&self) -> PageCount {
+        match self.fit {
+            fit if fit == Fit::default() => self.alloc.free(),
+            Fit { align, contiguous: true } => self.alloc.longest(align),
+            Fit { align, contiguous: false } => self.alloc.free_aligned(align),
         }
     }
 

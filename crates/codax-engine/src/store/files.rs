@@ -1,6 +1,7 @@
 //! Files: made, opened, resized, named, and their frames given back.
 
 use crate::backing::{Backing, os_error};
+use crate::drain::explain;
 use crate::emergency::Placed;
 use crate::fs::gone_bytes;
 use crate::store::held::Looked;
@@ -241,12 +242,8 @@ impl Session {
             return self.set_len(handle, len);
         }
         inner.make_busy(&mut st, open.file, "change of length");
-        let (mut st, result) = if len > inode.len {
-            inner.grow(st, &inode, len)
-        } else {
-            let result = inner.shrink(&mut st, &inode, len);
-            (st, result)
-        };
+        let (mut st, result) =
+            if len > inode.len { inner.grow(st, &inode, len) } else { inner.cut(st, &inode, len) };
         inner.end_busy(&mut st, open.file);
         result
     }
@@ -459,6 +456,26 @@ impl Inner {
                 tracing::warn!("after a failed growth: {e}");
             }
         }
+    }
+
+    /// [`Inner::shrink`] of a busy file, once no device has what is cut off in its caches.
+    fn cut<'a>(&'a self, mut st: Guard<'a>, inode: &Inode, len: u64) -> (Guard<'a>, Result<()>) {
+        let end = st.end_of(inode, len).0;
+        let gone = extent::slice(&inode.extents, PageRange::new(end, u64::MAX - end));
+        if !st.may_be_cached(inode.id, &gone) {
+            let result = self.shrink(&mut st, inode, len);
+            return (st, result);
+        }
+        drop(st);
+        let let_go = self.write_back(None, &[(inode.id, gone)]);
+        let mut st = self.lock();
+        // Its mode may be another by now; where its pages are isn't.
+        let now = st.ns.get(inode.id).cloned().unwrap_or_else(|| inode.clone());
+        let result = match let_go {
+            Ok(()) => self.shrink(&mut st, &now, len),
+            Err(stuck) => Err(explain(&st.path(inode.id), stuck)),
+        };
+        (st, result)
     }
 
     pub fn shrink(&self, st: &mut State, inode: &Inode, len: u64) -> Result<()> {

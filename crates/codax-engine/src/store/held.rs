@@ -93,6 +93,9 @@ impl Inner {
         extents: &[Extent],
         looked: &mut Looked,
     ) -> Result<bool> {
+        if st.stale.contains(&(pool, file)) {
+            return Ok(false);
+        }
         let pages: Vec<PageRange> = extents.iter().map(Extent::pages).collect();
         self.release_pages(st, file, pool, &pages, looked)
     }

@@ -539,6 +539,7 @@ impl Store {
                         tracing::error!("journal: {e}");
                     }
                     inner.retry_held(&mut inner.lock());
+                    inner.retry_stale();
                     inner.find_growth(&mut inner.lock());
                     inner.tend();
                     inner.look_for_media();
@@ -596,12 +597,18 @@ impl Store {
         if options.huge != new.huge {
             lines.push("huge takes effect in pools made after the next start".to_owned());
         }
-        let StoreOptions { ack_timeout, chunk_bytes, resume_wait, .. } = *new;
+        if options.quiesce_timeout != new.quiesce_timeout {
+            lines.push(format!("quiesce_timeout is {:?} now", new.quiesce_timeout));
+        }
+        let StoreOptions { ack_timeout, chunk_bytes, resume_wait, quiesce_timeout, .. } = *new;
         let mut devices = options.devices.clone();
-        devices.iter_mut().for_each(|device| device.emergency = None);
+        devices.iter_mut().for_each(|device| (device.emergency, device.driver_user) = (None, None));
         for now in &new.devices {
             match devices.iter_mut().find(|device| device.name == now.name) {
-                Some(device) => (device.dax, device.emergency) = (now.dax.clone(), now.emergency),
+                Some(device) => {
+                    (device.dax, device.emergency) = (now.dax.clone(), now.emergency);
+                    device.driver_user = now.driver_user;
+                }
                 // What is said of a device that the options left out until now counts when it is attached.
                 None if now.dax.is_some() && known.iter().any(|pool| pool.name == now.name) => {
                     devices.push(now.clone());
@@ -609,8 +616,14 @@ impl Store {
                 None => {}
             }
         }
-        *options =
-            Arc::new(StoreOptions { ack_timeout, chunk_bytes, resume_wait, devices, ..(**options).clone() });
+        *options = Arc::new(StoreOptions {
+            ack_timeout,
+            chunk_bytes,
+            resume_wait,
+            quiesce_timeout,
+            devices,
+            ..(**options).clone()
+        });
         Ok(lines)
     }
 

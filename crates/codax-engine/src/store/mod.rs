@@ -281,6 +281,10 @@ impl Inner {
             tracing::error!("drop #{file}: {e}");
             return;
         }
+        if st.may_be_cached(file, &extents) {
+            st.keep_stale(file, &extents);
+            self.ask_stale();
+        }
         self.give_back(st, file, extents);
         if let Some(pool) = ahead {
             // Its object may have no pages that are known.

@@ -3,6 +3,7 @@
 use crate::backing::{Backing, ObjectInfo, Shm};
 use crate::catalog::Catalog;
 use crate::dax::{Imported, Source, Take, import};
+use crate::driver::{Driven, Expander, Fit, remember_needs};
 use crate::env::Env;
 use crate::events::Events;
 use crate::fs::find_memory;
@@ -125,6 +126,7 @@ impl Store {
             adopt(&replayed.ns, pool.record.id, &*pool.backing)?;
         }
         for pool in &mut pools {
+            notes.extend(remember_needs(&layout, &replayed.ns, pool)?);
             pool.know_bad_frames(&mut changed);
             pool.retire();
         }
@@ -294,6 +296,9 @@ fn open_pools(
             held: BTreeMap::new(),
             job: None,
             absent: Vec::new(),
+            driver: Arc::new(Driven::passive(&Expander)),
+            fit: Fit::default(),
+            private: Vec::new(),
             lent: Vec::new(),
             spilled: PageCount(0),
             record: record.clone(),

@@ -2,6 +2,7 @@
 
 use crate::backing::Backing;
 use crate::catalog::Catalog;
+use crate::driver::{Driven, Fit};
 use crate::emergency::{Book, Placed};
 use crate::fs::{FsHandle, Mount, MountHandle, MountUse};
 use crate::store::media::Media;
@@ -66,6 +67,8 @@ pub(crate) struct State {
     pub closed_devices: BTreeSet<u64>,
     /// The highest version of a file that was given out for catalogs.
     pub version: u64,
+    /// Held frames of files that the caches of a device may have bytes of still: they are not given back before its driver has said otherwise.
+    pub stale: BTreeSet<(PoolId, FileId)>,
     pub quotas: Quotas,
     /// Files of which somebody has, or had since there are quotas, a descriptor by which they can be grown.
     pub watched: BTreeSet<FileId>,
@@ -130,6 +133,11 @@ pub(crate) struct Pool {
     pub catalog: Option<Catalog>,
     /// Frames that have no memory: the kernel had not as many huge pages as there were to be. Nobody is given them.
     pub absent: Vec<FrameRun>,
+    pub driver: Arc<Driven>,
+    /// How files have to lie in it, as its device's driver said.
+    pub fit: Fit,
+    /// Frames that are its device's own, as its driver said.
+    pub private: Vec<FrameRun>,
     /// How many frames have pages that found no room in `dram`, as the table marks them.
     pub spilled: PageCount,
     /// Frames whose memory is lent to the rest of the system. Nobody is given them either.
@@ -271,6 +279,7 @@ impl State {
             gone: HashMap::new(),
             closed_devices: BTreeSet::new(),
             version: 0,
+            stale: BTreeSet::new(),
             quotas: Quotas::default(),
             watched: BTreeSet::new(),
             emergency: Book::default(),
@@ -333,7 +342,7 @@ impl State {
     pub fn room(&self, id: PoolId) -> Room {
         let none = Room { free: PageCount(0), online: false, unit: 1 };
         self.pools.get(usize::from(id.0)).map_or(none, |p| Room {
-            free: p.alloc.free(),
+            free: p.usable(),
             online: p.record.state == PoolState::Online,
             unit: p.record.unit(),
         })
@@ -374,8 +383,19 @@ impl State {
         pages: PageRange,
         near: Option<Frame>,
     ) -> Result<Vec<Extent>> {
+        self.reserve_ahead(pool, file, pages, (near, PageCount(0)))
+    }
+
+    /// [`State::reserve`] of the first pages of a row, of which so many more will be asked for.
+    pub fn reserve_ahead(
+        &mut self,
+        pool: PoolId,
+        file: FileId,
+        pages: PageRange,
+        row: (Option<Frame>, PageCount),
+    ) -> Result<Vec<Extent>> {
         self.check_quota(pool, file, pages.count)?;
-        self.take(pool, file, pages, near)
+        self.take_ahead(pool, file, pages, row)
     }
 
     /// [`State::reserve`] whatever quotas say: for what is there already, and for what the operator asks.
@@ -386,15 +406,21 @@ impl State {
         pages: PageRange,
         near: Option<Frame>,
     ) -> Result<Vec<Extent>> {
-        let name = self.pool_name(pool);
-        let p = self.pool_mut(pool);
-        let Some(runs) = p.alloc.allocate(pages.count, near) else {
-            let missing = PageCount(pages.count.0 - p.alloc.free().0).bytes();
-            return Err(Error::no_space(format!(
-                "pool {name} is full: {missing} bytes are missing of the {} asked for",
-                pages.bytes()
-            )));
+        self.take_ahead(pool, file, pages, (near, PageCount(0)))
+    }
+
+    /// [`State::reserve_ahead`] in the same way.
+    pub fn take_ahead(
+        &mut self,
+        pool: PoolId,
+        file: FileId,
+        pages: PageRange,
+        row: (Option<Frame>, PageCount),
+    ) -> Result<Vec<Extent>> {
+        let Some(runs) = self.allocate_fit(pool, file, pages, row) else {
+            return Err(self.no_frames(pool, pages));
         };
+        let p = self.pool_mut(pool);
         let mut page = pages.start.0;
         let mut extents = Vec::with_capacity(runs.len());
         for run in runs {
@@ -406,6 +432,23 @@ impl State {
         self.charge(file, pool, pages.count);
         self.fit_medium(pool);
         Ok(extents)
+    }
+
+    /// Why there are no frames for so many pages.
+    fn no_frames(&self, pool: PoolId, pages: PageRange) -> Error {
+        let (name, p) = (self.pool_name(pool), self.pool(pool));
+        let wanted = pages.bytes();
+        match pages.count.0.checked_sub(p.alloc.free().0).filter(|missing| *missing > 0) {
+            Some(missing) => Error::no_space(format!(
+                "pool {name} is full: {} bytes are missing of the {wanted} asked for",
+                PageCount(missing).bytes()
+            )),
+            None => Error::no_space(format!(
+                "pool {name} has no place for {wanted} bytes: {} are free, and {}",
+                p.alloc.free().bytes(),
+                p.fit.why()
+            )),
+        }
     }
 
     /// The placement in force for a file.
@@ -550,6 +593,7 @@ impl State {
         for (file, extents) in &pool.held {
             extents.iter().for_each(|e| table.assign(run(e), *file, e.page, FrameState::Held));
         }
+        pool.show_private(&table);
         for (file, live) in &self.live {
             let Some(inode) = self.ns.get(*file) else { continue };
             for pages in live.pins.values() {

@@ -118,6 +118,8 @@ fn request() -> impl Strategy<Value = Request> {
         }),
         (".*", any::<(bool, bool)>(), any::<u64>(), any::<Option<u64>>()).prop_map(
             |(pool, (dry_run, evict), wait_ns, limit)| Request::Drain {
+                reset: evict,
+                running: dry_run,
                 pool,
                 dry_run,
                 wait_ns,

@@ -172,6 +172,7 @@ fn sample(id: u16, name: &str, state: PoolState) -> PoolInfo {
         bytes: 1 << 30,
         used: 0,
         held: 0,
+        private: 0,
         free: 1 << 30,
         files: 0,
         link: LinkModel::default(),

@@ -1,0 +1,123 @@
+//! Devices are mappers, too: before bytes are copied elsewhere, and before frames are given back, what devices have of them in their caches is written back and
+//! forgotten, with the translations of their addresses.
+
+use crate::driver::{Call, Driven, Fault};
+use crate::mover::Stuck;
+use crate::store::Inner;
+use crate::store::state::{Job, State};
+use codax_core::driver::{Range, Reach};
+use codax_core::extent::Extent;
+use codax_core::plan::Holder;
+use codax_core::{Error, ErrorKind, FileId, PageCount, PoolId};
+use std::sync::Arc;
+
+/// Extents of a file.
+pub(crate) type Part = (FileId, Vec<Extent>);
+
+/// A device that may have some of these bytes in its caches.
+struct User {
+    device: String,
+    driver: Arc<Driven>,
+    ranges: Vec<Range>,
+}
+
+impl Inner {
+    /// Has all devices that may have these extents in their caches write them back and forget them, and waits for that; as long as `job` isn't cancelled, if there is
+    /// one. A device whose driver is gone has nothing.
+    pub fn write_back(&self, job: Option<&Job>, parts: &[Part]) -> std::result::Result<(), Stuck> {
+        let users = self.lock().users_of(parts);
+        let unwanted = || job.is_some_and(Job::cancelled);
+        for User { device, driver, ranges } in users {
+            let call = Call { patience: self.options().ack_timeout, in_any_case: false, unwanted: &unwanted };
+            match driver.ask(call, move |driver| driver.write_back(&ranges)) {
+                Ok(()) | Err(Fault::Gone) => {}
+                Err(Fault::Unwanted) => return Err(Stuck::Cancelled),
+                Err(Fault::Late(time)) => {
+                    return Err(Stuck::Held(vec![not_written_back(&driver, &device, time.as_secs_f64())]));
+                }
+                Err(fault @ Fault::Failed(_)) => {
+                    let line = format!("{device} can't write back: its driver {}: {fault}", driver.name());
+                    return Err(Stuck::Failed(Error::new(ErrorKind::DeviceState, line)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Inner::retry_stale`] beside the caller, who has the state.
+    pub fn ask_stale(&self) {
+        let me = self.me.clone();
+        let ask = move || me.upgrade().iter().for_each(|inner| inner.retry_stale());
+        self.env.spawn("write back", Box::new(ask));
+    }
+
+    /// Asks again for what devices have not let go of. Where they have by now, the frames are given back as soon as nobody else holds them.
+    pub fn retry_stale(&self) {
+        let stale: Vec<(PoolId, FileId)> = self.lock().stale.iter().copied().collect();
+        for (pool, file) in stale {
+            let extents = self.lock().pool(pool).held.get(&file).cloned().unwrap_or_default();
+            if self.write_back(None, &[(file, extents)]).is_err() {
+                // Others wait for the same driver.
+                return;
+            }
+            let mut st = self.lock();
+            st.stale.remove(&(pool, file));
+            self.retry_held(&mut st);
+            drop(st);
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl State {
+    /// Devices that may have some of these extents in their caches, each with what it may have.
+    fn users_of(&self, parts: &[Part]) -> Vec<User> {
+        let mut users = Vec::new();
+        for pool in &self.pools {
+            let (own, driver) = (pool.record.id, &pool.driver);
+            if !driver.is_active() || !driver.description.caches_files() || driver.is_gone() {
+                continue;
+            }
+            let reaches = |e: &&Extent| driver.description.reach == Reach::Any || e.pool == own;
+            let range = |file: FileId, e: &Extent| Range {
+                file,
+                at: e.pages().offset(),
+                len: e.count.bytes(),
+                memory: (e.pool == own).then(|| PageCount(e.frame.0).bytes()),
+            };
+            let ranges: Vec<Range> = parts
+                .iter()
+                .flat_map(|(file, extents)| extents.iter().filter(reaches).map(|e| range(*file, e)))
+                .collect();
+            if !ranges.is_empty() {
+                users.push(User { device: pool.record.name.clone(), driver: driver.clone(), ranges });
+            }
+        }
+        users
+    }
+
+    /// Whether a device may have some of these extents in its caches.
+    pub fn may_be_cached(&self, file: FileId, extents: &[Extent]) -> bool {
+        !extents.is_empty() && !self.users_of(&[(file, extents.to_vec())]).is_empty()
+    }
+
+    /// These frames may not be given back before devices have let go of them.
+    pub fn keep_stale(&mut self, file: FileId, extents: &[Extent]) {
+        self.stale.extend(extents.iter().map(|e| (e.pool, file)));
+    }
+
+    /// Who has not let go of what `file` had in `pool`, if a device hasn't.
+    pub fn stale_holders(&self, pool: PoolId, file: FileId) -> Vec<Holder> {
+        if !self.stale.contains(&(pool, file)) {
+            return Vec::new();
+        }
+        let extents = self.pool(pool).held.get(&file).cloned().unwrap_or_default();
+        let why = |device| format!("drives {device}, and has not let go of it");
+        let users = self.users_of(&[(file, extents)]).into_iter();
+        users.map(|user| user.driver.holder(why(user.device))).collect()
+    }
+}
+
+fn not_written_back(driver: &Driven, device: &str, seconds: f64) -> Holder {
+    driver.holder(format!("drives {device}, and has not written back its caches within {seconds:.1} s"))
+}

@@ -1,0 +1,280 @@
+//! A driver's life with the store: taken, stopped by a drain with its device's state saved, and going on after the return.
+//!
+//! A driver that has just been taken is at rest. It goes on (first with the state that is kept of its device, if there is one) where its device is online, at once or when
+//! it is by `online`.
+
+use crate::driver::saved::{Saved, SavedState};
+use crate::driver::{Call, Driven, Expander, Fault};
+use crate::store::state::{Job, State, is_dram};
+use crate::store::{Inner, Layout, Store};
+use codax_core::change::{LinkModel, PoolState};
+use codax_core::driver::{Class, DeviceInfo, Driver, Health, LIST_MAX, Link, STATE_MAX, Standing, TEXT_MAX};
+use codax_core::units::format_size;
+use codax_core::{Error, ErrorKind, PageCount, PoolId, Result};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+/// How long who only wants to see a device waits for its driver, at most.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A device has this driver as long as this value is there. It goes when the driver is gone with all that it mapped.
+#[derive(Debug)]
+pub struct Driving {
+    inner: Weak<Inner>,
+    pool: PoolId,
+    driver: Arc<Driven>,
+}
+
+impl Store {
+    /// Takes a driver for a device, from the process `pid` if that is another one. Where the device is online, the driver is told to go on, beside the caller.
+    ///
+    /// Errors: `Busy` if the device has one, `Invalid` for a description that can't be true, `DeviceState` if what it needs of the device's memory can't be had.
+    pub fn drive(&self, device: &str, driver: Arc<dyn Driver>, pid: Option<u32>) -> Result<Driving> {
+        let inner = &self.inner;
+        let about = |e: Error| Error::new(e.kind, format!("device {device}: {e}"));
+        let description = driver.describe();
+        description.check().map_err(about)?;
+        let mut st = inner.lock();
+        let pool = st.pool_named(device)?;
+        if is_dram(pool) {
+            return Err(Error::invalid("dram is the host's own memory: it has no driver"));
+        }
+        let had = &st.pool(pool).driver;
+        if had.is_active() {
+            let other = had.name();
+            return Err(about(Error::busy(format!(
+                "{other} drives it already: it has one driver at a time"
+            ))));
+        }
+        let bytes = PageCount(st.pool(pool).record.frames).bytes();
+        let memory = if description.class == Class::Type1 { Some(0) } else { description.memory };
+        if let Some(memory) = memory.filter(|memory| *memory < bytes) {
+            let (says, has) = (format_size(memory), format_size(bytes));
+            let line = format!("its driver says that it has {says} of memory, and the store has {has} of it");
+            return Err(about(Error::invalid(line)));
+        }
+        st.set_needs(pool, &description.needs).map_err(about)?;
+        inner.saved().keep_description(device, &description)?;
+        let driven = Arc::new(Driven::active(driver, description, pid, &*inner.env));
+        st.pool_mut(pool).driver = driven.clone();
+        drop(st);
+        inner.event("driver", device, &format!("{} drives it", driven.name()), 0);
+        let me = inner.me.clone();
+        let start = move || {
+            let Some(inner) = me.upgrade() else { return };
+            if let Err(e) = inner.start_device(pool, false, true) {
+                tracing::warn!("{e}");
+            }
+        };
+        inner.env.spawn("start driver", Box::new(start));
+        Ok(Driving { inner: inner.me.clone(), pool, driver: driven })
+    }
+
+    /// Whose processes may drive a device, beside root's.
+    #[must_use]
+    pub fn driver_user(&self, device: &str) -> u32 {
+        let options = self.inner.options();
+        let given = options.devices.iter().find(|spec| spec.name == device);
+        given.and_then(|spec| spec.driver_user).unwrap_or(self.inner.uid)
+    }
+
+    /// A device and what its driver says of it now.
+    pub fn device(&self, name: &str) -> Result<DeviceInfo> {
+        let inner = &self.inner;
+        let (driver, link, last) = {
+            let st = inner.lock();
+            let pool = st.pool_named(name)?;
+            (st.pool(pool).driver.clone(), st.link(pool), inner.saved().description(name)?)
+        };
+        let patience = inner.options().ack_timeout.min(LOOK_PATIENCE);
+        let told = |fault: Fault| Error::new(ErrorKind::Busy, fault.to_string());
+        let asked = driver.is_active();
+        let health = match asked {
+            true => driver.ask(Call::within(patience), |driver| driver.health()).map_err(told),
+            false => Ok(Health::Well),
+        };
+        let mut counters = match health.is_ok() && asked {
+            true => driver.ask(Call::within(patience), |driver| driver.counters()).unwrap_or_default(),
+            false => Vec::new(),
+        };
+        counters.truncate(LIST_MAX);
+        counters.iter_mut().for_each(|counter| shorten(&mut counter.name));
+        let mut description = driver.description.clone();
+        description.link = Link { model: link, ..description.link };
+        Ok(DeviceInfo {
+            driverless: last.filter(|_| !asked).map(|last| last.driver),
+            description,
+            pid: driver.pid,
+            standing: driver.standing(),
+            health,
+            counters,
+            saved: inner.saved().state_bytes(name),
+        })
+    }
+}
+
+/// Cuts a text to what may be shown of a driver's.
+fn shorten(text: &mut String) {
+    let end = (0..=TEXT_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(0));
+}
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        self.driver.end();
+        let Some(inner) = self.inner.upgrade() else { return };
+        let mut st = inner.lock();
+        let name = st.pool_name(self.pool);
+        let pool = st.pool_mut(self.pool);
+        if Arc::ptr_eq(&pool.driver, &self.driver) {
+            pool.driver = Arc::new(Driven::passive(&Expander));
+        }
+        drop(st);
+        inner.changed.notify_all();
+        inner.event("driver", &name, &format!("{} is gone", self.driver.name()), 0);
+        inner.retry_stale();
+    }
+}
+
+impl Inner {
+    pub(super) fn saved(&self) -> Saved {
+        Saved::in_dir(Layout { dir: self.options().dir.clone() }.meta())
+    }
+
+    fn driver_of(&self, pool: PoolId) -> (String, Arc<Driven>) {
+        let st = self.lock();
+        (st.pool_name(pool), st.pool(pool).driver.clone())
+    }
+
+    /// Lets a device go on that is at rest: from the state that is kept of it, if one is, or with `anew` from none. With `online` only if it is.
+    pub fn start_device(&self, pool: PoolId, anew: bool, online: bool) -> Result<()> {
+        let (name, driver) = self.driver_of(pool);
+        let _turn = driver.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let away = online && self.lock().pool(pool).record.state != PoolState::Online;
+        if !driver.is_active() && anew {
+            return self.saved().drop_state(&name);
+        }
+        if !driver.is_active() || away || (driver.standing() == Standing::Running && !anew) {
+            return Ok(());
+        }
+        let call = Call { in_any_case: true, ..Call::within(self.options().quiesce_timeout) };
+        let failed = |what: &str, fault: Fault| {
+            driver.set_standing(Standing::Failed(format!("{what}: {fault}")));
+            Error::device_state(format!("{name}: its driver {}: {what}: {fault}", driver.name()))
+        };
+        let gone = |result: std::result::Result<(), Fault>| match result {
+            Err(Fault::Gone) => Ok(()),
+            other => other,
+        };
+        if anew {
+            gone(driver.ask(call, |driver| driver.reset())).map_err(|f| failed("reset", f))?;
+            self.saved().drop_state(&name)?;
+        } else if let Some(SavedState { driver: whose, state }) = self.saved().state(&name)? {
+            if whose != driver.description.driver {
+                let own = &driver.description.driver;
+                driver.set_standing(Standing::Failed(format!("the state that is kept is {whose}'s")));
+                return Err(Error::device_state(format!(
+                    "{name}: the state that is kept of it is that of the driver {whose}, and {own} drives it: start {whose}, or begin anew with codax device online {name} --reset-device"
+                )));
+            }
+            match driver.ask(call, move |driver| driver.restore(&state)) {
+                // Before it goes on: a state is given back once.
+                Ok(()) => self.saved().drop_state(&name)?,
+                Err(Fault::Gone) => return Ok(()),
+                Err(fault) => {
+                    let e = failed("restore", fault).message;
+                    return Err(Error::device_state(format!(
+                        "{e}; its state is kept: try again, or begin anew with codax device online {name} --reset-device"
+                    )));
+                }
+            }
+        }
+        gone(driver.ask(call, |driver| driver.resume())).map_err(|f| failed("resume", f))?;
+        driver.set_standing(Standing::Running);
+        Ok(())
+    }
+
+    /// Brings a device to rest and keeps its state, if it has one. With `reset` one that doesn't come to rest is reset, and its state is lost. A device without a driver
+    /// is at rest.
+    pub fn stop_device(&self, pool: PoolId, reset: bool, job: &Job) -> Result<()> {
+        let (name, driver) = self.driver_of(pool);
+        let _turn = driver.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if !driver.is_active() || driver.standing() == Standing::Stopped {
+            return Ok(());
+        }
+        let within = self.options().quiesce_timeout;
+        let unwanted = || job.cancelled();
+        let call = Call { patience: within, in_any_case: true, unwanted: &unwanted };
+        let lost = |what: &str| self.event("driver", &name, &format!("{what}; its state is lost"), 0);
+        let fault = match driver.ask(call, move |driver| driver.quiesce(within)) {
+            Ok(()) => None,
+            Err(Fault::Gone) => {
+                lost("its driver is gone");
+                return Ok(());
+            }
+            Err(Fault::Unwanted) => return Err(Error::cancelled(format!("drain {name}: cancelled"))),
+            Err(fault) => Some(fault),
+        };
+        let was_reset = fault.is_some();
+        if let Some(fault) = fault {
+            let who = driver.name();
+            driver.set_standing(Standing::Failed(format!("quiesce: {fault}")));
+            if !reset {
+                return Err(Error::busy(format!(
+                    "{name} has not come to a safe point: its driver {who}: {fault}; nothing has moved. --reset-device resets it, and its state is lost"
+                )));
+            }
+            match driver.ask(call, |driver| driver.reset()) {
+                Ok(()) => lost(&format!("{who} was reset, since it did not come to a safe point: {fault}")),
+                Err(Fault::Gone) => lost("its driver is gone"),
+                Err(again) => {
+                    return Err(Error::device_state(format!(
+                        "{name} has not come to a safe point, and can't be reset: its driver {who}: {again}: end it, then {name} has none"
+                    )));
+                }
+            }
+        }
+        driver.set_standing(Standing::Stopped);
+        if driver.description.has_state && !was_reset {
+            match driver.ask(call, |driver| driver.save()) {
+                Ok(state) => self.keep_state(&name, &driver, state)?,
+                Err(Fault::Gone) => lost("its driver is gone"),
+                Err(fault) => {
+                    return Err(Error::device_state(format!(
+                        "{name}: its driver {} has not handed over its state: {fault}",
+                        driver.name()
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_state(&self, name: &str, driver: &Driven, state: Vec<u8>) -> Result<()> {
+        let wrong = match state.len() {
+            0 => "an empty state".to_owned(),
+            len if len > STATE_MAX => {
+                format!("a state of {len} bytes, and {} are kept at most", format_size(STATE_MAX as u64))
+            }
+            len => {
+                self.event("driver", name, "its state is saved", len as u64);
+                let driver = driver.description.driver.clone();
+                return self.saved().keep_state(name, &SavedState { driver, state });
+            }
+        };
+        Err(Error::device_state(format!("{name}: its driver {} gave {wrong}", driver.name())))
+    }
+}
+
+impl State {
+    /// What the link of a device announces: as it is configured, or else as its driver says.
+    pub fn link(&self, pool: PoolId) -> LinkModel {
+        let pool = self.pool(pool);
+        let (own, told) = (pool.record.link, pool.driver.description.link.model);
+        LinkModel {
+            read_ns: own.read_ns.or(told.read_ns),
+            write_ns: own.write_ns.or(told.write_ns),
+            mbps: own.mbps.or(told.mbps),
+        }
+    }
+}

@@ -1,0 +1,672 @@
+//! Devices' drivers: moves that wait for caches, drains that save and restore state, memory as a device needs it; and drivers that do it badly on purpose.
+
+mod store_support;
+
+use codax_core::change::{LinkModel, PoolState};
+use codax_core::driver::{Class, Counter, Description, Driver, Health, Link, Range, Reach, Standing};
+use codax_core::emergency::{AtMost, Emergency};
+use codax_core::frame::FrameFlags;
+use codax_core::request::Open;
+use codax_core::{Error, ErrorKind, Frame, Result};
+use codax_engine::driver::Driving;
+use codax_engine::table::TableReader;
+use codax_engine::{DeviceSpec, DrainOptions, Session, Store, StoreOptions};
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use store_support::*;
+
+/// How long the tests wait for what is to come.
+const LONG: Duration = Duration::from_secs(20);
+
+/// What a driver was asked, in order.
+#[derive(Clone, Debug, PartialEq)]
+enum Asked {
+    WriteBack(Vec<Range>),
+    Quiesce,
+    Save,
+    Reset,
+    Restore(Vec<u8>),
+    Resume,
+}
+
+/// A driver that does as it is told, and tells what it was asked.
+#[derive(Debug)]
+struct Told {
+    description: Description,
+    asked: Mutex<Sender<Asked>>,
+    /// What calls of a name wait for.
+    gates: Mutex<HashMap<&'static str, Receiver<()>>>,
+    fails: Mutex<Option<&'static str>>,
+    state: Mutex<Vec<u8>>,
+}
+
+impl Told {
+    fn new(description: Description) -> (Arc<Self>, Receiver<Asked>) {
+        let (asked, told) = channel();
+        let (gates, fails) = Default::default();
+        let state = Mutex::new(b"where it was".to_vec());
+        (Arc::new(Self { description, asked: Mutex::new(asked), gates, fails, state }), told)
+    }
+
+    /// The next calls of this name wait, until what is returned is sent to for each, or gone.
+    fn gate(&self, call: &'static str) -> Sender<()> {
+        let (open, gate) = channel();
+        self.gates.lock().unwrap().insert(call, gate);
+        open
+    }
+
+    fn fail(&self, call: Option<&'static str>) {
+        *self.fails.lock().unwrap() = call;
+    }
+
+    fn did(&self, call: &'static str, asked: Asked) -> Result<()> {
+        // The test may be over.
+        let _ = self.asked.lock().unwrap().send(asked);
+        let mut gates = self.gates.lock().unwrap();
+        if gates.get(call).is_some_and(|gate| gate.recv_timeout(LONG).is_err()) {
+            gates.remove(call);
+        }
+        match *self.fails.lock().unwrap() {
+            Some(fails) if fails == call => Err(Error::internal(format!("{call} fails on purpose"))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Driver for Told {
+    fn describe(&self) -> Description {
+        self.description.clone()
+    }
+
+    fn write_back(&self, ranges: &[Range]) -> Result<()> {
+        self.did("write_back", Asked::WriteBack(ranges.to_vec()))
+    }
+
+    fn quiesce(&self, _within: Duration) -> Result<()> {
+        self.did("quiesce", Asked::Quiesce)
+    }
+
+    fn save(&self) -> Result<Vec<u8>> {
+        self.did("save", Asked::Save)?;
+        Ok(self.state.lock().unwrap().clone())
+    }
+
+    fn reset(&self) -> Result<()> {
+        self.did("reset", Asked::Reset)
+    }
+
+    fn restore(&self, state: &[u8]) -> Result<()> {
+        self.did("restore", Asked::Restore(state.to_vec()))
+    }
+
+    fn resume(&self) -> Result<()> {
+        self.did("resume", Asked::Resume)
+    }
+
+    fn health(&self) -> Result<Health> {
+        Ok(Health::Degraded("warm".into()))
+    }
+
+    fn counters(&self) -> Result<Vec<Counter>> {
+        Ok(vec![Counter { name: "é".repeat(99), value: 3 }; 99])
+    }
+}
+
+fn npu() -> Description {
+    Description { has_state: true, ..Description::coprocessor("npu", "1.0") }
+}
+
+/// A store with a driver of `sim0`, which has been told to run.
+struct Driven {
+    store: Store,
+    driver: Arc<Told>,
+    told: Receiver<Asked>,
+    driving: Option<Driving>,
+    admin: Session,
+    rig: Rig,
+}
+
+/// Drivers that are well have all the time that a busy machine takes.
+fn options(rig: &Rig, time: Duration) -> StoreOptions {
+    StoreOptions { ack_timeout: time, quiesce_timeout: time, ..rig.options() }
+}
+
+impl Driven {
+    fn new(description: Description) -> Self {
+        Self::within(LONG, description)
+    }
+
+    /// One whose store doesn't wait for long.
+    fn impatient(description: Description) -> Self {
+        Self::within(Duration::from_secs(1), description)
+    }
+
+    fn within(time: Duration, description: Description) -> Self {
+        let rig = Rig::new();
+        let store = Store::open(options(&rig, time), TestEnv::new()).unwrap();
+        Self::by(rig, store, description).running()
+    }
+
+    fn by(rig: Rig, store: Store, description: Description) -> Self {
+        let (driver, told) = Told::new(description);
+        let driving = Some(store.drive("sim0", driver.clone(), Some(4711)).unwrap());
+        let admin = admin(&store);
+        Self { store, driver, told, driving, admin, rig }
+    }
+
+    fn running(self) -> Self {
+        assert_eq!(self.next(), Asked::Resume);
+        self.stands(&Standing::Running);
+        self
+    }
+
+    #[track_caller]
+    fn next(&self) -> Asked {
+        self.told.recv_timeout(LONG).expect("it is asked")
+    }
+
+    #[track_caller]
+    fn quiet(&self) {
+        assert_eq!(self.told.try_recv().ok(), None);
+    }
+
+    #[track_caller]
+    fn stands(&self, standing: &Standing) {
+        let begun = Instant::now();
+        while self.store.device("sim0").unwrap().standing != *standing {
+            assert!(begun.elapsed() < LONG, "{:?}", self.store.device("sim0"));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn state(&self) -> PoolState {
+        self.store.info().pools[1].state
+    }
+
+    /// Ends the daemon, as far as the store sees it, and starts it anew, without a driver.
+    fn reopened(self) -> (Rig, Store) {
+        let Self { store, driving, admin, rig, .. } = self;
+        store.close(false).unwrap();
+        drop((driving, admin));
+        store.end();
+        let store = Store::open(options(&rig, LONG), TestEnv::seeded(2)).unwrap();
+        (rig, store)
+    }
+}
+
+fn quiet() -> impl FnMut(&codax_core::info::JobInfo) -> bool {
+    |_: &codax_core::info::JobInfo| true
+}
+
+fn moved(session: &Session, file: &str, to: &str) -> Result<()> {
+    session.move_file(&path(file), to, None, &mut quiet()).map(drop)
+}
+
+#[track_caller]
+fn fails(result: Result<impl std::fmt::Debug>, kind: ErrorKind, says: &[&str]) {
+    let e = result.expect_err("it fails");
+    assert_eq!(e.kind, kind, "{e}");
+    assert!(!e.message.contains('\n'), "{e}");
+    for word in says {
+        assert!(e.message.contains(word), "`{word}` is not in: {e}");
+    }
+}
+
+/// That a file which lies in `sim0` was to be written back, whole, from where it lies there.
+#[track_caller]
+fn written_back(asked: Asked, session: &Session, file: &str, len: u64) {
+    let id = session.stat(&path(file)).unwrap().id;
+    let Asked::WriteBack(ranges) = asked else { panic!("{asked:?}") };
+    assert!(ranges.iter().all(|r| r.file == id && r.memory.is_some()), "{ranges:?}");
+    assert_eq!(ranges.iter().map(|r| r.len).sum::<u64>(), len);
+}
+
+#[test]
+fn a_move_waits_for_a_slow_invalidate_before_it_copies_and_before_frames_go() {
+    let d = Driven::new(npu());
+    make(&d.admin, "/f", 3 * MIB, "sim0");
+    let open = d.driver.gate("write_back");
+    std::thread::scope(|scope| {
+        let moving = scope.spawn(|| moved(&d.admin, "/f", "dram"));
+        written_back(d.next(), &d.admin, "/f", 3 * MIB);
+        // Nothing has been copied, and nothing has been committed.
+        assert_eq!(pool_of(&d.admin, "/f"), [1]);
+        assert!(
+            !d.rig
+                .layout()
+                .pool("dram")
+                .join(format!("{:016x}", d.admin.stat(&path("/f")).unwrap().id.0))
+                .exists()
+        );
+        open.send(()).unwrap();
+        let Asked::WriteBack(again) = d.next() else { panic!("before frames are given back") };
+        assert_eq!(again.iter().map(|r| r.len).sum::<u64>(), 3 * MIB);
+        let pool = &d.store.info().pools[1];
+        assert_eq!((pool_of(&d.admin, "/f"), pool.free), (vec![0], pool.bytes - 3 * MIB));
+        open.send(()).unwrap();
+        moving.join().unwrap().unwrap();
+    });
+    let pool = &d.store.info().pools[1];
+    assert_eq!((pool.held, pool.free), (0, pool.bytes));
+    assert_intact(&d.admin, "/f", 3 * MIB);
+}
+
+#[test]
+fn a_driver_that_never_answers_invalidate_leaves_the_file_where_it_is() {
+    let d = Driven::impatient(npu());
+    make(&d.admin, "/f", MIB, "sim0");
+    let open = d.driver.gate("write_back");
+    fails(moved(&d.admin, "/f", "dram"), ErrorKind::Busy, &["/f", "npu", "4711", "sim0", "within 1.0 s"]);
+    assert_eq!(pool_of(&d.admin, "/f"), [1]);
+    // A drain goes on to wait for it, and says who it is.
+    let wait = DrainOptions { wait: Duration::from_millis(100), running: true, ..Default::default() };
+    fails(d.admin.drain("sim0", wait, &mut quiet()), ErrorKind::Busy, &["npu", "4711", "sim0"]);
+    assert_eq!((d.state(), pool_of(&d.admin, "/f")), (PoolState::Online, vec![1]));
+    drop(open);
+    moved(&d.admin, "/f", "dram").unwrap();
+    assert_intact(&d.admin, "/f", MIB);
+    assert!(d.store.check(false).unwrap().is_empty());
+}
+
+#[test]
+fn frames_are_held_until_a_late_driver_has_let_go_of_them() {
+    let d = Driven::impatient(npu());
+    make(&d.admin, "/f", MIB, "sim0");
+    let open = d.driver.gate("write_back");
+    open.send(()).unwrap();
+    moved(&d.admin, "/f", "dram").unwrap();
+    assert_eq!((pool_of(&d.admin, "/f"), d.store.info().pools[1].held), (vec![0], MIB));
+    // Nobody else holds it, and still it is not given back.
+    assert!(d.store.check(false).unwrap().is_empty());
+    assert_eq!(d.store.info().pools[1].held, MIB);
+    fails(
+        d.admin.drain("sim0", DrainOptions::default(), &mut quiet()),
+        ErrorKind::Busy,
+        &["/f", "npu", "4711"],
+    );
+    drop(open);
+    let wait = DrainOptions { wait: LONG, ..Default::default() };
+    d.admin.drain("sim0", wait, &mut quiet()).unwrap();
+    assert_eq!(d.store.info().pools[1].held, 0);
+    assert_intact(&d.admin, "/f", MIB);
+}
+
+#[test]
+fn what_is_cut_off_or_removed_is_nobody_s_before_devices_have_let_go_of_it() {
+    let d = Driven::impatient(npu());
+    let file = make(&d.admin, "/f", 3 * MIB, "sim0");
+    let open = d.driver.gate("write_back");
+    fails(d.admin.set_len(file.handle, MIB), ErrorKind::Busy, &["/f", "npu", "4711"]);
+    assert_eq!((d.admin.stat(&path("/f")).unwrap().len, d.store.info().pools[1].used), (3 * MIB, 3 * MIB));
+    open.send(()).unwrap();
+    assert!(matches!(d.next(), Asked::WriteBack(_)));
+    open.send(()).unwrap();
+    d.admin.set_len(file.handle, MIB).unwrap();
+    written_back(d.next(), &d.admin, "/f", 2 * MIB);
+    assert_eq!(d.store.info().pools[1].used, MIB);
+    d.admin.close(file.handle);
+    d.admin.remove(&path("/f"), false).unwrap();
+    assert!(matches!(d.next(), Asked::WriteBack(_)));
+    let held = || (d.store.info().pools[1].used, d.store.info().pools[1].held);
+    assert_eq!(held(), (0, MIB));
+    drop(open);
+    let begun = Instant::now();
+    while held() != (0, 0) {
+        assert!(begun.elapsed() < LONG);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(d.store.check(false).unwrap().is_empty());
+}
+
+#[test]
+fn a_driver_that_can_not_write_back_fails_the_move() {
+    let d = Driven::new(npu());
+    make(&d.admin, "/f", MIB, "sim0");
+    d.driver.fail(Some("write_back"));
+    fails(moved(&d.admin, "/f", "dram"), ErrorKind::DeviceState, &["sim0", "npu", "fails on purpose"]);
+    assert_eq!(pool_of(&d.admin, "/f"), [1]);
+    d.driver.fail(None);
+    moved(&d.admin, "/f", "dram").unwrap();
+    assert_intact(&d.admin, "/f", MIB);
+}
+
+#[test]
+fn a_driver_that_dies_while_a_move_waits_for_it_is_not_waited_for() {
+    let mut d = Driven::new(npu());
+    make(&d.admin, "/f", MIB, "sim0");
+    let open = d.driver.gate("write_back");
+    let driving = d.driving.take();
+    std::thread::scope(|scope| {
+        let moving = scope.spawn(|| moved(&d.admin, "/f", "dram"));
+        written_back(d.next(), &d.admin, "/f", MIB);
+        drop(driving);
+        moving.join().unwrap().unwrap();
+    });
+    drop(open);
+    assert_eq!(d.store.device("sim0").unwrap().driverless.as_deref(), Some("npu"));
+    assert_intact(&d.admin, "/f", MIB);
+}
+
+#[test]
+fn only_devices_that_may_have_it_in_their_caches_are_asked() {
+    let own = Description { reach: codax_core::driver::Reach::Own, ..npu() };
+    let d = Driven::new(own);
+    make(&d.admin, "/far", MIB, "dram");
+    moved(&d.admin, "/far", "sim0").unwrap();
+    d.quiet();
+    moved(&d.admin, "/far", "dram").unwrap();
+    assert!(matches!(d.next(), Asked::WriteBack(_)));
+    let d = Driven::new(npu());
+    make(&d.admin, "/far", MIB, "dram");
+    moved(&d.admin, "/far", "sim0").unwrap();
+    let Asked::WriteBack(ranges) = d.next() else { panic!("it reaches dram") };
+    assert!(ranges.iter().all(|r| r.memory.is_none()));
+    let rig = Rig::new();
+    let store = rig.open();
+    let d = Driven::by(rig, store, Description::memory_only("m", "1"));
+    make(&d.admin, "/f", MIB, "sim0");
+    let _gate = d.driver.gate("write_back");
+    moved(&d.admin, "/f", "dram").unwrap();
+}
+
+#[test]
+fn a_drain_saves_the_state_and_online_gives_it_back() {
+    let d = Driven::new(npu());
+    make(&d.admin, "/f", MIB, "sim0");
+    d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Save));
+    assert!(matches!((d.next(), d.next()), (Asked::WriteBack(_), Asked::WriteBack(_))));
+    let shown = d.store.device("sim0").unwrap();
+    assert_eq!((shown.standing, shown.saved), (Standing::Stopped, Some(12)));
+    assert_eq!(shown.health, Ok(Health::Degraded("warm".into())));
+    // As many and as long as may be shown.
+    assert_eq!((shown.counters.len(), shown.counters[0].name.len()), (64, 64));
+    d.admin.online("sim0", &mut quiet()).unwrap();
+    assert_eq!((d.next(), d.next()), (Asked::Restore(b"where it was".to_vec()), Asked::Resume));
+    let shown = d.store.device("sim0").unwrap();
+    assert_eq!((shown.standing, shown.saved), (Standing::Running, None));
+    assert_eq!(pool_of(&d.admin, "/f"), [1]);
+    // Drained of data only, its coprocessor goes on.
+    while d.told.try_recv().is_ok() {}
+    let running = DrainOptions { running: true, ..Default::default() };
+    d.admin.drain("sim0", running, &mut quiet()).unwrap();
+    d.stands(&Standing::Running);
+    d.admin.online("sim0", &mut quiet()).unwrap();
+    assert!(d.told.try_iter().all(|asked| matches!(asked, Asked::WriteBack(_))));
+}
+
+#[test]
+fn a_saved_state_outlives_the_daemon_and_the_driver() {
+    let d = Driven::new(npu());
+    d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    let (rig, store) = d.reopened();
+    let shown = store.device("sim0").unwrap();
+    assert_eq!((shown.saved, shown.driverless.as_deref()), (Some(12), Some("npu")));
+    // Another driver is not given what isn't its own.
+    let other = Driven::by(rig, store, Description { driver: "other".into(), ..npu() });
+    fails(
+        other.admin.online("sim0", &mut quiet()),
+        ErrorKind::DeviceState,
+        &["sim0", "npu", "other", "--reset-device"],
+    );
+    assert_eq!(other.state(), PoolState::Offline);
+    let Driven { store, driving, admin, rig, .. } = other;
+    drop((driving, admin));
+    // Its own is at rest as long as the device is offline.
+    let d = Driven::by(rig, store, npu());
+    d.driver.fail(Some("restore"));
+    fails(d.admin.online("sim0", &mut quiet()), ErrorKind::DeviceState, &["sim0", "npu", "restore", "kept"]);
+    assert_eq!(d.next(), Asked::Restore(b"where it was".to_vec()));
+    assert_eq!((d.state(), d.store.device("sim0").unwrap().saved), (PoolState::Offline, Some(12)));
+    d.driver.fail(None);
+    d.admin.online("sim0", &mut quiet()).unwrap();
+    assert_eq!((d.next(), d.next()), (Asked::Restore(b"where it was".to_vec()), Asked::Resume));
+    assert_eq!(d.store.device("sim0").unwrap().saved, None);
+}
+
+#[test]
+fn a_driver_that_comes_after_online_gets_its_state_then() {
+    let mut d = Driven::new(npu());
+    d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    d.driving = None;
+    d.admin.online("sim0", &mut quiet()).unwrap();
+    assert_eq!(d.store.device("sim0").unwrap().saved, Some(12));
+    let Driven { store, admin, rig, .. } = d;
+    drop(admin);
+    let d = Driven::by(rig, store, npu());
+    assert_eq!((d.next(), d.next()), (Asked::Restore(b"where it was".to_vec()), Asked::Resume));
+    d.stands(&Standing::Running);
+    d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    d.admin.online_anew("sim0", &mut quiet()).unwrap();
+    assert_eq!(
+        (d.next(), d.next(), d.next(), d.next()),
+        (Asked::Quiesce, Asked::Save, Asked::Reset, Asked::Resume)
+    );
+}
+
+#[test]
+fn a_driver_that_never_answers_quiesce_refuses_the_drain_or_is_reset() {
+    let d = Driven::impatient(npu());
+    make(&d.admin, "/f", MIB, "sim0");
+    let open = d.driver.gate("quiesce");
+    let drain = |options| d.admin.drain("sim0", options, &mut quiet());
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let draining = scope.spawn(|| drain(DrainOptions::default()));
+        assert_eq!(d.next(), Asked::Quiesce);
+        // It answers when the drain is over; then it is told to go on.
+        while d.state() == PoolState::Draining {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        open.send(()).unwrap();
+        fails(draining.join().unwrap(), ErrorKind::Busy, &["sim0", "npu", "4711", "1.0 s", "--reset-device"]);
+    });
+    assert!(begun.elapsed() < LONG);
+    assert_eq!((d.state(), pool_of(&d.admin, "/f")), (PoolState::Online, vec![1]));
+    assert_eq!(d.next(), Asked::Resume);
+    d.stands(&Standing::Running);
+    drop(open);
+    d.driver.fail(Some("quiesce"));
+    fails(drain(DrainOptions::default()), ErrorKind::Busy, &["sim0", "fails on purpose"]);
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Resume));
+    drain(DrainOptions { reset: true, ..Default::default() }).unwrap();
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Reset));
+    assert_eq!((d.state(), d.store.device("sim0").unwrap().saved), (PoolState::Offline, None));
+}
+
+#[test]
+fn a_state_of_nothing_or_of_too_much_is_refused_and_the_device_goes_on() {
+    let d = Driven::new(npu());
+    make(&d.admin, "/f", MIB, "sim0");
+    for (len, says) in [(0, "empty state"), ((16 << 20) + 1, "16 MiB")] {
+        *d.driver.state.lock().unwrap() = vec![1; len];
+        let refused = d.admin.drain("sim0", DrainOptions::default(), &mut quiet());
+        fails(refused, ErrorKind::DeviceState, &["sim0", "npu", says]);
+        assert_eq!((d.state(), pool_of(&d.admin, "/f")), (PoolState::Online, vec![1]));
+        assert_eq!((d.next(), d.next(), d.next()), (Asked::Quiesce, Asked::Save, Asked::Resume));
+        assert_eq!(d.store.device("sim0").unwrap().saved, None);
+    }
+    *d.driver.state.lock().unwrap() = vec![1; 16 << 20];
+    d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    assert_eq!(d.store.device("sim0").unwrap().saved, Some(16 << 20));
+}
+
+#[test]
+fn a_device_has_one_driver_which_must_say_what_can_be() {
+    let mut d = Driven::new(npu());
+    let drive = |device: &str, description| d.store.drive(device, Told::new(description).0, None);
+    fails(drive("sim0", npu()), ErrorKind::Busy, &["sim0", "npu (process 4711)"]);
+    fails(drive("dram", npu()), ErrorKind::Invalid, &["dram"]);
+    fails(drive("sim1", npu()), ErrorKind::NotFound, &["sim1"]);
+    let small = Description { memory: Some(MIB), ..npu() };
+    d.driving = None;
+    let drive = |description| d.store.drive("sim0", Told::new(description).0, None);
+    fails(drive(small), ErrorKind::Invalid, &["sim0", "1 MiB", "32 MiB"]);
+    fails(drive(Description { class: Class::Type1, ..npu() }), ErrorKind::Invalid, &["sim0", "0 B"]);
+    let mut needy = npu();
+    needy.needs.unit = 2 << 20;
+    fails(drive(needy.clone()), ErrorKind::DeviceState, &["sim0", "2 MiB", "4 KiB", "page=2M"]);
+    (needy.needs.unit, needy.needs.private) = (4096, vec![(32 * MIB, 4096)]);
+    fails(drive(needy), ErrorKind::Invalid, &["sim0", "32 MiB"]);
+    drive(npu()).unwrap();
+}
+
+/// A driver whose device needs files in one run, at multiples of 64 KiB, and has the first MiB for itself.
+fn needy() -> Description {
+    let mut needy = npu();
+    (needy.needs.align, needy.needs.contiguous) = (64 << 10, true);
+    needy.needs.private = vec![(0, MIB)];
+    needy
+}
+
+#[track_caller]
+fn in_one_run(session: &Session, file: &str) {
+    let extents = session.stat(&path(file)).unwrap().extents;
+    assert!(extents.windows(2).all(|pair| pair[0].following() == pair[1].frame), "{extents:?}");
+    assert!(extents[0].frame.0.is_multiple_of(16), "{extents:?}");
+    assert!(extents.iter().all(|e| e.frame.0 >= 256), "{extents:?}");
+}
+
+fn create(session: &Session, file: &str, len: u64) -> Result<()> {
+    session.open(&Open { placement: on("sim0"), ..open_of(file, len) }).map(|open| session.close(open.handle))
+}
+
+#[test]
+fn files_lie_as_their_device_needs_them_or_are_refused() {
+    let d = Driven::new(needy());
+    let pool = || d.store.info().pools[1].clone();
+    assert_eq!((pool().private, pool().used, pool().free), (MIB, 0, 31 * MIB));
+    // Of 31 MiB: three files, of which the middle one goes.
+    for (file, len) in [("/a", 10 * MIB - 4096), ("/b", 10 * MIB), ("/c", 5 * MIB + 4096)] {
+        let opened = make(&d.admin, file, len, "sim0");
+        d.admin.close(opened.handle);
+        in_one_run(&d.admin, file);
+    }
+    d.admin.remove(&path("/b"), false).unwrap();
+    let free = pool().bytes - pool().private - pool().used;
+    assert!(free > 15 * MIB);
+    fails(create(&d.admin, "/b", 11 * MIB), ErrorKind::NoSpace, &["sim0"]);
+    fails(moved(&d.admin, "/none", "sim0"), ErrorKind::NotFound, &["/none"]);
+    make(&d.admin, "/d", 11 * MIB, "dram");
+    fails(moved(&d.admin, "/d", "sim0"), ErrorKind::NoSpace, &["sim0"]);
+    assert_eq!(pool_of(&d.admin, "/d"), [0]);
+    make(&d.admin, "/e", 9 * MIB, "dram");
+    moved(&d.admin, "/e", "sim0").unwrap();
+    in_one_run(&d.admin, "/e");
+    assert_intact(&d.admin, "/e", 9 * MIB);
+    // What has others behind it can't grow, and says why.
+    let a = d.admin.open(&open_of("/a", 0)).unwrap();
+    d.admin.set_len(a.handle, 10 * MIB).unwrap();
+    fails(d.admin.set_len(a.handle, 10 * MIB + 1), ErrorKind::NoSpace, &["sim0", "in one run"]);
+    assert_eq!(d.admin.stat(&path("/a")).unwrap().len, 10 * MIB);
+    // A file that only prefers the device goes elsewhere.
+    let prefers = Some(codax_core::request::PlacementSpec::Prefer { pool: "sim0".into() });
+    d.admin.open(&Open { placement: prefers, ..open_of("/p", 11 * MIB) }).unwrap();
+    assert!(pool_of(&d.admin, "/p").contains(&0));
+    in_one_run(&d.admin, "/c");
+    d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    d.admin.online("sim0", &mut quiet()).unwrap();
+    for file in ["/a", "/c", "/e"] {
+        in_one_run(&d.admin, file);
+    }
+    assert!(d.store.check(false).unwrap().is_empty());
+}
+
+#[test]
+fn a_device_s_own_frames_are_nobody_s_also_before_its_driver_is_back() {
+    let d = Driven::new(needy());
+    let shown = |rig: &Rig| {
+        let table = TableReader::open(&rig.layout().frame_table("sim0")).unwrap();
+        [0, 255, 256].map(|frame| table.get(Frame(frame)).unwrap().flags.contains(FrameFlags::DEVICE_PRIVATE))
+    };
+    assert_eq!(shown(&d.rig), [true, true, false]);
+    let (rig, store) = d.reopened();
+    assert_eq!((shown(&rig), store.info().pools[1].private), ([true, true, false], MIB));
+    let session = admin(&store);
+    fails(create(&session, "/f", 32 * MIB), ErrorKind::NoSpace, &["sim0"]);
+    create(&session, "/f", 31 * MIB).unwrap();
+    in_one_run(&session, "/f");
+    assert!(store.check(true).unwrap().is_empty());
+    // A driver that wants what files have by now.
+    let mut more = needy();
+    more.needs.private.push((16 * MIB, MIB));
+    fails(
+        store.drive("sim0", Told::new(more.clone()).0, None),
+        ErrorKind::DeviceState,
+        &["sim0", "1 MiB from 16 MiB"],
+    );
+    assert_eq!(store.info().pools[1].private, MIB);
+    session.remove(&path("/f"), false).unwrap();
+    drop(store.drive("sim0", Told::new(more).0, None).unwrap());
+    assert_eq!(store.info().pools[1].private, 2 * MIB);
+    // And one to which files lie in pieces.
+    drop(store.drive("sim0", Told::new(npu()).0, None).unwrap());
+    create(&session, "/g", 3 * MIB + 4096).unwrap();
+    create(&session, "/h", MIB).unwrap();
+    fails(store.drive("sim0", Told::new(needy()).0, None), ErrorKind::DeviceState, &["sim0", "drain it"]);
+}
+
+/// `dram` of 16 MiB, which is full, and devices of 32 MiB that help out, the first of which has a driver.
+fn helping(devices: &[(&str, Option<u32>)], description: Description) -> Driven {
+    let rig = Rig::new();
+    let emergency = Some(Emergency { at_most: AtMost::ALL, when: None });
+    let device = |&(name, read_ns): &(&str, Option<u32>)| {
+        let link = LinkModel { read_ns, ..LinkModel::default() };
+        DeviceSpec { emergency, ..DeviceSpec::emulated(name, 32 * MIB, link) }
+    };
+    let devices = devices.iter().map(device).collect();
+    let options = StoreOptions { dram_bytes: Some(16 * MIB), devices, ..options(&rig, LONG) };
+    let store = Store::open(options, TestEnv::new()).unwrap();
+    let d = Driven::by(rig, store, description).running();
+    d.admin.close(make(&d.admin, "/full", 16 * MIB, "dram").handle);
+    d
+}
+
+/// Makes a file that is nowhere in particular.
+fn put(session: &Session, file: &str, len: u64) -> Result<()> {
+    let opened = session.open(&open_of(file, len))?;
+    write(session, &opened, &(0..len).map(|i| byte_at(file, i)).collect::<Vec<u8>>(), 0);
+    session.close(opened.handle);
+    Ok(())
+}
+
+#[test]
+fn an_emergency_keeps_off_what_is_a_device_s_own_and_writes_back_what_goes_home() {
+    let d = helping(&[("sim0", None)], Description { reach: Reach::Own, ..needy() });
+    put(&d.admin, "/f", 3 * MIB).unwrap();
+    assert_eq!(pool_of(&d.admin, "/f"), [1]);
+    in_one_run(&d.admin, "/f");
+    // Of 32 MiB one is the device's, and three are the file's.
+    fails(put(&d.admin, "/g", 29 * MIB), ErrorKind::NoSpace, &["sim0 has room for 28 MiB"]);
+    let open = d.driver.gate("write_back");
+    d.admin.remove(&path("/full"), false).unwrap();
+    written_back(d.next(), &d.admin, "/f", 3 * MIB);
+    assert_eq!(pool_of(&d.admin, "/f"), [1], "it is not home before");
+    open.send(()).unwrap();
+    let Asked::WriteBack(again) = d.next() else { panic!("before frames are given back") };
+    assert_eq!(again.iter().map(|r| r.len).sum::<u64>(), 3 * MIB);
+    open.send(()).unwrap();
+    let pool = || d.store.info().pools[1].clone();
+    let begun = Instant::now();
+    while pool().free != 31 * MIB {
+        assert!(begun.elapsed() < LONG, "{:?}", pool());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!((pool_of(&d.admin, "/f"), pool().used, pool().private), (vec![0], 0, MIB));
+    assert_intact(&d.admin, "/f", 3 * MIB);
+    assert!(d.store.check(false).unwrap().is_empty());
+}
+
+#[test]
+fn an_emergency_compares_devices_by_what_their_drivers_tell_too() {
+    let mut near = npu();
+    near.link = Link { model: LinkModel { read_ns: Some(200), ..LinkModel::default() }, ..near.link };
+    let mut d = helping(&[("sim0", None), ("sim1", Some(300))], near);
+    put(&d.admin, "/f", MIB).unwrap();
+    assert_eq!(pool_of(&d.admin, "/f"), [1]);
+    drop(d.driving.take());
+    put(&d.admin, "/g", MIB).unwrap();
+    assert_eq!(pool_of(&d.admin, "/g"), [2]);
+}
