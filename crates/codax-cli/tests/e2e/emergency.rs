@@ -278,7 +278,8 @@ fn a_hog_under_never_is_ended_and_the_device_is_as_it_was() {
     }
     let kept = numa::watermarks(node).expect("there");
     eprintln!("never: at most {most} bytes of the hog on the node; {kept:?}");
-    assert!(most <= kept.min / 2, "{most} of {kept:?}");
+    // No more than what the kernel keeps of each node, which it gives who finds nothing else.
+    assert!(most <= kept.kept, "{most} of {kept:?}");
     drop(filled);
     assert!(rig.events("lend").is_empty() && rig.pool("cxl0", "free") > 0);
     assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
@@ -365,7 +366,10 @@ fn what_was_lent_comes_back_by_itself_and_a_drain_without_room_is_refused() {
     hog.end();
     drop(filled);
     drop(room);
-    until("all is back", || (bytes(&emergency(&rig, "cxl0")["lent"]) == 0).then_some(()));
+    until("all is back, and memory isn't short any more", || {
+        let now = emergency(&rig, "cxl0");
+        (bytes(&now["lent"]) == 0 && now["pressed"] == false).then_some(())
+    });
     let said = rig.events("return");
     assert!(said.last().is_some_and(|said| said.contains("nothing is lent any more")), "{said:?}");
     assert_eq!(rig.pool("cxl0", "free"), free);

@@ -266,7 +266,8 @@ impl Plan {
 
     fn configuration(&self) -> String {
         let huge = if self.config.contains("huge") { "" } else { &self.huge };
-        format!("{}{huge}", self.config)
+        // Before sections.
+        format!("{huge}{}", self.config)
     }
 
     /// Belongs to this user, if this process may choose.
