@@ -32,6 +32,7 @@ pub mod object;
 pub mod occupants;
 pub mod probe;
 pub mod process;
+pub mod ring;
 pub mod sock;
 pub mod topology;
 mod transfer;
