@@ -34,6 +34,7 @@ pub mod probe;
 pub mod process;
 pub mod ring;
 pub mod sock;
+mod stream;
 pub mod topology;
 mod transfer;
 pub mod uffd;
