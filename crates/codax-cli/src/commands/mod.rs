@@ -15,6 +15,7 @@ mod mv;
 mod occupants;
 mod pages;
 mod probe;
+mod run;
 mod status;
 mod strangers;
 mod transfer;
@@ -70,12 +71,14 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Du(args) => status::du(context, &args),
         Command::Placement(args) => mv::placement(context, &args),
         Command::Move(args) => mv::relocate(context, &args),
+        Command::Run(args) => run::run(context, &args),
         Command::Pages(args) => pages::run(context, &args),
         Command::Probe(args) => probe::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Demo(args) => crate::demo::run(&args, context.json),
         Command::Completions(args) => completions::run(context, &args),
         Command::Man(args) => man::run(context, &args),
+        Command::Coprocessor(args) => Ok(codax_coprocessor::run(&context.dir, &args.device, args.cpu)?),
     }
 }
 
