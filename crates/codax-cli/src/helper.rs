@@ -23,8 +23,8 @@ use std::process::Command;
 const NAME: &str = "mount.fuse.codax";
 
 /// Keys of a device that follow its backing, as `codax up --device` takes them.
-const DEVICE_KEYS: [&str; 9] =
-    ["read_ns", "write_ns", "gbps", "page", "reserve", "cpus", "size", "format", "persistent"];
+const DEVICE_KEYS: [&str; 10] =
+    ["read_ns", "write_ns", "gbps", "cpu", "page", "reserve", "cpus", "size", "format", "persistent"];
 
 /// What mount(8) wants.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use crate::gate::Gate;
 use crate::queue::{Counts, Queue, Shared};
 use crate::saved::{At, Saved};
-use codax::driver::{Counter, Description, Driver, Granted, QueueId};
+use codax::driver::{Counter, Description, Driver, Granted, QueueId, Reach};
 use codax::queue::Opcode;
 use codax::{Error, ErrorKind, Result, Store};
 use codax_ops::Operation;
@@ -58,6 +58,7 @@ impl Driver for Software {
         Description {
             operations: Opcode::ALL.iter().map(|opcode| opcode.name().to_owned()).collect(),
             has_state: true,
+            reach: Reach::Nothing,
             ..Description::coprocessor("software", env!("CARGO_PKG_VERSION"))
         }
     }

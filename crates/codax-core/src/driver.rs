@@ -159,6 +159,8 @@ pub enum Reach {
     /// Any, wherever a file lies.
     #[default]
     Any,
+    /// None: it reaches files through mappings of the client library and by a CPU, and these are switched.
+    Nothing,
 }
 
 /// A cache of a device.

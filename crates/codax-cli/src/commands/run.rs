@@ -61,7 +61,7 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
     let mut job = Job { store: &store, queue, spec: Spec::new(opcode), output: None };
     job.prepare(args, range)?;
     let request = descriptor(&job.spec)?;
-    let (completion, len) = (job.carry_out(context, args, &request)?, request.len);
+    let completion = job.carry_out(context, args, &request)?;
     let status = Status::of(&completion);
     if status != Status::Done {
         let path = args.path.as_deref().map_or_else(String::new, |path| format!(" of {}", path.display()));
@@ -69,6 +69,11 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
         return Err(Error::new(kind_of(status), line).into());
     }
     let result = Outcome(completion.result).value(opcode);
+    // Some end where they have found something.
+    let len = match result {
+        Value::Found(Some(at)) | Value::Difference(Some((at, _))) => request.len.min(at + 1),
+        _ => request.len,
+    };
     let output = job.output.as_ref().map(|file| numbers(file, opcode)).transpose()?;
     let row = Row {
         device: args.device.clone(),

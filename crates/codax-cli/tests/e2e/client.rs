@@ -164,6 +164,8 @@ fn child() {
         "watch" => watch(&store, words[0]),
         "hold" => hold(&store, &words),
         "drive" => crate::drivers::drive(&store, &words),
+        "submit" => crate::queues::submit(&store, &words),
+        "rights" => crate::queues::rights(&store),
         "lie" => crate::drivers::lie(&store, &words),
         "fork" => crate::raw::fork(&store, words[0]),
         "pread" => crate::raw::pread(&store, words[0], words[1]),

@@ -29,6 +29,7 @@ mod numa;
 mod pairs;
 mod power;
 mod probe;
+mod queues;
 mod stopped;
 mod strangers;
 mod users;
