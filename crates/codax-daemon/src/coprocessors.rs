@@ -51,6 +51,19 @@ struct State {
     ending: bool,
 }
 
+/// Refuses a CPU on which this process, and so a coprocessor, may not run.
+pub(crate) fn check(devices: &[Device]) -> Result<()> {
+    let wanted = devices.iter().filter_map(|device| Some((device, device.software?.cpu?)));
+    for (device, cpu) in wanted {
+        let allowed = codax_os::cpu::allowed().map_err(|e| Error::internal(format!("CPUs: {e}")))?;
+        if !allowed.contains(&cpu) {
+            let line = format!("device {}: cpu={cpu}: the daemon may run on {allowed:?}", device.name);
+            return Err(Error::invalid(line));
+        }
+    }
+    Ok(())
+}
+
 impl Coprocessors {
     /// Starts those of the devices that have one, and waits until they drive them; one that doesn't is in the events.
     pub fn start(store: &Store, dir: &Path, devices: &[Device]) -> Result<Self> {

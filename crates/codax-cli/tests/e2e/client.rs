@@ -165,6 +165,7 @@ fn child() {
         "hold" => hold(&store, &words),
         "drive" => crate::drivers::drive(&store, &words),
         "submit" => crate::queues::submit(&store, &words),
+        "scribble" => crate::queues::scribble(&store),
         "rights" => crate::queues::rights(&store),
         "lie" => crate::drivers::lie(&store, &words),
         "fork" => crate::raw::fork(&store, words[0]),

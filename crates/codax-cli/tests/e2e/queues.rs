@@ -7,10 +7,13 @@ use codax::queue::{
 };
 use codax::{File, OpenOptions, Request, Store};
 use codax_core::driver::QueueId;
+use codax_wire::{Channel, Hello, MAGIC, Reply, SOCKET, VERSION};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 /// A store with a coprocessor.
 fn rig() -> Rig {
-    Plan::new().dram("256MiB").device_as("sim0=software:128MiB").up()
+    Plan::new().dram("256MiB").device_as("sim0=software:128MiB").patient(Duration::from_secs(60)).up()
 }
 
 fn result(rig: &Rig, words: &[&str]) -> String {
@@ -234,6 +237,12 @@ fn what_can_not_be_run_is_refused_in_a_line() {
 }
 
 #[test]
+fn a_cpu_that_is_not_there_is_refused_by_name() {
+    let rig = Plan::new().device_as("sim0=software:16MiB,cpu=99999").place();
+    rig.try_up("").expect_err("there is none").fails(2, &["sim0", "cpu=99999"]);
+}
+
+#[test]
 fn bad_descriptors_are_refused_one_by_one_and_harm_nobody() {
     let rig = rig();
     rig.put("/f", &pattern(10_000, 1), &["--on", "sim0"]).ok();
@@ -376,17 +385,21 @@ fn a_coprocessor_that_is_killed_is_started_again_and_who_waits_is_told() {
 
 #[test]
 fn a_daemon_that_is_killed_takes_its_coprocessor_with_it_and_the_next_has_another() {
-    let config = "[[device]]\nname = \"sim0\"\nbacking = \"software\"\nsize = \"64MiB\"\ncpu = 0\n";
-    let rig = Plan::new().without_devices().config(config).up();
+    let cpu = *codax_os::cpu::allowed().expect("it runs somewhere").last().expect("it runs somewhere");
+    let device =
+        format!("[[device]]\nname = \"sim0\"\nbacking = \"software\"\nsize = \"64MiB\"\ncpu = {cpu}\n");
+    let rig = Plan::new().without_devices().config(&format!("ack_timeout = \"1m\"\n{device}")).up();
     let bytes = pattern(32 * MIB, 9);
     let sum = crc32c(&bytes);
     rig.put("/f", &bytes, &["--on", "sim0"]).ok();
     let first = pid(&rig);
     let status = std::fs::read_to_string(format!("/proc/{first}/status")).expect("it is there");
-    assert!(status.lines().any(|line| line == "Cpus_allowed_list:\t0"), "{status}");
+    assert!(status.lines().any(|line| line == format!("Cpus_allowed_list:\t{cpu}")), "{status}");
     let mut program = Client::start(&rig, "submit", &["256"]);
     assert_eq!(program.ask("file /f ro"), "1");
     assert_eq!(program.ask(&format!("crc 1 {} 100", bytes.len())), "100");
+    // It maps the file by then.
+    until("the first of them", || (program.number("done") > 0).then_some(()));
     rig.kill();
     let told = std::iter::repeat_with(|| program.ask("wait")).find(|told| *told != sum);
     assert_eq!(told.as_deref(), Some("the queue was closed by its other end"));
@@ -457,6 +470,45 @@ fn files_that_are_removed_or_cut_under_an_operation_harm_nobody() {
     assert_eq!(pid(&rig), first, "the coprocessor is the same");
     drop((file, store));
     program.end();
+    rig.sound();
+}
+
+/// The role of a program that writes anything over its queues.
+pub fn scribble(store: &Store) {
+    let channel = Channel::new(codax_os::sock::connect(&store.dir().join(SOCKET)).expect("a daemon"));
+    channel.send(&Request::Hello(Hello { magic: MAGIC, version: VERSION }), &[]).expect("sent");
+    let welcome = channel.recv::<Reply>().expect("received");
+    assert!(matches!(welcome, Some((Reply::Welcome { .. }, _))));
+    for round in 0..100 {
+        channel.send(&Request::Queue { pool: "sim0".into(), slots: 64 }, &[]).expect("sent");
+        let Some((Reply::Queue(queue), fds)) = channel.recv::<Reply>().expect("received") else {
+            panic!("no queue")
+        };
+        let ring = std::fs::File::from(fds.into_iter().next().expect("its memory"));
+        // All of it, or from the slots on, where some of what is there are states as they should be.
+        let all = pattern(2 * 4096, round);
+        let ones = (1_u64 | 6 << 32 | (round % 40) << 40).to_le_bytes().repeat(512);
+        let (at, bytes) = if round % 2 == 0 { (0, &all) } else { (4096, &ones) };
+        ring.write_all_at(bytes, at).expect("written");
+        if round % 3 == 0 {
+            // Else it is looked at as it is closed.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        channel.send(&Request::CloseQueue(queue), &[]).expect("sent");
+    }
+    client::say("scribbled");
+}
+
+#[test]
+fn a_program_that_scribbles_over_its_queues_harms_nobody() {
+    let rig = rig();
+    let bytes = pattern(MIB, 10);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    let first = pid(&rig);
+    assert_eq!(client::run(&rig, "scribble", &[], None), ["scribbled"]);
+    assert_eq!(result(&rig, &["crc32c", "/f"]), crc32c(&bytes));
+    until("its queues to be gone", || (counter(&rig, "queues") == 0).then_some(()));
+    assert_eq!((pid(&rig), counter(&rig, "queue depth")), (first, 0));
     rig.sound();
 }
 

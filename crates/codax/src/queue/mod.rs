@@ -79,24 +79,41 @@ impl Device {
         let (submitter, ring) = opened.map_err(failed).inspect_err(|_| {
             client.link.tell(generation, &Request::CloseQueue(id));
         })?;
-        Ok(Queue { client: client.clone(), id, generation, ring, submitter })
+        Ok(Queue { client: client.clone(), id, generation, ends: Some((ring, submitter)) })
     }
 }
 
 /// A queue to a device's coprocessor. Requests are carried out in the order in which they were submitted. Any number of threads may use it.
 ///
 /// It is closed when it is dropped, and when this process, the coprocessor or the daemon ends: then what was submitted and isn't complete never will be, and every call says so.
+///
+/// A forked child must not use it: it connects anew.
 #[derive(Debug)]
 pub struct Queue {
     client: Arc<Client>,
     id: QueueId,
     /// Of the connection over which it was got.
     generation: u64,
-    ring: Ring,
-    submitter: Submitter,
+    /// Taken only by `drop`.
+    ends: Option<(Ring, Submitter)>,
 }
 
 impl Queue {
+    fn ring(&self) -> &Ring {
+        match &self.ends {
+            Some((ring, _)) => ring,
+            None => unreachable!("only drop takes it"),
+        }
+    }
+
+    #[inline]
+    fn submitter(&self) -> &Submitter {
+        match &self.ends {
+            Some((_, submitter)) => submitter,
+            None => unreachable!("only drop takes it"),
+        }
+    }
+
     /// Lets requests name a file, to read it if it is open for reading, and with `write` to write it; returns what they call it. It stays open for the coprocessor until the
     /// queue is closed. Errors: `Permission` if the file is not open for that.
     pub fn file(&self, file: &File, write: bool) -> Result<u32> {
@@ -109,17 +126,17 @@ impl Queue {
 
     /// Hands in a request. [`Refused::Full`] (`WouldBlock` as an [`std::io::Error`]) if there is no room: collect what is complete, and submit it again.
     pub fn submit(&self, request: &Descriptor) -> std::result::Result<Ticket, Refused> {
-        self.submitter.try_submit(request)
+        self.submitter().try_submit(request)
     }
 
     /// Hands in as many requests as there is room for, from the first, with nothing between them.
     pub fn submit_batch(&self, requests: &[Descriptor]) -> std::result::Result<Batch, Closed> {
-        self.submitter.submit_batch(requests)
+        self.submitter().submit_batch(requests)
     }
 
     /// What became of a request, if it is complete.
     pub fn poll(&self, ticket: Ticket) -> std::result::Result<Completion, Unfinished> {
-        self.submitter.poll(ticket)
+        self.submitter().poll(ticket)
     }
 
     /// Waits until a request is complete; [`Unfinished::Pending`] only when the deadline has passed.
@@ -132,7 +149,7 @@ impl Queue {
         loop {
             let look = Instant::now() + LOOK_EVERY;
             let until = deadline.map_or(look, |deadline| deadline.min(look));
-            match self.submitter.wait(ticket, Some(until)) {
+            match self.submitter().wait(ticket, Some(until)) {
                 Err(Unfinished::Pending(pending)) => ticket = pending,
                 other => return other,
             }
@@ -140,7 +157,7 @@ impl Queue {
                 return Err(Unfinished::Pending(ticket));
             }
             if !self.client.link.is_live(self.generation) {
-                self.ring.close(Reason::Died);
+                self.ring().close(Reason::Died);
             }
         }
     }
@@ -148,19 +165,22 @@ impl Queue {
     /// How many bytes of a request's length are left to do, as long as it is not complete.
     #[must_use]
     pub fn left(&self, ticket: &Ticket) -> u64 {
-        self.submitter.left(ticket)
+        self.submitter().left(ticket)
     }
 
     /// Asks for a request to be given up. It completes in any case: as [`Status::Cancelled`], or with its result if that was quicker.
     pub fn cancel(&self, request: RequestId) {
-        self.submitter.cancel(request);
+        self.submitter().cancel(request);
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        if !self.client.link.is_fork() {
-            self.client.link.tell(self.generation, &Request::CloseQueue(self.id));
+        if self.client.link.is_fork() {
+            // Its memory is not there, and somebody else's may be.
+            std::mem::forget(self.ends.take());
+            return;
         }
+        self.client.link.tell(self.generation, &Request::CloseQueue(self.id));
     }
 }
