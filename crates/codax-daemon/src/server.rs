@@ -4,6 +4,7 @@
 
 use crate::config::Config;
 use crate::coprocessors::Coprocessors;
+use crate::device::Software;
 use crate::env::RealEnv;
 use crate::logging::Log;
 use crate::mounts::Mounts;
@@ -206,6 +207,9 @@ impl Daemon {
         if (&new.mount, new.mount_options) != (&self.config.mount, self.config.mount_options) {
             lines.push("mount needs a restart, or codax mount and codax umount".to_owned());
         }
+        if coprocessors(&new) != coprocessors(&self.config) {
+            lines.push("coprocessors of devices need a restart".to_owned());
+        }
         if new.store != self.config.store {
             lines.push(format!("store {} needs a restart", new.store.display()));
         }
@@ -214,6 +218,12 @@ impl Daemon {
         self.config.store = store;
         Ok(lines)
     }
+}
+
+/// Which devices have one, and of what kind.
+fn coprocessors(config: &Config) -> Vec<(&str, Software)> {
+    let all = config.devices.iter();
+    all.filter_map(|device| Some((device.name.as_str(), device.software?))).collect()
 }
 
 fn watch_signals(commands: Sender<Command>) -> Result<Handle> {
