@@ -407,6 +407,10 @@ fn a_daemon_that_is_killed_takes_its_coprocessor_with_it_and_the_next_has_anothe
     rig.up();
     assert_ne!(pid(&rig), first);
     assert_eq!(result(&rig, &["crc32c", "/f"]), sum);
+    let file = rig.beside("codax.toml");
+    let text = std::fs::read_to_string(&file).expect("ours").replace(&format!("cpu = {cpu}\n"), "");
+    std::fs::write(&file, text).expect("ours");
+    assert_eq!(rig.ok(&["reload"]).text(), "coprocessors of devices need a restart\n");
     program.end();
     rig.sound();
 }
