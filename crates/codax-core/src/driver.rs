@@ -8,6 +8,7 @@ use crate::change::LinkModel;
 use crate::{Error, FileId, PAGE_SIZE, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// The largest state that is kept of a device, in bytes.
@@ -72,6 +73,44 @@ pub trait Driver: Send + Sync + Debug {
     fn counters(&self) -> Result<Vec<Counter>> {
         Ok(Vec::new())
     }
+
+    /// A program wants to hand in work: `ring` is the memory of its queue (`docs/queues.md`), of which the device takes the consumer's end. May be called while the
+    /// device is at rest.
+    fn open_queue(&self, queue: QueueId, ring: OwnedFd) -> Result<()> {
+        let _ = (queue, ring);
+        Err(Error::not_supported("it takes no queues"))
+    }
+
+    /// Descriptors of that queue may name this file, from now on until the queue is closed.
+    fn grant(&self, file: Granted) -> Result<()> {
+        let _ = file;
+        Err(Error::not_supported("it takes no queues"))
+    }
+
+    /// The queue is closed: nobody hands in anything, and nobody wants what was handed in.
+    fn close_queue(&self, queue: QueueId) -> Result<()> {
+        let _ = queue;
+        Ok(())
+    }
+}
+
+/// Names a queue of a store; no two ever have the same as long as its daemon runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct QueueId(pub u64);
+
+/// A file that a program has given to a queue of its own, with the rights that it has itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    /// The queue.
+    pub queue: QueueId,
+    /// What descriptors call the file, from 1 on.
+    pub number: u32,
+    /// The file.
+    pub file: FileId,
+    /// Whether it may be read.
+    pub read: bool,
+    /// Whether it may be written.
+    pub write: bool,
 }
 
 /// A part of a file, as a device sees it.
@@ -120,6 +159,8 @@ pub enum Reach {
     /// Any, wherever a file lies.
     #[default]
     Any,
+    /// None: it reaches files through mappings of the client library and by a CPU, and these are switched.
+    Nothing,
 }
 
 /// A cache of a device.

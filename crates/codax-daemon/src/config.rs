@@ -1,5 +1,6 @@
 //! What a daemon is started with: the command line over the configuration file over the defaults.
 
+use crate::coprocessors;
 use crate::device::{Device, DeviceEntry, check_distinct, parse_device};
 use crate::nodes;
 use crate::quantity::{Size, Span, pool_bytes};
@@ -172,6 +173,7 @@ impl Config {
     pub fn store_options(&self) -> Result<StoreOptions> {
         let machine = topology::nodes(Path::new(topology::SYSFS));
         let devices = nodes::resolve(&self.devices, &machine)?;
+        coprocessors::check(&self.devices)?;
         Ok(StoreOptions {
             dram_bytes: self.dram,
             dram_default: default_dram(),

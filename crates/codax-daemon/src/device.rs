@@ -30,13 +30,15 @@ pub const DEVICE_KEYS: &[&str] = &[
     "emergency",
     "at_most",
     "when",
+    "driver_user",
+    "cpu",
 ];
 
 /// The backings there are.
-const BACKINGS: &str = "emulated, numa, devdax and fsdax";
+const BACKINGS: &str = "emulated, software, numa, devdax and fsdax";
 
 /// How a device is written on the command line.
-const USAGE: &str = "NAME=emulated:SIZE, \
+const USAGE: &str = "NAME=emulated:SIZE, NAME=software:SIZE[,cpu=N], \
                      NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,exclusive=reserve|movable|none][,cpus=yes], \
                      NAME=devdax:/dev/daxX.Y[,format] or NAME=fsdax:DIR[,size=SIZE][,format], and [,read_ns=N][,write_ns=N][,gbps=N][,driver_user=UID][,emergency=never|allow][,at_most=SIZE|PERCENT%][,when=free:SIZE|some:STALL/WINDOW|full:STALL/WINDOW]";
 
@@ -49,10 +51,11 @@ const USAGE: &str = "NAME=emulated:SIZE, \
 pub(crate) struct DeviceEntry {
     /// Its name: up to 32 letters, digits, `-`, `_` and `.` (not first). Not `dram`.
     name: String,
-    /// What holds its bytes: "emulated", the host's memory in place of a device's; "numa", the memory of a NUMA node; "devdax", a DAX device;
+    /// What holds its bytes: "emulated", the host's memory in place of a device's; "software", the same with a
+    /// coprocessor, a process that works on files (docs/queues.md); "numa", the memory of a NUMA node; "devdax", a DAX device;
     /// "fsdax", files of a DAX filesystem.
     backing: String,
-    /// Capacity of an emulated device or in a directory, a multiple of 4096 bytes. A store that has the device already accepts no other.
+    /// Capacity of an emulated or software device, or in a directory, a multiple of 4096 bytes. A store that has the device already accepts no other.
     size: Option<Size>,
     /// The NUMA node whose memory it is.
     node: Option<u32>,
@@ -85,6 +88,8 @@ pub(crate) struct DeviceEntry {
     /// When: "free:SIZE", while less memory than that is free; "some:STALL/WINDOW" or "full:STALL/WINDOW", while processes wait for memory for so long within
     /// so long (PSI). Default: whenever `dram` has no room; for the rest of the system while less than 1/32 of the memory is free.
     when: Option<String>,
+    /// The CPU on which the coprocessor of a "software" runs. Default: any.
+    cpu: Option<u32>,
     /// Announced latency of a read in nanoseconds.
     read_ns: Option<u32>,
     /// Announced latency of a write in nanoseconds.
@@ -136,7 +141,7 @@ pub struct NodeWish {
 }
 
 /// A device as it is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Device {
     /// Its name.
     pub name: String,
@@ -152,6 +157,15 @@ pub struct Device {
     pub link: LinkModel,
     /// Whose processes may drive it, if that was said.
     pub driver_user: Option<u32>,
+    /// Its coprocessor, if it has one that this program is: it is emulated then.
+    pub software: Option<Software>,
+}
+
+/// A coprocessor in software.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Software {
+    /// The CPU on which it runs, if that was said.
+    pub cpu: Option<u32>,
 }
 
 impl DeviceEntry {
@@ -160,10 +174,10 @@ impl DeviceEntry {
         let link =
             LinkModel { read_ns: self.read_ns, write_ns: self.write_ns, mbps: self.gbps.map(|gbps| gbps.0) };
         let (name, driver_user) = (self.name.clone(), self.driver_user);
-        let mut device =
-            Device { name, bytes: None, node: None, dax: None, emergency: None, link, driver_user };
+        let mut device = Device { name, link, driver_user, ..Device::default() };
         match self.backing.as_str() {
             "emulated" => self.emulated(&mut device),
+            "software" => self.software(&mut device),
             "numa" => self.on_node(&mut device),
             "devdax" => self.dax(false, &mut device),
             "fsdax" => self.dax(true, &mut device),
@@ -187,6 +201,7 @@ impl DeviceEntry {
             ("path", self.path.is_some()),
             ("format", self.format.is_some()),
             ("persistent", self.persistent.is_some()),
+            ("cpu", self.cpu.is_some()),
         ];
         match given.into_iter().find(|(key, given)| *given && !own.contains(key)) {
             Some((key, _)) => Err(Error::invalid(format!("`{key}` is nothing that {kind} device has"))),
@@ -199,6 +214,14 @@ impl DeviceEntry {
         let size = self.size.ok_or_else(|| Error::invalid("`size` is missing"))?;
         device.bytes = Some(pool_bytes(size)?);
         Ok(())
+    }
+
+    fn software(&self, device: &mut Device) -> Result<()> {
+        self.only("a software", &["size", "cpu"])?;
+        let size = self.size.ok_or_else(|| Error::invalid("`size` is missing"))?;
+        device.bytes = Some(pool_bytes(size)?);
+        device.software = Some(Software { cpu: self.cpu });
+        undriven(device)
     }
 
     fn on_node(&self, device: &mut Device) -> Result<()> {
@@ -239,16 +262,7 @@ pub fn parse_device(text: &str) -> Result<Device> {
         .next()
         .and_then(|first| first.split_once(':'))
         .ok_or_else(|| Error::invalid(format!("device {name}: `{rest}`: write it as {USAGE}")))?;
-    let link = LinkModel::default();
-    let mut device = Device {
-        name: name.to_owned(),
-        bytes: None,
-        node: None,
-        dax: None,
-        emergency: None,
-        link,
-        driver_user: None,
-    };
+    let mut device = Device { name: name.to_owned(), ..Device::default() };
     let mut emergency = EmergencyWish::default();
     backed(&mut device, backing, first)?;
     let mut seen = Vec::new();
@@ -261,6 +275,7 @@ pub fn parse_device(text: &str) -> Result<Device> {
         take_item(&mut device, &mut emergency, key, value).map_err(|e| about(name, &e))?;
     }
     device.emergency = emergency.check().map_err(|e| about(name, &e))?;
+    undriven(&device).map_err(|e| about(name, &e))?;
     if let Some(wish) = device.node {
         whole_pages(wish.memory.page, device.bytes)
             .and_then(|()| goes_with_pages(&wish))
@@ -273,8 +288,9 @@ pub fn parse_device(text: &str) -> Result<Device> {
 fn backed(device: &mut Device, backing: &str, first: &str) -> Result<()> {
     let name = device.name.as_str();
     match backing {
-        "emulated" => {
+        "emulated" | "software" => {
             device.bytes = Some(Size::parse(first).and_then(pool_bytes).map_err(|e| about(name, &e))?);
+            device.software = (backing == "software").then(Software::default);
         }
         "numa" => {
             let node = first.parse().map_err(|_| {
@@ -303,13 +319,20 @@ fn take_item(
         return Ok(());
     }
     let known = DEVICE_KEYS.contains(&key);
+    if let Some(software) = device.software.as_mut().filter(|_| key == "cpu") {
+        let value = value.unwrap_or_default();
+        software.cpu = Some(value.parse().map_err(|_| {
+            Error::invalid(format!("cpu: `{}` is not the number of a CPU", value.escape_debug()))
+        })?);
+        return Ok(());
+    }
     let (taken, more) = match (&mut device.node, &mut device.dax) {
         (Some(wish), _) => (
             known && node_item(wish, &mut device.bytes, key, value.unwrap_or_default())?,
             "page, reserve, exclusive, cpus, ",
         ),
         (None, Some(spec)) => (known && dax::item(spec, &mut device.bytes, key, value)?, dax::keys(spec)),
-        (None, None) => (false, ""),
+        (None, None) => (false, if device.software.is_some() { "cpu, " } else { "" }),
     };
     match key {
         _ if taken => Ok(()),
@@ -379,6 +402,16 @@ fn node_item(wish: &mut NodeWish, bytes: &mut Option<u64>, key: &str, value: &st
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+/// Refuses another driver where this program is the driver.
+fn undriven(device: &Device) -> Result<()> {
+    match (device.software, device.driver_user) {
+        (Some(_), Some(_)) => Err(Error::invalid(
+            "driver_user is nothing that a software device has: the daemon starts its driver itself",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn link_item(link: &mut LinkModel, key: &str, value: &str, more: &str) -> Result<()> {
@@ -458,6 +491,15 @@ mod tests {
     }
 
     #[test]
+    fn a_device_with_a_coprocessor_is_read_whole() {
+        let device = parse_device("sim0=software:1GiB,read_ns=300,cpu=3").unwrap();
+        assert_eq!((device.bytes, device.link.read_ns), (Some(1 << 30), Some(300)));
+        assert_eq!(device.software, Some(Software { cpu: Some(3) }));
+        assert_eq!(parse_device("a=software:4096").unwrap().software, Some(Software { cpu: None }));
+        assert_eq!(parse_device("a=emulated:4096").unwrap().software, None);
+    }
+
+    #[test]
     fn a_device_on_a_node_is_read_whole() {
         let device =
             parse_device("cxl0=numa:2,page=4K,reserve=1GiB,exclusive=reserve,cpus=yes,gbps=20").unwrap();
@@ -513,7 +555,7 @@ mod tests {
             ("dram=emulated:1GiB", "host's own memory"),
             (&long, "longer than 32"),
             ("sim0=1GiB", "write it as NAME="),
-            ("sim0=tape:1GiB", "no backing `tape`; there are emulated, numa, devdax and fsdax"),
+            ("sim0=tape:1GiB", "no backing `tape`; there are emulated, software, numa, devdax and fsdax"),
             ("a=numa:1,exclusive=yes", "none of reserve, movable and none"),
             ("a=numa:1,page=2M,exclusive=none", "with page=2M it is reserve"),
             ("a=emulated:4096,exclusive=reserve", "`exclusive` is not known"),
@@ -536,6 +578,13 @@ mod tests {
             ("sim0=emulated:1GiB,driver_user=1,driver_user=1", "driver_user is given twice"),
             ("sim0=emulated:1GiB,gbps=1,gbps=2", "gbps is given twice"),
             ("sim0=emulated:1GiB,page=4K", "`page` is not known"),
+            ("sim0=emulated:1GiB,cpu=0", "`cpu` is not known"),
+            ("sim0=software:", "sim0"),
+            ("sim0=software:1GiB,page=4K", "there are cpu, read_ns"),
+            ("sim0=software:1GiB,cpu=one", "cpu: `one` is not the number of a CPU"),
+            ("sim0=software:1GiB,cpu", "cpu: ``"),
+            ("sim0=software:1GiB,cpu=1,cpu=2", "cpu is given twice"),
+            ("sim0=software:1GiB,driver_user=1", "the daemon starts its driver itself"),
             ("cxl0=numa:", "`` is not the number"),
             ("cxl0=numa:-1", "`-1` is not the number"),
             ("cxl0=numa:one", "`one` is not the number"),
@@ -613,7 +662,7 @@ mod tests {
             let device = parse_device(&format!("{name}=emulated:{},gbps={gbps},read_ns={read}", frames * 4096)).unwrap();
             let link = LinkModel { read_ns: Some(read), write_ns: None, mbps: Some(mbps) };
             let bytes = Some(frames * 4096);
-            proptest::prop_assert_eq!(device, Device { name, bytes, node: None, dax: None, emergency: None, link, driver_user: None });
+            proptest::prop_assert_eq!(device, Device { name, bytes, link, ..Device::default() });
         }
     }
 

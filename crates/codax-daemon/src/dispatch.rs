@@ -106,6 +106,10 @@ impl<'a> Client<'a> {
             | Request::Pin { .. }
             | Request::Unpin(_)
             | Request::StatHandle(_) => self.open_file(request),
+            Request::Queue { .. }
+            | Request::Grant { .. }
+            | Request::CloseQueue(_)
+            | Request::OpenGranted { .. } => self.queue(&request),
             Request::Stat(_)
             | Request::ReadDir { .. }
             | Request::Mkdir { .. }
@@ -186,6 +190,29 @@ impl<'a> Client<'a> {
             other => return Err(misplaced(&other)),
         };
         Ok(alone(reply))
+    }
+
+    fn queue(&self, request: &Request) -> Result<Answer> {
+        let session = &self.session;
+        Ok(alone(match request {
+            Request::Queue { pool, slots } => {
+                let (queue, ring) = session.open_queue(pool, *slots)?;
+                return Ok((Reply::Queue(queue), vec![ring]));
+            }
+            Request::Grant { queue, handle, write } => {
+                Reply::Granted(session.grant(*queue, *handle, *write)?)
+            }
+            Request::CloseQueue(queue) => {
+                session.close_queue(*queue);
+                Reply::Done
+            }
+            Request::OpenGranted { queue, number } => {
+                let opened = session.open_granted(*queue, *number)?;
+                let (handle, file, len) = (opened.handle, opened.file, opened.len);
+                Reply::Opened { handle, file, len, created: false, layout: None }
+            }
+            other => return Err(misplaced(other)),
+        }))
     }
 
     fn named(&self, request: &Request) -> Result<Reply> {

@@ -5,13 +5,13 @@
 //! counts as driven until the process has ended, since until then it may have something in its caches.
 
 use crate::server::Shared;
-use codax_core::driver::{Counter, Description, Driver, Health, Range, STATE_MAX};
+use codax_core::driver::{Counter, Description, Driver, Granted, Health, QueueId, Range, STATE_MAX};
 use codax_core::{Error, ErrorKind, Result};
 use codax_wire::driver::{Answer, Call, Drive, FromDriver, RANGES_MAX, ToDriver};
 use codax_wire::{BYTES_MAX, Channel, Reply};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use tracing::warn;
@@ -130,8 +130,8 @@ impl Remote {
         }
     }
 
-    fn send(&self, message: &ToDriver) -> Result<()> {
-        self.channel.send(message, &[]).map_err(|e| match e.kind {
+    fn send(&self, message: &ToDriver, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        self.channel.send(message, fds).map_err(|e| match e.kind {
             ErrorKind::NoDaemon => self.gone(),
             _ => e,
         })
@@ -149,12 +149,22 @@ impl Remote {
 
     /// Makes a call, with a state behind it if there is one; `take` takes the answer, with its number.
     fn call<T>(&self, call: Call, state: &[u8], take: impl FnOnce(u64, Answer) -> Result<T>) -> Result<T> {
+        self.call_with(call, &[], state, take)
+    }
+
+    fn call_with<T>(
+        &self,
+        call: Call,
+        fds: &[BorrowedFd<'_>],
+        state: &[u8],
+        take: impl FnOnce(u64, Answer) -> Result<T>,
+    ) -> Result<T> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         self.ready()?;
         let number = *next;
         *next += 1;
-        self.send(&ToDriver::Call { number, call })?;
-        state.chunks(BYTES_MAX).try_for_each(|part| self.send(&ToDriver::Part(part.to_vec())))?;
+        self.send(&ToDriver::Call { number, call }, fds)?;
+        state.chunks(BYTES_MAX).try_for_each(|part| self.send(&ToDriver::Part(part.to_vec()), &[]))?;
         match self.receive(number)? {
             Answer::Failed(e) => Err(one_line(e)),
             answer => take(number, answer),
@@ -162,10 +172,14 @@ impl Remote {
     }
 
     fn done(&self, call: Call, state: &[u8]) -> Result<()> {
-        self.call(call, state, |_, answer| match answer {
+        self.call(call, state, |_, answer| self.nothing(answer))
+    }
+
+    fn nothing(&self, answer: Answer) -> Result<()> {
+        match answer {
             Answer::Done => Ok(()),
             _ => Err(self.misfit()),
-        })
+        }
     }
 
     fn misfit(&self) -> Error {
@@ -247,5 +261,17 @@ impl Driver for Remote {
             Answer::Counters(counters) => Ok(counters),
             _ => Err(self.misfit()),
         })
+    }
+
+    fn open_queue(&self, queue: QueueId, ring: OwnedFd) -> Result<()> {
+        self.call_with(Call::OpenQueue(queue), &[ring.as_fd()], &[], |_, answer| self.nothing(answer))
+    }
+
+    fn grant(&self, file: Granted) -> Result<()> {
+        self.done(Call::Grant(file), &[])
+    }
+
+    fn close_queue(&self, queue: QueueId) -> Result<()> {
+        self.done(Call::CloseQueue(queue), &[])
     }
 }

@@ -8,6 +8,7 @@
 //! | `dispatch` | what each request means to the engine |
 //! | `control` | the socket over which a client is told to switch its mappings |
 //! | `drive` | a device's driver in a process of its own |
+//! | `coprocessors` | this program once more, as a device's coprocessor |
 //! | [`detach`] | the same program again, in the background |
 //!
 //! An idle daemon uses no CPU: every thread blocks in a system call. One client can't harm another: each has a thread, a bound on what it may
@@ -16,6 +17,7 @@
 
 mod config;
 mod control;
+mod coprocessors;
 mod dax;
 pub mod detach;
 mod device;
@@ -34,6 +36,7 @@ mod server;
 mod session;
 
 pub use config::{CommandLine, Config, LOG_VARIABLE};
+pub use coprocessors::SUBCOMMAND;
 pub use device::{DEVICE_KEYS, DEVICE_NAME_MAX, parse_device};
 pub use env::{HOOKS_VARIABLE, RealEnv};
 pub use server::serve;

@@ -3,6 +3,8 @@
 //! The main thread waits for commands, from signals and from clients. One thread takes connections, one waits for signals, and each session has its own.
 
 use crate::config::Config;
+use crate::coprocessors::Coprocessors;
+use crate::device::Software;
 use crate::env::RealEnv;
 use crate::logging::Log;
 use crate::mounts::Mounts;
@@ -119,9 +121,18 @@ fn serve_in(
     let mut daemon = Daemon { config, log, place, shared };
     let mount = daemon.config.mount.clone();
     let mount = mount.as_deref().map(|dir| (dir, daemon.config.mount_options));
-    let begun = daemon.shared.mounts.start(mount).and_then(|()| ready(&info));
+    let coprocessors =
+        Coprocessors::start(&daemon.shared.store, &daemon.config.store, &daemon.config.devices);
+    let (begun, coprocessors) = match coprocessors {
+        Ok(started) => (daemon.shared.mounts.start(mount).and_then(|()| ready(&info)), Some(started)),
+        Err(e) => (Err(e), None),
+    };
     let (purge, answer) = if begun.is_ok() { daemon.run(&wanted) } else { (false, None) };
     notify(&[NotifyState::Stopping]);
+    // What they map is let go of while somebody takes it back.
+    if let Some(coprocessors) = coprocessors {
+        coprocessors.end();
+    }
     daemon.shared.stopping.store(true, Ordering::Release);
     daemon.place.remove_socket();
     let _ = codax_os::sock::shutdown(listener.as_fd());
@@ -196,6 +207,9 @@ impl Daemon {
         if (&new.mount, new.mount_options) != (&self.config.mount, self.config.mount_options) {
             lines.push("mount needs a restart, or codax mount and codax umount".to_owned());
         }
+        if coprocessors(&new) != coprocessors(&self.config) {
+            lines.push("coprocessors of devices need a restart".to_owned());
+        }
         if new.store != self.config.store {
             lines.push(format!("store {} needs a restart", new.store.display()));
         }
@@ -204,6 +218,12 @@ impl Daemon {
         self.config.store = store;
         Ok(lines)
     }
+}
+
+/// Which devices have one, and of what kind.
+fn coprocessors(config: &Config) -> Vec<(&str, Software)> {
+    let all = config.devices.iter();
+    all.filter_map(|device| Some((device.name.as_str(), device.software?))).collect()
 }
 
 fn watch_signals(commands: Sender<Command>) -> Result<Handle> {
@@ -224,7 +244,7 @@ fn watch_signals(commands: Sender<Command>) -> Result<Handle> {
     Ok(handle)
 }
 
-fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>> {
+pub(crate) fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>> {
     let builder = thread::Builder::new().name(name.into()).stack_size(STACK_BYTES);
     builder.spawn(work).map_err(|e| Error::internal(format!("start the thread {name}: {e}")))
 }

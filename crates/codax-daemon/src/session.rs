@@ -83,7 +83,11 @@ fn serve_requests(client: &mut Client<'_>, channel: &Channel) -> Result<Option<D
         }
         let one_way = matches!(
             request,
-            Request::Close(_) | Request::Unmap { .. } | Request::RawDone { .. } | Request::Links(_)
+            Request::Close(_)
+                | Request::Unmap { .. }
+                | Request::RawDone { .. }
+                | Request::Links(_)
+                | Request::CloseQueue(_)
         );
         match client.handle(request, fds) {
             Ok(_) if one_way => {}

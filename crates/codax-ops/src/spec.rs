@@ -172,7 +172,7 @@ impl Spec {
             }
             Opcode::Histogram => (Which::Output, u128::from(HISTOGRAM_LEN)),
             // Of a matrix without columns nothing would say how many rows it has that isn't about to be overwritten.
-            Opcode::MatvecF32 if second == 0 => (Which::Output, 0),
+            Opcode::MatvecF32 if second == 0 && output > 0 => (Which::Output, 0),
             Opcode::MatvecF32 => (Which::Input, u128::from(output / 4) * u128::from(second)),
             _ => return Ok(()),
         };

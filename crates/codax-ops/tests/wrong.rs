@@ -61,6 +61,10 @@ fn lengths_fit_together() {
         refusal(matvec(0, 0, 8)),
         "matvec-f32 needs 0 bytes as its output range with the other ranges given, and it has 8"
     );
+    assert_eq!(
+        refusal(matvec(16, 0, 0)),
+        "matvec-f32 needs 0 bytes as its input range with the other ranges given, and it has 16"
+    );
     // Lengths whose product is beyond 64 bits.
     let huge = i64::MAX as u64 / 4 * 4; // as much as a file has
     assert!(

@@ -23,6 +23,7 @@ pub mod filesystem;
 mod fork;
 pub mod fuse;
 pub mod futex;
+pub mod guard;
 pub mod hugetlb;
 pub mod lockfile;
 mod memory;

@@ -4,6 +4,7 @@
 //! along.
 
 use crate::util::{invalid, retry};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -97,9 +98,19 @@ pub fn send(fd: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<(
 
 /// Whether a packet, or the end of the connection, can be received without waiting.
 pub fn readable(fd: impl AsFd) -> io::Result<bool> {
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut polled = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
-    Ok(retry(|| rustix::event::poll(&mut polled, Some(&now)))? > 0)
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut polled = [PollFd::new(&fd, PollFlags::IN)];
+    Ok(retry(|| poll(&mut polled, Some(&now)))? > 0)
+}
+
+/// Whether the other side has ended the connection.
+#[must_use]
+pub fn has_ended(fd: impl AsFd) -> bool {
+    let fd = fd.as_fd();
+    let mut polled = [PollFd::new(&fd, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    matches!(poll(&mut polled, Some(&now)), Ok(1..)) && polled[0].revents().intersects(ended)
 }
 
 /// Waits for one packet: its length, 0 at the end of the connection, and the descriptors beside it (closed on exec).

@@ -7,7 +7,7 @@
 //! ends the connection.
 
 use codax_core::Error;
-use codax_core::driver::{Counter, Description, Health, Range};
+use codax_core::driver::{Counter, Description, Granted, Health, QueueId, Range};
 use serde::{Deserialize, Serialize};
 
 /// Most ranges in a call.
@@ -61,6 +61,12 @@ pub enum Call {
     Health,
     /// Answered by [`Answer::Counters`].
     Counters,
+    /// A program's queue. Carries the descriptor of its ring. Answered by [`Answer::Done`].
+    OpenQueue(QueueId),
+    /// A queue may name a file. Answered by [`Answer::Done`].
+    Grant(Granted),
+    /// A queue is closed. Answered by [`Answer::Done`].
+    CloseQueue(QueueId),
 }
 
 /// What a driver says.

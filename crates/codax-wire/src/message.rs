@@ -1,5 +1,5 @@
 use crate::driver::Drive;
-use codax_core::driver::DeviceInfo;
+use codax_core::driver::{DeviceInfo, QueueId};
 use codax_core::info::{
     Event, FileInfo, Finding, JobInfo, JobReport, QuotaInfo, ServedOn, StoreInfo, Strangers,
 };
@@ -276,6 +276,32 @@ pub enum Request {
         /// First number wanted.
         first: u64,
     },
+    /// A queue to a device's coprocessor. Answered by [`Reply::Queue`] with the descriptor of its ring, of which the client takes the submitter's end. It is closed when the
+    /// session ends.
+    Queue {
+        /// The device's name.
+        pool: String,
+        /// Requests that fit in: a power of two.
+        slots: u32,
+    },
+    /// Lets descriptors of a queue name a file, to read it as far as the handle may, and with `write` to write it. Answered by [`Reply::Granted`].
+    Grant {
+        /// The session's queue.
+        queue: QueueId,
+        /// The session's file.
+        handle: Handle,
+        /// Whether it may be written.
+        write: bool,
+    },
+    /// *One-way.* Closes a queue.
+    CloseQueue(QueueId),
+    /// Opens a file that was granted to a queue of a device that the session's process drives. Answered by [`Reply::Opened`].
+    OpenGranted {
+        /// The queue.
+        queue: QueueId,
+        /// What its descriptors call the file.
+        number: u32,
+    },
 }
 
 /// Body of [`Request::Attach`].
@@ -377,4 +403,8 @@ pub enum Reply {
         /// How many come after them.
         more: u64,
     },
+    /// To `Queue`. Carries the descriptor of the ring.
+    Queue(QueueId),
+    /// To `Grant`: what descriptors call the file.
+    Granted(u32),
 }

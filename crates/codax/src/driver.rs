@@ -6,7 +6,9 @@
 use crate::link::{self, unexpected};
 use crate::store::Store;
 use codax_core::driver::STATE_MAX;
-pub use codax_core::driver::{Cache, Class, Counter, Description, Driver, Health, Link, Needs, Range, Reach};
+pub use codax_core::driver::{
+    Cache, Class, Counter, Description, Driver, Granted, Health, Link, Needs, QueueId, Range, Reach,
+};
 use codax_core::{Error, ErrorKind, Result};
 use codax_wire::driver::{Answer, Call, Drive, FromDriver, ToDriver};
 use codax_wire::{BYTES_MAX, Channel, Reply, Request};
@@ -27,7 +29,7 @@ pub fn serve(store: &Store, device: &str, driver: &dyn Driver) -> Result<()> {
         Some((other, _)) => return Err(unexpected(&other)),
         None => return Err(gone()),
     }
-    while let Some((message, _)) = channel.recv::<ToDriver>()? {
+    while let Some((message, fds)) = channel.recv::<ToDriver>()? {
         let ToDriver::Call { number, call } = message else { return Err(out_of_turn()) };
         let answer = match call {
             Call::Restore { len } => {
@@ -46,6 +48,12 @@ pub fn serve(store: &Store, device: &str, driver: &dyn Driver) -> Result<()> {
             Call::Reset => done(driver.reset()),
             Call::Resume => done(driver.resume()),
             Call::Health => driver.health().map_or_else(Answer::Failed, Answer::Health),
+            Call::OpenQueue(queue) => {
+                let ring = fds.into_iter().next().ok_or_else(out_of_turn)?;
+                done(driver.open_queue(queue, ring))
+            }
+            Call::Grant(file) => done(driver.grant(file)),
+            Call::CloseQueue(queue) => done(driver.close_queue(queue)),
             Call::Counters => driver.counters().map_or_else(Answer::Failed, Answer::Counters),
         };
         channel.send(&FromDriver { number, answer }, &[])?;

@@ -3,6 +3,7 @@
 use crate::link::{Attempt, Turn, lock, unexpected};
 use crate::mapping::{Access, Mapping, Placed};
 use crate::store::{Client, Store, reply_as, store_path};
+use codax_core::driver::Granted;
 use codax_core::extent::Extent;
 use codax_core::info::FileInfo;
 use codax_core::name::StorePath;
@@ -237,7 +238,7 @@ pub(crate) struct Inner {
     read: bool,
     write: bool,
     /// It can't be opened again by its name.
-    unnamed: bool,
+    nameless: bool,
     /// The handle, and the connection it is good for.
     handle: Mutex<(u64, Handle)>,
 }
@@ -261,10 +262,32 @@ impl File {
                 id: opened.file,
                 read: open.read,
                 write: open.write,
-                unnamed: open.unnamed,
+                nameless: open.unnamed,
                 handle: Mutex::new((opened.generation, opened.handle)),
             }),
         }
+    }
+
+    /// A file that was granted to a queue of a device which this process drives ([`crate::driver::Driver::grant`]), with the rights that it was granted with.
+    pub fn open_granted(store: &Store, granted: &Granted) -> Result<Self> {
+        let Granted { queue, number, .. } = *granted;
+        let opened = store.with(|turn| match turn.ask(&Request::OpenGranted { queue, number })? {
+            Reply::Opened { handle, file, len, .. } => {
+                Ok(Opened { handle, file, len, generation: turn.generation() })
+            }
+            other => Err(unexpected(&other).into()),
+        })?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                client: Arc::clone(&store.client),
+                path: StorePath::root(),
+                id: opened.file,
+                read: granted.read,
+                write: granted.write,
+                nameless: true,
+                handle: Mutex::new((opened.generation, opened.handle)),
+            }),
+        })
     }
 
     /// The file's number, which no other file of the store ever has.
@@ -372,7 +395,7 @@ impl Inner {
         if known.0 == turn.generation() {
             return Ok(known.1);
         }
-        if self.unnamed {
+        if self.nameless {
             let line = format!("the daemon went away while {} was being written: put it again", self.path);
             return Err(Error::new(ErrorKind::NoDaemon, line).into());
         }

@@ -283,6 +283,12 @@ impl Turn<'_> {
 }
 
 impl Link {
+    /// Whether a connection is there still.
+    pub(crate) fn is_live(&self, generation: u64) -> bool {
+        let conn = lock(&self.state).conn.clone();
+        conn.is_some_and(|conn| conn.generation == generation && !sock::has_ended(&*conn.channel))
+    }
+
     fn forget(&self, generation: u64) {
         let mut state = lock(&self.state);
         if let Some(conn) = state.conn.take_if(|conn| conn.generation == generation)

@@ -204,3 +204,53 @@ pub struct MoveArgs {
     #[arg(long, value_name = "OFFSET:LENGTH")]
     pub range: Option<String>,
 }
+
+/// What `codax run` takes for each operation.
+const RUN_HELP: &str = "\
+Operations, and what stands after PATH:
+  crc32c, xxh3                            (the file, or --range of it)
+  sum-f32, sum-f64, sum-i64, min-…, max-… (the same)
+  search      TEXT     1 to 16 bytes
+  compare     SECOND   a path: the file that PATH is compared with
+  dot-f32, dot-f64, dot-i64   SECOND
+  copy        OUTPUT   a path: made if it isn't there; written from its beginning
+  fill        BYTE     a number from 0 to 255
+  histogram   [OUTPUT] 256 u64; without a path they are printed
+  matvec-f32  VECTOR [OUTPUT]  PATH has the matrix, row after row
+  nop                  (and no PATH)
+docs/operations.md says what each gives, docs/queues.md how programs do this.";
+
+/// `codax run`.
+#[derive(Debug, Args)]
+#[command(after_long_help = RUN_HELP)]
+pub struct RunArgs {
+    /// The device
+    pub device: String,
+
+    /// The operation
+    #[arg(value_name = "OP")]
+    pub operation: String,
+
+    /// Path in the store
+    pub path: Option<OsString>,
+
+    /// What the operation takes beside it: see below
+    #[arg(value_name = "ARGS")]
+    pub more: Vec<OsString>,
+
+    /// Only these bytes of PATH
+    #[arg(long, value_name = "OFFSET:LENGTH")]
+    pub range: Option<String>,
+}
+
+/// `codax coprocessor`.
+#[derive(Debug, Args)]
+pub struct CoprocessorArgs {
+    /// The device
+    #[arg(long)]
+    pub device: String,
+
+    /// The CPU
+    #[arg(long)]
+    pub cpu: Option<u32>,
+}

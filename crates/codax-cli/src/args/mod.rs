@@ -123,6 +123,8 @@ pub enum Command {
     Quota(QuotaArgs),
     /// Move a file to a pool, while it is in use
     Move(MoveArgs),
+    /// Run an operation on files, by a device's coprocessor
+    Run(RunArgs),
     /// What lies in every frame of a pool, read from the frame table itself; needs no daemon
     Pages(PagesArgs),
     /// Measure latency and bandwidth of pools, and what the CPUs tell each other costs, beside what is announced
@@ -135,6 +137,9 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// Write manual pages, one for each command
     Man(ManArgs),
+    /// Be the coprocessor of a device: started by the daemon
+    #[command(hide = true)]
+    Coprocessor(CoprocessorArgs),
 }
 
 impl Command {
@@ -165,12 +170,14 @@ impl Command {
             Self::Placement(_) => "placement",
             Self::Quota(args) => args.name(),
             Self::Move(_) => "move",
+            Self::Run(_) => "run",
             Self::Pages(_) => "pages",
             Self::Probe(_) => "probe",
             Self::Check(_) => "check",
             Self::Demo(_) => "demo",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
+            Self::Coprocessor(_) => codax_daemon::SUBCOMMAND,
         }
     }
 }

@@ -23,5 +23,8 @@ pub fn run(context: &Context, args: &ManArgs) -> Result<()> {
 /// Writes the page of `command` and those of its subcommands.
 fn write(command: Command, dir: &Path, pages: &mut Vec<PathBuf>) -> std::io::Result<()> {
     pages.push(Man::new(command.clone()).manual("codax").generate_to(dir)?);
-    command.get_subcommands().try_for_each(|sub| write(sub.clone(), dir, pages))
+    command
+        .get_subcommands()
+        .filter(|sub| !sub.is_hide_set())
+        .try_for_each(|sub| write(sub.clone(), dir, pages))
 }

@@ -16,6 +16,7 @@ mod occupants;
 mod pages;
 mod probe;
 mod quota;
+mod run;
 mod status;
 mod strangers;
 mod transfer;
@@ -72,12 +73,14 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Placement(args) => mv::placement(context, &args),
         Command::Quota(args) => quota::run(context, &args),
         Command::Move(args) => mv::relocate(context, &args),
+        Command::Run(args) => run::run(context, &args),
         Command::Pages(args) => pages::run(context, &args),
         Command::Probe(args) => probe::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Demo(args) => crate::demo::run(&args, context.json),
         Command::Completions(args) => completions::run(context, &args),
         Command::Man(args) => man::run(context, &args),
+        Command::Coprocessor(args) => Ok(codax_coprocessor::run(&context.dir, &args.device, args.cpu)?),
     }
 }
 

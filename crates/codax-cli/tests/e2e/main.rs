@@ -30,6 +30,7 @@ mod numa;
 mod pairs;
 mod power;
 mod probe;
+mod queues;
 mod quotas;
 mod stopped;
 mod strangers;

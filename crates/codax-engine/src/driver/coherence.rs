@@ -78,7 +78,11 @@ impl State {
             if !driver.is_active() || !driver.description.caches_files() || driver.is_gone() {
                 continue;
             }
-            let reaches = |e: &&Extent| driver.description.reach == Reach::Any || e.pool == own;
+            let reaches = |e: &&Extent| match driver.description.reach {
+                Reach::Any => true,
+                Reach::Own => e.pool == own,
+                Reach::Nothing => false,
+            };
             let range = |file: FileId, e: &Extent| Range {
                 file,
                 at: e.pages().offset(),

@@ -6,15 +6,18 @@
 //! * `coherence`: caches written back before bytes are copied and before frames are given back
 //! * `standing`: taken, stopped with its state saved, and going on
 //! * `needs`: what a device needs of its memory
+//! * `queues`: programs that hand in work
 //! * `saved`: what the store remembers of a device beside the journal
 
 mod coherence;
 mod needs;
+mod queues;
 mod saved;
 mod standing;
 
 pub(crate) use coherence::Part;
 pub(crate) use needs::{Fit, remember_needs};
+pub(crate) use queues::Queue;
 pub use standing::Driving;
 
 use crate::env::Env;
@@ -173,6 +176,16 @@ impl Driven {
         };
         wanted.store(false, Ordering::Release);
         Err(fault)
+    }
+
+    /// As [`Self::ask`], and nobody waits.
+    pub fn tell(&self, work: impl FnOnce(&dyn Driver) -> Result<()> + Send + 'static) {
+        let work: Work = Box::new(move |driver| drop(work(driver)));
+        let queued = Queued { work, in_any_case: true, wanted: Arc::default() };
+        if let Some(calls) = self.calls.as_ref().filter(|_| !self.is_gone()) {
+            // Its thread ends with it.
+            let _ = calls.send(queued);
+        }
     }
 
     /// Its process is gone, and with it what it mapped: nothing of the device's caches is left to be written back.

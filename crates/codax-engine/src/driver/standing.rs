@@ -58,6 +58,7 @@ impl Store {
         let driven = Arc::new(Driven::active(driver, description, pid, &*inner.env));
         st.pool_mut(pool).driver = driven.clone();
         drop(st);
+        inner.changed.notify_all();
         inner.event("driver", device, &format!("{} drives it", driven.name()), 0);
         let me = inner.me.clone();
         let start = move || {
@@ -76,6 +77,19 @@ impl Store {
         let options = self.inner.options();
         let given = options.devices.iter().find(|spec| spec.name == device);
         given.and_then(|spec| spec.driver_user).unwrap_or(self.inner.uid)
+    }
+
+    /// Waits until a device has a driver of its own, for so long.
+    #[must_use]
+    pub fn wait_for_driver(&self, device: &str, within: Duration) -> bool {
+        let inner = &self.inner;
+        let st = inner.lock();
+        let driven = |st: &State| st.pool_named(device).is_ok_and(|pool| st.pool(pool).driver.is_active());
+        let (st, _) = inner
+            .changed
+            .wait_timeout_while(st, within, |st| !driven(st))
+            .unwrap_or_else(PoisonError::into_inner);
+        driven(&st)
     }
 
     /// A device and what its driver says of it now.
@@ -129,6 +143,7 @@ impl Drop for Driving {
         if Arc::ptr_eq(&pool.driver, &self.driver) {
             pool.driver = Arc::new(Driven::passive(&Expander));
         }
+        inner.end_queues_to(&mut st, &self.driver);
         drop(st);
         inner.changed.notify_all();
         inner.event("driver", &name, &format!("{} is gone", self.driver.name()), 0);
@@ -191,6 +206,7 @@ impl Inner {
         }
         gone(driver.ask(call, |driver| driver.resume())).map_err(|f| failed("resume", f))?;
         driver.set_standing(Standing::Running);
+        self.changed.notify_all();
         Ok(())
     }
 

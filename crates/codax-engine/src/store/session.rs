@@ -449,6 +449,7 @@ impl Drop for Session {
                 touched.push(open.file);
             }
         }
+        inner.end_queues_of(&mut st, self.id);
         let mut pins: Vec<(FileId, (SessionId, PinId), PageRange)> = Vec::new();
         for (&file, live) in &mut st.live {
             pins.extend(live.pins.iter().filter(|((s, _), _)| *s == self.id).map(|(k, r)| (file, *k, *r)));

@@ -2,7 +2,7 @@
 
 use crate::backing::Backing;
 use crate::catalog::Catalog;
-use crate::driver::{Driven, Fit};
+use crate::driver::{Driven, Fit, Queue};
 use crate::emergency::{Book, Placed};
 use crate::fs::{FsHandle, Mount, MountHandle, MountUse};
 use crate::store::media::Media;
@@ -11,6 +11,7 @@ use crate::store::session::SessionEntry;
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
 use codax_core::change::{PoolRecord, PoolState};
+use codax_core::driver::QueueId;
 use codax_core::extent::{self, Extent, FrameRun, PoolRun};
 use codax_core::frame::{FrameFlags, FrameState};
 use codax_core::info::{Exclusive, JobInfo};
@@ -40,6 +41,9 @@ pub(crate) struct State {
     /// Files that somebody uses right now.
     pub live: HashMap<FileId, Live>,
     pub sessions: HashMap<SessionId, SessionEntry>,
+    /// Queues to coprocessors.
+    pub queues: HashMap<QueueId, Queue>,
+    pub next_queue: u64,
     pub next_session: u64,
     /// Segments that are not over yet, by the low bits of their id that name their commit word.
     pub segments: HashMap<MoveId, SegmentEntry>,
@@ -264,6 +268,8 @@ impl State {
             pools,
             live: HashMap::new(),
             sessions: HashMap::new(),
+            queues: HashMap::new(),
+            next_queue: 0,
             next_session: 0,
             segments: HashMap::new(),
             next_move: 1,

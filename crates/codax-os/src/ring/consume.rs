@@ -288,6 +288,12 @@ impl<S: Shared> Consumer<S> {
         self.owed.clear();
     }
 
+    /// Tells the submitter how many bytes of a request are left ([`Submitter::left`](super::Submitter::left)).
+    pub fn tell_left(&self, request: &Request, bytes: u64) {
+        // In the place of its length, which was copied out.
+        self.core.slot(request.position).words[Descriptor::LEN_WORD].store(bytes, Ordering::Relaxed);
+    }
+
     /// Whether a request should be given up: it was cancelled, or nobody will see its completion. To be asked at each
     /// step of a long operation.
     #[must_use]

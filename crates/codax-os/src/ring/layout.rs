@@ -17,7 +17,7 @@
 //!                                                48  [16] argument    ─ [16] result
 //! ```
 //!
-//! What stands to the right of a descriptor's field is what a completion puts in its place.
+//! What stands to the right of a descriptor's field is what a completion puts in its place. Until then the length may be what is left of it.
 //!
 //! Requests are counted from 0: the **position**. Position `p` has the slot `p % slots`, in the **lap** `p / slots`.
 //! The state is `2 * lap` if the slot waits for the submission of this lap (what the lap before left: 0 in fresh
@@ -110,6 +110,9 @@ impl Descriptor {
 
     /// Fails rather than waits if the device is drained.
     pub const FAIL_AT_ONCE: u16 = 2;
+
+    /// Which of a slot's words has the length.
+    pub(super) const LEN_WORD: usize = 4;
 
     /// As a slot has it.
     pub(super) const fn encode(&self) -> [u64; 7] {

@@ -142,6 +142,18 @@ impl Ring {
         self.core.shared.header().waiters.load(Ordering::Relaxed)
     }
 
+    /// Has the consumer come back from [`Consumer::next`] if it waits there, or at once when it is called the next time.
+    pub fn nudge(&self) {
+        // As who has cancelled something.
+        let header = self.core.shared.header();
+        header.cancels.fetch_add(1, Ordering::Release);
+        self.core.shared.fence();
+        let word = &header.consumer_sleeps;
+        if word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::AcqRel) != 0 {
+            self.core.shared.wake(word);
+        }
+    }
+
     /// Closes it, unless it is closed: all waits end, at both ends.
     pub fn close(&self, reason: Reason) {
         self.core.close(reason);

@@ -268,6 +268,17 @@ impl<S: Shared> Submitter<S> {
         found
     }
 
+    /// How many bytes of its length the consumer has yet to do, by its word, as long as the request is not complete.
+    ///
+    /// # Panics
+    ///
+    /// If the ticket is another ring's.
+    #[must_use]
+    pub fn left(&self, ticket: &Ticket) -> u64 {
+        self.own(ticket.ring);
+        self.0.core.slot(ticket.position).words[Descriptor::LEN_WORD].load(Ordering::Relaxed)
+    }
+
     /// Asks the consumer to give the request up. It completes in any case: as [cancelled](Completion::CANCELLED), or
     /// with its result if that was quicker or the consumer doesn't give up what it has begun. Nothing happens if it
     /// was collected already.

@@ -55,6 +55,7 @@ fn driver_facts(device: &DeviceInfo) -> Vec<(&'static str, String)> {
         _ if !told.caches_files() => caches,
         Reach::Own => format!("{caches}; of its own memory only"),
         Reach::Any => format!("{caches}; of any memory"),
+        Reach::Nothing => caches,
     };
     let pid = device.pid.map_or_else(String::new, |pid| format!(", process {pid}"));
     let driver = match &device.driverless {

@@ -1,0 +1,262 @@
+//! `codax run`: an operation on files, by a device's coprocessor.
+
+use super::Context;
+use crate::args::{RunArgs, checked};
+use crate::output::text::{self, printable};
+use anyhow::Result;
+use codax::queue::{
+    Closed, Completion, Descriptor, INLINE_MAX, Opcode, Outcome, Queue, Range, Refused, Spec, Status, Ticket,
+    Unfinished, Value, Which, descriptor,
+};
+use codax::{File, OpenOptions, Store};
+use codax_core::units::format_size;
+use codax_core::{Error, ErrorKind};
+use serde::Serialize;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+/// Requests that fit in its queue: it has one.
+const SLOTS: u32 = 2;
+
+/// Time between two looks at how far it is.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Bytes that `histogram` writes.
+const HISTOGRAM_LEN: u64 = 2048;
+
+#[derive(Serialize)]
+struct Row {
+    device: String,
+    operation: &'static str,
+    /// The result in words, as it is printed without --json.
+    result: String,
+    /// Its 16 bytes.
+    result_hex: String,
+    /// Bytes that it went through.
+    bytes: u64,
+    /// How long it took, by the coprocessor's account.
+    nanos: u64,
+    /// What an operation that writes has written, where no path was given for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<Vec<serde_json::Number>>,
+}
+
+/// An operation with its files open.
+struct Job<'a> {
+    store: &'a Store,
+    queue: Queue,
+    spec: Spec,
+    /// What was written, to be printed.
+    output: Option<File>,
+}
+
+/// `codax run`.
+pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
+    let opcode: Opcode = args.operation.parse().map_err(|e| Error::invalid(format!("{e}")))?;
+    let range = args.range.as_deref().map(checked::range).transpose()?;
+    let store = context.store()?;
+    let queue = store.device(&args.device).queue(SLOTS)?;
+    let mut job = Job { store: &store, queue, spec: Spec::new(opcode), output: None };
+    job.prepare(args, range)?;
+    let request = descriptor(&job.spec)?;
+    let completion = job.carry_out(context, args, &request)?;
+    let status = Status::of(&completion);
+    if status != Status::Done {
+        let path = args.path.as_deref().map_or_else(String::new, |path| format!(" of {}", path.display()));
+        let line = format!("{} {opcode}{path}: {status}", args.device);
+        return Err(Error::new(kind_of(status), line).into());
+    }
+    let result = Outcome(completion.result).value(opcode);
+    // Some end where they have found something.
+    let len = match result {
+        Value::Found(Some(at)) | Value::Difference(Some((at, _))) => request.len.min(at + 1),
+        _ => request.len,
+    };
+    let output = job.output.as_ref().map(|file| numbers(file, opcode)).transpose()?;
+    let row = Row {
+        device: args.device.clone(),
+        operation: opcode.name(),
+        result: result.to_string(),
+        result_hex: completion.result.iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        }),
+        bytes: len,
+        nanos: completion.took_ns,
+        output: output.clone(),
+    };
+    context.print([row], || shown(&args.device, result, output.as_deref(), len, completion.took_ns))
+}
+
+/// What a person sees: what was written in lines, or the result in one.
+fn shown(
+    device: &str,
+    result: Value,
+    output: Option<&[serde_json::Number]>,
+    bytes: u64,
+    nanos: u64,
+) -> String {
+    if let Some(numbers) = output {
+        return numbers.iter().fold(String::new(), |mut lines, number| {
+            let _ = writeln!(lines, "{number}");
+            lines
+        });
+    }
+    let (size, pace) = (format_size(bytes), text::pace(bytes, nanos));
+    format!("{result}\n  {size} by {} in {pace}\n", printable(device))
+}
+
+fn kind_of(status: Status) -> ErrorKind {
+    match status {
+        Status::Cancelled => ErrorKind::Cancelled,
+        Status::NotAllowed => ErrorKind::Permission,
+        Status::Drained | Status::Reset => ErrorKind::DeviceState,
+        Status::Unreachable => ErrorKind::Lost,
+        _ => ErrorKind::Invalid,
+    }
+}
+
+impl Job<'_> {
+    /// Opens the files, and says what is to be done with them.
+    fn prepare(&mut self, args: &RunArgs, range: Option<(u64, u64)>) -> Result<()> {
+        let opcode = self.spec.opcode;
+        let [first, second] = [args.more.first(), args.more.get(1)];
+        let most = match opcode {
+            Opcode::MatvecF32 => 2,
+            Opcode::Copy | Opcode::Compare | Opcode::Fill | Opcode::Search | Opcode::Histogram => 1,
+            _ => usize::from(opcode.shape().elements[Which::Second as usize].is_some()),
+        };
+        if args.more.len() > most || opcode == Opcode::Nop && args.path.is_some() {
+            return Err(usage(opcode, "more than it takes").into());
+        }
+        if opcode == Opcode::Nop {
+            return Ok(());
+        }
+        let path = args.path.as_ref().ok_or_else(|| usage(opcode, "without a PATH"))?;
+        if opcode == Opcode::Fill {
+            self.spec.parameter = vec![byte(first)?];
+            return self.give(Which::Output, path, range);
+        }
+        self.give(Which::Input, path, range)?;
+        match opcode {
+            Opcode::Search => self.spec.parameter = string(first)?,
+            Opcode::MatvecF32 => {
+                self.give(Which::Second, first.ok_or_else(|| usage(opcode, "without a VECTOR"))?, None)?;
+                let columns = self.spec.len(Which::Second) / 4;
+                let rows = (self.spec.len(Which::Input) / 4).checked_div(columns).unwrap_or(0);
+                self.take(second, path, rows * 4)?;
+            }
+            Opcode::Copy => {
+                let output = first.ok_or_else(|| usage(opcode, "without an OUTPUT"))?;
+                self.take(Some(output), path, self.spec.len(Which::Input))?;
+            }
+            Opcode::Histogram => self.take(first, path, HISTOGRAM_LEN)?,
+            _ if most == 1 => {
+                let second = first.ok_or_else(|| usage(opcode, "without a SECOND"))?;
+                self.give(Which::Second, second, None)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A file that is there, or a part of it.
+    fn give(&mut self, which: Which, path: &OsStr, range: Option<(u64, u64)>) -> Result<()> {
+        let write = which == Which::Output;
+        let file = OpenOptions::new().read(!write).write(write).open(self.store, path)?;
+        let len = file.len()?;
+        let (start, len) = range.unwrap_or((0, len));
+        self.name(which, &file, start, len)
+    }
+
+    /// A file to be written: made longer if it is shorter. Without a path it has no name, and is printed.
+    fn take(&mut self, path: Option<&OsString>, beside: &OsStr, len: u64) -> Result<()> {
+        let options = OpenOptions::new().read(true).write(true);
+        let file = match path {
+            Some(path) => {
+                let file = options.create(true).open(self.store, path)?;
+                if file.len()? < len {
+                    file.set_len(len)?;
+                }
+                file
+            }
+            None => {
+                let file = options.unnamed(true).len(len).open(self.store, beside)?;
+                self.output = Some(file.clone());
+                file
+            }
+        };
+        self.name(Which::Output, &file, 0, len)
+    }
+
+    fn name(&mut self, which: Which, file: &File, start: u64, len: u64) -> Result<()> {
+        let number = self.queue.file(file, which == Which::Output)?;
+        let spec = std::mem::replace(&mut self.spec, Spec::new(Opcode::Nop));
+        self.spec = spec.with(which, Range { file: number.into(), start, len });
+        Ok(())
+    }
+
+    /// Hands it in, and shows how far it is until it is complete.
+    fn carry_out(&self, context: &Context, args: &RunArgs, request: &Descriptor) -> Result<Completion> {
+        let closed = |Closed(reason): Closed| {
+            let line =
+                format!("{}: {}: what it was at is lost, and may be half done", args.device, Closed(reason));
+            Error::device_state(line)
+        };
+        let mut ticket: Ticket = self.queue.submit(request).map_err(|refused| match refused {
+            Refused::Closed(why) => closed(why),
+            Refused::Full => Error::internal("a new queue has no room"),
+        })?;
+        let mut progress = context.progress(format!("{} on {}", args.operation, args.device));
+        loop {
+            match self.queue.wait(ticket, Some(Instant::now() + LOOK_EVERY)) {
+                Ok(completion) => return Ok(completion),
+                Err(Unfinished::Closed(why)) => return Err(closed(why).into()),
+                Err(Unfinished::Pending(pending)) => ticket = pending,
+            }
+            let left = self.queue.left(&ticket);
+            progress.bytes(request.len.saturating_sub(left), request.len, "");
+        }
+    }
+}
+
+/// What was written to a file, as numbers.
+fn numbers(file: &File, opcode: Opcode) -> Result<Vec<serde_json::Number>> {
+    let mut bytes = vec![0; usize::try_from(file.len()?)?];
+    file.read_at(&mut bytes, 0)?;
+    Ok(if opcode == Opcode::Histogram {
+        let (counts, _) = bytes.as_chunks::<8>();
+        counts.iter().map(|count| u64::from_le_bytes(*count).into()).collect()
+    } else {
+        let (rows, _) = bytes.as_chunks::<4>();
+        // JSON has no NaN and no infinity.
+        let number = |row: &[u8; 4]| serde_json::Number::from_f64(f32::from_le_bytes(*row).into());
+        let finite = || Error::invalid("a row is no number, or infinite: give an OUTPUT path for the bytes");
+        rows.iter().map(|row| number(row).ok_or_else(finite)).collect::<Result<_, _>>()?
+    })
+}
+
+fn usage(opcode: Opcode, what: &str) -> Error {
+    Error::invalid(format!("{opcode} {what}: see codax run --help"))
+}
+
+fn byte(typed: Option<&OsString>) -> Result<u8> {
+    let typed = typed.ok_or_else(|| usage(Opcode::Fill, "without a BYTE"))?;
+    let byte = typed.to_str().and_then(|text| text.parse().ok());
+    Ok(byte.ok_or_else(|| Error::invalid(format!("fill {}: no number from 0 to 255", typed.display())))?)
+}
+
+fn string(typed: Option<&OsString>) -> Result<Vec<u8>> {
+    let typed = typed.ok_or_else(|| usage(Opcode::Search, "without a TEXT"))?;
+    let string = typed.as_bytes();
+    if string.is_empty() || string.len() > INLINE_MAX {
+        let len = string.len();
+        return Err(Error::invalid(format!(
+            "search for {len} bytes: 1 to {INLINE_MAX} can be given here; programs search for up to 256"
+        ))
+        .into());
+    }
+    Ok(string.to_vec())
+}

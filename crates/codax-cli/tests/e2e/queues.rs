@@ -1,0 +1,566 @@
+//! Work on files by a software coprocessor: `codax run`, programs with queues, and what happens to work in flight.
+
+use crate::client::{self, Client};
+use crate::rig::{MIB, NOBODY, Plan, Rig, pattern, root, skipped, until};
+use codax::queue::{
+    Completion, Descriptor, Opcode, Queue, Range, Spec, Ticket, Unfinished, Which, descriptor,
+};
+use codax::{File, OpenOptions, Request, Store};
+use codax_core::driver::QueueId;
+use codax_wire::{Channel, Hello, MAGIC, Reply, SOCKET, VERSION};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+/// A store with a coprocessor.
+fn rig() -> Rig {
+    Plan::new().dram("256MiB").device_as("sim0=software:128MiB").patient(Duration::from_secs(60)).up()
+}
+
+fn result(rig: &Rig, words: &[&str]) -> String {
+    let row = rig.row(&[&["run", "sim0"], words].concat());
+    assert_eq!((&row["device"], &row["operation"]), (&"sim0".into(), &words[0].into()));
+    row["result"].as_str().expect("text").to_owned()
+}
+
+/// CRC-32C, byte by byte.
+fn crc32c(bytes: &[u8]) -> String {
+    let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    let table: [u32; 256] =
+        std::array::from_fn(|byte| (0..8).fold(u32::try_from(byte).expect("small"), step));
+    let index = |crc: u32, byte: u8| usize::from(crc.to_le_bytes()[0] ^ byte);
+    let crc = bytes.iter().fold(!0, |crc: u32, byte| table[index(crc, *byte)] ^ crc >> 8);
+    format!("{:08x}", !crc)
+}
+
+fn pid(rig: &Rig) -> u64 {
+    let pid = || rig.row(&["device", "show", "sim0"])["device"]["pid"].as_u64();
+    until("a coprocessor", pid)
+}
+
+fn counter(rig: &Rig, name: &str) -> u64 {
+    let row = rig.row(&["device", "show", "sim0"]);
+    let counters = row["device"]["counters"].as_array().expect("a list");
+    let found = counters.iter().find(|counter| counter["name"] == name);
+    found.and_then(|counter| counter["value"].as_u64()).unwrap_or_else(|| panic!("no counter {name}"))
+}
+
+/// The role of a program with a queue of `words[0]` requests.
+///
+/// `file PATH MODE` grants a file, read only or with `rw`; `crc NUMBER LEN COUNT` hands in so many; `ask OPCODE FLAGS FILE FILE AT AT LEN ARGUMENT` hands in one. `wait` waits
+/// for the oldest, `done` says how many of them are complete, `cancel` cancels the latest; `steal QUEUE` opens what was granted to another.
+pub fn submit(store: &Store, words: &[&str]) {
+    let queue = store.device("sim0").queue(words[0].parse().expect("a number")).expect("a queue");
+    let mut tickets: Vec<Result<Ticket, Completion>> = Vec::new();
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    client::serve(|line| match line {
+        ["file", path, mode] => {
+            let options = OpenOptions::new().read(true).write(*mode == "rw");
+            let granted = options.open(store, path).and_then(|file| queue.file(&file, mode.contains('w')));
+            granted.map_or_else(|e| format!("{:?}: {e}", e.kind), |number| number.to_string())
+        }
+        ["crc", file, len, count] => {
+            let range = Range { file: number(file), start: 0, len: number(len) };
+            let one = descriptor(&Spec::new(Opcode::Crc32c).with(Which::Input, range)).expect("it has sense");
+            let count = usize::try_from(number(count)).expect("a number");
+            let batch = queue.submit_batch(&vec![one; count]).expect("open");
+            let handed = batch.len();
+            tickets.extend(batch.map(Ok));
+            handed.to_string()
+        }
+        ["ask", rest @ ..] => match queue.submit(&described(rest)) {
+            Ok(ticket) => {
+                tickets.push(Ok(ticket));
+                "handed in".to_owned()
+            }
+            Err(refused) => format!("{:?}: {refused}", std::io::Error::from(refused).kind()),
+        },
+        ["wait"] => match tickets.remove(0) {
+            Ok(ticket) => told(queue.wait(ticket, None)),
+            Err(complete) => told(Ok(complete)),
+        },
+        ["done"] => {
+            tickets = std::mem::take(&mut tickets).into_iter().map(|one| look(&queue, one)).collect();
+            tickets.iter().filter(|one| one.is_err()).count().to_string()
+        }
+        ["cancel"] => {
+            let Some(Ok(latest)) = tickets.last() else { panic!("nothing is on its way") };
+            queue.cancel(latest.id());
+            "asked for".to_owned()
+        }
+        ["steal", of] => {
+            let wanted = Request::OpenGranted { queue: QueueId(number(of)), number: 1 };
+            let stolen = store.call(wanted);
+            stolen.map_or_else(|e| format!("{:?}: {e}", e.kind), |reply| format!("{reply:?}"))
+        }
+        other => panic!("no such line: {other:?}"),
+    });
+}
+
+fn look(queue: &Queue, one: Result<Ticket, Completion>) -> Result<Ticket, Completion> {
+    match one.map(|ticket| queue.poll(ticket)) {
+        Ok(Ok(complete)) | Err(complete) => Err(complete),
+        Ok(Err(Unfinished::Pending(ticket))) => Ok(ticket),
+        Ok(Err(Unfinished::Closed(why))) => panic!("{why}"),
+    }
+}
+
+fn told(found: Result<Completion, Unfinished>) -> String {
+    match found {
+        Ok(Completion { status: 0, result, .. }) => {
+            let [a, b, c, d, ..] = result;
+            format!("{:08x}", u32::from_le_bytes([a, b, c, d]))
+        }
+        Ok(failed) => failed.status.to_string(),
+        Err(Unfinished::Closed(why)) => why.to_string(),
+        Err(Unfinished::Pending(_)) => panic!("it waits until it is complete"),
+    }
+}
+
+fn described(words: &[&str]) -> Descriptor {
+    let numbers: Vec<u64> = words.iter().map(|word| word.parse().expect("a number")).collect();
+    let [opcode, flags, first, second, at, other, len, argument] = numbers[..] else { panic!("{words:?}") };
+    let small = |number: u64| u32::try_from(number).expect("32 bits");
+    let mut arguments = [0; 16];
+    arguments[..8].copy_from_slice(&argument.to_le_bytes());
+    Descriptor {
+        opcode: u16::try_from(opcode).expect("16 bits"),
+        flags: u16::try_from(flags).expect("16 bits"),
+        files: [small(first), small(second)],
+        offsets: [at, other],
+        len,
+        argument: arguments,
+    }
+}
+
+#[test]
+fn each_operation_gives_what_the_test_computes() {
+    let rig = rig();
+    let bytes = pattern(3 * MIB + 5, 1);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    assert_eq!(result(&rig, &["nop"]), "done");
+    assert_eq!(result(&rig, &["crc32c", "/f"]), crc32c(&bytes));
+    let part = usize::try_from(MIB).expect("it fits");
+    assert_eq!(result(&rig, &["crc32c", "/f", "--range", "1MiB:1000"]), crc32c(&bytes[part..part + 1000]));
+    assert_eq!(result(&rig, &["xxh3", "/f"]), format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes)));
+    let counts: Vec<u64> =
+        (0..=255).map(|byte| bytes.iter().filter(|b| **b == byte).count() as u64).collect();
+    let row = rig.row(&["run", "sim0", "histogram", "/f"]);
+    assert_eq!(row["output"], serde_json::json!(counts));
+
+    assert_eq!(result(&rig, &["copy", "/f", "/copy"]), format!("{} bytes", bytes.len()));
+    assert!(rig.get("/copy") == bytes);
+    assert_eq!(result(&rig, &["compare", "/f", "/copy"]), "equal");
+    result(&rig, &["fill", "/copy", "0", "--range", "2MiB:1MiB"]);
+    let two = usize::try_from(2 * MIB).expect("it fits");
+    let at = two + bytes[two..].iter().position(|byte| *byte != 0).expect("not all are zero");
+    assert_eq!(result(&rig, &["compare", "/f", "/copy"]), format!("differs at {at}: greater"));
+    let copied = rig.get("/copy");
+    assert!(
+        copied[two..][..part].iter().all(|byte| *byte == 0) && copied[two + part..] == bytes[two + part..]
+    );
+
+    rig.put("/text", b"the needle is in the hay", &[]).ok();
+    assert_eq!(result(&rig, &["search", "/text", "needle"]), "found at 4");
+    assert_eq!(result(&rig, &["search", "/text", "needles"]), "none");
+
+    // Whole numbers: sums are exact in whatever order.
+    let whole = |seed: i16| (0..5000_i16).map(move |i| i.wrapping_mul(31).wrapping_add(seed) % 101);
+    let to_bytes = |kind: &str, seed| -> Vec<u8> {
+        match kind {
+            "f32" => whole(seed).flat_map(|n| f32::from(n).to_le_bytes()).collect(),
+            "f64" => whole(seed).flat_map(|n| f64::from(n).to_le_bytes()).collect(),
+            _ => whole(seed).flat_map(|n| i64::from(n).to_le_bytes()).collect(),
+        }
+    };
+    let numbers: Vec<i64> = whole(1).map(i64::from).collect();
+    let others: Vec<i64> = whole(2).map(i64::from).collect();
+    let dot: i64 = numbers.iter().zip(&others).map(|(a, b)| a * b).sum();
+    for kind in ["f32", "f64", "i64"] {
+        let (a, b) = (format!("/{kind}-a"), format!("/{kind}-b"));
+        rig.put(&a, &to_bytes(kind, 1), &["--on", "sim0"]).ok();
+        rig.put(&b, &to_bytes(kind, 2), &[]).ok();
+        let wanted = [
+            ("sum", numbers.iter().sum()),
+            ("min", *numbers.iter().min().expect("some")),
+            ("max", *numbers.iter().max().expect("some")),
+        ];
+        for (operation, wanted) in wanted {
+            let operation = format!("{operation}-{kind}");
+            assert_eq!(result(&rig, &[&operation, &a]), wanted.to_string(), "{operation}");
+        }
+        assert_eq!(result(&rig, &[&format!("dot-{kind}"), &a, &b]), dot.to_string(), "dot-{kind}");
+    }
+    // 50 rows of 100.
+    let vector: Vec<u8> = (0..100_u8).flat_map(|n| f32::from(n % 7).to_le_bytes()).collect();
+    rig.put("/vector", &vector, &[]).ok();
+    let rows: Vec<f64> = numbers
+        .chunks(100)
+        .map(|row| row.iter().zip(0..).map(|(n, at)| n * (at % 7)).sum::<i64>())
+        .map(|sum| f64::from(i32::try_from(sum).expect("it is small")))
+        .collect();
+    let row = rig.row(&["run", "sim0", "matvec-f32", "/f32-a", "/vector"]);
+    assert_eq!(row["output"], serde_json::json!(rows));
+    rig.ok(&["run", "sim0", "matvec-f32", "/f32-a", "/vector", "/rows"]);
+    let written: Vec<f64> =
+        rig.get("/rows").as_chunks().0.iter().map(|b| f32::from_le_bytes(*b).into()).collect();
+    assert_eq!(written, rows);
+    assert_eq!(counter(&rig, "queue depth"), 0);
+    rig.sound();
+}
+
+#[test]
+fn what_can_not_be_run_is_refused_in_a_line() {
+    let rig = Plan::new().device_as("sim0=software:16MiB").and_device("plain=emulated:16MiB").up();
+    rig.put("/f", &pattern(4099, 1), &[]).ok();
+    rig.put("/g", &pattern(99, 1), &[]).ok();
+    for device in ["plain", "dram"] {
+        rig.run(&["run", device, "crc32c", "/f"]).fails(2, &[device, "without a coprocessor", "software"]);
+    }
+    rig.run(&["run", "none", "crc32c", "/f"]).fails(3, &["none"]);
+    for (words, code, says) in [
+        (&["bogus", "/f"][..], 2, "there are nop, copy"),
+        (&["crc32c"], 2, "without a PATH"),
+        (&["crc32c", "/f", "/g"], 2, "more than it takes"),
+        (&["crc32c", "/none"], 3, "/none"),
+        (&["crc32c", "/f", "--range", "4000:100"], 2, "beyond its file"),
+        (&["crc32c", "/f", "--range", "4000"], 2, "OFFSET:LENGTH"),
+        (&["sum-f32", "/f"], 2, "multiple"),
+        (&["copy", "/f", "/f"], 2, "make no sense"),
+        (&["compare", "/f", "/g"], 2, "second"),
+        (&["fill", "/f", "256"], 2, "from 0 to 255"),
+        (&["search", "/f", "seventeen letters"], 2, "1 to 16"),
+        (&["search", "/f"], 2, "without a TEXT"),
+    ] {
+        rig.run(&[&["run", "sim0"], words].concat()).fails(code, &[says]);
+    }
+    assert!(rig.get("/f") == pattern(4099, 1));
+}
+
+#[test]
+fn a_cpu_that_is_not_there_is_refused_by_name() {
+    let rig = Plan::new().device_as("sim0=software:16MiB,cpu=99999").place();
+    rig.try_up("").expect_err("there is none").fails(2, &["sim0", "cpu=99999"]);
+}
+
+#[test]
+fn bad_descriptors_are_refused_one_by_one_and_harm_nobody() {
+    let rig = rig();
+    rig.put("/f", &pattern(10_000, 1), &["--on", "sim0"]).ok();
+    rig.put("/w", &pattern(10_000, 2), &[]).ok();
+    rig.put("/long", &[7; 300], &[]).ok();
+    let first = pid(&rig);
+    let mut program = Client::start(&rig, "submit", &["64"]);
+    for (number, path, mode) in
+        [("1", "/f", "ro"), ("2", "/w", "rw"), ("3", "/long", "ro"), ("4", "/w", "rw")]
+    {
+        assert_eq!(program.ask(&format!("file {path} {mode}")), number);
+    }
+    assert!(program.ask("file /f w").starts_with("Permission"), "not open for writing");
+    let huge = u64::MAX;
+    for (request, status) in [
+        // No such operation, file, or right.
+        ("999 0 1 0 0 0 100 0".to_owned(), "-95"),
+        ("6 0 9 0 0 0 100 0".into(), "-9"),
+        ("6 0 0 0 0 0 100 0".into(), "-9"),
+        ("3 0 1 0 0 0 100 0".into(), "-13"),
+        ("2 0 2 1 0 0 100 0".into(), "-13"),
+        // Beyond the file, and beyond all files.
+        ("6 0 1 0 1 0 10000 0".into(), "-34"),
+        (format!("6 0 1 0 {huge} 0 {huge} 0"), "-34"),
+        (format!("2 0 1 2 0 {huge} 10000 0"), "-34"),
+        // Overlapping, by one number and by two; torn; without a string; with one that is too long.
+        ("2 0 2 2 0 50 100 0".into(), "-22"),
+        ("2 0 2 4 0 50 100 0".into(), "-22"),
+        ("16 0 1 0 0 0 10 0".into(), "-22"),
+        ("5 0 1 0 0 0 100 0".into(), "-22"),
+        ("5 0 1 0 0 17 100 0".into(), "-22"),
+        ("5 0 1 3 0 0 100 257".into(), "-22"),
+        ("32 0 1 1 0 0 16 0".into(), "-9"),
+        ("32 0 1 1 0 0 16 2".into(), "-22"),
+        ("32 0 1 1 0 0 18 17179869186".into(), "-22"),
+        // And some that are well.
+        ("5 0 3 3 0 100 300 200".into(), "00000000"),
+        ("6 65535 1 0 0 0 10000 0".into(), &crc32c(&pattern(10_000, 1))),
+    ] {
+        assert_eq!(program.ask(&format!("ask {request}")), "handed in");
+        assert_eq!(program.ask("wait"), status, "{request}");
+    }
+    // What has no room is refused, and nothing is lost.
+    assert_eq!(program.ask("crc 1 10000 100"), "64");
+    assert!(program.ask("ask 1 0 0 0 0 0 0 0").starts_with("WouldBlock"));
+    for _ in 0..64 {
+        assert_eq!(program.ask("wait"), crc32c(&pattern(10_000, 1)));
+    }
+    program.end();
+    assert_eq!(pid(&rig), first, "the coprocessor is the same");
+    rig.sound();
+}
+
+#[test]
+fn moves_and_drains_under_work_in_flight_lose_nothing() {
+    let rig = rig();
+    let bytes = pattern(32 * MIB, 3);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    let (sum, len) = (crc32c(&bytes), bytes.len());
+    let mut program = Client::start(&rig, "submit", &["256"]);
+    assert_eq!(program.ask("file /f ro"), "1");
+    assert_eq!(program.ask(&format!("crc 1 {len} 100")), "100");
+    for to in ["dram", "sim0"] {
+        rig.ok(&["move", "/f", "--to", to]);
+        assert_eq!(rig.pools_of("/f"), [to]);
+    }
+    rig.ok(&["device", "drain", "sim0"]);
+    assert_eq!(rig.pools_of("/f"), ["dram"]);
+    let done = program.number("done");
+    assert!(done < 100, "all was done before the drain");
+    let shown = rig.ok(&["device", "show", "sim0"]);
+    assert!(shown.text().contains("at rest") && shown.text().contains("are saved"), "{shown}");
+    // One that doesn't want to wait is told at once, and one that does waits behind the others.
+    assert_eq!(program.ask("ask 1 2 0 0 0 0 0 0"), "handed in");
+    until("an answer to who doesn't wait", || (program.number("done") == done + 1).then_some(()));
+    assert_eq!(program.ask("ask 1 0 0 0 0 0 0 0"), "handed in");
+    // Another one is cancelled while it waits.
+    assert_eq!(program.ask(&format!("ask 6 0 1 0 0 0 {len} 0")), "handed in");
+    assert_eq!(program.ask("cancel"), "asked for");
+    until("the end of what was cancelled", || (program.number("done") == done + 2).then_some(()));
+    assert_eq!(counter(&rig, "operations"), done);
+
+    rig.ok(&["device", "online", "sim0"]);
+    for n in 0..100 {
+        assert_eq!(program.ask("wait"), sum, "{n}");
+    }
+    assert_eq!([program.ask("wait"), program.ask("wait"), program.ask("wait")], ["-11", "00000000", "-125"]);
+    assert_eq!(rig.pools_of("/f"), ["sim0"]);
+    // Each was carried out once.
+    assert_eq!((counter(&rig, "operations"), counter(&rig, "queue depth")), (101, 0));
+    program.end();
+    rig.sound();
+}
+
+#[test]
+fn a_reset_device_tells_what_it_has_forgotten() {
+    let rig = rig();
+    let bytes = pattern(32 * MIB, 4);
+    let sum = crc32c(&bytes);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    let mut program = Client::start(&rig, "submit", &["256"]);
+    assert_eq!(program.ask("file /f ro"), "1");
+    assert_eq!(program.ask(&format!("crc 1 {} 100", bytes.len())), "100");
+    rig.ok(&["device", "drain", "sim0"]);
+    let done = program.number("done");
+    rig.ok(&["device", "online", "sim0", "--reset-device"]);
+    let told: Vec<String> = (0..100).map(|_| program.ask("wait")).collect();
+    let (well, forgotten): (Vec<_>, Vec<_>) = told.iter().partition(|told| **told == sum);
+    assert!(well.len() as u64 >= done && !forgotten.is_empty(), "{told:?}");
+    assert!(forgotten.iter().all(|told| *told == "-104"), "{told:?}");
+    program.end();
+}
+
+#[test]
+fn a_coprocessor_that_is_killed_is_started_again_and_who_waits_is_told() {
+    let rig = rig();
+    let bytes = pattern(32 * MIB, 5);
+    let sum = crc32c(&bytes);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    let mut program = Client::start(&rig, "submit", &["256"]);
+    assert_eq!(program.ask("file /f ro"), "1");
+    assert_eq!(program.ask(&format!("crc 1 {} 100", bytes.len())), "100");
+    let first = pid(&rig);
+    let process = rustix::process::Pid::from_raw(i32::try_from(first).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("it is there");
+    let told = std::iter::repeat_with(|| program.ask("wait")).find(|told| *told != sum);
+    assert_eq!(told.as_deref(), Some("the process at the queue's other end has died"));
+    let next = until("another coprocessor", || {
+        rig.row(&["device", "show", "sim0"])["device"]["pid"].as_u64().filter(|pid| *pid != first)
+    });
+    assert_ne!(next, first);
+    assert_eq!(result(&rig, &["crc32c", "/f"]), sum);
+    assert!(rig.events("driver").iter().any(|line| line.contains("started again")));
+    program.end();
+    rig.sound();
+    // It ends with the daemon.
+    rig.down();
+    until("the end of the coprocessor", || gone(next));
+}
+
+#[test]
+fn a_daemon_that_is_killed_takes_its_coprocessor_with_it_and_the_next_has_another() {
+    let cpu = *codax_os::cpu::allowed().expect("it runs somewhere").last().expect("it runs somewhere");
+    let device =
+        format!("[[device]]\nname = \"sim0\"\nbacking = \"software\"\nsize = \"64MiB\"\ncpu = {cpu}\n");
+    let rig = Plan::new().without_devices().config(&format!("ack_timeout = \"1m\"\n{device}")).up();
+    let bytes = pattern(32 * MIB, 9);
+    let sum = crc32c(&bytes);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    let first = pid(&rig);
+    let status = std::fs::read_to_string(format!("/proc/{first}/status")).expect("it is there");
+    assert!(status.lines().any(|line| line == format!("Cpus_allowed_list:\t{cpu}")), "{status}");
+    let mut program = Client::start(&rig, "submit", &["256"]);
+    assert_eq!(program.ask("file /f ro"), "1");
+    assert_eq!(program.ask(&format!("crc 1 {} 100", bytes.len())), "100");
+    // It maps the file by then.
+    until("the first of them", || (program.number("done") > 0).then_some(()));
+    rig.kill();
+    let told = std::iter::repeat_with(|| program.ask("wait")).find(|told| *told != sum);
+    assert_eq!(told.as_deref(), Some("the queue was closed by its other end"));
+    until("the end of the coprocessor", || gone(first));
+    rig.up();
+    assert_ne!(pid(&rig), first);
+    assert_eq!(result(&rig, &["crc32c", "/f"]), sum);
+    let file = rig.beside("codax.toml");
+    let text = std::fs::read_to_string(&file).expect("ours").replace(&format!("cpu = {cpu}\n"), "");
+    std::fs::write(&file, text).expect("ours");
+    assert_eq!(rig.ok(&["reload"]).text(), "coprocessors of devices need a restart\n");
+    program.end();
+    rig.sound();
+}
+
+fn gone(pid: u64) -> Option<()> {
+    (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+}
+
+#[test]
+fn a_program_that_is_killed_with_work_queued_harms_nobody() {
+    let rig = rig();
+    let bytes = pattern(32 * MIB, 6);
+    let sum = crc32c(&bytes);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    let first = pid(&rig);
+    let mut other = Client::start(&rig, "submit", &["4"]);
+    assert_eq!(other.ask("file /f ro"), "1");
+    let mut program = Client::start(&rig, "submit", &["256"]);
+    assert_eq!(program.ask("file /f ro"), "1");
+    assert_eq!(program.ask(&format!("crc 1 {} 100", bytes.len())), "100");
+    program.process.kill();
+    until("its queue to be closed", || (counter(&rig, "queues") == 1).then_some(()));
+    until("nothing of it to be left", || (counter(&rig, "queue depth") == 0).then_some(()));
+    assert_eq!(other.ask(&format!("crc 1 {} 1", bytes.len())), "1");
+    assert_eq!(other.ask("wait"), sum);
+    assert!(counter(&rig, "operations") < 101);
+    assert_eq!(pid(&rig), first);
+    // What it had open is closed.
+    rig.ok(&["device", "drain", "sim0"]);
+    other.end();
+    rig.sound();
+}
+
+#[test]
+fn files_that_are_removed_or_cut_under_an_operation_harm_nobody() {
+    let rig = rig();
+    let bytes = pattern(32 * MIB, 7);
+    let sum = crc32c(&bytes);
+    let first = pid(&rig);
+    let mut program = Client::start(&rig, "submit", &["256"]);
+    rig.put("/gone", &bytes, &["--on", "sim0"]).ok();
+    assert_eq!(program.ask("file /gone ro"), "1");
+    assert_eq!(program.ask(&format!("crc 1 {} 20", bytes.len())), "20");
+    rig.ok(&["rm", "/gone"]);
+    for _ in 0..20 {
+        assert_eq!(program.ask("wait"), sum);
+    }
+    rig.put("/cut", &bytes, &["--on", "sim0"]).ok();
+    assert_eq!(program.ask("file /cut rw"), "2");
+    assert_eq!(program.ask(&format!("crc 2 {} 50", bytes.len())), "50");
+    until("the first of them", || (program.number("done") > 0).then_some(()));
+    let store = Store::connect(rig.dir()).expect("a daemon");
+    let file = OpenOptions::new().write(true).open(&store, "/cut").expect("it is there");
+    file.set_len(MIB).expect("it is cut");
+    let told: Vec<String> = (0..50).map(|_| program.ask("wait")).collect();
+    assert!(told.iter().all(|told| *told == sum || told == "-5"), "{told:?}");
+    assert_eq!(told.last().map(String::as_str), Some("-5"));
+    // A write is no other.
+    assert_eq!(program.ask(&format!("ask 3 0 2 0 0 0 {} 9", bytes.len())), "handed in");
+    assert_eq!(program.ask("wait"), "-5");
+    assert_eq!(pid(&rig), first, "the coprocessor is the same");
+    drop((file, store));
+    program.end();
+    rig.sound();
+}
+
+/// The role of a program that writes anything over its queues.
+pub fn scribble(store: &Store) {
+    let channel = Channel::new(codax_os::sock::connect(&store.dir().join(SOCKET)).expect("a daemon"));
+    channel.send(&Request::Hello(Hello { magic: MAGIC, version: VERSION }), &[]).expect("sent");
+    let welcome = channel.recv::<Reply>().expect("received");
+    assert!(matches!(welcome, Some((Reply::Welcome { .. }, _))));
+    for round in 0..100 {
+        channel.send(&Request::Queue { pool: "sim0".into(), slots: 64 }, &[]).expect("sent");
+        let Some((Reply::Queue(queue), fds)) = channel.recv::<Reply>().expect("received") else {
+            panic!("no queue")
+        };
+        let ring = std::fs::File::from(fds.into_iter().next().expect("its memory"));
+        // All of it, or from the slots on, where some of what is there are states as they should be.
+        let all = pattern(2 * 4096, round);
+        let ones = (1_u64 | 6 << 32 | (round % 40) << 40).to_le_bytes().repeat(512);
+        let (at, bytes) = if round % 2 == 0 { (0, &all) } else { (4096, &ones) };
+        ring.write_all_at(bytes, at).expect("written");
+        if round % 3 == 0 {
+            // Else it is looked at as it is closed.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        channel.send(&Request::CloseQueue(queue), &[]).expect("sent");
+    }
+    client::say("scribbled");
+}
+
+#[test]
+fn a_program_that_scribbles_over_its_queues_harms_nobody() {
+    let rig = rig();
+    let bytes = pattern(MIB, 10);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    let first = pid(&rig);
+    assert_eq!(client::run(&rig, "scribble", &[], None), ["scribbled"]);
+    assert_eq!(result(&rig, &["crc32c", "/f"]), crc32c(&bytes));
+    until("its queues to be gone", || (counter(&rig, "queues") == 0).then_some(()));
+    assert_eq!((pid(&rig), counter(&rig, "queue depth")), (first, 0));
+    rig.sound();
+}
+
+#[test]
+fn a_queue_has_no_more_rights_than_who_made_it() {
+    const NAME: &str = "a_queue_has_no_more_rights_than_who_made_it";
+    if !root() {
+        return skipped(NAME, "other users need root");
+    }
+    let rig = rig();
+    let bytes = pattern(MIB, 8);
+    for (path, mode) in [("/secret", "600"), ("/shown", "644")] {
+        rig.put(path, &bytes, &[]).ok();
+        rig.ok(&["chmod", mode, path]);
+    }
+    let mut owner = Client::start(&rig, "submit", &["4"]);
+    assert_eq!(owner.ask("file /secret rw"), "1");
+    let mut command = client::itself(&rig, "rights", &[]);
+    std::os::unix::process::CommandExt::uid(
+        std::os::unix::process::CommandExt::gid(&mut command, NOBODY),
+        NOBODY,
+    );
+    let said = crate::rig::run_limited(&mut command, "rights".into(), b"").ok();
+    let said: Vec<&str> = said.text().lines().filter_map(|line| Some(line.split_once('@')?.1)).collect();
+    let [secret, write, stolen, sum, filled] = said[..] else { panic!("{said:?}") };
+    for refused in [secret, write, stolen] {
+        assert!(refused.starts_with("Permission"), "{said:?}");
+    }
+    assert_eq!((sum, filled), (crc32c(&bytes).as_str(), "-13"));
+    assert!(rig.get("/secret") == bytes && rig.get("/shown") == bytes);
+    owner.end();
+}
+
+/// The role of a user who has a right to read `/shown` only.
+pub fn rights(store: &Store) {
+    let say = |e: codax::Error| client::say(&format!("{:?}: {e}", e.kind));
+    let queue = store.device("sim0").queue(4).expect("anybody may have a queue");
+    say(File::open(store, "/secret").expect_err("it is another's"));
+    let file = File::open(store, "/shown").expect("it is open to all");
+    say(queue.file(&file, true).expect_err("it is not open for writing"));
+    // The owner's queue was the first.
+    say(store.call(Request::OpenGranted { queue: QueueId(1), number: 1 }).expect_err("it drives nothing"));
+    let number = queue.file(&file, false).expect("it is open for reading");
+    let range = Range { file: number.into(), start: 0, len: MIB };
+    let sum = Spec::new(Opcode::Crc32c).with(Which::Input, range);
+    let fill = Spec::new(Opcode::Fill).with(Which::Output, range).parameter([1]);
+    for spec in [sum, fill] {
+        let ticket = queue.submit(&descriptor(&spec).expect("it has sense")).expect("there is room");
+        client::say(&told(queue.wait(ticket, None)));
+    }
+}

@@ -1,0 +1,41 @@
+//! The software coprocessor: a process that drives a device of a store as any vendor's would, takes programs' queues and carries out the operations of `codax_ops` on the
+//! files that were granted to them, which it maps through the client library, so that they may move meanwhile.
+//!
+//! * `device`: the driver: comes to rest, is saved, goes on
+//! * `gate`: who may take a step
+//! * `queue`: a thread for each queue: requests in order, in steps
+//! * `files`: granted files, opened and mapped when a request names them
+//! * `work`: a request that is being carried out
+//! * `saved`: the state as bytes
+#![forbid(unsafe_code)]
+
+mod device;
+mod files;
+mod gate;
+mod queue;
+mod saved;
+mod work;
+
+use codax::driver::serve;
+use codax::{ErrorKind, Result, Store};
+use codax_core::Error;
+use codax_os::guard::Guard;
+use std::path::Path;
+
+/// Is the coprocessor of a device of the store in `dir` until the daemon goes; on one CPU if that is said.
+pub fn run(dir: &Path, device: &str, cpu: Option<u32>) -> Result<()> {
+    if let Some(cpu) = cpu {
+        // Before there are other threads: they have it from this one.
+        codax_os::cpu::stay_on(&[cpu]).map_err(|e| Error::invalid(format!("cpu={cpu}: {e}")))?;
+    }
+    let guard = Guard::install().map_err(|e| Error::internal(format!("handle SIGBUS: {e}")))?;
+    // No system call touches what it maps.
+    let store = Store::options().allow_user_faults(true).connect(dir)?;
+    let software = device::Software::new(store.clone(), guard);
+    let served = serve(&store, device, &software);
+    software.end();
+    match served {
+        Err(e) if e.kind == ErrorKind::NoDaemon => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,140 @@
+//! A request that is being carried out.
+
+use crate::files::{Files, Grants, Place};
+use codax::queue::{Completion, Descriptor, Range, Status, Wanted, wanted};
+use codax_ops::{DEFAULT_BUDGET, Fault, Memory, Opcode, Operation, Spec, Step, Which};
+use codax_os::guard::Guard;
+use codax_os::ring::Request;
+use std::time::Instant;
+
+/// The longest search string.
+const STRING_MAX: u64 = codax_ops::NEEDLE_MAX as u64;
+
+/// An operation between two steps, and whose it is.
+#[derive(Debug)]
+pub struct Running {
+    pub request: Request,
+    pub operation: Operation,
+    places: Places,
+    begun: Instant,
+}
+
+/// What a request has come to.
+#[derive(Debug)]
+pub enum Turn {
+    /// It is to go on.
+    More,
+    /// It is complete.
+    Complete(Completion),
+}
+
+/// Where an operation's ranges lie.
+#[derive(Debug)]
+struct Places {
+    guard: Guard,
+    ranges: [Option<Place>; 3],
+}
+
+impl Memory for Places {
+    fn read(&mut self, which: Which, at: u64, to: &mut [u8]) -> Result<(), Fault> {
+        let (memory, off) = self.at(which, at)?;
+        whole(which, at, self.guard.read(memory, off, to), to.len())
+    }
+
+    fn write(&mut self, which: Which, at: u64, from: &[u8]) -> Result<(), Fault> {
+        let (memory, off) = self.at(which, at)?;
+        whole(which, at, self.guard.write(memory, off, from), from.len())
+    }
+}
+
+impl Places {
+    fn at(&self, which: Which, at: u64) -> Result<(codax::Memory<'_>, usize), Fault> {
+        let memory = self.ranges[which as usize].as_ref().and_then(Place::memory);
+        memory.zip(usize::try_from(at).ok()).ok_or(Fault { which, at })
+    }
+}
+
+fn whole(which: Which, at: u64, done: usize, wanted: usize) -> Result<(), Fault> {
+    if done == wanted { Ok(()) } else { Err(Fault { which, at: at + done as u64 }) }
+}
+
+/// A completion that says why nothing was done.
+pub fn failed(status: Status) -> Completion {
+    Completion { status: status.number(), ..Completion::default() }
+}
+
+/// Begins a request; what can't be carried out is complete at once, and so is what does nothing.
+pub fn begin(
+    request: Request,
+    files: &mut Files,
+    grants: &Grants,
+    guard: Guard,
+) -> Result<Running, (Request, Completion)> {
+    let begun = Instant::now();
+    let descriptor = request.descriptor();
+    if descriptor.opcode == Opcode::Nop.number() {
+        return Err((request, Completion::default()));
+    }
+    match prepared(&descriptor, files, grants, guard) {
+        Ok((operation, ranges)) => {
+            Ok(Running { request, operation, places: Places { guard, ranges }, begun })
+        }
+        Err(status) => Err((request, failed(status))),
+    }
+}
+
+type Prepared = (Operation, [Option<Place>; 3]);
+
+fn prepared(
+    descriptor: &Descriptor,
+    files: &mut Files,
+    grants: &Grants,
+    guard: Guard,
+) -> Result<Prepared, Status> {
+    let Wanted { mut spec, string } = wanted(descriptor).ok_or(Status::NoOperation)?;
+    if let Some(string) = string {
+        spec = spec.parameter(read_string(string, files, grants, guard)?);
+    }
+    let mut ranges = [const { None }; 3];
+    for which in Which::ALL {
+        let i = which as usize;
+        let Some(range) = spec.ranges[i] else { continue };
+        let place = files.find(grants, range, which == Which::Output)?;
+        // Two numbers may be of one file.
+        spec.ranges[i] = Some(Range { file: place.file.0, ..range });
+        ranges[i] = Some(place);
+    }
+    Ok((checked(spec)?, ranges))
+}
+
+fn checked(spec: Spec) -> Result<Operation, Status> {
+    Operation::new(spec).map_err(|e| match e {
+        codax_ops::Invalid::Beyond(_) => Status::Beyond,
+        _ => Status::Invalid,
+    })
+}
+
+fn read_string(range: Range, files: &mut Files, grants: &Grants, guard: Guard) -> Result<Vec<u8>, Status> {
+    if range.len > STRING_MAX {
+        return Err(Status::Invalid);
+    }
+    let place = files.find(grants, range, false)?;
+    let mut string = vec![0; usize::try_from(range.len).unwrap_or(0)];
+    let done = place.memory().map_or(0, |memory| guard.read(memory, 0, &mut string));
+    if done == string.len() { Ok(string) } else { Err(Status::Unreachable) }
+}
+
+impl Running {
+    /// Takes a step.
+    pub fn step(&mut self) -> Turn {
+        match self.operation.step(&mut self.places, DEFAULT_BUDGET) {
+            Ok(Step::More) => Turn::More,
+            Ok(Step::Done(outcome)) => Turn::Complete(Completion {
+                status: Status::Done.number(),
+                took_ns: u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX),
+                result: outcome.0,
+            }),
+            Err(_) => Turn::Complete(failed(Status::Unreachable)),
+        }
+    }
+}

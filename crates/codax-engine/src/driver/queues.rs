@@ -1,0 +1,213 @@
+//! Queues between programs and the coprocessors of devices, as the store sees them: who has them, what they may touch, and that they end.
+//!
+//! The store makes a ring, hands one end to each side and is in nobody's way after that. It keeps the ring mapped to close it when either side goes, and holds the files that
+//! were granted open, so that a file that is removed meanwhile goes when the queue does.
+
+use crate::driver::{Call, Driven, Fault};
+use crate::store::session::OpenFile;
+use crate::store::state::{State, is_dram};
+use crate::store::{Inner, Opened, Session};
+use codax_core::driver::{Granted, QueueId};
+use codax_core::request::Handle;
+use codax_core::{Error, FileId, Result, SessionId};
+use codax_os::ring::{Reason, Ring};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Most requests that fit in a queue.
+const SLOTS_MAX: u32 = 4096;
+
+/// Most queues of a session.
+const PER_SESSION: usize = 16;
+
+/// Most queues of a device: each is a thread of its coprocessor.
+const PER_DEVICE: usize = 256;
+
+/// Most files that a queue is given.
+const FILES_MAX: usize = 1024;
+
+/// A queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    session: SessionId,
+    device: String,
+    driver: Arc<Driven>,
+    ring: Ring,
+    /// What was granted, from number 1 on.
+    files: Vec<OpenFile>,
+}
+
+impl Session {
+    /// Makes a queue to a device's coprocessor; what comes back is the submitter's end of its ring.
+    pub fn open_queue(&self, device: &str, slots: u32) -> Result<(QueueId, OwnedFd)> {
+        let inner = &self.store.inner;
+        if !(slots.is_power_of_two() && (2..=SLOTS_MAX).contains(&slots)) {
+            let line = format!("a queue of {slots} requests: a power of two from 2 to {SLOTS_MAX} is wanted");
+            return Err(Error::invalid(line));
+        }
+        let failed = |e: std::io::Error| Error::internal(format!("make a queue of {slots} requests: {e}"));
+        let (ring, fd) = Ring::create(slots).map_err(failed)?;
+        let its = fd.try_clone().map_err(failed)?;
+        let (queue, driver) = {
+            let mut st = inner.lock();
+            let driver = inner.coprocessor(&st, device)?;
+            let many = |what: &str, most: usize| {
+                Err(Error::busy(format!("{what} has {most} queues already: close some first")))
+            };
+            if st.queues.values().filter(|queue| queue.session == self.id).count() >= PER_SESSION {
+                return many("this connection", PER_SESSION);
+            }
+            if st.queues.values().filter(|queue| Arc::ptr_eq(&queue.driver, &driver)).count() >= PER_DEVICE {
+                return many(device, PER_DEVICE);
+            }
+            st.next_queue += 1;
+            let queue = QueueId(st.next_queue);
+            let (device, driver_of) = (device.to_owned(), driver.clone());
+            let entry = Queue { session: self.id, device, driver: driver_of, ring, files: Vec::new() };
+            st.queues.insert(queue, entry);
+            (queue, driver)
+        };
+        let asked = inner.ask_coprocessor(&driver, device, move |driver| driver.open_queue(queue, its));
+        // Its end closes what it has, and may have come before the queue was there.
+        let ended = || Error::device_state(format!("{device}: its driver {} is gone", driver.name()));
+        let asked = asked.and_then(|()| if driver.is_gone() { Err(ended()) } else { Ok(()) });
+        asked.inspect_err(|_| self.close_queue(queue))?;
+        Ok((queue, fd))
+    }
+
+    /// Lets descriptors of a queue name a file; returns what they call it.
+    pub fn grant(&self, queue: QueueId, handle: Handle, write: bool) -> Result<u32> {
+        let inner = &self.store.inner;
+        let mut st = inner.lock();
+        let open = self.handle(&st, handle)?;
+        if !open.read && !write || write && !open.write {
+            let how = if write { "writing" } else { "reading" };
+            return Err(Error::permission(format!("{} is not open for {how}", st.path(open.file))));
+        }
+        let entry = self.own_queue(&mut st, queue)?;
+        if entry.files.len() >= FILES_MAX {
+            return Err(Error::busy(format!("the queue has {FILES_MAX} files already: make another one")));
+        }
+        entry.files.push(OpenFile { write, ..open });
+        let number = u32::try_from(entry.files.len()).unwrap_or(u32::MAX);
+        let (device, driver) = (entry.device.clone(), entry.driver.clone());
+        st.live.entry(open.file).or_default().opens += 1;
+        drop(st);
+        let granted = Granted { queue, number, file: open.file, read: open.read, write };
+        inner.ask_coprocessor(&driver, &device, move |driver| driver.grant(granted))?;
+        Ok(number)
+    }
+
+    /// Opens a file that was granted to a queue of a device which this session's process drives.
+    pub fn open_granted(&self, queue: QueueId, number: u32) -> Result<Opened> {
+        let inner = &self.store.inner;
+        let mut st = inner.lock();
+        let pid = st.sessions.get(&self.id).map(|session| session.pid);
+        let refused = || {
+            Error::permission(format!("file {number} of queue {} is granted to the device's driver", queue.0))
+        };
+        let entry =
+            st.queues.get(&queue).filter(|entry| entry.driver.pid.is_some() && entry.driver.pid == pid);
+        let index = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
+        let open = entry.zip(index).and_then(|(entry, index)| entry.files.get(index)).copied();
+        let open = open.ok_or_else(refused)?;
+        let session = st.sessions.get_mut(&self.id).ok_or_else(refused)?;
+        let handle = session.add_handle(open);
+        st.live.entry(open.file).or_default().opens += 1;
+        let len = st.ns.get(open.file).map_or(0, |inode| inode.len);
+        Ok(Opened { handle, file: open.file, len, created: false, layout: None })
+    }
+
+    /// Closes a queue of this session's.
+    pub fn close_queue(&self, queue: QueueId) {
+        let inner = &self.store.inner;
+        let mut st = inner.lock();
+        if self.own_queue(&mut st, queue).is_ok() {
+            let files = st.end_queue(queue, Reason::Left);
+            inner.close_files(&mut st, &files);
+        }
+    }
+
+    fn own_queue<'a>(&self, st: &'a mut State, queue: QueueId) -> Result<&'a mut Queue> {
+        let own = st.queues.get_mut(&queue).filter(|entry| entry.session == self.id);
+        own.ok_or_else(|| Error::device_state(format!("queue {} is closed", queue.0)))
+    }
+}
+
+impl Inner {
+    /// The driver of a device that has a coprocessor.
+    fn coprocessor(&self, st: &State, device: &str) -> Result<Arc<Driven>> {
+        let pool = st.pool_named(device)?;
+        let driver = st.pool(pool).driver.clone();
+        if driver.is_active() && !driver.is_gone() {
+            return Ok(driver);
+        }
+        let last = if is_dram(pool) { None } else { self.saved().description(device)? };
+        Err(match last {
+            Some(last) => Error::device_state(format!(
+                "{device} has no driver now: {} is gone (codax device show {device})",
+                last.driver
+            )),
+            None => Error::invalid(format!(
+                "{device} is memory without a coprocessor: run it on a device that has one, as --device NAME=software:SIZE"
+            )),
+        })
+    }
+
+    fn ask_coprocessor(
+        &self,
+        driver: &Driven,
+        device: &str,
+        work: impl FnOnce(&dyn codax_core::driver::Driver) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let patience = self.options().ack_timeout;
+        driver.ask(Call::within(patience), work).map_err(|fault| {
+            let line = format!("{device}: its driver {}: {fault}", driver.name());
+            match fault {
+                Fault::Late(_) => Error::busy(line),
+                Fault::Failed(e) => Error::new(e.kind, line),
+                Fault::Gone | Fault::Unwanted => Error::device_state(line),
+            }
+        })
+    }
+
+    /// Files of a queue that has ended are open no more.
+    fn close_files(&self, st: &mut State, files: &[FileId]) {
+        for &file in files {
+            if let Some(live) = st.live.get_mut(&file) {
+                live.opens -= 1;
+            }
+            self.reap(st, file);
+        }
+    }
+
+    /// A session has ended, and its queues with it.
+    pub fn end_queues_of(&self, st: &mut State, session: SessionId) {
+        let own = st.queues.iter().filter(|(_, queue)| queue.session == session);
+        let own: Vec<QueueId> = own.map(|(id, _)| *id).collect();
+        for queue in own {
+            let files = st.end_queue(queue, Reason::Died);
+            self.close_files(st, &files);
+        }
+    }
+
+    /// A driver is gone, and its queues with it.
+    pub fn end_queues_to(&self, st: &mut State, driver: &Arc<Driven>) {
+        let its = st.queues.iter().filter(|(_, queue)| Arc::ptr_eq(&queue.driver, driver));
+        let its: Vec<QueueId> = its.map(|(id, _)| *id).collect();
+        for queue in its {
+            let files = st.end_queue(queue, Reason::Died);
+            self.close_files(st, &files);
+        }
+    }
+}
+
+impl State {
+    /// Closes a queue, for both sides; returns the files that it held open.
+    fn end_queue(&mut self, queue: QueueId, reason: Reason) -> Vec<FileId> {
+        let Some(ended) = self.queues.remove(&queue) else { return Vec::new() };
+        ended.ring.close(reason);
+        ended.driver.tell(move |driver| driver.close_queue(queue));
+        ended.files.iter().map(|open| open.file).collect()
+    }
+}
