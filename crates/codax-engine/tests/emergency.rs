@@ -301,6 +301,44 @@ fn who_says_where_it_is_to_be_is_obeyed() {
 }
 
 #[test]
+fn what_spilled_and_is_placed_or_moved_there_by_name_since_stays() {
+    let rig = Rig::new();
+    let store = open(options(&rig, ALLOW));
+    let s = admin(&store);
+    s.mkdir(&path("/d"), 0o755, None).expect("made");
+    put(&s, "/full", 16 * MIB).expect("all of dram");
+    for file in ["/placed", "/d/below", "/moved", "/spilled"] {
+        put(&s, file, MIB).expect("on the device");
+    }
+    put(&s, "/half", 4 * MIB).expect("on the device");
+    assert_eq!(marked(&rig, "sim0") * 4096, 8 * MIB);
+    let on = |strict| PlacementSpec::On { pool: "sim0".into(), strict };
+    s.set_attr(&path("/placed"), None, None, None, Some(Some(&on(true)))).expect("placed");
+    s.set_attr(&path("/d"), None, None, None, Some(Some(&on(false)))).expect("placed");
+    s.move_file(&path("/moved"), "sim0", None, &mut quiet()).expect("it is there");
+    s.move_file(&path("/half"), "sim0", Some((0, 2 * MIB)), &mut quiet()).expect("it is there");
+    for (file, stays) in [("/placed", true), ("/d/below", true), ("/moved", true), ("/half", false)] {
+        assert_eq!(s.stat(&path(file)).expect("stat").away.is_empty(), stays, "{file}");
+    }
+    let left = 2 * MIB + MIB;
+    assert_eq!((sim0(&store).emergency.used, marked(&rig, "sim0") * 4096), (left, left));
+    assert_eq!(store.check(false).expect("check"), []);
+    drop(s);
+    store.end();
+    let store = open(options(&rig, ALLOW));
+    let s = admin(&store);
+    s.remove(&path("/full"), false).expect("removed");
+    until("the others are home", || sim0(&store).emergency.used == 0);
+    assert_eq!(pool_of(&s, "/spilled"), [0]);
+    assert_eq!(pool_of(&s, "/half"), [1, 0]);
+    for file in ["/placed", "/d/below", "/moved"] {
+        assert_eq!(pool_of(&s, file), [1], "{file}");
+        assert_intact(&s, file, MIB);
+    }
+    assert_eq!(store.check(false).expect("check"), []);
+}
+
+#[test]
 fn free_memory_is_a_condition_in_both_directions() {
     let rig = Rig::new();
     // So much is never free.

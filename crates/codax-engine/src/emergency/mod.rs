@@ -6,6 +6,7 @@
 mod home;
 mod lend;
 mod overflow;
+mod stay;
 mod watch;
 
 pub(crate) use overflow::Placed;
