@@ -6,7 +6,7 @@ use codax_core::change::{LinkModel, PoolState};
 use codax_core::emergency::{AtMost, Emergency, EmergencyInfo, When};
 use codax_core::frame::FrameFlags;
 use codax_core::info::PoolInfo;
-use codax_core::request::{Open, PlacementSpec};
+use codax_core::request::{Open, PlacementSpec, QuotaOf};
 use codax_core::{ErrorKind, Frame};
 use codax_engine::table::TableReader;
 use codax_engine::{DeviceSpec, DrainOptions, Session, Store, StoreOptions};
@@ -123,6 +123,8 @@ fn no_more_than_is_allowed_and_that_counts_all_files() {
     let store = open(options(&rig, with(AtMost::Percent(25), None)));
     let s = admin(&store);
     put(&s, "/a", 20 * MIB).expect("4 MiB of 8 on the device");
+    let full = put(&s, "/b", 5 * MIB).expect_err("a MiB too much");
+    assert!(full.message.ends_with("sim0 has room for 4 MiB (at_most allows 8 MiB in all)"), "{full}");
     put(&s, "/b", 4 * MIB).expect("the other 4");
     let full = put(&s, "/c", 4096).expect_err("all is used");
     assert_eq!(full.kind, ErrorKind::NoSpace);
@@ -135,6 +137,27 @@ fn no_more_than_is_allowed_and_that_counts_all_files() {
     make(&s, "/on", 20 * MIB, "sim0");
     s.remove(&path("/b"), false).expect("removed");
     until("it is counted anew", || put(&s, "/c", 4096).is_ok());
+}
+
+#[test]
+fn a_quota_on_the_device_binds_what_spills_and_is_why_there_is_no_room() {
+    let rig = Rig::new();
+    let store = open(options(&rig, ALLOW));
+    let s = admin(&store);
+    s.mkdir(&path("/d"), 0o755, None).expect("made");
+    let quota = |pool, bytes| s.set_quota(&QuotaOf::Dir(path("/d")), Some(pool), Some(bytes)).expect("set");
+    quota("sim0", MIB);
+    put(&s, "/full", 16 * MIB).expect("all of dram");
+    put(&s, "/d/a", MIB).expect("all that the quota allows");
+    let full = put(&s, "/d/b", 4096).expect_err("used up");
+    assert_eq!(full.kind, ErrorKind::NoSpace);
+    let why = "sim0 has room for 0 B (/d has 1 MiB (1048576 bytes) of the 1 MiB (1048576 bytes) that its quota allows)";
+    assert!(full.message.ends_with(why), "{full}");
+    put(&s, "/b", 4096).expect("the others have the rest");
+    // Home is never refused by a quota on `dram`.
+    quota("dram", 0);
+    s.remove(&path("/full"), false).expect("removed");
+    until("it is home", || pool_of(&s, "/d/a") == [0]);
 }
 
 #[test]
@@ -292,6 +315,14 @@ fn who_says_where_it_is_to_be_is_obeyed() {
     assert_eq!(lines.pop().as_deref(), Some("device sim0: emergency is allow now"));
     put(&s, "/full", 16 * MIB).expect("partly on the device");
     assert_eq!(pool_of(&s, "/full"), [0, 1]);
+    let when = Some(When::Free(4096));
+    for (emergency, line) in [
+        (with(AtMost::Percent(50), None), "device sim0: at_most is 50% now"),
+        (with(AtMost::Percent(50), when), "device sim0: when is free:4096 now"),
+        (ALLOW, "device sim0: at_most is 100% now, when is gone: whenever dram has no room"),
+    ] {
+        assert_eq!(store.reload(&options(&rig, emergency)).expect("reloaded"), [line]);
+    }
     // Moved there by somebody it stays.
     s.move_file(&path("/f"), "sim0", None, &mut quiet()).expect("moved");
     assert_eq!(sim0(&store).emergency.used, 2 * MIB, "what of /full has no room");

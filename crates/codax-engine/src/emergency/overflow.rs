@@ -123,9 +123,10 @@ impl State {
                     .iter()
                     .map(|offer| {
                         format!(
-                            "{} has room for {}",
+                            "{} has room for {}{}",
                             self.pool_name(offer.pool),
-                            format_size(PageCount(offer.frames).bytes())
+                            format_size(PageCount(offer.frames).bytes()),
+                            self.bound(offer, file)
                         )
                     })
                     .chain(why)
@@ -187,6 +188,17 @@ impl State {
             0 => Err("is full".to_owned()),
             frames => Ok(frames),
         }
+    }
+
+    /// Why no more of a device is offered to a file, where it has more.
+    fn bound(&self, offer: &Offer, file: Option<FileId>) -> String {
+        let tight = file.filter(|file| self.quota_room(*file, offer.pool).0 == offer.frames);
+        let quota = tight.and_then(|file| self.quota_text(file, offer.pool));
+        let allowed = self.emergency.allowed.get(&offer.pool);
+        let at_most = allowed.filter(|_| self.room(offer.pool).free.0 > offer.frames);
+        let at_most =
+            at_most.map(|allowed| format!("at_most allows {} in all", format_size(allowed.at_most)));
+        quota.or(at_most).map_or_else(String::new, |why| format!(" ({why})"))
     }
 
     /// Whether a new page for `dram` would be on a device now.
