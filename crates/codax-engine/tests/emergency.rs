@@ -265,6 +265,27 @@ fn what_grows_goes_on_there_and_a_cut_forgets_it() {
 }
 
 #[test]
+fn what_spills_page_by_page_is_told_as_it_doubles() {
+    let rig = Rig::new();
+    let store = open(options(&rig, ALLOW));
+    let s = admin(&store);
+    put(&s, "/full", 16 * MIB).expect("all of dram");
+    let grows = s.open(&open_of("/grows", 0)).expect("made");
+    for page in 1..=256 {
+        s.set_len(grows.handle, page * 4096).expect("on the device");
+    }
+    assert_eq!(sim0(&store).emergency.used, MIB);
+    let told: Vec<u64> = events(&store, "emergency").into_iter().map(|(_, _, bytes)| bytes / 4096).collect();
+    assert_eq!(told, [1, 1, 2, 4, 8, 16, 32, 64, 128]);
+    // A file without a name is told when it has one.
+    let unnamed = s.open(&Open { unnamed: true, ..open_of("/g", MIB) }).expect("made");
+    assert_eq!(events(&store, "emergency").len(), told.len());
+    s.publish(unnamed.handle, &path("/g"), false).expect("named");
+    let (of, _, bytes) = events(&store, "emergency").pop().expect("noted");
+    assert_eq!((of.as_str(), bytes), ("/g", MIB));
+}
+
+#[test]
 fn a_drain_takes_home_what_spilled_first_and_is_refused_where_there_is_no_room() {
     let rig = Rig::new();
     let store = open(options(&rig, ALLOW));
@@ -377,6 +398,8 @@ fn free_memory_is_a_condition_in_both_directions() {
     let s = admin(&store);
     put(&s, "/f", MIB).expect("on the device, before anything is full");
     assert_eq!(pool_of(&s, "/f"), [1]);
+    let (_, said, _) = events(&store, "emergency").pop().expect("noted");
+    assert_eq!(said, format!("in sim0, since memory is short (free:{})", 1_u64 << 50));
     put(&s, "/more", 40 * MIB).expect("where the device is full, in dram");
     assert_eq!((sim0(&store).free, store.info().pools[0].free), (7 * MIB, 0));
     s.remove(&path("/more"), false).expect("removed");

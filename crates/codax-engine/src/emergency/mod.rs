@@ -7,6 +7,7 @@ mod home;
 mod lend;
 mod overflow;
 mod stay;
+mod told;
 mod watch;
 
 pub(crate) use overflow::Placed;
@@ -31,6 +32,8 @@ pub(crate) struct Book {
     pub allowed: BTreeMap<PoolId, Allowed>,
     /// Files that have pages on devices for want of room, and some that have had.
     pub files: BTreeSet<FileId>,
+    /// What has been said of them.
+    told: BTreeMap<FileId, told::Told>,
     pub homing: Homing,
     /// Whether a thread looks after what is short.
     pub watched: bool,
@@ -154,6 +157,8 @@ impl State {
             spilled.iter().for_each(|e| *counted.entry(e.pool).or_default() += e.count.0);
             !spilled.is_empty()
         });
+        let files = &self.emergency.files;
+        self.emergency.told.retain(|file, _| files.contains(file));
         for pool in &mut self.pools {
             pool.spilled = PageCount(counted.get(&pool.record.id).copied().unwrap_or(0));
         }
