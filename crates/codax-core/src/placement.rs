@@ -104,15 +104,20 @@ impl Placement {
         !matches!(self, Self::On { pool, strict: true } if *pool == from)
     }
 
+    /// The pools that it names.
+    #[must_use]
+    pub fn pools(&self) -> &[PoolId] {
+        match self {
+            Self::On { pool, .. } | Self::Prefer(pool) => std::slice::from_ref(pool),
+            Self::Interleave(pools) => pools,
+        }
+    }
+
     /// The pools a drain of `from` may take pages of such a file to, best first; `dram` is always among them.
     #[must_use]
     pub fn refuges(&self, from: PoolId) -> Vec<PoolId> {
-        let own: &[PoolId] = match self {
-            Self::On { pool, .. } | Self::Prefer(pool) => std::slice::from_ref(pool),
-            Self::Interleave(pools) => pools,
-        };
         let mut refuges = Vec::new();
-        for &pool in own.iter().filter(|&&pool| pool != from).chain(&[DRAM]) {
+        for &pool in self.pools().iter().filter(|&&pool| pool != from).chain(&[DRAM]) {
             if !refuges.contains(&pool) {
                 refuges.push(pool);
             }

@@ -620,6 +620,8 @@ mod tests {
             ("sim0=emulated:1GiB,at_most=5%", "`at_most` says how far an emergency may go"),
             ("sim0=emulated:1GiB,emergency=never,when=free:1MiB", "it wants emergency=allow"),
             ("sim0=emulated:1GiB,emergency=allow,at_most=0%", "at_most: `0%` is not a part"),
+            ("sim0=emulated:1GiB,emergency=allow,at_most=0", "at_most: `0` is less than a frame has, 4 KiB"),
+            ("sim0=emulated:1GiB,emergency=allow,at_most=4095", "is less than a frame has"),
             ("sim0=emulated:1GiB,emergency=allow,at_most=much", "or a part, as in 25%"),
             ("sim0=emulated:1GiB,emergency=allow,when=soon", "when: `soon` is not a condition"),
             ("sim0=emulated:1GiB,emergency=allow,when=some:1s/20s", "windows of 500ms to 10s"),

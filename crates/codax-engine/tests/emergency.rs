@@ -6,7 +6,7 @@ use codax_core::change::{LinkModel, PoolState};
 use codax_core::emergency::{AtMost, Emergency, EmergencyInfo, When};
 use codax_core::frame::FrameFlags;
 use codax_core::info::PoolInfo;
-use codax_core::request::{Open, PlacementSpec};
+use codax_core::request::{Open, PlacementSpec, QuotaOf};
 use codax_core::{ErrorKind, Frame};
 use codax_engine::table::TableReader;
 use codax_engine::{DeviceSpec, DrainOptions, Session, Store, StoreOptions};
@@ -123,6 +123,8 @@ fn no_more_than_is_allowed_and_that_counts_all_files() {
     let store = open(options(&rig, with(AtMost::Percent(25), None)));
     let s = admin(&store);
     put(&s, "/a", 20 * MIB).expect("4 MiB of 8 on the device");
+    let full = put(&s, "/b", 5 * MIB).expect_err("a MiB too much");
+    assert!(full.message.ends_with("sim0 has room for 4 MiB (at_most allows 8 MiB in all)"), "{full}");
     put(&s, "/b", 4 * MIB).expect("the other 4");
     let full = put(&s, "/c", 4096).expect_err("all is used");
     assert_eq!(full.kind, ErrorKind::NoSpace);
@@ -135,6 +137,27 @@ fn no_more_than_is_allowed_and_that_counts_all_files() {
     make(&s, "/on", 20 * MIB, "sim0");
     s.remove(&path("/b"), false).expect("removed");
     until("it is counted anew", || put(&s, "/c", 4096).is_ok());
+}
+
+#[test]
+fn a_quota_on_the_device_binds_what_spills_and_is_why_there_is_no_room() {
+    let rig = Rig::new();
+    let store = open(options(&rig, ALLOW));
+    let s = admin(&store);
+    s.mkdir(&path("/d"), 0o755, None).expect("made");
+    let quota = |pool, bytes| s.set_quota(&QuotaOf::Dir(path("/d")), Some(pool), Some(bytes)).expect("set");
+    quota("sim0", MIB);
+    put(&s, "/full", 16 * MIB).expect("all of dram");
+    put(&s, "/d/a", MIB).expect("all that the quota allows");
+    let full = put(&s, "/d/b", 4096).expect_err("used up");
+    assert_eq!(full.kind, ErrorKind::NoSpace);
+    let why = "sim0 has room for 0 B (/d has 1 MiB (1048576 bytes) of the 1 MiB (1048576 bytes) that its quota allows)";
+    assert!(full.message.ends_with(why), "{full}");
+    put(&s, "/b", 4096).expect("the others have the rest");
+    // Home is never refused by a quota on `dram`.
+    quota("dram", 0);
+    s.remove(&path("/full"), false).expect("removed");
+    until("it is home", || pool_of(&s, "/d/a") == [0]);
 }
 
 #[test]
@@ -242,6 +265,27 @@ fn what_grows_goes_on_there_and_a_cut_forgets_it() {
 }
 
 #[test]
+fn what_spills_page_by_page_is_told_as_it_doubles() {
+    let rig = Rig::new();
+    let store = open(options(&rig, ALLOW));
+    let s = admin(&store);
+    put(&s, "/full", 16 * MIB).expect("all of dram");
+    let grows = s.open(&open_of("/grows", 0)).expect("made");
+    for page in 1..=256 {
+        s.set_len(grows.handle, page * 4096).expect("on the device");
+    }
+    assert_eq!(sim0(&store).emergency.used, MIB);
+    let told: Vec<u64> = events(&store, "emergency").into_iter().map(|(_, _, bytes)| bytes / 4096).collect();
+    assert_eq!(told, [1, 1, 2, 4, 8, 16, 32, 64, 128]);
+    // A file without a name is told when it has one.
+    let unnamed = s.open(&Open { unnamed: true, ..open_of("/g", MIB) }).expect("made");
+    assert_eq!(events(&store, "emergency").len(), told.len());
+    s.publish(unnamed.handle, &path("/g"), false).expect("named");
+    let (of, _, bytes) = events(&store, "emergency").pop().expect("noted");
+    assert_eq!((of.as_str(), bytes), ("/g", MIB));
+}
+
+#[test]
 fn a_drain_takes_home_what_spilled_first_and_is_refused_where_there_is_no_room() {
     let rig = Rig::new();
     let store = open(options(&rig, ALLOW));
@@ -292,12 +336,58 @@ fn who_says_where_it_is_to_be_is_obeyed() {
     assert_eq!(lines.pop().as_deref(), Some("device sim0: emergency is allow now"));
     put(&s, "/full", 16 * MIB).expect("partly on the device");
     assert_eq!(pool_of(&s, "/full"), [0, 1]);
+    let when = Some(When::Free(4096));
+    for (emergency, line) in [
+        (with(AtMost::Percent(50), None), "device sim0: at_most is 50% now"),
+        (with(AtMost::Percent(50), when), "device sim0: when is free:4096 now"),
+        (ALLOW, "device sim0: at_most is 100% now, when is gone: whenever dram has no room"),
+    ] {
+        assert_eq!(store.reload(&options(&rig, emergency)).expect("reloaded"), [line]);
+    }
     // Moved there by somebody it stays.
     s.move_file(&path("/f"), "sim0", None, &mut quiet()).expect("moved");
     assert_eq!(sim0(&store).emergency.used, 2 * MIB, "what of /full has no room");
     s.remove(&path("/full"), false).expect("removed");
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(pool_of(&s, "/f"), [1]);
+}
+
+#[test]
+fn what_spilled_and_is_placed_or_moved_there_by_name_since_stays() {
+    let rig = Rig::new();
+    let store = open(options(&rig, ALLOW));
+    let s = admin(&store);
+    s.mkdir(&path("/d"), 0o755, None).expect("made");
+    put(&s, "/full", 16 * MIB).expect("all of dram");
+    for file in ["/placed", "/d/below", "/moved", "/spilled"] {
+        put(&s, file, MIB).expect("on the device");
+    }
+    put(&s, "/half", 4 * MIB).expect("on the device");
+    assert_eq!(marked(&rig, "sim0") * 4096, 8 * MIB);
+    let on = |strict| PlacementSpec::On { pool: "sim0".into(), strict };
+    s.set_attr(&path("/placed"), None, None, None, Some(Some(&on(true)))).expect("placed");
+    s.set_attr(&path("/d"), None, None, None, Some(Some(&on(false)))).expect("placed");
+    s.move_file(&path("/moved"), "sim0", None, &mut quiet()).expect("it is there");
+    s.move_file(&path("/half"), "sim0", Some((0, 2 * MIB)), &mut quiet()).expect("it is there");
+    for (file, stays) in [("/placed", true), ("/d/below", true), ("/moved", true), ("/half", false)] {
+        assert_eq!(s.stat(&path(file)).expect("stat").away.is_empty(), stays, "{file}");
+    }
+    let left = 2 * MIB + MIB;
+    assert_eq!((sim0(&store).emergency.used, marked(&rig, "sim0") * 4096), (left, left));
+    assert_eq!(store.check(false).expect("check"), []);
+    drop(s);
+    store.end();
+    let store = open(options(&rig, ALLOW));
+    let s = admin(&store);
+    s.remove(&path("/full"), false).expect("removed");
+    until("the others are home", || sim0(&store).emergency.used == 0);
+    assert_eq!(pool_of(&s, "/spilled"), [0]);
+    assert_eq!(pool_of(&s, "/half"), [1, 0]);
+    for file in ["/placed", "/d/below", "/moved"] {
+        assert_eq!(pool_of(&s, file), [1], "{file}");
+        assert_intact(&s, file, MIB);
+    }
+    assert_eq!(store.check(false).expect("check"), []);
 }
 
 #[test]
@@ -308,6 +398,8 @@ fn free_memory_is_a_condition_in_both_directions() {
     let s = admin(&store);
     put(&s, "/f", MIB).expect("on the device, before anything is full");
     assert_eq!(pool_of(&s, "/f"), [1]);
+    let (_, said, _) = events(&store, "emergency").pop().expect("noted");
+    assert_eq!(said, format!("in sim0, since memory is short (free:{})", 1_u64 << 50));
     put(&s, "/more", 40 * MIB).expect("where the device is full, in dram");
     assert_eq!((sim0(&store).free, store.info().pools[0].free), (7 * MIB, 0));
     s.remove(&path("/more"), false).expect("removed");

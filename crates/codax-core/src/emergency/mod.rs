@@ -16,7 +16,7 @@ pub use loan::{Loan, LoanAction, LoanView, STEP_MIN};
 pub use spill::{Offer, spill};
 
 use crate::units::{format_size, parse_duration, parse_size};
-use crate::{Error, Result};
+use crate::{Error, PAGE_SIZE, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -47,7 +47,14 @@ impl AtMost {
     pub fn parse(text: &str) -> Result<Self> {
         let Some(number) = text.strip_suffix('%') else {
             let size = parse_size(text).map_err(|e| Error::invalid(format!("{e}, or a part, as in 25%")))?;
-            return Ok(Self::Bytes(size));
+            return match size {
+                ..PAGE_SIZE => Err(Error::invalid(format!(
+                    "`{}` is less than a frame has, {}; emergency=never has a device never help out",
+                    text.escape_debug(),
+                    format_size(PAGE_SIZE)
+                ))),
+                size => Ok(Self::Bytes(size)),
+            };
         };
         let percent = number.parse().ok().filter(|percent| (1..=100).contains(percent));
         percent.map(Self::Percent).ok_or_else(|| {
@@ -67,6 +74,15 @@ impl AtMost {
             Self::Percent(percent) => {
                 Ok(capacity / 100 * u64::from(percent) + capacity % 100 * u64::from(percent) / 100)
             }
+        }
+    }
+}
+
+impl fmt::Display for AtMost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => f.write_str(&format_size(*bytes)),
+            Self::Percent(percent) => write!(f, "{percent}%"),
         }
     }
 }
@@ -164,7 +180,8 @@ mod tests {
     fn parts_are_sizes_or_percent() {
         assert_eq!(AtMost::parse("64MiB"), Ok(AtMost::Bytes(64 << 20)));
         assert_eq!(AtMost::parse("25%"), Ok(AtMost::Percent(25)));
-        for bad in ["", "0%", "101%", "%", "-1%", "1.5%", "some", "25 %"] {
+        assert_eq!(AtMost::parse("4096"), Ok(AtMost::Bytes(4096)));
+        for bad in ["", "0", "4095", "0%", "101%", "%", "-1%", "1.5%", "some", "25 %"] {
             assert!(AtMost::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(AtMost::Percent(25).of(4096 * 10), Ok(10_240));

@@ -104,7 +104,11 @@ impl Session {
                 Err((bytes, stuck)) => (bytes, Some(stuck)),
             };
             let Some(stuck) = stuck else {
-                let pool_name = inner.lock().pool_name(pool);
+                let pool_name = {
+                    let mut st = inner.lock();
+                    inner.keep_what_is_moved(&mut st, file, pages, pool)?;
+                    st.pool_name(pool)
+                };
                 inner.event("move", &path_text, &format!("to {pool_name}"), bytes);
                 return Ok(JobReport { bytes, files: 1, ..JobReport::default() });
             };

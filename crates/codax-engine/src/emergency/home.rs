@@ -110,6 +110,11 @@ impl Inner {
             if !st.emergency.homing.may_go(now) {
                 return true;
             }
+            // By a placement further up, or a new place in the tree: whatever names the device by now.
+            if let Err(e) = self.keep_what_is_placed(&mut st) {
+                tracing::warn!("what is placed on a device by name: {e}");
+                return true;
+            }
             let orders = st.next_home(not_yet);
             let files = orders.iter().filter_map(|(file, _)| st.ns.get(*file));
             let from = files.flat_map(|inode| inode.spilled()).map(|e| e.pool).chain([DRAM]);

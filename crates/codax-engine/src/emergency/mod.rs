@@ -6,6 +6,8 @@
 mod home;
 mod lend;
 mod overflow;
+mod stay;
+mod told;
 mod watch;
 
 pub(crate) use overflow::Placed;
@@ -30,6 +32,8 @@ pub(crate) struct Book {
     pub allowed: BTreeMap<PoolId, Allowed>,
     /// Files that have pages on devices for want of room, and some that have had.
     pub files: BTreeSet<FileId>,
+    /// What has been said of them.
+    told: BTreeMap<FileId, told::Told>,
     pub homing: Homing,
     /// Whether a thread looks after what is short.
     pub watched: bool,
@@ -71,6 +75,21 @@ impl Allowed {
     }
 }
 
+/// What of its settings a device has otherwise now.
+fn changed(device: &str, before: Option<Emergency>, now: Option<Emergency>) -> String {
+    let (before, now) = match (before, now) {
+        (Some(before), Some(now)) => (before, now),
+        (_, Some(_)) => return format!("device {device}: emergency is allow now"),
+        (_, None) => return format!("device {device}: emergency is never now"),
+    };
+    let at_most = (before.at_most != now.at_most).then(|| format!("at_most is {} now", now.at_most));
+    let gone = || "when is gone: whenever dram has no room".to_owned();
+    let when = now.when.map_or_else(gone, |when| format!("when is {when} now"));
+    let when = (before.when != now.when).then_some(when);
+    let words: Vec<String> = at_most.into_iter().chain(when).collect();
+    format!("device {device}: {}", words.join(", "))
+}
+
 /// `Invalid` for settings that a device of so many frames can't have.
 pub(crate) fn check_settings(device: &DeviceSpec, frames: u64) -> Result<()> {
     let Some(settings) = device.emergency else { return Ok(()) };
@@ -99,6 +118,7 @@ impl Book {
             if known.as_ref().map(|known| known.settings) == settings {
                 continue;
             }
+            let line = changed(&pool.name, known.as_ref().map(|known| known.settings), settings);
             let at_most = settings.map_or(Ok(0), |s| s.at_most.of(PageCount(pool.frames).bytes()))?;
             match (settings, known) {
                 (Some(settings), Some(known)) => {
@@ -117,8 +137,7 @@ impl Book {
                     self.allowed.remove(&pool.id);
                 }
             }
-            let word = if settings.is_some() { "allow" } else { "never" };
-            lines.push(format!("device {}: emergency is {word} now", pool.name));
+            lines.push(line);
         }
         Ok(lines)
     }
@@ -138,6 +157,8 @@ impl State {
             spilled.iter().for_each(|e| *counted.entry(e.pool).or_default() += e.count.0);
             !spilled.is_empty()
         });
+        let files = &self.emergency.files;
+        self.emergency.told.retain(|file, _| files.contains(file));
         for pool in &mut self.pools {
             pool.spilled = PageCount(counted.get(&pool.record.id).copied().unwrap_or(0));
         }

@@ -1,6 +1,7 @@
 //! Where pages for `dram` go that find no room there.
 
 use super::floor;
+use super::told::Cause;
 use crate::budget::Budget;
 use crate::store::Inner;
 use crate::store::blocks::frames;
@@ -13,7 +14,6 @@ use codax_core::frame::FrameFlags;
 use codax_core::placement::{Placement, Room};
 use codax_core::units::format_size;
 use codax_core::{DRAM, Error, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageRange, PoolId, Result};
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How often it is said that there was no room anywhere: who writes a byte at a time would say nothing else.
@@ -25,11 +25,13 @@ pub(crate) struct Placed {
     pub extents: Vec<Extent>,
     /// Those of the pages that are on a device for want of room in `dram`.
     pub spilled: Vec<PageRange>,
+    /// Why they are, unless it is only that they are beside others that are.
+    pub cause: Option<Cause>,
 }
 
 impl Placed {
     /// The frames of those.
-    fn spilled(&self) -> impl Iterator<Item = Extent> {
+    pub(super) fn spilled(&self) -> impl Iterator<Item = Extent> {
         self.spilled.iter().flat_map(|pages| extent::slice(&self.extents, *pages))
     }
 
@@ -37,8 +39,12 @@ impl Placed {
     pub fn extend(&mut self, more: Self) {
         self.extents.extend(more.extents);
         self.spilled.extend(more.spilled);
+        self.cause = more.cause.or(self.cause);
     }
 }
+
+/// Where new pages go, those of them that are an emergency's, and why.
+pub(crate) type Overflow = (Vec<PoolRun>, Vec<PageRange>, Cause);
 
 /// What there is to go by when pages are for `dram`.
 struct Need {
@@ -58,14 +64,14 @@ impl State {
         !self.emergency.allowed.is_empty() && !self.ns.forbids_emergency(file)
     }
 
-    /// Where new pages go of which some are for `dram`, if not all of those are to be there: the runs, and which of them are an emergency's. `NoSpace`, with
+    /// Where new pages go of which some are for `dram`, if not all of those are to be there: the runs, which of them are an emergency's, and why. `NoSpace`, with
     /// the reason of each device, if there is no room anywhere.
     pub fn overflow(
         &self,
         (placement, file): (&Placement, Option<FileId>),
         pages: PageRange,
         block: u64,
-    ) -> Result<Option<(Vec<PoolRun>, Vec<PageRange>)>> {
+    ) -> Result<Option<Overflow>> {
         let quota = |pool| file.map_or(u64::MAX, |file| self.quota_room(file, pool).0);
         let room = |id| {
             let room = self.room(id);
@@ -115,7 +121,7 @@ impl State {
             Some(more) => {
                 let spilled = more.iter().filter(|run| run.pool != DRAM).map(|run| run.pages).collect();
                 runs.extend(more);
-                Ok(Some((runs, spilled)))
+                Ok(Some((runs, spilled, if need.fits { Cause::Short } else { Cause::Full })))
             }
             None if need.fits => Ok(None),
             None => {
@@ -123,9 +129,10 @@ impl State {
                     .iter()
                     .map(|offer| {
                         format!(
-                            "{} has room for {}",
+                            "{} has room for {}{}",
                             self.pool_name(offer.pool),
-                            format_size(PageCount(offer.frames).bytes())
+                            format_size(PageCount(offer.frames).bytes()),
+                            self.bound(offer, file)
                         )
                     })
                     .chain(why)
@@ -189,6 +196,17 @@ impl State {
         }
     }
 
+    /// Why no more of a device is offered to a file, where it has more.
+    fn bound(&self, offer: &Offer, file: Option<FileId>) -> String {
+        let tight = file.filter(|file| self.quota_room(*file, offer.pool).0 == offer.frames);
+        let quota = tight.and_then(|file| self.quota_text(file, offer.pool));
+        let allowed = self.emergency.allowed.get(&offer.pool);
+        let at_most = allowed.filter(|_| self.room(offer.pool).free.0 > offer.frames);
+        let at_most =
+            at_most.map(|allowed| format!("at_most allows {} in all", format_size(allowed.at_most)));
+        quota.or(at_most).map_or_else(String::new, |why| format!(" ({why})"))
+    }
+
     /// Whether a new page for `dram` would be on a device now.
     pub fn would_spill(&self, placement: &Placement) -> bool {
         if self.emergency.allowed.is_empty() {
@@ -214,33 +232,6 @@ impl State {
 }
 
 impl Inner {
-    /// Notes and says that new pages of a file are on devices for want of room in `dram`. Of one without a name it is said when it gets one.
-    pub fn tell_spilled(&self, st: &mut State, file: FileId, placed: &Placed) {
-        if placed.spilled.is_empty() {
-            return;
-        }
-        st.emergency.homing.spilled(self.env.now());
-        self.start_homing(st);
-        if st.live.get(&file).is_none_or(|live| live.unnamed.is_none()) {
-            self.say_spilled(st, file, &placed.spilled().collect::<Vec<_>>());
-        }
-    }
-
-    /// Says which frames of a file are on devices for want of room in `dram`, if some are.
-    pub fn say_spilled(&self, st: &State, file: FileId, extents: &[Extent]) {
-        let pools: BTreeSet<String> = extents.iter().map(|e| st.pool_name(e.pool)).collect();
-        if !pools.is_empty() {
-            let pools = pools.into_iter().collect::<Vec<_>>().join(", ");
-            let bytes = extents.iter().map(|e| e.count.bytes()).sum();
-            self.event(
-                "emergency",
-                &st.path(file),
-                &format!("in {pools}, since dram has no room for it"),
-                bytes,
-            );
-        }
-    }
-
     /// Says that new pages of a file found no room, where devices might have helped.
     pub fn tell_no_room(&self, st: &mut State, subject: &str, e: &Error, bytes: u64) {
         let now = self.env.now();

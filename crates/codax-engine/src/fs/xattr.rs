@@ -117,7 +117,8 @@ impl Fs {
             }
         }
         new.ctime_ns = self.now();
-        self.inner().put(&mut st, new)
+        self.inner().put(&mut st, new)?;
+        self.inner().keep_what_is_placed(&mut st)
     }
 
     /// Takes an attribute away; without its own placement a file has its directory's again.

@@ -695,7 +695,7 @@ fn merge_runs(runs: &mut Vec<PoolRun>) {
 }
 
 /// `runs` without the pages in `gone`.
-fn without(runs: &[PoolRun], gone: &[PageRange]) -> Vec<PoolRun> {
+pub(crate) fn without(runs: &[PoolRun], gone: &[PageRange]) -> Vec<PoolRun> {
     let mut left: Vec<PoolRun> = runs.to_vec();
     for g in gone {
         left = left

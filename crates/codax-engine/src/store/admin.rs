@@ -163,7 +163,8 @@ impl Session {
         };
         let set = SetAttr { mode, uid, gid, placement, emergency: None };
         let changes = st.ns.set_attr(&self.cred, path, &set, inner.env.wall_ns())?;
-        inner.commit(&mut st, &changes)
+        inner.commit(&mut st, &changes)?;
+        inner.keep_what_is_placed(&mut st)
     }
 
     /// Says whether a file, or what is in a directory, may be on a device for want of room in `dram`.

@@ -269,8 +269,7 @@ impl Session {
         });
         let pools = pools.into_iter().collect::<Vec<_>>().join(", ");
         inner.event("place", &path.to_string(), &format!("in {pools}"), len);
-        let spilled = st.ns.get(open.file).map(Inode::spilled).unwrap_or_default();
-        inner.say_spilled(&st, open.file, &spilled);
+        inner.say_spilled(&mut st, open.file);
         if let Some(old) = replaced {
             inner.reap(&mut st, old);
         }

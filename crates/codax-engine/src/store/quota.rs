@@ -192,6 +192,12 @@ impl State {
         }
     }
 
+    /// How the tightest quota on a pool stands among those of who pays for a file, for people.
+    pub fn quota_text(&self, file: FileId, pool: PoolId) -> Option<String> {
+        let account = self.quotas.tightest(&self.payers(file), pool)?;
+        Some(format!("{} has {}", self.subject_text(account.subject), state_text(&account)))
+    }
+
     /// Whether a quota binds what a file gets in the medium of `pool`.
     pub fn is_bound(&self, file: FileId, pool: PoolId) -> bool {
         if !self.quotas.in_force() {

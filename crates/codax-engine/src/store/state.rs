@@ -490,9 +490,10 @@ impl State {
         let mut runs: Vec<PoolRun> = beside.into_iter().collect();
         let block = self.block().max(HUGE_PAGES);
         match if spill { self.overflow((placement, Some(file)), pages, block)? } else { None } {
-            Some((over, spilled)) => {
+            Some((over, spilled, cause)) => {
                 runs.extend(over);
                 placed.spilled.extend(spilled);
+                placed.cause = Some(cause);
             }
             None => runs.extend(self.choose(placement, file, pages, block)?),
         }
