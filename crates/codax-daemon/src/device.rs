@@ -636,7 +636,8 @@ mod tests {
 
     #[test]
     fn each_key_is_one_of_some_device() {
-        let devices = ["a=emulated:4096", "a=numa:1", "a=devdax:/dev/dax0.0", "a=fsdax:/mnt"];
+        let devices =
+            ["a=emulated:4096", "a=software:4096", "a=numa:1", "a=devdax:/dev/dax0.0", "a=fsdax:/mnt"];
         for key in DEVICE_KEYS {
             let known = |device: &&str| {
                 let refused = parse_device(&format!("{device},{key}=")).err();
