@@ -231,8 +231,8 @@ fn a_program_that_eats_all_memory_gets_none_of_a_reserve() {
         eprintln!("{page}, {mode}: at most {most} bytes of the hog on the node; {kept:?}");
         match mode {
             "none" => assert!(most >= 16 * MIB, "{most} bytes: it would have the whole node"),
-            // No more than what the kernel keeps of each node, which it gives who finds nothing else.
-            _ => assert!(most <= kept.kept, "{most} of {kept:?}: {shown}"),
+            // Of what the kernel keeps of each node for emergencies, it gives who is about to be ended up to half.
+            _ => assert!(most <= kept.min / 2, "{most} of {kept:?}: {shown}"),
         }
         // The device is as it was.
         assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
