@@ -80,8 +80,13 @@ impl Shm {
         let Some((reserve, passing)) = passing else { return Ok(()) };
         let lacks = PageCount(pages.count.0 - self.resident(object, pages)?.0.min(pages.count.0));
         reserve.take(passing, lacks.bytes())?;
-        let more = self.budget.map_or(0, |budget| budget.missing_for(object, pages));
-        reserve.take(passing, more).map(drop)
+        // Asked again: processors keep some of what was given back charged for a while, so the limit has less room than the reserve let go of.
+        loop {
+            let more = self.budget.map_or(0, |budget| budget.missing_for(object, pages));
+            if more == 0 || reserve.take(passing, more)? == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// What the reserve has let go of was not used, or not all of it.
