@@ -189,7 +189,7 @@ impl Server<'_> {
     }
 
     /// Begins a request. What does nothing is complete, and its completion is told of with those that follow it.
-    #[inline]
+    #[inline(always)]
     fn begin(&mut self, work: &mut Work, request: Request) {
         if request.descriptor().opcode == Opcode::Nop.number() {
             self.counts.one(0);
@@ -199,6 +199,7 @@ impl Server<'_> {
         }
     }
 
+    #[inline(never)]
     fn prepare(&mut self, work: &mut Work, request: Request) {
         // This may take long.
         self.consumer.wake();

@@ -131,7 +131,10 @@ fn read_string(range: Range, files: &mut Files, grants: &Grants, guard: Guard) -
 impl Running {
     /// Takes a step.
     pub fn step(&mut self) -> Turn {
-        match self.operation.step(&mut self.places, DEFAULT_BUDGET) {
+        let step = self.operation.step(&mut self.places, DEFAULT_BUDGET);
+        // Who hears of it sees all that it has written.
+        self.places.guard.settle();
+        match step {
             Ok(Step::More) => Turn::More,
             Ok(Step::Done(outcome)) => Turn::Complete(Completion {
                 status: Status::Done.number(),
