@@ -185,8 +185,33 @@ pub struct PoolRecord {
     pub state: PoolState,
     /// The bandwidth that the drain that runs keeps below, in bytes per second; a restart goes on with it.
     pub drain_limit: Option<u64>,
-    /// Whether that drain may take what outlives the power to where it doesn't.
-    pub drain_volatile: bool,
+    /// What else was said of that drain, and a restart goes on with.
+    pub drain_terms: DrainTerms,
+}
+
+/// What was said of a drain. A byte in the journal: bit 0 `volatile`, bit 1 `reset`, bit 2 `running`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "u8", into = "u8")]
+pub struct DrainTerms {
+    /// What outlives the power may go where it doesn't.
+    pub volatile: bool,
+    /// A device that doesn't come to a safe point in time is reset.
+    pub reset: bool,
+    /// Its coprocessor goes on: only its memory is emptied.
+    pub running: bool,
+}
+
+impl From<u8> for DrainTerms {
+    fn from(bits: u8) -> Self {
+        let bit = |at: u8| bits >> at & 1 == 1;
+        Self { volatile: bit(0), reset: bit(1), running: bit(2) }
+    }
+}
+
+impl From<DrainTerms> for u8 {
+    fn from(terms: DrainTerms) -> Self {
+        Self::from(terms.volatile) | Self::from(terms.reset) << 1 | Self::from(terms.running) << 2
+    }
 }
 
 impl PoolRecord {
@@ -250,5 +275,19 @@ impl Chunk {
             page += run.count.0;
             extent
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_of_a_drain_are_a_byte_of_which_the_first_bit_was_once_all() {
+        for bits in 0..8 {
+            assert_eq!(u8::from(DrainTerms::from(bits)), bits);
+        }
+        let volatile = DrainTerms { volatile: true, ..DrainTerms::default() };
+        assert_eq!(DrainTerms::from(u8::from(true)), volatile);
     }
 }

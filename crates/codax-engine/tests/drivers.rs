@@ -427,6 +427,39 @@ fn a_saved_state_outlives_the_daemon_and_the_driver() {
 }
 
 #[test]
+fn a_drain_that_a_restart_resumes_lets_a_device_go_on_if_it_was_told_to() {
+    for running in [true, false] {
+        let d = Driven::new(npu());
+        let file = make(&d.admin, "/f", MIB, "sim0").file;
+        let object = d.rig.layout().pool("sim0").join(format!("{:016x}", file.0));
+        let held = std::fs::File::open(object).expect("its object");
+        let options = DrainOptions { wait: LONG, running, ..Default::default() };
+        std::thread::scope(|scope| {
+            let admin = admin(&d.store);
+            scope.spawn(move || fails(admin.drain("sim0", options, &mut quiet()), ErrorKind::NoDaemon, &[]));
+            while d.store.info().pools[1].job.as_ref().is_none_or(|job| job.waiting.is_empty()) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            d.store.close(false).unwrap();
+        });
+        let (rig, store) = d.reopened();
+        let d = Driven::by(rig, store, npu());
+        assert_eq!(d.state(), PoolState::Draining);
+        if running {
+            assert_eq!(d.next(), Asked::Resume);
+            d.stands(&Standing::Running);
+        }
+        drop(held);
+        while d.state() == PoolState::Draining {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!((d.state(), pool_of(&d.admin, "/f")), (PoolState::Offline, vec![0]));
+        d.stands(if running { &Standing::Running } else { &Standing::Stopped });
+        assert!(d.told.try_iter().all(|asked| matches!(asked, Asked::WriteBack(_))));
+    }
+}
+
+#[test]
 fn a_driver_that_comes_after_online_gets_its_state_then() {
     let mut d = Driven::new(npu());
     d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();

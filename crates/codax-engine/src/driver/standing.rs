@@ -7,7 +7,7 @@ use crate::driver::saved::{Saved, SavedState};
 use crate::driver::{Call, Driven, Expander, Fault};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Layout, Store};
-use codax_core::change::{LinkModel, PoolState};
+use codax_core::change::{LinkModel, PoolRecord, PoolState};
 use codax_core::driver::{Class, DeviceInfo, Driver, Health, LIST_MAX, Link, STATE_MAX, Standing, TEXT_MAX};
 use codax_core::units::format_size;
 use codax_core::{Error, ErrorKind, PageCount, PoolId, Result};
@@ -161,11 +161,11 @@ impl Inner {
         (st.pool_name(pool), st.pool(pool).driver.clone())
     }
 
-    /// Lets a device go on that is at rest: from the state that is kept of it, if one is, or with `anew` from none. With `online` only if it is.
+    /// Lets a device go on that is at rest: from the state that is kept of it, if one is, or with `anew` from none. With `online` only if it is, or a drain lets it go on.
     pub fn start_device(&self, pool: PoolId, anew: bool, online: bool) -> Result<()> {
         let (name, driver) = self.driver_of(pool);
         let _turn = driver.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let away = online && self.lock().pool(pool).record.state != PoolState::Online;
+        let away = online && !may_run(&self.lock().pool(pool).record);
         if !driver.is_active() && anew {
             return self.saved().drop_state(&name);
         }
@@ -279,6 +279,15 @@ impl Inner {
             }
         };
         Err(Error::device_state(format!("{name}: its driver {} gave {wrong}", driver.name())))
+    }
+}
+
+/// Whether a device's coprocessor may run: it is online, or a drain takes its memory only.
+fn may_run(record: &PoolRecord) -> bool {
+    match record.state {
+        PoolState::Online => true,
+        PoolState::Draining => record.drain_terms.running,
+        PoolState::Offline | PoolState::Detached => false,
     }
 }
 

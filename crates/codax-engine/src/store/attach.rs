@@ -2,7 +2,7 @@
 
 use crate::backing::{Backing, Shm, ShmOptions, give_back, os_error, raised_path};
 use crate::dax::Take;
-use crate::drain::Terms;
+use crate::drain::DrainOptions;
 use crate::store::blocks::{own_medium, with_retired};
 use crate::store::exclusive::drop_reserve;
 use crate::store::lifecycle::{Layout, Opened, detached_huge, huge_place, is_shared, open_backing};
@@ -30,7 +30,7 @@ impl Session {
             PoolState::Online => return wrong("online: codax device drain takes out what is on it"),
             PoolState::Draining => return wrong("being drained: wait for that to end"),
         }
-        inner.set_pool_state(&mut st, pool, PoolState::Detached, Terms::default())?;
+        inner.set_pool_state(&mut st, pool, PoolState::Detached, &DrainOptions::default())?;
         // The journal says so already: a start would take it out of its place as well.
         let layout = Layout { dir: inner.options().dir.clone() };
         match without_memory(&layout, &st, pool) {
@@ -42,7 +42,7 @@ impl Session {
                 pool.backing = empty;
             }
             Err(e) => {
-                inner.set_pool_state(&mut st, pool, PoolState::Offline, Terms::default())?;
+                inner.set_pool_state(&mut st, pool, PoolState::Offline, &DrainOptions::default())?;
                 return Err(e);
             }
         }

@@ -379,7 +379,7 @@ pub(crate) fn reconcile(
             link: Default::default(),
             state: PoolState::Online,
             drain_limit: None,
-            drain_volatile: false,
+            drain_terms: Default::default(),
         }),
         Some(p) => {
             if let Some(bytes) = options.dram_bytes {
@@ -483,7 +483,7 @@ fn new_pool(
         link: *link,
         state: PoolState::Online,
         drain_limit: None,
-        drain_volatile: false,
+        drain_terms: Default::default(),
     })
 }
 
@@ -563,7 +563,8 @@ impl Store {
             };
             let mut now = record;
             now.state = st.pools[at].record.state;
-            now.drain_limit = st.pools[at].record.drain_limit;
+            (now.drain_limit, now.drain_terms) =
+                (st.pools[at].record.drain_limit, st.pools[at].record.drain_terms);
             self.inner.commit(&mut st, &[Change::Pool(now.clone())])?;
             if now.link != known[at].link {
                 lines.push(format!("device {}: link model changed", now.name));
