@@ -3,7 +3,7 @@
 use crate::gate::Gate;
 use crate::queue::{Counts, Queue, Shared};
 use crate::saved::{At, Saved};
-use codax::driver::{Counter, Description, Driver, Granted, QueueId, Reach};
+use codax::driver::{Class, Counter, Description, Driver, Granted, QueueId, Reach};
 use codax::queue::Opcode;
 use codax::{Error, ErrorKind, Result, Store};
 use codax_ops::Operation;
@@ -23,16 +23,18 @@ const RESET_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Software {
     shared: Arc<Shared>,
     queues: Mutex<BTreeMap<QueueId, Arc<Queue>>>,
+    /// Whether the device has memory of its own.
+    has_memory: bool,
     /// Tells this process's state from another's.
     process: u64,
 }
 
 impl Software {
-    pub fn new(store: Store, guard: Guard) -> Self {
+    pub fn new(store: Store, guard: Guard, has_memory: bool) -> Self {
         let shared = Shared { store, guard, gate: Gate::new(), counts: Counts::default() };
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let process = u64::from(std::process::id()) ^ u64::try_from(since.as_nanos()).unwrap_or(0) << 16;
-        Self { shared: Arc::new(shared), queues: Mutex::default(), process }
+        Self { shared: Arc::new(shared), queues: Mutex::default(), has_memory, process }
     }
 
     /// Closes all queues: the programs at their other ends see it.
@@ -59,6 +61,7 @@ impl Driver for Software {
             operations: Opcode::ALL.iter().map(|opcode| opcode.name().to_owned()).collect(),
             has_state: true,
             reach: Reach::Nothing,
+            class: if self.has_memory { Class::Type2 } else { Class::Type1 },
             ..Description::coprocessor("software", env!("CARGO_PKG_VERSION"))
         }
     }

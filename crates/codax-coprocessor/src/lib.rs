@@ -31,7 +31,8 @@ pub fn run(dir: &Path, device: &str, cpu: Option<u32>) -> Result<()> {
     let guard = Guard::install().map_err(|e| Error::internal(format!("handle SIGBUS: {e}")))?;
     // No system call touches what it maps.
     let store = Store::options().allow_user_faults(true).connect(dir)?;
-    let software = device::Software::new(store.clone(), guard);
+    let own = store.status()?.pools.into_iter().find(|pool| pool.name == device);
+    let software = device::Software::new(store.clone(), guard, own.is_some_and(|pool| pool.bytes > 0));
     let served = serve(&store, device, &software);
     software.end();
     match served {

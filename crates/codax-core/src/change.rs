@@ -84,6 +84,10 @@ pub enum BackingKind {
     Devdax,
     /// Files in a directory of a filesystem whose files are mapped as memory.
     Fsdax,
+    /// As emulated, of any capacity or none: what matters is its coprocessor, a process of the daemon's.
+    Software,
+    /// Nothing: a device without memory of its own, which somebody else drives.
+    None,
 }
 
 /// The memory of a pool that has a medium of its own, which it shares with nobody and which says whose it is.
@@ -220,6 +224,12 @@ impl PoolRecord {
     pub fn unit(&self) -> u64 {
         let dax = self.dax.as_ref().map(|memory| memory.unit);
         dax.or(self.numa.map(|memory| memory.page.unit())).unwrap_or(1)
+    }
+
+    /// Whether it has any: a device of type 1 has none.
+    #[must_use]
+    pub fn has_memory(&self) -> bool {
+        self.frames > 0
     }
 
     /// Whether a mount's kernel can serve files from its objects.

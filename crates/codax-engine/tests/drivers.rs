@@ -2,7 +2,7 @@
 
 mod store_support;
 
-use codax_core::change::{LinkModel, PoolState};
+use codax_core::change::{BackingKind, LinkModel, PoolState};
 use codax_core::driver::{Class, Counter, Description, Driver, Health, Link, Range, Reach, Standing};
 use codax_core::emergency::{AtMost, Emergency};
 use codax_core::frame::FrameFlags;
@@ -427,6 +427,57 @@ fn a_saved_state_outlives_the_daemon_and_the_driver() {
 }
 
 #[test]
+fn a_device_without_memory_has_no_files_and_is_stopped_and_goes_on_all_the_same() {
+    let rig = Rig::new();
+    let mut options = options(&rig, LONG);
+    options.devices.push(DeviceSpec::emulated("nic0", 0, LinkModel::default()));
+    let store = Store::open(options.clone(), TestEnv::new()).unwrap();
+    let pool = store.info().pools[2].clone();
+    assert_eq!((pool.backing, pool.bytes, pool.free), (BackingKind::None, 0, 0));
+    let told = store.device("nic0").unwrap();
+    assert_eq!((told.description.class, told.standing), (Class::Type1, Standing::Stopped));
+    let s = admin(&store);
+    make(&s, "/f", MIB, "sim0");
+    let nowhere = |result| fails(result, ErrorKind::Invalid, &["nic0 has no memory"]);
+    nowhere(create_on(&s, "/g", "nic0"));
+    nowhere(moved(&s, "/f", "nic0"));
+    nowhere(s.set_attr(&path("/f"), None, None, None, Some(on("nic0").as_ref())));
+    nowhere(s.detach_device("nic0"));
+
+    let nic = Description { class: Class::Type1, has_state: true, ..npu() };
+    let (memory_only, _) = Told::new(Description::memory_only("expander", "1"));
+    fails(store.drive("nic0", memory_only, None), ErrorKind::Invalid, &["nic0", "memory only"]);
+    fails(store.drive("sim0", Told::new(nic.clone()).0, None), ErrorKind::Invalid, &["sim0", "0 B"]);
+    let (driver, told) = Told::new(nic);
+    let driving = store.drive("nic0", driver, None).unwrap();
+    let next = || told.recv_timeout(LONG).expect("it is asked");
+    assert_eq!(next(), Asked::Resume);
+    // Its caches may have what lies elsewhere.
+    moved(&s, "/f", "dram").unwrap();
+    let Asked::WriteBack(ranges) = next() else { panic!("it is asked to write back") };
+    assert!(ranges.iter().all(|range| range.memory.is_none() && range.len > 0), "{ranges:?}");
+    assert!(matches!(next(), Asked::WriteBack(_)));
+    let report = s.drain("nic0", DrainOptions::default(), &mut quiet()).unwrap();
+    assert_eq!((report.bytes, next(), next()), (0, Asked::Quiesce, Asked::Save));
+    assert_eq!(store.info().pools[2].state, PoolState::Offline);
+    s.online("nic0", &mut quiet()).unwrap();
+    assert_eq!((next(), next()), (Asked::Restore(b"where it was".to_vec()), Asked::Resume));
+    assert!(store.check(false).unwrap().is_empty());
+
+    // It is the same after a restart, and never gets any.
+    store.close(false).unwrap();
+    drop((driving, s));
+    store.end();
+    let mut larger = options.clone();
+    larger.devices[1] = DeviceSpec::emulated("nic0", MIB, LinkModel::default());
+    let refused = Store::open(larger, TestEnv::seeded(2));
+    fails(refused.map(drop), ErrorKind::DeviceState, &["nic0", "0 bytes"]);
+    options.devices[1].software = true;
+    let store = Store::open(options, TestEnv::seeded(2)).unwrap();
+    assert_eq!((store.info().pools[2].backing, store.info().pools[2].bytes), (BackingKind::Software, 0));
+}
+
+#[test]
 fn a_drain_that_a_restart_resumes_lets_a_device_go_on_if_it_was_told_to() {
     for running in [true, false] {
         let d = Driven::new(npu());
@@ -560,6 +611,10 @@ fn in_one_run(session: &Session, file: &str) {
     assert!(extents.windows(2).all(|pair| pair[0].following() == pair[1].frame), "{extents:?}");
     assert!(extents[0].frame.0.is_multiple_of(16), "{extents:?}");
     assert!(extents.iter().all(|e| e.frame.0 >= 256), "{extents:?}");
+}
+
+fn create_on(session: &Session, file: &str, pool: &str) -> Result<()> {
+    session.open(&Open { placement: on(pool), ..open_of(file, MIB) }).map(drop)
 }
 
 fn create(session: &Session, file: &str, len: u64) -> Result<()> {

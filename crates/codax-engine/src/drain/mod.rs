@@ -90,7 +90,7 @@ impl Session {
             if inode.kind == Kind::Dir {
                 return Err(Error::new(ErrorKind::IsDir, format!("{path} is a directory: move its files")));
             }
-            let pool = st.pool_named(to)?;
+            let pool = st.pool_for_files(to)?;
             let pages = blocks(inode, range, path, st.block())?;
             let refused = |e: &Error| inner.event("refuse", &path.to_string(), &format!("move: {e}"), 0);
             takes(&mut st, pool, inode, pages).inspect_err(refused)?;

@@ -4,7 +4,7 @@
 //! it is by `online`.
 
 use crate::driver::saved::{Saved, SavedState};
-use crate::driver::{Call, Driven, Expander, Fault};
+use crate::driver::{Call, Driven, Fault};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Layout, Store};
 use codax_core::change::{LinkModel, PoolRecord, PoolState};
@@ -47,6 +47,9 @@ impl Store {
             ))));
         }
         let bytes = PageCount(st.pool(pool).record.frames).bytes();
+        if bytes == 0 && description.class == Class::Type3 {
+            return Err(about(Error::invalid("its driver says that it is memory only, and it has none")));
+        }
         let memory = if description.class == Class::Type1 { Some(0) } else { description.memory };
         if let Some(memory) = memory.filter(|memory| *memory < bytes) {
             let (says, has) = (format_size(memory), format_size(bytes));
@@ -141,7 +144,7 @@ impl Drop for Driving {
         let name = st.pool_name(self.pool);
         let pool = st.pool_mut(self.pool);
         if Arc::ptr_eq(&pool.driver, &self.driver) {
-            pool.driver = Arc::new(Driven::passive(&Expander));
+            pool.driver = Arc::new(Driven::nobody(&pool.record));
         }
         inner.end_queues_to(&mut st, &self.driver);
         drop(st);

@@ -145,6 +145,11 @@ fn device(st: &State, name: &str) -> Result<PoolId> {
     if is_dram(pool) {
         return Err(Error::invalid("dram is the host's own memory: it is always attached"));
     }
+    if !st.pool(pool).record.has_memory() {
+        let line =
+            format!("{name} has no memory that could leave: codax device drain {name} is all it takes");
+        return Err(Error::invalid(line));
+    }
     if st.pool(pool).job.is_some() {
         return Err(Error::busy(format!("something is being done with {name}: codax device show {name}")));
     }

@@ -3,7 +3,7 @@
 use crate::backing::{Backing, ObjectInfo, Shm};
 use crate::catalog::Catalog;
 use crate::dax::{Imported, Source, Take, import};
-use crate::driver::{Driven, Expander, Fit, remember_needs};
+use crate::driver::{Driven, Fit, remember_needs};
 use crate::env::Env;
 use crate::events::Events;
 use crate::fs::find_memory;
@@ -296,7 +296,7 @@ fn open_pools(
             held: BTreeMap::new(),
             job: None,
             absent: Vec::new(),
-            driver: Arc::new(Driven::passive(&Expander)),
+            driver: Arc::new(Driven::nobody(record)),
             fit: Fit::default(),
             private: Vec::new(),
             lent: Vec::new(),

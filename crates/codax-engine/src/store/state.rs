@@ -308,6 +308,17 @@ impl State {
         })
     }
 
+    /// A pool that files can be in.
+    pub fn pool_for_files(&self, name: &str) -> Result<PoolId> {
+        let pool = self.pool_named(name)?;
+        match self.pool(pool).record.has_memory() {
+            true => Ok(pool),
+            false => Err(Error::invalid(format!(
+                "{name} has no memory of its own: no file can be there, and its coprocessor works on those that are elsewhere"
+            ))),
+        }
+    }
+
     pub fn pool_name(&self, id: PoolId) -> String {
         self.pools.get(usize::from(id.0)).map_or_else(|| format!("pool {id}"), |p| p.record.name.clone())
     }
@@ -328,11 +339,11 @@ impl State {
     pub fn placement_of(&self, spec: &PlacementSpec) -> Result<Placement> {
         Ok(match spec {
             PlacementSpec::On { pool, strict } => {
-                Placement::On { pool: self.pool_named(pool)?, strict: *strict }
+                Placement::On { pool: self.pool_for_files(pool)?, strict: *strict }
             }
-            PlacementSpec::Prefer { pool } => Placement::Prefer(self.pool_named(pool)?),
+            PlacementSpec::Prefer { pool } => Placement::Prefer(self.pool_for_files(pool)?),
             PlacementSpec::Interleave { pools } => {
-                let ids = pools.iter().map(|p| self.pool_named(p)).collect::<Result<Vec<_>>>()?;
+                let ids = pools.iter().map(|p| self.pool_for_files(p)).collect::<Result<Vec<_>>>()?;
                 let distinct: BTreeSet<_> = ids.iter().collect();
                 if distinct.len() != ids.len() || ids.is_empty() {
                     return Err(Error::invalid(format!(
