@@ -218,6 +218,11 @@ impl Driven {
         self.calls.is_some()
     }
 
+    /// Whether its device may have bytes of files in its caches.
+    pub fn caches(&self) -> bool {
+        self.is_active() && self.description.caches_files() && !self.is_gone()
+    }
+
     pub fn standing(&self) -> Standing {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
