@@ -1,5 +1,6 @@
 //! The driver: what the store asks of the device.
 
+use crate::accesses::Accesses;
 use crate::gate::Gate;
 use crate::queue::{Counts, Queue, Shared};
 use crate::saved::{At, Saved};
@@ -30,8 +31,9 @@ pub struct Software {
 }
 
 impl Software {
-    pub fn new(store: Store, guard: Guard, has_memory: bool) -> Self {
-        let shared = Shared { store, guard, gate: Gate::new(), counts: Counts::default() };
+    pub fn new(store: Store, guard: Guard, accesses: Accesses, has_memory: bool) -> Self {
+        let accesses = Arc::new(accesses);
+        let shared = Shared { store, guard, gate: Gate::new(), counts: Counts::default(), accesses };
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let process = u64::from(std::process::id()) ^ u64::try_from(since.as_nanos()).unwrap_or(0) << 16;
         Self { shared: Arc::new(shared), queues: Mutex::default(), has_memory, process }
@@ -124,13 +126,14 @@ impl Driver for Software {
         let counts = &self.shared.counts;
         let queues = self.queues().len() as u64;
         let counter = |name: &str, value| Counter { name: name.to_owned(), value };
-        Ok(vec![
+        let all = [
             counter("operations", counts.operations.load(Ordering::Relaxed)),
             counter("failed", counts.failed.load(Ordering::Relaxed)),
             counter("bytes", counts.bytes.load(Ordering::Relaxed)),
             counter("queues", queues),
             counter("queue depth", counts.depth.load(Ordering::Relaxed)),
-        ])
+        ];
+        Ok(all.into_iter().chain(self.shared.accesses.counters()).collect())
     }
 
     fn open_queue(&self, queue: QueueId, ring: OwnedFd) -> Result<()> {
