@@ -1,9 +1,10 @@
 //! The driver: what the store asks of the device.
 
+use crate::accesses::Accesses;
 use crate::gate::Gate;
 use crate::queue::{Counts, Queue, Shared};
 use crate::saved::{At, Saved};
-use codax::driver::{Counter, Description, Driver, Granted, QueueId, Reach};
+use codax::driver::{Class, Counter, Description, Driver, Granted, QueueId, Reach};
 use codax::queue::Opcode;
 use codax::{Error, ErrorKind, Result, Store};
 use codax_ops::Operation;
@@ -23,16 +24,19 @@ const RESET_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Software {
     shared: Arc<Shared>,
     queues: Mutex<BTreeMap<QueueId, Arc<Queue>>>,
+    /// Whether the device has memory of its own.
+    has_memory: bool,
     /// Tells this process's state from another's.
     process: u64,
 }
 
 impl Software {
-    pub fn new(store: Store, guard: Guard) -> Self {
-        let shared = Shared { store, guard, gate: Gate::new(), counts: Counts::default() };
+    pub fn new(store: Store, guard: Guard, accesses: Accesses, has_memory: bool) -> Self {
+        let accesses = Arc::new(accesses);
+        let shared = Shared { store, guard, gate: Gate::new(), counts: Counts::default(), accesses };
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let process = u64::from(std::process::id()) ^ u64::try_from(since.as_nanos()).unwrap_or(0) << 16;
-        Self { shared: Arc::new(shared), queues: Mutex::default(), process }
+        Self { shared: Arc::new(shared), queues: Mutex::default(), has_memory, process }
     }
 
     /// Closes all queues: the programs at their other ends see it.
@@ -59,6 +63,7 @@ impl Driver for Software {
             operations: Opcode::ALL.iter().map(|opcode| opcode.name().to_owned()).collect(),
             has_state: true,
             reach: Reach::Nothing,
+            class: if self.has_memory { Class::Type2 } else { Class::Type1 },
             ..Description::coprocessor("software", env!("CARGO_PKG_VERSION"))
         }
     }
@@ -121,13 +126,14 @@ impl Driver for Software {
         let counts = &self.shared.counts;
         let queues = self.queues().len() as u64;
         let counter = |name: &str, value| Counter { name: name.to_owned(), value };
-        Ok(vec![
+        let all = [
             counter("operations", counts.operations.load(Ordering::Relaxed)),
             counter("failed", counts.failed.load(Ordering::Relaxed)),
             counter("bytes", counts.bytes.load(Ordering::Relaxed)),
             counter("queues", queues),
             counter("queue depth", counts.depth.load(Ordering::Relaxed)),
-        ])
+        ];
+        Ok(all.into_iter().chain(self.shared.accesses.counters()).collect())
     }
 
     fn open_queue(&self, queue: QueueId, ring: OwnedFd) -> Result<()> {

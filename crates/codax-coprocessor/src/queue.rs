@@ -1,5 +1,6 @@
 //! A queue and the thread that serves it: requests in their order, each in steps; between two of them it looks whether to give up or to rest.
 
+use crate::accesses::Accesses;
 use crate::files::{Files, Grants};
 use crate::gate::{Gate, Inside};
 use crate::work::{self, Running, Turn, failed};
@@ -32,6 +33,7 @@ pub struct Shared {
     pub guard: Guard,
     pub gate: Gate,
     pub counts: Counts,
+    pub accesses: Arc<Accesses>,
 }
 
 /// A queue, as the driver has it.
@@ -60,7 +62,7 @@ impl Queue {
         let queue = Arc::new(Self { ring, grants: Grants::default(), work: Mutex::default(), shared });
         let serving = queue.clone();
         std::thread::Builder::new().name("queue".into()).spawn(move || {
-            let files = Files::new(serving.shared.store.clone());
+            let files = Files::new(serving.shared.store.clone(), serving.shared.accesses.clone());
             let Closed(_) = Server { queue: &serving, consumer, files }.serve();
             let left = std::mem::take(&mut *serving.work());
             serving.took(-left.taken());

@@ -1,5 +1,6 @@
 //! A request that is being carried out.
 
+use crate::accesses::Part;
 use crate::files::{Files, Grants, Place};
 use codax::queue::{Completion, Descriptor, Range, Status, Wanted, wanted};
 use codax_ops::{DEFAULT_BUDGET, Fault, Memory, Opcode, Operation, Spec, Step, Which};
@@ -33,21 +34,40 @@ pub enum Turn {
 struct Places {
     guard: Guard,
     ranges: [Option<Place>; 3],
+    /// What of each was read and written in this step.
+    accessed: [(Part, Part); 3],
 }
 
 impl Memory for Places {
     fn read(&mut self, which: Which, at: u64, to: &mut [u8]) -> Result<(), Fault> {
         let (memory, off) = self.at(which, at)?;
-        whole(which, at, self.guard.read(memory, off, to), to.len())
+        whole(which, at, self.guard.read(memory, off, to), to.len())?;
+        self.accessed[which as usize].0.add(at, to.len());
+        Ok(())
     }
 
     fn write(&mut self, which: Which, at: u64, from: &[u8]) -> Result<(), Fault> {
         let (memory, off) = self.at(which, at)?;
-        whole(which, at, self.guard.write(memory, off, from), from.len())
+        whole(which, at, self.guard.write(memory, off, from), from.len())?;
+        self.accessed[which as usize].1.add(at, from.len());
+        Ok(())
     }
 }
 
 impl Places {
+    fn new(guard: Guard, ranges: [Option<Place>; 3]) -> Self {
+        Self { guard, ranges, accessed: Default::default() }
+    }
+
+    /// Counts what this step has accessed.
+    fn count(&mut self) {
+        for (place, (read, written)) in self.ranges.iter().zip(std::mem::take(&mut self.accessed)) {
+            if let Some(place) = place {
+                place.count(read, written);
+            }
+        }
+    }
+
     fn at(&self, which: Which, at: u64) -> Result<(codax::Memory<'_>, usize), Fault> {
         let memory = self.ranges[which as usize].as_ref().and_then(Place::memory);
         memory.zip(usize::try_from(at).ok()).ok_or(Fault { which, at })
@@ -77,7 +97,7 @@ pub fn begin(
     }
     match prepared(&descriptor, files, grants, guard) {
         Ok((operation, ranges)) => {
-            Ok(Running { request, operation, places: Places { guard, ranges }, begun })
+            Ok(Running { request, operation, places: Places::new(guard, ranges), begun })
         }
         Err(status) => Err((request, failed(status))),
     }
@@ -127,7 +147,9 @@ fn read_string(range: Range, files: &mut Files, grants: &Grants, guard: Guard) -
 impl Running {
     /// Takes a step.
     pub fn step(&mut self) -> Turn {
-        match self.operation.step(&mut self.places, DEFAULT_BUDGET) {
+        let step = self.operation.step(&mut self.places, DEFAULT_BUDGET);
+        self.places.count();
+        match step {
             Ok(Step::More) => Turn::More,
             Ok(Step::Done(outcome)) => Turn::Complete(Completion {
                 status: Status::Done.number(),

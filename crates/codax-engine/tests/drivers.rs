@@ -2,13 +2,14 @@
 
 mod store_support;
 
-use codax_core::change::{LinkModel, PoolState};
+use codax_core::change::{BackingKind, LinkModel, PoolState};
 use codax_core::driver::{Class, Counter, Description, Driver, Health, Link, Range, Reach, Standing};
 use codax_core::emergency::{AtMost, Emergency};
 use codax_core::frame::FrameFlags;
-use codax_core::request::Open;
-use codax_core::{Error, ErrorKind, Frame, Result};
+use codax_core::request::{Open, PlacementSpec};
+use codax_core::{Error, ErrorKind, Frame, ROOT, Result};
 use codax_engine::driver::Driving;
+use codax_engine::fs::{Allocate, How, Set, Who};
 use codax_engine::table::TableReader;
 use codax_engine::{DeviceSpec, DrainOptions, Session, Store, StoreOptions};
 use std::collections::HashMap;
@@ -16,6 +17,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use store_support::*;
+
+/// Who asks through a mount.
+const WHO: Who = Who { uid: 1000, gid: 1000, pid: 1 };
 
 /// How long the tests wait for what is to come.
 const LONG: Duration = Duration::from_secs(20);
@@ -320,6 +324,62 @@ fn what_is_cut_off_or_removed_is_nobody_s_before_devices_have_let_go_of_it() {
     assert!(d.store.check(false).unwrap().is_empty());
 }
 
+/// Of what a mount takes from a file, served by the daemon or by the kernel, the device is asked first: nothing goes where it doesn't answer in time.
+#[test]
+fn what_a_mount_cuts_off_or_punches_is_nobody_s_before_devices_have_let_go_of_it() {
+    for by_kernel in [false, true] {
+        let d = Driven::impatient(npu());
+        let fs = d.store.fs(by_kernel);
+        d.admin.close(make(&d.admin, "/f", 4 * MIB, "sim0").handle);
+        let file = d.admin.stat(&path("/f")).unwrap().id;
+        let opened = fs.open(file, true, true, WHO).unwrap();
+        assert_eq!(matches!(opened.how, How::Passthrough(_)), by_kernel);
+        let handle = opened.handle;
+        let has = || (fs.attr(file).unwrap().len, d.store.info().pools[1].used);
+        let cut = || fs.set(file, &Set { len: Some(3 * MIB), ..Set::default() }).map(drop);
+        let punch = || {
+            let how = Allocate { keep_size: true, punch: true, zero: false };
+            fs.allocate(handle, MIB, MIB, how)
+        };
+        let takes: [(&(dyn Fn() -> Result<()> + Sync), _); 2] =
+            [(&cut, (3 * MIB, 3 * MIB)), (&punch, (3 * MIB, 2 * MIB))];
+        for (take, after) in takes {
+            let open = d.driver.gate("write_back");
+            let before = has();
+            let begun = Instant::now();
+            fails(take(), ErrorKind::Busy, &["/f", "npu", "4711", "sim0", "within 1.0 s"]);
+            assert!(begun.elapsed() < LONG);
+            assert!(matches!(d.next(), Asked::WriteBack(_)));
+            assert_eq!(has(), before);
+            open.send(()).unwrap();
+            std::thread::scope(|scope| {
+                let taking = scope.spawn(take);
+                let asked = d.next();
+                written_back(asked, &d.admin, "/f", MIB);
+                assert_eq!(has(), before, "it waits for a slow one");
+                open.send(()).unwrap();
+                taking.join().unwrap().unwrap();
+            });
+            assert_eq!(has(), after);
+            d.quiet();
+        }
+        drop(opened.how);
+        fs.release(handle);
+        let open = d.driver.gate("write_back");
+        fs.unlink(ROOT, b"f").unwrap();
+        assert!(matches!(d.next(), Asked::WriteBack(_)));
+        let held = || (d.store.info().pools[1].used, d.store.info().pools[1].held);
+        assert_eq!(held(), (0, 2 * MIB));
+        drop(open);
+        let begun = Instant::now();
+        while held() != (0, 0) {
+            assert!(begun.elapsed() < LONG);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(d.store.check(false).unwrap().is_empty());
+    }
+}
+
 #[test]
 fn a_driver_that_can_not_write_back_fails_the_move() {
     let d = Driven::new(npu());
@@ -427,6 +487,90 @@ fn a_saved_state_outlives_the_daemon_and_the_driver() {
 }
 
 #[test]
+fn a_device_without_memory_has_no_files_and_is_stopped_and_goes_on_all_the_same() {
+    let rig = Rig::new();
+    let mut options = options(&rig, LONG);
+    options.devices.push(DeviceSpec::emulated("nic0", 0, LinkModel::default()));
+    let store = Store::open(options.clone(), TestEnv::new()).unwrap();
+    let pool = store.info().pools[2].clone();
+    assert_eq!((pool.backing, pool.bytes, pool.free), (BackingKind::None, 0, 0));
+    let told = store.device("nic0").unwrap();
+    assert_eq!((told.description.class, told.standing), (Class::Type1, Standing::Stopped));
+    let s = admin(&store);
+    make(&s, "/f", MIB, "sim0");
+    let nowhere = |result| fails(result, ErrorKind::Invalid, &["nic0 has no memory"]);
+    nowhere(create_on(&s, "/g", "nic0"));
+    nowhere(moved(&s, "/f", "nic0"));
+    nowhere(s.set_attr(&path("/f"), None, None, None, Some(on("nic0").as_ref())));
+    nowhere(s.detach_device("nic0"));
+
+    let nic = Description { class: Class::Type1, has_state: true, ..npu() };
+    let (memory_only, _) = Told::new(Description::memory_only("expander", "1"));
+    fails(store.drive("nic0", memory_only, None), ErrorKind::Invalid, &["nic0", "memory only"]);
+    fails(store.drive("sim0", Told::new(nic.clone()).0, None), ErrorKind::Invalid, &["sim0", "0 B"]);
+    let (driver, told) = Told::new(nic);
+    let driving = store.drive("nic0", driver, None).unwrap();
+    let next = || told.recv_timeout(LONG).expect("it is asked");
+    assert_eq!(next(), Asked::Resume);
+    // Its caches may have what lies elsewhere.
+    moved(&s, "/f", "dram").unwrap();
+    let Asked::WriteBack(ranges) = next() else { panic!("it is asked to write back") };
+    assert!(ranges.iter().all(|range| range.memory.is_none() && range.len > 0), "{ranges:?}");
+    assert!(matches!(next(), Asked::WriteBack(_)));
+    let report = s.drain("nic0", DrainOptions::default(), &mut quiet()).unwrap();
+    assert_eq!((report.bytes, next(), next()), (0, Asked::Quiesce, Asked::Save));
+    assert_eq!(store.info().pools[2].state, PoolState::Offline);
+    s.online("nic0", &mut quiet()).unwrap();
+    assert_eq!((next(), next()), (Asked::Restore(b"where it was".to_vec()), Asked::Resume));
+    assert!(store.check(false).unwrap().is_empty());
+
+    // It is the same after a restart, and never gets any.
+    store.close(false).unwrap();
+    drop((driving, s));
+    store.end();
+    let mut larger = options.clone();
+    larger.devices[1] = DeviceSpec::emulated("nic0", MIB, LinkModel::default());
+    let refused = Store::open(larger, TestEnv::seeded(2));
+    fails(refused.map(drop), ErrorKind::DeviceState, &["nic0", "0 bytes"]);
+    options.devices[1].software = true;
+    let store = Store::open(options, TestEnv::seeded(2)).unwrap();
+    assert_eq!((store.info().pools[2].backing, store.info().pools[2].bytes), (BackingKind::Software, 0));
+}
+
+#[test]
+fn a_drain_that_a_restart_resumes_lets_a_device_go_on_if_it_was_told_to() {
+    for running in [true, false] {
+        let d = Driven::new(npu());
+        let file = make(&d.admin, "/f", MIB, "sim0").file;
+        let object = d.rig.layout().pool("sim0").join(format!("{:016x}", file.0));
+        let held = std::fs::File::open(object).expect("its object");
+        let options = DrainOptions { wait: LONG, running, ..Default::default() };
+        std::thread::scope(|scope| {
+            let admin = admin(&d.store);
+            scope.spawn(move || fails(admin.drain("sim0", options, &mut quiet()), ErrorKind::NoDaemon, &[]));
+            while d.store.info().pools[1].job.as_ref().is_none_or(|job| job.waiting.is_empty()) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            d.store.close(false).unwrap();
+        });
+        let (rig, store) = d.reopened();
+        let d = Driven::by(rig, store, npu());
+        assert_eq!(d.state(), PoolState::Draining);
+        if running {
+            assert_eq!(d.next(), Asked::Resume);
+            d.stands(&Standing::Running);
+        }
+        drop(held);
+        while d.state() == PoolState::Draining {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!((d.state(), pool_of(&d.admin, "/f")), (PoolState::Offline, vec![0]));
+        d.stands(if running { &Standing::Running } else { &Standing::Stopped });
+        assert!(d.told.try_iter().all(|asked| matches!(asked, Asked::WriteBack(_))));
+    }
+}
+
+#[test]
 fn a_driver_that_comes_after_online_gets_its_state_then() {
     let mut d = Driven::new(npu());
     d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
@@ -529,6 +673,10 @@ fn in_one_run(session: &Session, file: &str) {
     assert!(extents.iter().all(|e| e.frame.0 >= 256), "{extents:?}");
 }
 
+fn create_on(session: &Session, file: &str, pool: &str) -> Result<()> {
+    session.open(&Open { placement: on(pool), ..open_of(file, MIB) }).map(drop)
+}
+
 fn create(session: &Session, file: &str, len: u64) -> Result<()> {
     session.open(&Open { placement: on("sim0"), ..open_of(file, len) }).map(|open| session.close(open.handle))
 }
@@ -562,7 +710,7 @@ fn files_lie_as_their_device_needs_them_or_are_refused() {
     fails(d.admin.set_len(a.handle, 10 * MIB + 1), ErrorKind::NoSpace, &["sim0", "in one run"]);
     assert_eq!(d.admin.stat(&path("/a")).unwrap().len, 10 * MIB);
     // A file that only prefers the device goes elsewhere.
-    let prefers = Some(codax_core::request::PlacementSpec::Prefer { pool: "sim0".into() });
+    let prefers = Some(PlacementSpec::Prefer { pool: "sim0".into() });
     d.admin.open(&Open { placement: prefers, ..open_of("/p", 11 * MIB) }).unwrap();
     assert!(pool_of(&d.admin, "/p").contains(&0));
     in_one_run(&d.admin, "/c");
@@ -571,6 +719,40 @@ fn files_lie_as_their_device_needs_them_or_are_refused() {
     for file in ["/a", "/c", "/e"] {
         in_one_run(&d.admin, file);
     }
+    assert!(d.store.check(false).unwrap().is_empty());
+}
+
+#[test]
+fn what_prefers_a_device_goes_elsewhere_where_it_can_not_grow_as_the_device_needs_it() {
+    let d = Driven::new(needy());
+    let placed = |file: &str, placement| Open { placement: Some(placement), ..open_of(file, MIB) };
+    let prefers = PlacementSpec::Prefer { pool: "sim0".into() };
+    let open = d.admin.open(&placed("/p", prefers)).unwrap();
+    make(&d.admin, "/behind", MIB, "sim0");
+    d.admin.set_len(open.handle, 3 * MIB).unwrap();
+    assert_eq!(pool_of(&d.admin, "/p"), [1, 0]);
+    in_one_run(&d.admin, "/behind");
+    // In turns, and by name, there is no other: it is refused, and says why.
+    let turns = PlacementSpec::Interleave { pools: vec!["sim0".into(), "dram".into()] };
+    for (file, placement) in [("/turns", turns), ("/on", on("sim0").unwrap())] {
+        let open = d.admin.open(&placed(file, placement)).unwrap();
+        let behind = format!("{file}-behind");
+        make(&d.admin, &behind, MIB, "sim0");
+        fails(d.admin.set_len(open.handle, MIB + 4096), ErrorKind::NoSpace, &["sim0", "in one run"]);
+        assert_eq!(d.admin.stat(&path(file)).unwrap().len, MIB);
+    }
+    assert!(d.store.check(false).unwrap().is_empty());
+}
+
+#[test]
+fn a_helper_that_has_no_room_as_it_needs_it_is_passed_over() {
+    let d =
+        helping(&[("sim0", Some(100)), ("sim1", Some(200))], Description { reach: Reach::Own, ..needy() });
+    let open = d.admin.open(&open_of("/f", MIB)).unwrap();
+    put(&d.admin, "/behind", MIB).unwrap();
+    assert_eq!((pool_of(&d.admin, "/f"), pool_of(&d.admin, "/behind")), (vec![1], vec![1]));
+    d.admin.set_len(open.handle, 2 * MIB).unwrap();
+    assert_eq!(pool_of(&d.admin, "/f"), [1, 2]);
     assert!(d.store.check(false).unwrap().is_empty());
 }
 

@@ -1,6 +1,6 @@
 //! `codax status`, `df` and `du`: what there is, and what it takes.
 
-use super::device::{job, state};
+use super::device::{job, of_memory, state};
 use super::{Context, info, quota, unexpected};
 use crate::args::{DuArgs, checked};
 use crate::output::json::PathForm;
@@ -174,10 +174,10 @@ fn pools_text(pools: &[PoolInfo]) -> String {
         let row = [
             pool.name.clone(),
             state(pool.state).to_owned(),
-            format_size(pool.bytes),
-            format_size(pool.used),
-            format_size(pool.held),
-            format_size(pool.free),
+            of_memory(pool, pool.bytes),
+            of_memory(pool, pool.used),
+            of_memory(pool, pool.held),
+            of_memory(pool, pool.free),
             pool.files.to_string(),
         ];
         table::row(&mut table, row);

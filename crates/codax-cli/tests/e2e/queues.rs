@@ -23,7 +23,7 @@ fn result(rig: &Rig, words: &[&str]) -> String {
 }
 
 /// CRC-32C, byte by byte.
-fn crc32c(bytes: &[u8]) -> String {
+pub fn crc32c(bytes: &[u8]) -> String {
     let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
     let table: [u32; 256] =
         std::array::from_fn(|byte| (0..8).fold(u32::try_from(byte).expect("small"), step));
@@ -44,12 +44,13 @@ fn counter(rig: &Rig, name: &str) -> u64 {
     found.and_then(|counter| counter["value"].as_u64()).unwrap_or_else(|| panic!("no counter {name}"))
 }
 
-/// The role of a program with a queue of `words[0]` requests.
+/// The role of a program with a queue of `words[0]` requests, to `sim0` or `words[1]`.
 ///
 /// `file PATH MODE` grants a file, read only or with `rw`; `crc NUMBER LEN COUNT` hands in so many; `ask OPCODE FLAGS FILE FILE AT AT LEN ARGUMENT` hands in one. `wait` waits
 /// for the oldest, `done` says how many of them are complete, `cancel` cancels the latest; `steal QUEUE` opens what was granted to another.
 pub fn submit(store: &Store, words: &[&str]) {
-    let queue = store.device("sim0").queue(words[0].parse().expect("a number")).expect("a queue");
+    let device = words.get(1).unwrap_or(&"sim0");
+    let queue = store.device(device).queue(words[0].parse().expect("a number")).expect("a queue");
     let mut tickets: Vec<Result<Ticket, Completion>> = Vec::new();
     let number = |text: &str| text.parse::<u64>().expect("a number");
     client::serve(|line| match line {

@@ -9,7 +9,7 @@ use crate::store::blocks::frames;
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Session, Store};
-use codax_core::change::{Change, PoolRecord, PoolState};
+use codax_core::change::{Change, DrainTerms, PoolRecord, PoolState};
 use codax_core::extent::{self, PoolRun};
 use codax_core::info::{HeldFile, JobInfo, JobReport};
 use codax_core::name::StorePath;
@@ -51,13 +51,17 @@ pub struct DrainOptions {
     pub running: bool,
 }
 
-/// What of that a restart goes on with.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Terms {
-    /// Bandwidth limit in bytes per second.
-    pub limit: Option<u64>,
-    /// Whether what outlives the power may go where it doesn't.
-    pub volatile: bool,
+impl DrainOptions {
+    /// Of a drain that a restart goes on with, and waits for what is held for so long.
+    fn resumed(record: &PoolRecord, wait: Duration) -> Self {
+        let (limit, DrainTerms { volatile, reset, running }) = (record.drain_limit, record.drain_terms);
+        Self { wait, limit, volatile, reset, running, ..Self::default() }
+    }
+
+    /// What of them the journal keeps, beside the limit.
+    fn terms(&self) -> DrainTerms {
+        DrainTerms { volatile: self.volatile, reset: self.reset, running: self.running }
+    }
 }
 
 /// Files that a thread of a drain takes at once, and the bytes after which it takes no more.
@@ -86,7 +90,7 @@ impl Session {
             if inode.kind == Kind::Dir {
                 return Err(Error::new(ErrorKind::IsDir, format!("{path} is a directory: move its files")));
             }
-            let pool = st.pool_named(to)?;
+            let pool = st.pool_for_files(to)?;
             let pages = blocks(inode, range, path, st.block())?;
             let refused = |e: &Error| inner.event("refuse", &path.to_string(), &format!("move: {e}"), 0);
             takes(&mut st, pool, inode, pages).inspect_err(refused)?;
@@ -146,8 +150,7 @@ impl Session {
         {
             let mut st = inner.lock();
             drainable(&st, pool, name)?;
-            let terms = Terms { limit: options.limit, volatile: options.volatile };
-            inner.set_pool_state(&mut st, pool, PoolState::Draining, terms)?;
+            inner.set_pool_state(&mut st, pool, PoolState::Draining, &options)?;
             st.pool_mut(pool).job = Some(job.clone());
         }
         inner.event("drain", name, &format!("begins: {} files", plan.moves.len()), plan.frames.bytes());
@@ -216,9 +219,7 @@ impl Store {
             st.pool_mut(pool).job = Some(job.clone());
             let name = st.pool_name(pool);
             inner.event("drain", &name, "goes on after a restart", 0);
-            let PoolRecord { drain_limit: limit, drain_volatile: volatile, .. } = st.pool(pool).record;
-            let wait = inner.options().resume_wait;
-            let options = DrainOptions { wait, limit, volatile, ..DrainOptions::default() };
+            let options = DrainOptions::resumed(&st.pool(pool).record, inner.options().resume_wait);
             let store = self.clone();
             inner.env.spawn(
                 "drain",
@@ -318,15 +319,16 @@ impl Inner {
         }
     }
 
+    /// Journals where a device is; `drain` says how it got there, while it drains.
     pub(crate) fn set_pool_state(
         &self,
         st: &mut State,
         pool: PoolId,
         state: PoolState,
-        terms: Terms,
+        drain: &DrainOptions,
     ) -> Result<()> {
-        let Terms { limit: drain_limit, volatile: drain_volatile } = terms;
-        let record = PoolRecord { state, drain_limit, drain_volatile, ..st.pool(pool).record.clone() };
+        let (drain_limit, drain_terms) = (drain.limit, drain.terms());
+        let record = PoolRecord { state, drain_limit, drain_terms, ..st.pool(pool).record.clone() };
         self.commit(st, &[Change::Pool(record.clone())])?;
         st.pool_mut(pool).record = record;
         Ok(())
@@ -346,10 +348,10 @@ impl Inner {
         let result = stopped.and_then(|()| self.empty_pool(pool, plan, options, job));
         let mut st = self.lock();
         let ended = match &result {
-            Ok(_) => self.set_pool_state(&mut st, pool, PoolState::Offline, Terms::default()),
+            Ok(_) => self.set_pool_state(&mut st, pool, PoolState::Offline, &DrainOptions::default()),
             // The next start goes on with it.
             Err(_) if st.closing => Ok(()),
-            Err(_) => self.set_pool_state(&mut st, pool, PoolState::Online, Terms::default()),
+            Err(_) => self.set_pool_state(&mut st, pool, PoolState::Online, &DrainOptions::default()),
         };
         drop(st);
         let goes_on = if result.is_err() { self.start_device(pool, false, true) } else { Ok(()) };
@@ -548,7 +550,7 @@ impl Inner {
         let mut st = self.lock();
         match st.pool(pool).record.state {
             PoolState::Online => Ok(()),
-            _ => self.set_pool_state(&mut st, pool, PoolState::Online, Terms::default()),
+            _ => self.set_pool_state(&mut st, pool, PoolState::Online, &DrainOptions::default()),
         }
     }
 

@@ -43,6 +43,9 @@ impl Inner {
     ///
     /// What outlives the power goes only where it does, unless `volatile` says that it needn't.
     pub(super) fn plan(&self, pool: PoolId, volatile: bool) -> Result<Plan> {
+        if !self.lock().pool(pool).record.has_memory() {
+            return Ok(Plan::default());
+        }
         let seen = self.look_who_has(pool)?;
         let st = self.lock();
         let mut candidates: Vec<Candidate> =

@@ -21,7 +21,8 @@ pub(crate) use queues::Queue;
 pub use standing::Driving;
 
 use crate::env::Env;
-use codax_core::driver::{Description, Driver, Standing};
+use codax_core::change::PoolRecord;
+use codax_core::driver::{Class, Description, Driver, Reach, Standing};
 use codax_core::plan::Holder;
 use codax_core::{Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +40,17 @@ pub struct Expander;
 impl Driver for Expander {
     fn describe(&self) -> Description {
         Description::memory_only("expander", env!("CARGO_PKG_VERSION"))
+    }
+}
+
+/// What is known of a device without memory as long as nobody drives it.
+#[derive(Debug)]
+struct Absent;
+
+impl Driver for Absent {
+    fn describe(&self) -> Description {
+        let class = Class::Type1;
+        Description { class, reach: Reach::Nothing, ..Description::memory_only("none", "") }
     }
 }
 
@@ -107,14 +119,18 @@ pub(crate) struct Driven {
 }
 
 impl Driven {
-    /// A driver that says what its device is and is never asked again.
-    pub fn passive(driver: &dyn Driver) -> Self {
+    /// The driver of a device that nobody drives: it says what the device is and is never asked again.
+    pub fn nobody(pool: &PoolRecord) -> Self {
+        let (driver, standing): (&dyn Driver, _) = match pool.has_memory() {
+            true => (&Expander, Standing::Running),
+            false => (&Absent, Standing::Stopped),
+        };
         Self {
             description: driver.describe(),
             pid: None,
             calls: None,
             gone: AtomicBool::new(false),
-            standing: Mutex::new(Standing::Running),
+            standing: Mutex::new(standing),
             turn: Mutex::new(()),
         }
     }
@@ -200,6 +216,11 @@ impl Driven {
     /// Whether it is asked anything at all.
     pub fn is_active(&self) -> bool {
         self.calls.is_some()
+    }
+
+    /// Whether its device may have bytes of files in its caches.
+    pub fn caches(&self) -> bool {
+        self.is_active() && self.description.caches_files() && !self.is_gone()
     }
 
     pub fn standing(&self) -> Standing {

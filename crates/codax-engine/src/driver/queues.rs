@@ -148,6 +148,9 @@ impl Inner {
                 "{device} has no driver now: {} is gone (codax device show {device})",
                 last.driver
             )),
+            None if !st.pool(pool).record.has_memory() => {
+                Error::device_state(format!("{device} has no driver yet: start it (docs/drivers.md)"))
+            }
             None => Error::invalid(format!(
                 "{device} is memory without a coprocessor: run it on a device that has one, as --device NAME=software:SIZE"
             )),

@@ -4,10 +4,10 @@
 //! it is by `online`.
 
 use crate::driver::saved::{Saved, SavedState};
-use crate::driver::{Call, Driven, Expander, Fault};
+use crate::driver::{Call, Driven, Fault};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Layout, Store};
-use codax_core::change::{LinkModel, PoolState};
+use codax_core::change::{LinkModel, PoolRecord, PoolState};
 use codax_core::driver::{Class, DeviceInfo, Driver, Health, LIST_MAX, Link, STATE_MAX, Standing, TEXT_MAX};
 use codax_core::units::format_size;
 use codax_core::{Error, ErrorKind, PageCount, PoolId, Result};
@@ -47,6 +47,9 @@ impl Store {
             ))));
         }
         let bytes = PageCount(st.pool(pool).record.frames).bytes();
+        if bytes == 0 && description.class == Class::Type3 {
+            return Err(about(Error::invalid("its driver says that it is memory only, and it has none")));
+        }
         let memory = if description.class == Class::Type1 { Some(0) } else { description.memory };
         if let Some(memory) = memory.filter(|memory| *memory < bytes) {
             let (says, has) = (format_size(memory), format_size(bytes));
@@ -141,7 +144,7 @@ impl Drop for Driving {
         let name = st.pool_name(self.pool);
         let pool = st.pool_mut(self.pool);
         if Arc::ptr_eq(&pool.driver, &self.driver) {
-            pool.driver = Arc::new(Driven::passive(&Expander));
+            pool.driver = Arc::new(Driven::nobody(&pool.record));
         }
         inner.end_queues_to(&mut st, &self.driver);
         drop(st);
@@ -161,11 +164,11 @@ impl Inner {
         (st.pool_name(pool), st.pool(pool).driver.clone())
     }
 
-    /// Lets a device go on that is at rest: from the state that is kept of it, if one is, or with `anew` from none. With `online` only if it is.
+    /// Lets a device go on that is at rest: from the state that is kept of it, if one is, or with `anew` from none. With `online` only if it is, or a drain lets it go on.
     pub fn start_device(&self, pool: PoolId, anew: bool, online: bool) -> Result<()> {
         let (name, driver) = self.driver_of(pool);
         let _turn = driver.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let away = online && self.lock().pool(pool).record.state != PoolState::Online;
+        let away = online && !may_run(&self.lock().pool(pool).record);
         if !driver.is_active() && anew {
             return self.saved().drop_state(&name);
         }
@@ -279,6 +282,15 @@ impl Inner {
             }
         };
         Err(Error::device_state(format!("{name}: its driver {} gave {wrong}", driver.name())))
+    }
+}
+
+/// Whether a device's coprocessor may run: it is online, or a drain takes its memory only.
+fn may_run(record: &PoolRecord) -> bool {
+    match record.state {
+        PoolState::Online => true,
+        PoolState::Draining => record.drain_terms.running,
+        PoolState::Offline | PoolState::Detached => false,
     }
 }
 

@@ -96,6 +96,12 @@ pub(crate) fn check_settings(device: &DeviceSpec, frames: u64) -> Result<()> {
     if device.name == DRAM_NAME {
         return Err(Error::invalid("emergency is nothing that dram has: it is what devices help out"));
     }
+    if frames == 0 {
+        return Err(Error::invalid(format!(
+            "device {}: emergency is nothing that a device without memory has",
+            device.name
+        )));
+    }
     settings
         .at_most
         .of(PageCount(frames).bytes())

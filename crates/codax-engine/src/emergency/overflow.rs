@@ -14,6 +14,7 @@ use codax_core::frame::FrameFlags;
 use codax_core::placement::{Placement, Room};
 use codax_core::units::format_size;
 use codax_core::{DRAM, Error, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageRange, PoolId, Result};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How often it is said that there was no room anywhere: who writes a byte at a time would say nothing else.
@@ -65,17 +66,18 @@ impl State {
     }
 
     /// Where new pages go of which some are for `dram`, if not all of those are to be there: the runs, which of them are an emergency's, and why. `NoSpace`, with
-    /// the reason of each device, if there is no room anywhere.
+    /// the reason of each device, if there is no room anywhere. These devices are as `full`.
     pub fn overflow(
         &self,
         (placement, file): (&Placement, Option<FileId>),
         pages: PageRange,
         block: u64,
+        full: &BTreeSet<PoolId>,
     ) -> Result<Option<Overflow>> {
         let quota = |pool| file.map_or(u64::MAX, |file| self.quota_room(file, pool).0);
         let room = |id| {
             let room = self.room(id);
-            Room { free: room.free.min(PageCount(quota(id))), ..room }
+            Room { free: room.free.min(PageCount(quota(id))), ..room }.unless(full.contains(&id))
         };
         let Some((mut runs, rest)) = placement.for_dram(pages, block, &room) else {
             return Ok(None);
@@ -103,6 +105,9 @@ impl State {
         let mut why = Vec::new();
         for pool in self.by_cost().into_iter().filter(|pool| Some(*pool) != named) {
             match self.offer(pool, &need) {
+                Ok(_) if full.contains(&pool) => {
+                    why.push(format!("{}: {}", self.pool_name(pool), self.pool(pool).fit.why()));
+                }
                 Ok(frames) => {
                     offers.push(Offer { pool, frames: frames.min(quota(pool)), unit: self.unit(pool) });
                 }
@@ -213,7 +218,8 @@ impl State {
             return false;
         }
         let block = self.block().max(HUGE_PAGES);
-        matches!(self.overflow((placement, None), PageRange::new(0, self.block()), block), Ok(Some(_)))
+        let page = PageRange::new(0, self.block());
+        matches!(self.overflow((placement, None), page, block, &BTreeSet::new()), Ok(Some(_)))
     }
 
     /// Marks what has been placed so, before the journal has it.

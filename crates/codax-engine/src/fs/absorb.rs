@@ -179,6 +179,7 @@ impl Inner {
             return Err(e);
         }
         st.own(file, &added);
+        self.tell_gone(st, file, &lost);
         st.free(&lost);
         Ok(())
     }

@@ -287,11 +287,7 @@ impl Inner {
             tracing::error!("drop #{file}: {e}");
             return;
         }
-        if st.may_be_cached(file, &extents) {
-            st.keep_stale(file, &extents);
-            self.ask_stale();
-        }
-        self.give_back(st, file, extents);
+        self.give_up(st, file, extents);
         if let Some(pool) = ahead {
             // Its object may have no pages that are known.
             self.give_back_object(st, file, pool);

@@ -40,7 +40,7 @@ impl Session {
             return Err(Error::invalid(line));
         }
         let pools = match pool {
-            Some(pool) => vec![st.pool_named(pool)?],
+            Some(pool) => vec![st.pool_for_files(pool)?],
             None => st.quotas.of(subject).map(|account| account.pool).collect(),
         };
         let name = st.subject_text(subject);

@@ -6,7 +6,7 @@ pub(crate) use sweep::{resident, stale_ranges};
 
 use crate::backing::{Backing, Shm};
 use crate::dax::{Imported, Source, Take, import};
-use crate::driver::{Driven, Expander, Fit, remember_needs};
+use crate::driver::{Driven, Fit, remember_needs};
 use crate::env::Env;
 use crate::events::Events;
 use crate::journal::{CommitWords, Journal};
@@ -276,7 +276,7 @@ fn open_pools(
             held: BTreeMap::new(),
             job: None,
             absent: Vec::new(),
-            driver: Arc::new(Driven::passive(&Expander)),
+            driver: Arc::new(Driven::nobody(record)),
             fit: Fit::default(),
             private: Vec::new(),
             lent: Vec::new(),
