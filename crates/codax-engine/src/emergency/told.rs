@@ -3,8 +3,9 @@
 use super::overflow::Placed;
 use crate::store::Inner;
 use crate::store::state::State;
-use codax_core::FileId;
-use std::collections::BTreeSet;
+use codax_core::plan::PlannedMove;
+use codax_core::{FileId, PoolId, extent};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// After so long it is said also of a file of which less than twice as much has spilled.
@@ -59,6 +60,27 @@ impl Inner {
         if st.live.get(&file).is_none_or(|live| live.unnamed.is_none()) {
             self.say_spilled(st, file);
         }
+    }
+
+    /// Says that a drain has taken what has spilled of a file to other devices.
+    pub fn tell_passed_on(&self, planned: &PlannedMove, from: PoolId) {
+        let st = self.lock();
+        let Some(inode) = st.ns.get(planned.file) else { return };
+        let spilled = inode.spilled();
+        let mut passed: BTreeMap<PoolId, u64> = BTreeMap::new();
+        for run in &planned.to {
+            let there = extent::slice(&spilled, run.pages);
+            let bytes = there.iter().filter(|e| e.pool == run.pool).map(|e| e.count.bytes()).sum::<u64>();
+            *passed.entry(run.pool).or_default() += bytes;
+        }
+        passed.retain(|_, bytes| *bytes > 0);
+        if passed.is_empty() {
+            return;
+        }
+        let names: Vec<String> = passed.keys().map(|pool| st.pool_name(*pool)).collect();
+        let (names, from) = (names.join(", "), st.pool_name(from));
+        let detail = format!("in {names}, since {from} is drained and dram has no room for it");
+        self.event("emergency", &planned.path, &detail, passed.values().sum());
     }
 
     /// Says how much of a file is on devices for want of room in `dram`, if there is something new to say.
