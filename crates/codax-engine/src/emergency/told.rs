@@ -3,6 +3,7 @@
 use super::overflow::Placed;
 use crate::store::Inner;
 use crate::store::state::State;
+use codax_core::namespace::Inode;
 use codax_core::plan::PlannedMove;
 use codax_core::{FileId, PoolId, extent};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,27 @@ impl Told {
         }
         (self.told, self.at) = (self.spilled, now);
         Some(more)
+    }
+}
+
+impl State {
+    /// Why some of a file is on a device for want of room in `dram`, if it is and that was seen since the start.
+    pub fn why_spilled(&self, inode: &Inode) -> Option<String> {
+        let pools: BTreeSet<PoolId> = inode.spilled().iter().map(|e| e.pool).collect();
+        let told = self.emergency.told.get(&inode.id).filter(|_| !pools.is_empty())?;
+        Some(self.cause_text(told.cause, &pools))
+    }
+
+    /// A cause, for people; of one that is a condition, which the devices have on which something is.
+    fn cause_text(&self, cause: Cause, pools: &BTreeSet<PoolId>) -> String {
+        match cause {
+            Cause::Full => "dram has no room for it".to_owned(),
+            Cause::Short => {
+                let allowed = pools.iter().filter_map(|pool| self.emergency.allowed.get(pool));
+                let when: BTreeSet<_> = allowed.filter_map(|a| Some(a.settings.when?.to_string())).collect();
+                format!("memory is short ({})", Vec::from_iter(when).join(", "))
+            }
+        }
     }
 }
 
@@ -91,14 +113,7 @@ impl Inner {
         let spilled = st.ns.get(file).map(|inode| inode.spilled()).unwrap_or_default();
         let pools: BTreeSet<_> = spilled.iter().map(|e| e.pool).collect();
         let names: Vec<String> = pools.iter().map(|pool| st.pool_name(*pool)).collect();
-        let why = match cause {
-            Cause::Full => "dram has no room for it".to_owned(),
-            Cause::Short => {
-                let allowed = pools.iter().filter_map(|pool| st.emergency.allowed.get(pool));
-                let when: BTreeSet<_> = allowed.filter_map(|a| Some(a.settings.when?.to_string())).collect();
-                format!("memory is short ({})", Vec::from_iter(when).join(", "))
-            }
-        };
+        let why = st.cause_text(cause, &pools);
         self.event("emergency", &st.path(file), &format!("in {}, since {why}", names.join(", ")), bytes);
     }
 }
