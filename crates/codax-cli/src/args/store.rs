@@ -184,6 +184,8 @@ pub struct QuotaArgs {
 /// What is done to quotas; without it they are listed.
 #[derive(Debug, Subcommand)]
 pub enum QuotaCommand {
+    /// List them, as without a word
+    List,
     /// Let a user or a directory have so much of a pool: less than it has is allowed, and it gets nothing more until it has less
     Set(QuotaSetArgs),
     /// Let it have as much as there is again
@@ -194,7 +196,7 @@ impl QuotaArgs {
     /// See [`super::Command::name`].
     pub const fn name(&self) -> &'static str {
         match self.command {
-            None => "quota",
+            None | Some(QuotaCommand::List) => "quota",
             Some(QuotaCommand::Set(_)) => "quota set",
             Some(QuotaCommand::Clear(_)) => "quota clear",
         }

@@ -491,6 +491,9 @@ impl Inner {
             };
             let orders: Vec<Order<'_>> = planned.iter().map(order).collect();
             for (planned, result) in planned.iter().zip(self.move_many(&orders)) {
+                if result.is_ok() {
+                    self.tell_passed_on(planned, pool);
+                }
                 round.moved(planned, result, job);
             }
         }

@@ -152,6 +152,20 @@ impl State {
         }
     }
 
+    /// Devices that take what has spilled to `from` when that is drained and `dram` has no room, the cheapest first, and how many frames of each.
+    pub fn help_for(&self, from: PoolId) -> Vec<(PoolId, u64)> {
+        let bytes = self.pool(from).spilled.bytes();
+        if bytes == 0 {
+            return Vec::new();
+        }
+        let budget = Budget::of_this_process().and_then(Budget::left);
+        // What moves between devices of the host's memory has its part of the limit already.
+        let limited = budget.is_some_and(|left| left < bytes) && !self.pool(from).backing.is_charged();
+        let need = Need { bytes, fits: false, limited, left: self.memory_left() };
+        let others = self.by_cost().into_iter().filter(|pool| *pool != from);
+        others.filter_map(|pool| Some((pool, self.offer(pool, &need).ok()?))).collect()
+    }
+
     /// The devices that are allowed, the cheapest first: by what they announce of a read, and then by name.
     fn by_cost(&self) -> Vec<PoolId> {
         let mut pools: Vec<PoolId> = self.emergency.allowed.keys().copied().collect();

@@ -251,6 +251,7 @@ impl State {
             no_emergency: self.ns.forbids_emergency(file),
             extents: if extents { inode.extents.iter().take(2048).copied().collect() } else { Vec::new() },
             away: inode.away.iter().take(512).copied().collect(),
+            spilled: self.why_spilled(inode),
             runs: pool_runs(&inode.extents).into_iter().take(if extents { 512 } else { 8 }).collect(),
             mapped_by,
             pins: u32::try_from(live.map_or(0, |l| l.pins.len())).unwrap_or(u32::MAX),

@@ -597,6 +597,14 @@ impl State {
         }
     }
 
+    /// The same of frames to which pages have moved: of those that are on a device for want of room, that has more now.
+    pub fn own_moved(&mut self, file: FileId, extents: &[Extent]) {
+        self.own(file, extents);
+        for (pool, run) in self.ns.get(file).map(|inode| marked(inode, extents)).unwrap_or_default() {
+            self.pool_mut(pool).spilled.0 += run.count.0;
+        }
+    }
+
     /// Gives frames back.
     pub fn free(&mut self, extents: &[Extent]) {
         for e in extents {
