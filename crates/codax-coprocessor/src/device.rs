@@ -1,8 +1,9 @@
 //! The driver: what the store asks of the device.
 
 use crate::accesses::Accesses;
+use crate::counts::Totals;
 use crate::gate::Gate;
-use crate::queue::{Counts, Queue, Shared};
+use crate::queue::{Queue, Shared};
 use crate::saved::{At, Saved};
 use codax::driver::{Class, Counter, Description, Driver, Granted, QueueId, Reach};
 use codax::queue::Opcode;
@@ -12,7 +13,6 @@ use codax_os::guard::Guard;
 use codax_os::ring::Ring;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -33,7 +33,7 @@ pub struct Software {
 impl Software {
     pub fn new(store: Store, guard: Guard, accesses: Accesses, has_memory: bool) -> Self {
         let accesses = Arc::new(accesses);
-        let shared = Shared { store, guard, gate: Gate::new(), counts: Counts::default(), accesses };
+        let shared = Shared { store, guard, gate: Gate::new(), counts: Totals::default(), accesses };
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let process = u64::from(std::process::id()) ^ u64::try_from(since.as_nanos()).unwrap_or(0) << 16;
         Self { shared: Arc::new(shared), queues: Mutex::default(), has_memory, process }
@@ -123,15 +123,18 @@ impl Driver for Software {
     }
 
     fn counters(&self) -> Result<Vec<Counter>> {
-        let counts = &self.shared.counts;
-        let queues = self.queues().len() as u64;
+        let sums = self.shared.counts.sums();
+        let (queues, depth) = {
+            let queues = self.queues();
+            (queues.len() as u64, queues.values().map(|queue| queue.depth() as u64).sum())
+        };
         let counter = |name: &str, value| Counter { name: name.to_owned(), value };
         let all = [
-            counter("operations", counts.operations.load(Ordering::Relaxed)),
-            counter("failed", counts.failed.load(Ordering::Relaxed)),
-            counter("bytes", counts.bytes.load(Ordering::Relaxed)),
+            counter("operations", sums.operations),
+            counter("failed", sums.failed),
+            counter("bytes", sums.bytes),
             counter("queues", queues),
-            counter("queue depth", counts.depth.load(Ordering::Relaxed)),
+            counter("queue depth", depth),
         ];
         Ok(all.into_iter().chain(self.shared.accesses.counters()).collect())
     }

@@ -1,4 +1,4 @@
-//! Who may take a step: everybody, or nobody while the device is at rest.
+//! Who may take a step: everybody, or nobody while the device is at rest. A thread goes in once, and stays while it has work or looks out for some.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 struct State {
     open: bool,
-    /// Threads between the beginning of a step and its end.
+    /// Threads that may be in a step.
     inside: usize,
 }
 
@@ -77,7 +77,11 @@ impl Inside<'_> {
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.0.state().inside -= 1;
-        self.0.changed.notify_all();
+        let mut state = self.0.state();
+        state.inside -= 1;
+        // While it is open nobody waits.
+        if !state.open {
+            self.0.changed.notify_all();
+        }
     }
 }

@@ -5,12 +5,14 @@
 //! * `device`: the driver: comes to rest, is saved, goes on
 //! * `gate`: who may take a step
 //! * `queue`: a thread for each queue: requests in order, in steps
+//! * `counts`: what was done, by the thread that did it
 //! * `files`: granted files, opened and mapped when a request names them
 //! * `work`: a request that is being carried out
 //! * `saved`: the state as bytes
 #![forbid(unsafe_code)]
 
 mod accesses;
+mod counts;
 mod device;
 mod files;
 mod gate;
@@ -34,6 +36,8 @@ pub fn run(dir: &Path, device: &str, cpu: Option<u32>) -> Result<()> {
     let guard = Guard::install().map_err(|e| Error::internal(format!("handle SIGBUS: {e}")))?;
     // No system call touches what it maps.
     let store = Store::options().allow_user_faults(true).connect(dir)?;
+    // This thread brings the others to rest, and may have one CPU with them.
+    let _ = codax_os::process::run_soon();
     let pools = store.status()?.pools;
     let has_memory = pools.iter().any(|pool| pool.name == device && pool.bytes > 0);
     let accesses = Accesses::new(Store::connect(dir)?, pools.into_iter().map(|pool| pool.name));

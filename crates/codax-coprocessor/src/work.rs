@@ -3,13 +3,16 @@
 use crate::accesses::Part;
 use crate::files::{Files, Grants, Place};
 use codax::queue::{Completion, Descriptor, Range, Status, Wanted, wanted};
-use codax_ops::{DEFAULT_BUDGET, Fault, Memory, Opcode, Operation, Spec, Step, Which};
+use codax_ops::{DEFAULT_BUDGET, Fault, Memory, Operation, Spec, Step, Which};
 use codax_os::guard::Guard;
 use codax_os::ring::Request;
 use std::time::Instant;
 
 /// The longest search string.
 const STRING_MAX: u64 = codax_ops::NEEDLE_MAX as u64;
+
+/// Ranges of so many bytes and more are written past the caches: their first bytes wouldn't be there any more when the last are written.
+const PAST_CACHES: usize = 4 << 20;
 
 /// An operation between two steps, and whose it is.
 #[derive(Debug)]
@@ -48,7 +51,11 @@ impl Memory for Places {
 
     fn write(&mut self, which: Which, at: u64, from: &[u8]) -> Result<(), Fault> {
         let (memory, off) = self.at(which, at)?;
-        whole(which, at, self.guard.write(memory, off, from), from.len())?;
+        let done = match memory.len() {
+            PAST_CACHES.. => self.guard.write_past(memory, off, from),
+            _ => self.guard.write(memory, off, from),
+        };
+        whole(which, at, done, from.len())?;
         self.accessed[which as usize].1.add(at, from.len());
         Ok(())
     }
@@ -83,7 +90,7 @@ pub fn failed(status: Status) -> Completion {
     Completion { status: status.number(), ..Completion::default() }
 }
 
-/// Begins a request; what can't be carried out is complete at once, and so is what does nothing.
+/// Begins a request; what can't be carried out is complete at once.
 pub fn begin(
     request: Request,
     files: &mut Files,
@@ -92,9 +99,6 @@ pub fn begin(
 ) -> Result<Running, (Request, Completion)> {
     let begun = Instant::now();
     let descriptor = request.descriptor();
-    if descriptor.opcode == Opcode::Nop.number() {
-        return Err((request, Completion::default()));
-    }
     match prepared(&descriptor, files, grants, guard) {
         Ok((operation, ranges)) => {
             Ok(Running { request, operation, places: Places::new(guard, ranges), begun })

@@ -1,6 +1,6 @@
 //! The figures of BENCHMARKS.md on operations: each in steps, on ranges that others may write, over the same function called directly on a slice. In one
 //! run, by turns that change places; memory is populated before. Times are processor time of the one thread, so that who else runs on
-//! the machine counts as far as he takes memory's bandwidth and no further.
+//! the machine counts as far as he takes memory's bandwidth and no further. Beside both, in the same turns: what memory takes for the ranges alone.
 //!
 //! `cargo bench -p codax-ops -- [NAME]...`, with names of operations; all of them without one.
 #![allow(unsafe_code)]
@@ -14,6 +14,7 @@ use codax_ops::kernel::float::{self, Extreme, LANES};
 use codax_ops::kernel::{self, histogram, integer, xxh3};
 use codax_ops::{DEFAULT_BUDGET, Fault, Memory, Opcode, Operation, Range, Spec, Step, Which};
 use codax_os::area::{self, Region};
+use codax_os::guard::Guard;
 use codax_os::{mounts, object};
 use rustix::time::{ClockId, clock_gettime};
 use stats::{median, quantile, ratios, spread};
@@ -26,30 +27,31 @@ const ROUNDS: usize = 15;
 const COLUMNS: usize = 1024;
 const NEEDLE: &[u8] = b"a string that is not there";
 
-/// Ranges as the coprocessor has them: mapped, and others may write them.
-struct Mapped<'a>([area::Memory<'a>; 3]);
+/// Ranges as the coprocessor has them: mapped, and others may write and cut them.
+struct Mapped<'a>(Guard, [area::Memory<'a>; 3]);
 
 impl Memory for Mapped<'_> {
     fn read(&mut self, which: Which, at: u64, to: &mut [u8]) -> Result<(), Fault> {
-        self.0[which as usize].stream_at(usize::try_from(at).unwrap_or(usize::MAX), to);
-        Ok(())
+        let done = self.0.read(self.1[which as usize], usize::try_from(at).unwrap_or(usize::MAX), to);
+        if done == to.len() { Ok(()) } else { Err(Fault { which, at }) }
     }
 
     fn write(&mut self, which: Which, at: u64, from: &[u8]) -> Result<(), Fault> {
-        self.0[which as usize].write_at(usize::try_from(at).unwrap_or(usize::MAX), from);
-        Ok(())
+        let done = self.0.write_past(self.1[which as usize], usize::try_from(at).unwrap_or(usize::MAX), from);
+        if done == from.len() { Ok(()) } else { Err(Fault { which, at }) }
     }
 }
 
 fn main() -> std::io::Result<()> {
     // cargo adds --bench.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let guard = Guard::install()?;
     let regions = regions()?;
     let ranges = [0, 1, 2].map(|i: usize| regions[i].memory());
     fill_ranges(&ranges);
     for &opcode in Opcode::ALL {
         if opcode != Opcode::Nop && (wanted.is_empty() || wanted.iter().any(|name| name == opcode.name())) {
-            measure(opcode, ranges);
+            measure(opcode, guard, ranges);
         }
     }
     Ok(())
@@ -112,44 +114,63 @@ fn spec(opcode: Opcode) -> Spec {
     })
 }
 
-/// Both by turns, and how long steps take.
-fn measure(opcode: Opcode, ranges: [area::Memory<'_>; 3]) {
-    let (mut ours, mut plain, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+/// By turns, and how long steps take.
+fn measure(opcode: Opcode, guard: Guard, ranges: [area::Memory<'_>; 3]) {
+    let (mut ours, mut plain, mut bare, mut steps) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
-        let times = if round % 2 == 0 {
-            let ours = in_steps(opcode, ranges, || {});
-            (ours, direct(opcode, ranges))
-        } else {
-            let plain = direct(opcode, ranges);
-            (in_steps(opcode, ranges, || {}), plain)
-        };
+        let first = (round % 2 == 0).then(|| in_steps(opcode, guard, ranges, || {}));
+        let times = (direct(opcode, ranges), memory(opcode, ranges));
+        let one = first.unwrap_or_else(|| in_steps(opcode, guard, ranges, || {}));
         // The first one warms up.
         if round > 0 {
-            ours.push(times.0);
-            plain.push(times.1);
+            ours.push(one);
+            plain.push(times.0);
+            bare.push(times.1);
         }
     }
     let mut last = now();
-    in_steps(opcode, ranges, || {
+    in_steps(opcode, guard, ranges, || {
         let end = now();
         steps.push((end - last) * 1e3);
         last = end;
     });
     let rate = |times: &[f64]| LEN as f64 / median(times) / 1e9;
     println!(
-        "{opcode}: ratio {} ({:.2} GB/s in steps, {:.2} GB/s directly); a step of {} KiB takes {:.3} ms, the longest {:.3} ms",
+        "{opcode}: ratio {} ({:.2} GB/s in steps, {:.2} GB/s directly); over memory {}; a step of {} KiB takes {:.3} ms, the longest {:.3} ms",
         spread(&ratios(&plain, &ours), "x"),
         rate(&ours),
         rate(&plain),
+        spread(&ratios(&bare, &ours), "x"),
         DEFAULT_BUDGET >> 10,
         median(&steps),
         quantile(&steps, 1.0),
     );
 }
 
+/// Seconds that memory takes for an operation's ranges: to be read by a loop that does next to nothing, or to be copied or filled by the C library.
+fn memory(opcode: Opcode, ranges: [area::Memory<'_>; 3]) -> f64 {
+    if matches!(opcode, Opcode::Copy | Opcode::Fill) {
+        return direct(opcode, ranges);
+    }
+    let two = opcode.shape().elements[1].is_some() && opcode != Opcode::MatvecF32;
+    let begun = now();
+    for range in &ranges[..if two { 2 } else { 1 }] {
+        // SAFETY: as in `direct`.
+        let bytes = unsafe { range.as_slice() };
+        let mut lanes = [0_u64; 8];
+        for line in bytes.as_chunks::<64>().0 {
+            for (lane, word) in lanes.iter_mut().zip(line.as_chunks::<8>().0) {
+                *lane |= u64::from_le_bytes(*word);
+            }
+        }
+        black_box(lanes);
+    }
+    now() - begun
+}
+
 /// Seconds of all steps together, with something done after each.
-fn in_steps(opcode: Opcode, ranges: [area::Memory<'_>; 3], mut after: impl FnMut()) -> f64 {
-    let mut memory = Mapped(ranges);
+fn in_steps(opcode: Opcode, guard: Guard, ranges: [area::Memory<'_>; 3], mut after: impl FnMut()) -> f64 {
+    let mut memory = Mapped(guard, ranges);
     let mut operation = Operation::new(spec(opcode)).unwrap_or_else(|e| panic!("{opcode}: {e}"));
     let begun = now();
     while black_box(operation.step(&mut memory, DEFAULT_BUDGET)) == Ok(Step::More) {

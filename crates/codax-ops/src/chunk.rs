@@ -2,7 +2,7 @@
 //!
 //! Progress changes after the last access of the memory, so that a chunk that meets a fault can be done again.
 
-use crate::kernel::{float, integer, xxh3};
+use crate::kernel::{self, float, integer, xxh3};
 use crate::memory::{Fault, Memory, Which};
 use crate::opcode::Opcode;
 use crate::spec::{NEEDLE_MAX, Spec};
@@ -15,7 +15,13 @@ pub const CHUNK: usize = 4096;
 /// The same for `crc32c`, each call of which begins and ends with work of its own: what memory waits longer is less than that.
 const WIDE: usize = 2 * CHUNK;
 
-const _: () = assert!(WIDE >= CHUNK + NEEDLE_MAX);
+/// Where strings that `search` looks for begin: as many bytes of a wide chunk as leave room for the longest that begins with the last of them.
+const BEGINS: usize = WIDE - kernel::GRAIN;
+
+/// What memory gives at once, in bytes: the rest of a line that is read costs nothing.
+const LINE: usize = 64;
+
+const _: () = assert!(BEGINS.is_multiple_of(LINE) && BEGINS + NEEDLE_MAX.next_multiple_of(LINE) <= WIDE);
 
 /// What a row of a matrix costs beside its bytes, in bytes: the sum of its partial sums.
 const ROW: u64 = 64;
@@ -24,7 +30,7 @@ const ROW: u64 = 64;
 #[derive(Clone, Debug)]
 #[repr(align(64))]
 pub(crate) struct Buffers {
-    /// A wide chunk, or a chunk and so much more that a string which begins in it ends here.
+    /// A chunk, wide or not.
     input: [u8; WIDE],
     second: [u8; CHUNK],
     output: [u8; CHUNK],
@@ -90,7 +96,11 @@ pub(crate) fn run<M: Memory + ?Sized>(
     if let Work::Matvec(lanes) = work {
         return multiply(lanes, place, buffers, memory);
     }
-    let n = place.part(if matches!(work, Work::Crc32c(_)) { WIDE } else { CHUNK });
+    let n = place.part(match work {
+        Work::Crc32c(_) => WIDE,
+        Work::Search { .. } => BEGINS,
+        _ => CHUNK,
+    });
     let at = place.at;
     match work {
         Work::Fill => {
@@ -98,9 +108,10 @@ pub(crate) fn run<M: Memory + ?Sized>(
             return Ok(Place::after(n, 1));
         }
         Work::Search { finder, found } => {
-            let bytes = &mut buffers.input[..place.part(n + finder.needle().len() - 1)];
+            let len = place.part(n + finder.needle().len() - 1);
+            let bytes = &mut buffers.input[..place.part(len.next_multiple_of(LINE))];
             memory.read(Which::Input, at, bytes)?;
-            *found = finder.find(bytes).map(|i| at + i as u64);
+            *found = finder.find(&bytes[..len]).map(|i| at + i as u64);
             return Ok(if found.is_some() { place.ended(n, 1) } else { Place::after(n, 1) });
         }
         _ => {}

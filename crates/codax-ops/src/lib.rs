@@ -13,7 +13,7 @@
 //!
 //! The copy would nearly halve the speed if it were a pass of its own, over chunks of 64 KiB and more: memory would wait for the computation, and the computation for memory.
 //! Here a chunk is just [`CHUNK`] bytes long, which stay in the first-level cache, and whoever implements [`Memory::read`] for mappings has the memory fetch
-//! the bytes some KiB further on while it copies (codax-os's `stream_at` does): these come in while the chunk is computed on. `BENCHMARKS.md` has what is left.
+//! the bytes some KiB further on while it copies (codax-os's `Guard::read` does): these come in while the chunk is computed on. `BENCHMARKS.md` has what is left.
 #![forbid(unsafe_code)]
 
 mod chunk;

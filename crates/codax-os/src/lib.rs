@@ -36,7 +36,6 @@ pub mod process;
 pub mod psi;
 pub mod ring;
 pub mod sock;
-mod stream;
 pub mod topology;
 mod transfer;
 pub mod uffd;

@@ -340,11 +340,14 @@ const _: () = assert!(size_of::<SchedAttr>() == 48);
 /// The shortest slice that the kernel takes, in ns.
 const SLICE_NS: u64 = 100_000;
 
+/// `SCHED_FLAG_RESET_ON_FORK`: who is started by the thread has usual slices, and no raised nice value.
+const RESET_ON_FORK: u64 = 1;
+
 /// Lets the calling thread run soon when it wakes: for threads that others wait for and that run briefly.
 ///
 /// It gets short slices of CPU time (Linux 6.12 and later, `sched_runtime` of a normal thread in sched_setattr(2)), and the highest nice
 /// value where the process may raise it (CAP_SYS_NICE, RLIMIT_NICE). Without the latter a thread that has just used more than its share waits for the
-/// next timer tick, up to 4 ms with the usual 250 Hz.
+/// next timer tick, up to 4 ms with the usual 250 Hz. Threads that it starts have neither.
 pub fn run_soon() -> io::Result<()> {
     // 0 is the calling thread.
     let niced = rustix::process::setpriority_process(None, -20);
@@ -353,7 +356,7 @@ pub fn run_soon() -> io::Result<()> {
 }
 
 /// Short slices for the calling thread, which gets no more CPU time by them.
-pub fn short_slices() -> io::Result<()> {
+fn short_slices() -> io::Result<()> {
     let mut attr = SchedAttr::default();
     let size = 48u32;
     // SAFETY: `attr` is 48 bytes that the kernel may write, as `size` says; 0 is the calling thread.
@@ -367,6 +370,7 @@ pub fn short_slices() -> io::Result<()> {
     }
     attr.size = size;
     attr.runtime = SLICE_NS;
+    attr.flags |= RESET_ON_FORK;
     // SAFETY: as above; the kernel reads it.
     match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) } {
         0 => Ok(()),

@@ -7,6 +7,7 @@
 //! Unsafe code: raw pointers into mappings of this process, as the plain half of comparisons; each mapping outlives its use.
 
 mod access;
+mod coprocessor;
 mod create;
 mod drain;
 mod mount;
@@ -31,7 +32,8 @@ const FIGURES: &[(&str, &[&str], &str, Figure)] = &[
     ("create", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", create::run),
     ("drain", &["--dram", "2GiB", "--device", "sim0=emulated:2GiB"], "", drain::run),
     ("mount", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", mount::run),
-    ("queue", &["--dram", "64MiB"], "", queue::run),
+    ("queue", &["--dram", "64MiB", "--device", "sim0=software:64MiB,cpu={cpu}"], "", queue::run),
+    ("coprocessor", &["--dram", "2GiB", "--device", "sim0=software:1GiB,cpu={cpu}"], "", coprocessor::run),
     ("restart", &["--dram", "2GiB", "--device", "sim0=emulated:1GiB"], "", restart::run),
 ];
 
@@ -67,6 +69,9 @@ fn main() -> anyhow::Result<()> {
         return result;
     }
     if let Some(result) = queue::child() {
+        return result;
+    }
+    if let Some(result) = coprocessor::child() {
         return result;
     }
     if let Some(result) = yardstick::child() {

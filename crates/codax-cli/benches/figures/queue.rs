@@ -1,5 +1,5 @@
-//! A queue's round trips and throughput beside what the machine can do: a cache line that two CPUs write by turns; and beside a pair of pipes, and
-//! iceoryx2's request and response. Each pair is two processes, on a CPU each.
+//! A coprocessor's round trips and throughput beside what the machine can do: a cache line that two CPUs write by turns; beside a ring that does nothing else, a pair
+//! of pipes, and iceoryx2's request and response. Each pair is two processes, on a CPU each.
 //!
 //! Times are of blocks of a few dozen round trips, and the median of a round's blocks is taken: what else runs on the machine takes a CPU away for
 //! milliseconds, which is some blocks out of many.
@@ -7,9 +7,10 @@
 use crate::rig::Rig;
 use crate::stats::{median, ratios, spread};
 use anyhow::{Context, Result, bail, ensure};
+use codax::queue::{Batch, Closed, Completion, Descriptor, Opcode, Queue, Refused, Ticket, Unfinished};
 use codax_os::area::Region;
 use codax_os::cpu;
-use codax_os::ring::{Batch, Completion, Descriptor, Refused, Ring, Submitter};
+use codax_os::ring::{Ring, Submitter};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::hint::spin_loop;
@@ -41,11 +42,49 @@ const ROLE: &str = "CODAX_QUEUE";
 /// The yardstick of iceoryx2: a program of its own (see its Cargo.toml), since it takes a C compiler's library to build.
 const ICEORYX2: &str = "CODAX_BENCH_ICEORYX2";
 
+/// The end of a queue that hands in requests.
+trait Submits {
+    fn submit_batch(&self, requests: &[Descriptor]) -> Result<Batch, Closed>;
+    fn submit(&self, request: &Descriptor) -> Result<Ticket, Refused>;
+    fn wait(&self, ticket: Ticket) -> Result<Completion, Unfinished>;
+}
+
+/// A ring, and nothing behind it.
+impl Submits for Submitter {
+    fn submit_batch(&self, requests: &[Descriptor]) -> Result<Batch, Closed> {
+        self.submit_batch(requests)
+    }
+    fn submit(&self, request: &Descriptor) -> Result<Ticket, Refused> {
+        self.try_submit(request)
+    }
+    fn wait(&self, ticket: Ticket) -> Result<Completion, Unfinished> {
+        self.wait(ticket, None)
+    }
+}
+
+/// A coprocessor.
+impl Submits for Queue {
+    fn submit_batch(&self, requests: &[Descriptor]) -> Result<Batch, Closed> {
+        self.submit_batch(requests)
+    }
+    fn submit(&self, request: &Descriptor) -> Result<Ticket, Refused> {
+        self.submit(request)
+    }
+    fn wait(&self, ticket: Ticket) -> Result<Completion, Unfinished> {
+        self.wait(ticket, None)
+    }
+}
+
+/// Nothing to do.
+fn nothing() -> Descriptor {
+    Descriptor { opcode: Opcode::Nop.number(), ..Descriptor::default() }
+}
+
 pub fn run(rig: &Rig) -> Result<()> {
-    let cpus = cpu::allowed()?;
-    ensure!(cpus.len() > 1, "the figure wants two CPUs");
+    let (cpus, other) = (cpu::allowed()?, Rig::other_cpu()?);
+    ensure!(cpus[0] != other, "the figure wants two CPUs");
     cpu::stay_on(&cpus[..1])?;
-    let done = measure(rig, cpus[1]);
+    let done = measure(rig, other);
     cpu::stay_on(&cpus)?;
     done
 }
@@ -59,10 +98,12 @@ fn measure(rig: &Rig, other_cpu: u32) -> Result<()> {
     let submitter = ring.submitter()?;
     let ring_at = format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
 
+    let queue = rig.connect()?.device("sim0").queue(SLOTS)?;
+
     let me = std::env::current_exe()?;
     let child = |role: &[&OsStr]| Other::start(&me, role, other_cpu);
     let mut pong = child(&["line".as_ref(), line.as_ref()])?;
-    let mut coprocessor = child(&["ring".as_ref(), ring_at.as_ref()])?;
+    let mut bare = child(&["ring".as_ref(), ring_at.as_ref()])?;
     let mut echo = child(&["echo".as_ref()])?;
     let mut iceoryx2 = match std::env::var_os(ICEORYX2) {
         Some(program) => {
@@ -78,7 +119,8 @@ fn measure(rig: &Rig, other_cpu: u32) -> Result<()> {
         }
     };
 
-    let [mut swap, mut store, mut trip, mut pipe, mut ice, mut flow] = [const { Vec::new() }; 6];
+    let [mut swap, mut store, mut trip, mut bare_trip, mut pipe, mut ice, mut flow, mut bare_flow] =
+        [const { Vec::new() }; 8];
     for _ in 0..ROUNDS {
         for (by, times) in [(SWAP, &mut swap), (STORE, &mut store)] {
             line_at.store(0, Ordering::SeqCst);
@@ -92,10 +134,12 @@ fn measure(rig: &Rig, other_cpu: u32) -> Result<()> {
                 Ok(())
             })?);
         }
-        coprocessor.say(&format!("trips {}", BLOCK * BLOCKS))?;
-        trip.push(blocks(BLOCKS, BLOCK, || (0..BLOCK).try_for_each(|_| round_trip(&submitter)))?);
-        coprocessor.say(&format!("flow {}", BATCH as u64 * BATCHES))?;
-        flow.push(batches(&submitter)?);
+        trip.push(trips(&queue)?);
+        flow.push(batches(&queue)?);
+        bare.say(&format!("trips {}", BLOCK * BLOCKS))?;
+        bare_trip.push(trips(&submitter)?);
+        bare.say(&format!("flow {}", BATCH as u64 * BATCHES))?;
+        bare_flow.push(batches(&submitter)?);
         pipe.push(blocks(SLOW_BLOCKS, BLOCK, || (0..BLOCK).try_for_each(|_| echo.round_trip()))?);
         if let Some((server, client)) = &mut iceoryx2 {
             let count = (BLOCK * BLOCKS).to_string();
@@ -109,15 +153,24 @@ fn measure(rig: &Rig, other_cpu: u32) -> Result<()> {
         spread(&swap, "ns"),
         spread(&store, "ns")
     );
-    println!("round trip of a no-op: {}", spread(&trip, "ns"));
+    println!(
+        "round trip of a no-op: {}; through a bare ring {}",
+        spread(&trip, "ns"),
+        spread(&bare_trip, "ns")
+    );
     println!("over the line written by swaps: {}", spread(&ratios(&trip, &swap), "x"));
     println!("over the line written by stores: {}", spread(&ratios(&trip, &store), "x"));
+    println!("over that through a bare ring: {}", spread(&ratios(&trip, &bare_trip), "x"));
     println!("pipes over it: {} ({})", spread(&ratios(&pipe, &trip), "x"), spread(&pipe, "ns"));
     if !ice.is_empty() {
         println!("iceoryx2 over it: {} ({})", spread(&ratios(&ice, &trip), "x"), spread(&ice, "ns"));
     }
-    let rates: Vec<f64> = flow.iter().map(|ns| 1e3 / ns).collect();
-    println!("no-ops in batches of {BATCH}: {}", spread(&rates, "million/s"));
+    let rates = |flow: &[f64]| -> Vec<f64> { flow.iter().map(|ns| 1e3 / ns).collect() };
+    println!(
+        "no-ops in batches of {BATCH}: {}; through a bare ring {}",
+        spread(&rates(&flow), "million/s"),
+        spread(&rates(&bare_flow), "million/s")
+    );
     println!("one of them over a line handed over and back: {}", spread(&ratios(&flow, &swap), "x"));
     Ok(())
 }
@@ -165,34 +218,39 @@ fn ping(line: &AtomicU64, by: &str, n: u64) {
     until(line, n + 2);
 }
 
-fn round_trip(submitter: &Submitter) -> Result<()> {
-    match submitter.try_submit(&Descriptor::default()).map(|ticket| submitter.wait(ticket, None)) {
-        Ok(Ok(_)) => Ok(()),
+/// The median time of a round trip, in ns.
+fn trips(queue: &impl Submits) -> Result<f64> {
+    blocks(BLOCKS, BLOCK, || (0..BLOCK).try_for_each(|_| round_trip(queue)))
+}
+
+fn round_trip(queue: &impl Submits) -> Result<()> {
+    match queue.submit(&nothing()).map(|ticket| queue.wait(ticket)) {
+        Ok(Ok(Completion { status: 0, .. })) => Ok(()),
         other => bail!("{other:?}"),
     }
 }
 
 /// The median time of some batches, in ns for a request of them.
-fn batches(submitter: &Submitter) -> Result<f64> {
-    let requests = [Descriptor::default(); BATCH];
+fn batches(queue: &impl Submits) -> Result<f64> {
+    let requests = [nothing(); BATCH];
     let mut before: Option<Batch> = None;
     let mut submitted = 0;
     let median = blocks(BATCHES / BATCHES_BLOCK, BATCH as u64 * BATCHES_BLOCK, || {
         for _ in 0..BATCHES_BLOCK {
-            let batch = submitter.submit_batch(&requests)?;
+            let batch = queue.submit_batch(&requests)?;
             submitted += batch.len();
-            before.replace(batch).map_or(Ok(()), |batch| collect(submitter, batch))?;
+            before.replace(batch).map_or(Ok(()), |batch| collect(queue, batch))?;
         }
         Ok(())
     })?;
     ensure!(submitted as u64 == BATCH as u64 * BATCHES, "{}", Refused::Full);
-    before.map_or(Ok(()), |batch| collect(submitter, batch))?;
+    before.map_or(Ok(()), |batch| collect(queue, batch))?;
     Ok(median)
 }
 
-fn collect(submitter: &Submitter, batch: Batch) -> Result<()> {
+fn collect(queue: &impl Submits, batch: Batch) -> Result<()> {
     for ticket in batch {
-        if let Err(unfinished) = submitter.wait(ticket, None) {
+        if let Err(unfinished) = queue.wait(ticket) {
             bail!("{unfinished:?}");
         }
     }

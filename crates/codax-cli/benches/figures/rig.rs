@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// In options: a CPU that is not the first of those that this process may use.
+const CPU: &str = "{cpu}";
+
 #[derive(Debug)]
 pub struct Rig {
     dir: tempfile::TempDir,
@@ -19,11 +22,19 @@ impl Rig {
         std::fs::write(dir.path().join("codax.toml"), config)?;
         let rig = Self {
             dir,
-            options: options.iter().map(|o| (*o).to_owned()).collect(),
+            options: options
+                .iter()
+                .map(|o| o.replace(CPU, &Self::other_cpu().unwrap_or(0).to_string()))
+                .collect(),
             daemon: std::cell::RefCell::default(),
         };
         rig.up()?;
         Ok(rig)
+    }
+
+    /// The CPU of which options speak.
+    pub fn other_cpu() -> Result<u32> {
+        codax_os::cpu::allowed()?.last().copied().context("no CPU")
     }
 
     pub fn store_dir(&self) -> PathBuf {

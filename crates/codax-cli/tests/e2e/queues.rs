@@ -306,6 +306,11 @@ fn moves_and_drains_under_work_in_flight_lose_nothing() {
     let mut program = Client::start(&rig, "submit", &["256"]);
     assert_eq!(program.ask("file /f ro"), "1");
     assert_eq!(program.ask(&format!("crc 1 {len} 100")), "100");
+    // What lies in the ring counts, too.
+    let before = program.number("done");
+    let depth = counter(&rig, "queue depth");
+    let after = program.number("done");
+    assert!((100 - after..=100 - before).contains(&depth), "{before} to {after} are done, and {depth} not");
     for to in ["dram", "sim0"] {
         rig.ok(&["move", "/f", "--to", to]);
         assert_eq!(rig.pools_of("/f"), [to]);

@@ -225,8 +225,13 @@ impl Inner {
         let unwanted = || job.cancelled();
         let call = Call { patience: within, in_any_case: true, unwanted: &unwanted };
         let lost = |what: &str| self.event("driver", &name, &format!("{what}; its state is lost"), 0);
+        let begun = self.env.now();
         let fault = match driver.ask(call, move |driver| driver.quiesce(within)) {
-            Ok(()) => None,
+            Ok(()) => {
+                let took = (self.env.now() - begun).as_micros();
+                self.event("driver", &name, &format!("it is at a safe point after {took} us"), 0);
+                None
+            }
             Err(Fault::Gone) => {
                 lost("its driver is gone");
                 return Ok(());

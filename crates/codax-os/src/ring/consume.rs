@@ -171,12 +171,23 @@ impl<S: Shared> Consumer<S> {
     /// reason.
     #[inline]
     pub fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Request>, Closed> {
+        self.next_with(deadline, || ())
+    }
+
+    /// As [`Self::next`]; before it sleeps, if it does, it does this: gives back what only who is awake may have.
+    #[inline]
+    pub fn next_with(
+        &mut self,
+        deadline: Option<Instant>,
+        before_sleep: impl FnOnce(),
+    ) -> Result<Option<Request>, Closed> {
         for _ in 0..self.patience.looks() {
             if let Some(found) = self.look() {
                 return found;
             }
             std::hint::spin_loop();
         }
+        before_sleep();
         let begun = Instant::now();
         let found = self.sleep(deadline);
         self.patience.slept(begun);

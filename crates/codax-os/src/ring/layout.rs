@@ -229,6 +229,11 @@ impl Laps {
     }
 }
 
+/// Whether a state is that of a slot which was submitted, in whichever lap, and isn't done.
+pub(super) const fn is_submitted(state: u32) -> bool {
+    state & 1 == 1
+}
+
 #[allow(clippy::cast_possible_truncation)] // That is what it is for.
 const fn low(value: u64) -> u32 {
     value as u32
@@ -274,6 +279,7 @@ const _: () = {
     // Where laps wrap the next state is still the one that the lap before leaves.
     let (laps, last) = (Laps::new(2), (1 << 30) * 2 - 1);
     assert!(laps.vacant(last) == 0x7fff_fffe && laps.submitted(last) == 0x7fff_ffff && laps.done(last) == 0);
+    assert!(is_submitted(laps.submitted(5)) && !is_submitted(laps.vacant(5)) && !is_submitted(laps.done(5)));
     assert!(laps.vacant(last + 2) == 0 && laps.slot(last) == 1 && laps.asks(last) == 0xffff_fffc);
 };
 

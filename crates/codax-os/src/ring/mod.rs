@@ -142,6 +142,16 @@ impl Ring {
         self.core.shared.header().waiters.load(Ordering::Relaxed)
     }
 
+    /// How many requests were submitted and are not complete, by the slots' word; none of a closed ring, where none will be.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        if self.closed().is_some() {
+            return 0;
+        }
+        let slots = self.core.shared.slots().iter();
+        slots.filter(|slot| layout::is_submitted(slot.state.load(Ordering::Relaxed))).count()
+    }
+
     /// Has the consumer come back from [`Consumer::next`] if it waits there, or at once when it is called the next time.
     pub fn nudge(&self) {
         // As who has cancelled something.
