@@ -52,7 +52,7 @@ impl Inner {
 
     /// What devices are to let go of before an object that is ahead of its file loses `pages`: where none could have them, nobody looks.
     pub fn cached_ahead(&self, st: &mut State, file: FileId, pages: PageRange) -> Result<Vec<Extent>> {
-        if !st.pools.iter().any(|pool| pool.driver.caches()) {
+        if !st.has_caches() {
             return Ok(Vec::new());
         }
         self.absorb(st, file)?;
@@ -133,6 +133,11 @@ impl State {
             }
         }
         users
+    }
+
+    /// Whether any device may have something in its caches.
+    pub fn has_caches(&self) -> bool {
+        self.pools.iter().any(|pool| pool.driver.caches())
     }
 
     /// Whether a device may have some of these extents in its caches.

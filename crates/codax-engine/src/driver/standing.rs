@@ -116,13 +116,17 @@ impl Store {
         };
         counters.truncate(LIST_MAX);
         counters.iter_mut().for_each(|counter| shorten(&mut counter.name));
-        let mut description = driver.description.clone();
+        // Whose driver is gone is what that said, and at rest.
+        let gone = last.filter(|_| !asked);
+        let standing = if gone.is_some() { Standing::Stopped } else { driver.standing() };
+        let driverless = gone.as_ref().map(|last| last.driver.clone());
+        let mut description = gone.unwrap_or_else(|| driver.description.clone());
         description.link = Link { model: link, ..description.link };
         Ok(DeviceInfo {
-            driverless: last.filter(|_| !asked).map(|last| last.driver),
+            driverless,
             description,
             pid: driver.pid,
-            standing: driver.standing(),
+            standing,
             health,
             counters,
             saved: inner.saved().state_bytes(name),

@@ -70,7 +70,7 @@ impl Fs {
             allocated?;
             let inode = st.ns.get(file).ok_or_else(|| gone(file))?.clone();
             inner.set_times(&mut st, &inode)?;
-            return inner.absorb(&mut st, file);
+            return inner.absorb_asked(&mut st, file);
         }
         let mapped = st.live.get(&file).is_some_and(Live::without_holes);
         let now = Some(self.now());
@@ -220,7 +220,7 @@ impl Inner {
         let taken = resized.and_then(|()| {
             let inode = st.ns.get(file).cloned().ok_or_else(|| gone(file))?;
             self.set_times(&mut st, &inode)?;
-            self.absorb(&mut st, file)
+            self.absorb_asked(&mut st, file)
         });
         (st, taken)
     }
