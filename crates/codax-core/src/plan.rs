@@ -106,6 +106,18 @@ pub struct Plan {
     pub frames: PageCount,
 }
 
+impl Plan {
+    /// All that the drain would have to move, whether there is room for it or not.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let missing = self.obstacles.iter().map(|obstacle| match obstacle {
+            Obstacle::NoRoom { missing, .. } => *missing,
+            _ => 0,
+        });
+        self.frames.bytes() + missing.sum::<u64>()
+    }
+}
+
 /// Plans a drain: each candidate's pages to its first refuge that has room, the largest files first; then what is there for an emergency, which goes to devices that
 /// help out where no refuge has room, and is moved before all else. A file's pages may be spread over several refuges, in runs of at least [`crate::HUGE_PAGES`] or
 /// whole, and in shorter ones only where it finds no place otherwise. `help` is how many frames of each device may help out.

@@ -25,6 +25,10 @@ fn emergency(rig: &Rig, name: &str) -> Value {
     rig.row(&["device", "show", name])["emergency"].clone()
 }
 
+fn bytes_of(row: &Value) -> u64 {
+    bytes(&row["bytes"])
+}
+
 fn bytes(value: &Value) -> u64 {
     value.as_u64().expect("a number")
 }
@@ -68,6 +72,34 @@ fn a_file_that_finds_no_room_helps_itself_to_the_device_and_goes_home_under_its_
     assert!(rig.events("home").pop().is_some_and(|said| said.contains("from sim0 to dram")));
     assert_eq!(rig.pool("sim0", "used"), 0);
     rig.sound();
+}
+
+#[test]
+fn what_is_decided_is_in_the_events_with_time_cause_and_size() {
+    let rig = plan(",emergency=allow,at_most=8MiB").up();
+    rig.put("/full", &pattern(30 * MIB, 1), &[]).ok();
+    rig.put("/f", &pattern(6 * MIB, 2), &[]).ok();
+    rig.put("/more", &pattern(9 * MIB, 3), &[]).fails(4, &["at_most"]);
+    rig.run(&["device", "drain", "sim0"]).fails(4, &["no place elsewhere"]);
+    rig.run(&["move", "/full", "--to", "sim0", "--range", "0:2MiB"]).ok();
+    rig.ok(&["move", "/full", "--to", "dram"]);
+    rig.ok(&["rm", "/full"]);
+    until("it is home", || (rig.pools_of("/f") == ["dram"]).then_some(()));
+    let rows = rig.rows(&["events"]);
+    for (what, subject, cause, bytes) in [
+        ("emergency", "/f", "in sim0, since dram has no room for it", 4 * MIB),
+        ("refuse", "a new file in /", "for an emergency sim0", 4 * MIB),
+        ("refuse", "sim0", "drain sim0: ", 4 * MIB),
+        ("home", "/f", "from sim0 to dram, where there is room again", 4 * MIB),
+    ] {
+        let said = |row: &&Value| {
+            let detail = row["detail"].as_str().is_some_and(|detail| detail.contains(cause));
+            row["what"] == what && row["subject"] == subject && detail
+        };
+        let told: Vec<&Value> = rows.iter().filter(said).collect();
+        assert_eq!(told.iter().map(|row| bytes_of(row)).sum::<u64>(), bytes, "{what} {subject}: {rows:?}");
+        assert!(told.iter().all(|row| row["time_ns"].as_u64().is_some_and(|time| time > 1 << 60)));
+    }
 }
 
 #[test]

@@ -233,6 +233,59 @@ fn under_a_quota_a_mapping_through_the_mount_is_the_memory_and_what_it_fills_is_
 }
 
 #[test]
+fn an_overdrawn_tenant_gets_no_frame_in_whatever_way_it_asks() {
+    const NAME: &str = "an_overdrawn_tenant_gets_no_frame_in_whatever_way_it_asks";
+    let Some(Mounted { rig, dir }) = mounted(NAME, Plan::new().device_as("sim0=emulated:48MiB")) else {
+        return;
+    };
+    two_tenants(&rig);
+    rig.ok(&["quota", "set", "--dir", "/a", "sim0", "16MiB"]);
+    let mount = dir.join("a").to_str().expect("text").to_owned();
+    let mut a = Client::start_as(&rig, NOBODY, "tenant", &["/a", &mount]);
+    let as_a = |words: &[&str], bytes: &[u8]| {
+        let mut command = rig.command(words);
+        run_limited(command.uid(NOBODY).gid(NOBODY), words.join(" "), bytes)
+    };
+    assert_eq!(a.ask(&format!("create lib {}", 8 * MIB)), "ok");
+    assert_eq!(a.ask("write there 4096"), "4096 0");
+    as_a(&["put", "-", "/a/elsewhere", "--on", "dram"], &pattern(MIB, 4)).ok();
+    rig.put("/roots", &pattern(MIB, 5), &["--on", "sim0"]).ok();
+    assert_eq!(a.ask(&format!("raw lib {}", 20 * MIB)), "ok");
+    assert!(quota(&rig, "uid", NOBODY, "sim0").2 && quota(&rig, "path", "/a", "sim0").2);
+
+    // By the library, the mount, commands; in directories below, with a quota of their own or without.
+    assert_eq!(a.ask(&format!("resize lib {}", 8 * MIB + 4096)), "QuotaExceeded");
+    assert_eq!(a.ask("write there 4096"), format!("0 {OVER_QUOTA}"));
+    as_a(&["mkdir", "/a/sub"], b"").ok();
+    assert_eq!(a.ask("create sub/new 4096"), "QuotaExceeded");
+    rig.ok(&["quota", "set", "--dir", "/a/sub", "sim0", "1MiB"]);
+    assert_eq!(a.ask("create sub/new 4096"), "QuotaExceeded");
+    assert_eq!(a.ask("write sub/new 4096"), format!("0 {OVER_QUOTA}"));
+    as_a(&["put", "-", "/a/new"], &pattern(4096, 1)).fails(11, &["sim0"]);
+    as_a(&["put", "-f", "-", "/a/there"], &pattern(4096, 1)).fails(11, &["sim0"]);
+    as_a(&["move", "/a/elsewhere", "--to", "sim0"], b"").fails(11, &["sim0"]);
+    // Nor by others for it: what counts is whose the file is, and where.
+    let there = fs::OpenOptions::new().write(true).open(dir.join("a/there")).expect("root may");
+    let more = rustix::fs::fallocate(&there, rustix::fs::FallocateFlags::empty(), 0, 16_384);
+    assert_eq!(more, Err(rustix::io::Errno::DQUOT));
+    drop(there);
+    rig.run(&["mv", "/roots", "/a/roots"]).fails(11, &["/a", "sim0"]);
+    assert_eq!(rig.pools_of("/a/elsewhere"), ["dram"]);
+
+    // What costs it nothing there it may have, and all of it once it is back under.
+    assert_eq!(a.ask("create empty 0"), "ok");
+    as_a(&["put", "-", "/a/dram", "--on", "dram"], &pattern(4096, 1)).ok();
+    as_a(&["mv", "/a/dram", "/a/sub/dram"], b"").ok();
+    assert_eq!(a.ask("drop lib"), "ok");
+    until("the memory is taken back", || (!quota(&rig, "uid", NOBODY, "sim0").2).then_some(()));
+    as_a(&["move", "/a/elsewhere", "--to", "sim0"], b"").ok();
+    rig.ok(&["mv", "/roots", "/a/roots"]);
+    a.end();
+    rig.run(&["check", "--repair"]);
+    rig.sound();
+}
+
+#[test]
 fn bad_quotas_are_refused_in_one_line() {
     let rig = Plan::new().up();
     rig.put("/f", b"x", &[]).ok();

@@ -92,7 +92,8 @@ impl Session {
             }
             let pool = st.pool_for_files(to)?;
             let pages = blocks(inode, range, path, st.block())?;
-            let refused = |e: &Error| inner.event("refuse", &path.to_string(), &format!("move: {e}"), 0);
+            let refused =
+                |e: &Error| inner.event("refuse", &path.to_string(), &format!("move: {e}"), pages.bytes());
             takes(&mut st, pool, inode, pages).inspect_err(refused)?;
             (file, pages, pace(&st, inode.extents.iter().map(|e| e.pool).chain([pool]), None), pool)
         };
@@ -134,7 +135,8 @@ impl Session {
             pool
         };
         if !options.dry_run {
-            let refused = |e: &Error| inner.event("refuse", name, &e.message, 0);
+            let lent = frames(&inner.lock().pool(pool).lent).bytes();
+            let refused = |e: &Error| inner.event("refuse", name, &e.message, lent);
             inner.recall(pool, name, options.wait, progress).inspect_err(refused)?;
         }
         let plan = inner.plan_patiently(pool, options.volatile)?;
@@ -143,7 +145,7 @@ impl Session {
         }
         let waits = options.evict || !options.wait.is_zero();
         if let Some(e) = refusal(name, &plan, waits) {
-            inner.event("refuse", name, &format!("drain: {e}"), 0);
+            inner.event("refuse", name, &e.message, plan.bytes());
             return Err(e);
         }
         let job = Arc::new(Job::new("drain"));
@@ -413,7 +415,7 @@ impl Inner {
                 }
                 evict = false;
                 deadline = self.env.now() + EVICT_WAIT;
-                self.evict(&held);
+                self.evict(pool, &held);
             }
             let st = self.lock();
             drop(self.wait_changed(st, RETRY_EVERY));
@@ -524,25 +526,43 @@ impl Inner {
         Ok(true)
     }
 
-    /// Kills those who hold files: the operator said so.
-    fn evict(&self, held: &[HeldFile]) {
-        let pids: BTreeMap<u32, &str> =
-            held.iter().flat_map(|h| h.by.iter().filter_map(|b| Some((b.pid?, h.path.as_str())))).collect();
-        for (pid, path) in pids {
-            let killed = {
+    /// Kills those who hold files of a pool: the operator said so.
+    fn evict(&self, pool: PoolId, held: &[HeldFile]) {
+        let mut processes: BTreeMap<u32, Vec<(&str, &Holder)>> = BTreeMap::new();
+        for file in held {
+            for (pid, by) in file.by.iter().filter_map(|by| Some((by.pid?, by))) {
+                processes.entry(pid).or_default().push((&file.path, by));
+            }
+        }
+        for (pid, holds) in processes {
+            let (killed, name, bytes) = {
                 let st = self.lock();
-                match st.sessions.values().find(|s| s.pid == pid) {
+                let killed = match st.sessions.values().find(|s| s.pid == pid) {
                     Some(session) => session.kill(),
                     None => codax_os::process::pidfd(pid)
                         .and_then(codax_os::process::kill)
                         .map_err(|e| crate::backing::os_error("kill process", &pid, &e)),
-                }
+                };
+                let paths: BTreeSet<&str> = holds.iter().map(|(path, _)| *path).collect();
+                (killed, st.pool_name(pool), bytes_of(&st, pool, &paths))
+            };
+            let Some((path, by)) = holds.first() else { continue };
+            let more = if holds.len() > 1 {
+                format!(" (and {} more files)", holds.len() - 1)
+            } else {
+                String::new()
             };
             match killed {
                 Ok(()) => {
-                    self.event("evict", path, &format!("process {pid} was killed: it held the file"), 0)
+                    let why = format!("for the drain of {name}: {}{more}", by.why);
+                    self.event(
+                        "evict",
+                        path,
+                        &format!("process {pid} ({}) was killed {why}", by.command),
+                        bytes,
+                    );
                 }
-                Err(e) => self.event("refuse", path, &format!("evict: {e}"), 0),
+                Err(e) => self.event("refuse", path, &format!("evict: {e}"), bytes),
             }
         }
     }
@@ -597,6 +617,12 @@ impl Inner {
         self.event("online", &name, &detail, report.bytes);
         Ok(report)
     }
+}
+
+/// What files with these paths have of a pool.
+fn bytes_of(st: &State, pool: PoolId, paths: &BTreeSet<&str>) -> u64 {
+    let files = st.files_on(pool).filter(|inode| paths.contains(st.path(inode.id).as_str()));
+    files.flat_map(|inode| crate::store::pages_in(inode, pool)).map(|pages| pages.bytes()).sum()
 }
 
 fn drainable(st: &State, pool: PoolId, name: &str) -> Result<()> {

@@ -253,12 +253,18 @@ impl State {
 
 impl Inner {
     /// Says that new pages of a file found no room, where devices might have helped.
-    pub fn tell_no_room(&self, st: &mut State, subject: &str, e: &Error, bytes: u64) {
+    pub fn tell_no_room(&self, st: &mut State, file: FileId, e: &Error, bytes: u64) {
         let now = self.env.now();
         let again = st.emergency.refused.is_none_or(|last| now.saturating_sub(last) >= REFUSALS_EVERY);
         if !st.emergency.allowed.is_empty() && e.kind == codax_core::ErrorKind::NoSpace && again {
             st.emergency.refused = Some(now);
-            self.event("refuse", subject, &e.message, bytes);
+            // One that is being made has no name yet.
+            let unnamed = st.live.get(&file).and_then(|live| live.unnamed.as_ref());
+            let subject = match unnamed.filter(|_| st.ns.path_of(file).is_none()) {
+                Some(unnamed) => format!("a new file in {}", st.path(unnamed.dir)),
+                None => st.path(file),
+            };
+            self.event("refuse", &subject, &e.message, bytes);
         }
     }
 }

@@ -108,9 +108,11 @@ impl Inner {
     /// Says how much of a file is on devices for want of room in `dram`, if there is something new to say.
     pub fn say_spilled(&self, st: &mut State, file: FileId) {
         let now = self.env.now();
-        let Some(told) = st.emergency.told.get_mut(&file) else { return };
-        let (cause, Some(bytes)) = (told.cause, told.due(now)) else { return };
         let spilled = st.ns.get(file).map(|inode| inode.spilled()).unwrap_or_default();
+        let Some(told) = st.emergency.told.get_mut(&file) else { return };
+        // Some may have been cut off again.
+        told.spilled = told.spilled.min(told.told + spilled.iter().map(|e| e.count.bytes()).sum::<u64>());
+        let (cause, Some(bytes)) = (told.cause, told.due(now)) else { return };
         let pools: BTreeSet<_> = spilled.iter().map(|e| e.pool).collect();
         let names: Vec<String> = pools.iter().map(|pool| st.pool_name(*pool)).collect();
         let why = st.cause_text(cause, &pools);

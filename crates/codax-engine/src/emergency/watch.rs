@@ -129,7 +129,7 @@ impl Watcher {
                             "refuse",
                             &name,
                             &format!("emergency: its condition can't be measured: {why}"),
-                            0,
+                            allowed.at_most,
                         );
                         allowed.unmeasured = Some(why.to_owned());
                         Gauge::None

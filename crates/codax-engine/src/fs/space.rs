@@ -338,8 +338,7 @@ impl Inner {
         let placed = match placed {
             Ok(placed) => placed,
             Err(e) => {
-                let path = st.path(file);
-                self.tell_no_room(&mut st, &path, &e, pages.bytes());
+                self.tell_no_room(&mut st, file, &e, pages.bytes());
                 return (st, Err(e));
             }
         };

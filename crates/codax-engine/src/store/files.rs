@@ -394,8 +394,7 @@ impl Inner {
                 Ok(more) => placed.extend(more),
                 Err(e) => {
                     st.free(&placed.extents);
-                    let path = st.path(inode.id);
-                    self.tell_no_room(&mut st, &path, &e, added.bytes());
+                    self.tell_no_room(&mut st, inode.id, &e, added.bytes());
                     return (st, Err(e));
                 }
             }
