@@ -2,7 +2,7 @@
 
 use crate::{answer, ends, request, soon};
 use codax_os::ring::{
-    Completion, Consumer, Descriptor, Progress, Refused, Request, Ring, Submitter, Ticket, Unfinished,
+    Completion, Consumer, Descriptor, Progress, Reason, Refused, Request, Ring, Submitter, Ticket, Unfinished,
 };
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -67,6 +67,48 @@ fn a_full_ring_refuses_until_a_completion_is_collected() {
     assert_eq!((fifth.position(), fifth.descriptor().len), (4, 4));
     consumer.complete(fifth, &Completion::default());
     submitter.poll(next).unwrap();
+}
+
+#[test]
+fn its_depth_is_what_was_submitted_and_is_not_complete() {
+    let (submitter, mut consumer, fd) = ends(4);
+    let ring = Ring::open(&fd).unwrap();
+    for lap in 0..3 {
+        assert_eq!(ring.depth(), 0, "lap {lap}");
+        let tickets: Vec<_> = (0..4).map(|n| submit(&submitter, n)).collect();
+        assert_eq!(ring.depth(), 4);
+        let taken = [take(&mut consumer), take(&mut consumer)];
+        assert_eq!(ring.depth(), 4, "what was taken counts");
+        for request in taken {
+            let answer = answer(&request);
+            consumer.complete(request, &answer);
+        }
+        assert_eq!(ring.depth(), 2, "what was not collected doesn't");
+        for _ in 0..2 {
+            let request = take(&mut consumer);
+            let answer = answer(&request);
+            consumer.complete(request, &answer);
+        }
+        tickets.into_iter().for_each(|ticket| assert!(submitter.poll(ticket).is_ok()));
+    }
+    let _ticket = submit(&submitter, 1);
+    consumer.close(Reason::Left);
+    assert_eq!(ring.depth(), 0, "nobody waits for it any more");
+}
+
+#[test]
+fn a_consumer_gives_back_what_it_has_before_it_sleeps_and_only_then() {
+    let (submitter, mut consumer, _fd) = ends(4);
+    let mut slept = false;
+    let ticket = submit(&submitter, 1);
+    let request = consumer.next_with(soon(), || slept = true).unwrap().unwrap();
+    assert!(!slept, "there was something to do");
+    let answer = answer(&request);
+    consumer.complete(request, &answer);
+    assert!(submitter.poll(ticket).is_ok());
+    let deadline = Some(Instant::now());
+    assert!(consumer.next_with(deadline, || slept = true).unwrap().is_none());
+    assert!(slept);
 }
 
 #[test]
