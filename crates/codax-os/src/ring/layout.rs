@@ -142,10 +142,22 @@ impl Completion {
     /// The status of a request that was cancelled.
     pub const CANCELLED: i32 = -libc::ECANCELED;
 
+    /// The status of a request that did not want to wait while the device is at rest.
+    pub const DRAINED: i32 = -libc::EAGAIN;
+
+    /// The status of a request that a reset has forgotten.
+    pub const RESET: i32 = -libc::ECONNRESET;
+
+    /// The completion of a request of which nothing came.
+    #[must_use]
+    pub const fn failed(status: i32) -> Self {
+        Self { status, took_ns: 0, result: [0; 16] }
+    }
+
     /// The completion of a cancelled request.
     #[must_use]
     pub const fn cancelled() -> Self {
-        Self { status: Self::CANCELLED, took_ns: 0, result: [0; 16] }
+        Self::failed(Self::CANCELLED)
     }
 
     /// Which of a slot's words it takes.
