@@ -6,7 +6,7 @@ use codax::queue::{Completion, Descriptor, Range, Status, Wanted, wanted};
 use codax_ops::{DEFAULT_BUDGET, Fault, Memory, Operation, Spec, Step, Which};
 use codax_os::guard::Guard;
 use codax_os::ring::Request;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The longest search string.
 const STRING_MAX: u64 = codax_ops::NEEDLE_MAX as u64;
@@ -21,6 +21,14 @@ pub struct Running {
     pub operation: Operation,
     places: Places,
     begun: Instant,
+}
+
+/// What was done of a request before it came here.
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub operation: Operation,
+    /// For how long.
+    pub ran: Duration,
 }
 
 /// What a request has come to.
@@ -90,17 +98,19 @@ pub fn failed(status: Status) -> Completion {
     Completion { status: status.number(), ..Completion::default() }
 }
 
-/// Begins a request; what can't be carried out is complete at once.
+/// Begins a request, or goes on with it; what can't be carried out is complete at once.
 pub fn begin(
     request: Request,
+    done: Option<Done>,
     files: &mut Files,
     grants: &Grants,
     guard: Guard,
 ) -> Result<Running, (Request, Completion)> {
-    let begun = Instant::now();
-    let descriptor = request.descriptor();
-    match prepared(&descriptor, files, grants, guard) {
+    let now = Instant::now();
+    let (done, ran) = done.map(|done| (done.operation, done.ran)).unzip();
+    match prepared(&request.descriptor(), done, files, grants, guard) {
         Ok((operation, ranges)) => {
+            let begun = now.checked_sub(ran.unwrap_or_default()).unwrap_or(now);
             Ok(Running { request, operation, places: Places::new(guard, ranges), begun })
         }
         Err(status) => Err((request, failed(status))),
@@ -111,24 +121,33 @@ type Prepared = (Operation, [Option<Place>; 3]);
 
 fn prepared(
     descriptor: &Descriptor,
+    done: Option<Operation>,
     files: &mut Files,
     grants: &Grants,
     guard: Guard,
 ) -> Result<Prepared, Status> {
     let Wanted { mut spec, string } = wanted(descriptor).ok_or(Status::NoOperation)?;
-    if let Some(string) = string {
-        spec = spec.parameter(read_string(string, files, grants, guard)?);
+    match (string, &done) {
+        (_, Some(done)) => spec.parameter.clone_from(&done.spec().parameter),
+        (Some(string), None) => spec = spec.parameter(read_string(string, files, grants, guard)?),
+        (None, None) => {}
     }
     let mut ranges = [const { None }; 3];
     for which in Which::ALL {
         let i = which as usize;
         let Some(range) = spec.ranges[i] else { continue };
-        let place = files.find(grants, range, which == Which::Output)?;
+        let place = files.find(grants, range, which == Which::Output);
+        // It was there when the operation began.
+        let place = place.map_err(|status| if done.is_some() { Status::Unreachable } else { status })?;
         // Two numbers may be of one file.
         spec.ranges[i] = Some(Range { file: place.file.0, ..range });
         ranges[i] = Some(place);
     }
-    Ok((checked(spec)?, ranges))
+    match done {
+        None => Ok((checked(spec)?, ranges)),
+        Some(done) if *done.spec() == spec => Ok((done, ranges)),
+        Some(_) => Err(Status::Invalid),
+    }
 }
 
 fn checked(spec: Spec) -> Result<Operation, Status> {
@@ -149,6 +168,11 @@ fn read_string(range: Range, files: &mut Files, grants: &Grants, guard: Guard) -
 }
 
 impl Running {
+    /// What is done so far.
+    pub fn stop(self) -> (Request, Done) {
+        (self.request, Done { operation: self.operation, ran: self.begun.elapsed() })
+    }
+
     /// Takes a step.
     pub fn step(&mut self) -> Turn {
         let step = self.operation.step(&mut self.places, DEFAULT_BUDGET);

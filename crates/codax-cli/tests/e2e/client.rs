@@ -182,7 +182,7 @@ fn child() {
         "drive" => crate::drivers::drive(&store, &words),
         "submit" => crate::queues::submit(&store, &words),
         "scribble" => crate::queues::scribble(&store),
-        "rights" => crate::queues::rights(&store),
+        "rights" => crate::queues::rights(&store, &words),
         "lie" => crate::drivers::lie(&store, &words),
         "fork" => crate::raw::fork(&store, words[0]),
         "pread" => crate::raw::pread(&store, words[0], words[1]),

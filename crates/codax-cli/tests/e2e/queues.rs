@@ -47,7 +47,8 @@ fn counter(rig: &Rig, name: &str) -> u64 {
 /// The role of a program with a queue of `words[0]` requests, to `sim0` or `words[1]`.
 ///
 /// `file PATH MODE` grants a file, read only or with `rw`; `crc NUMBER LEN COUNT` hands in so many; `ask OPCODE FLAGS FILE FILE AT AT LEN ARGUMENT` hands in one. `wait` waits
-/// for the oldest, `done` says how many of them are complete, `cancel` cancels the latest; `steal QUEUE` opens what was granted to another.
+/// for the oldest, `done` says how many of them are complete, `cancel` cancels the latest, and `cancel all but the first` all that are on their way but the first; `id`
+/// says what the daemon calls the queue.
 pub fn submit(store: &Store, words: &[&str]) {
     let device = words.get(1).unwrap_or(&"sim0");
     let queue = store.device(device).queue(words[0].parse().expect("a number")).expect("a queue");
@@ -88,11 +89,13 @@ pub fn submit(store: &Store, words: &[&str]) {
             queue.cancel(latest.id());
             "asked for".to_owned()
         }
-        ["steal", of] => {
-            let wanted = Request::OpenGranted { queue: QueueId(number(of)), number: 1 };
-            let stolen = store.call(wanted);
-            stolen.map_or_else(|e| format!("{:?}: {e}", e.kind), |reply| format!("{reply:?}"))
+        ["cancel", "all", "but", "the", "first"] => {
+            tickets = std::mem::take(&mut tickets).into_iter().map(|one| look(&queue, one)).collect();
+            let pending = tickets.iter().filter_map(|one| one.as_ref().ok());
+            pending.skip(1).for_each(|ticket| queue.cancel(ticket.id()));
+            "asked for".to_owned()
         }
+        ["id"] => queue.id().0.to_string(),
         other => panic!("no such line: {other:?}"),
     });
 }
@@ -343,6 +346,106 @@ fn moves_and_drains_under_work_in_flight_lose_nothing() {
     rig.sound();
 }
 
+fn kill(pid: u64) {
+    let process = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("it is there");
+}
+
+/// Kills the coprocessor and waits for the next one.
+fn replaced(rig: &Rig) -> u64 {
+    let first = pid(rig);
+    kill(first);
+    until("another coprocessor", || {
+        rig.row(&["device", "show", "sim0"])["device"]["pid"].as_u64().filter(|pid| *pid != first)
+    })
+}
+
+#[test]
+fn work_in_flight_outlives_the_coprocessor_of_a_drained_device_and_completes_once() {
+    let rig = rig();
+    let bytes = pattern(32 * MIB, 3);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    let (sum, len) = (crc32c(&bytes), bytes.len());
+    let mut program = Client::start(&rig, "submit", &["256"]);
+    assert_eq!(program.ask("file /f ro"), "1");
+    assert_eq!(program.ask(&format!("crc 1 {len} 100")), "100");
+    rig.ok(&["device", "drain", "sim0"]);
+    let done = program.number("done");
+    assert!(done < 100, "all was done before the drain");
+    assert_eq!((counter(&rig, "operations"), counter(&rig, "queue depth")), (done, 100 - done));
+    kill(pid(&rig));
+    // Whether there is a coprocessor or not: who doesn't want to wait is told, and so is who has given it up.
+    for _ in 0..20 {
+        assert_eq!(program.ask("ask 1 2 0 0 0 0 0 0"), "handed in");
+        assert_eq!(program.ask(&format!("ask 6 0 1 0 0 0 {len} 0")), "handed in");
+        assert_eq!(program.ask("cancel"), "asked for");
+    }
+    until("answers", || (program.number("done") == done + 40).then_some(()));
+    // And once more when it waits for its device, with a file that it was given since.
+    replaced(&rig);
+    assert_eq!(program.ask("file /f ro"), "2");
+    assert_eq!(program.ask(&format!("crc 2 {len} 10")), "10");
+    assert_eq!(counter(&rig, "queue depth"), 110 - done);
+    replaced(&rig);
+    rig.ok(&["device", "online", "sim0"]);
+    for n in 0..100 {
+        assert_eq!(program.ask("wait"), sum, "{n}");
+    }
+    for n in 0..20 {
+        assert_eq!([program.ask("wait"), program.ask("wait")], ["-11", "-125"], "{n}");
+    }
+    for n in 0..10 {
+        assert_eq!(program.ask("wait"), sum, "{n}");
+    }
+    // This process has carried out what the first one had not.
+    assert_eq!((counter(&rig, "operations"), counter(&rig, "queue depth")), (110 - done, 0));
+    assert_eq!(rig.pools_of("/f"), ["sim0"]);
+    program.end();
+    rig.sound();
+}
+
+#[test]
+fn what_runs_goes_on_in_the_next_coprocessor_where_it_was() {
+    let rig = rig();
+    let len = 32 * MIB;
+    rig.put("/f", &vec![0; usize::try_from(len).expect("it fits")], &["--on", "sim0"]).ok();
+    let mut program = Client::start(&rig, "submit", &["256"]);
+    assert_eq!(program.ask("file /f rw"), "1");
+    for byte in 1..=200 {
+        assert_eq!(program.ask(&format!("ask 3 0 1 0 0 0 {len} {byte}")), "handed in");
+    }
+    // Each fills all of it, so it shows how far the one that runs is, if it isn't just at its end.
+    let (at, byte) = loop {
+        rig.ok(&["device", "drain", "sim0"]);
+        let bytes = rig.get("/f");
+        if let Some(at) = bytes.iter().position(|byte| *byte != bytes[0]) {
+            break (at, bytes[0]);
+        }
+        assert!(bytes[0] < 200, "all was done before the drain");
+        rig.ok(&["device", "online", "sim0"]);
+    };
+    assert_eq!(program.number("done"), u64::from(byte) - 1);
+    replaced(&rig);
+    assert_eq!(program.ask("cancel all but the first"), "asked for");
+    until("the others' end", || (program.number("done") == 199).then_some(()));
+    // What lies behind it, it doesn't touch again.
+    let store = Store::connect(rig.dir()).expect("a daemon");
+    let file = OpenOptions::new().write(true).open(&store, "/f").expect("it is there");
+    file.write_at(&[255], 0).expect("written");
+    drop((file, store));
+    rig.ok(&["device", "online", "sim0"]);
+    until("its end", || (program.number("done") == 200).then_some(()));
+    let told: Vec<String> = (1..=200).map(|_| program.ask("wait")).collect();
+    let well = format!("{len:08x}");
+    assert!(told[..byte.into()].iter().all(|told| *told == well), "{told:?}");
+    assert!(told[byte.into()..].iter().all(|told| told == "-125"), "{told:?}");
+    let bytes = rig.get("/f");
+    assert_eq!(bytes[0], 255, "it was begun anew, and was at {at}");
+    assert!(bytes[1..].iter().all(|one| *one == byte));
+    program.end();
+    rig.sound();
+}
+
 #[test]
 fn a_reset_device_tells_what_it_has_forgotten() {
     let rig = rig();
@@ -372,8 +475,7 @@ fn a_coprocessor_that_is_killed_is_started_again_and_who_waits_is_told() {
     assert_eq!(program.ask("file /f ro"), "1");
     assert_eq!(program.ask(&format!("crc 1 {} 100", bytes.len())), "100");
     let first = pid(&rig);
-    let process = rustix::process::Pid::from_raw(i32::try_from(first).expect("a pid")).expect("a pid");
-    rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("it is there");
+    kill(first);
     let told = std::iter::repeat_with(|| program.ask("wait")).find(|told| *told != sum);
     assert_eq!(told.as_deref(), Some("the process at the queue's other end has died"));
     let next = until("another coprocessor", || {
@@ -536,7 +638,7 @@ fn a_queue_has_no_more_rights_than_who_made_it() {
     }
     let mut owner = Client::start(&rig, "submit", &["4"]);
     assert_eq!(owner.ask("file /secret rw"), "1");
-    let mut command = client::itself(&rig, "rights", &[]);
+    let mut command = client::itself(&rig, "rights", &[&owner.ask("id")]);
     std::os::unix::process::CommandExt::uid(
         std::os::unix::process::CommandExt::gid(&mut command, NOBODY),
         NOBODY,
@@ -552,15 +654,15 @@ fn a_queue_has_no_more_rights_than_who_made_it() {
     owner.end();
 }
 
-/// The role of a user who has a right to read `/shown` only.
-pub fn rights(store: &Store) {
+/// The role of a user who has a right to read `/shown` only. `words[0]` is the owner's queue.
+pub fn rights(store: &Store, words: &[&str]) {
     let say = |e: codax::Error| client::say(&format!("{:?}: {e}", e.kind));
     let queue = store.device("sim0").queue(4).expect("anybody may have a queue");
     say(File::open(store, "/secret").expect_err("it is another's"));
     let file = File::open(store, "/shown").expect("it is open to all");
     say(queue.file(&file, true).expect_err("it is not open for writing"));
-    // The owner's queue was the first.
-    say(store.call(Request::OpenGranted { queue: QueueId(1), number: 1 }).expect_err("it drives nothing"));
+    let queue_of_owner = QueueId(words[0].parse().expect("a number"));
+    say(store.call(Request::OpenGranted { queue: queue_of_owner, number: 1 }).expect_err("it drives nothing"));
     let number = queue.file(&file, false).expect("it is open for reading");
     let range = Range { file: number.into(), start: 0, len: MIB };
     let sum = Spec::new(Opcode::Crc32c).with(Which::Input, range);

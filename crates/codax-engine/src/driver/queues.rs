@@ -8,7 +8,7 @@ use crate::driver::{Asked, Call, Driven, Fault};
 use crate::store::session::OpenFile;
 use crate::store::state::{State, is_dram};
 use crate::store::{Inner, Opened, Session};
-use codax_core::driver::{Granted, QueueId, Standing};
+use codax_core::driver::{Counter, Granted, QueueId, Standing};
 use codax_core::request::Handle;
 use codax_core::{Error, FileId, Result, SessionId};
 use codax_os::ring::{Reason, Ring};
@@ -257,6 +257,17 @@ impl Inner {
 }
 
 impl State {
+    /// What there is to count of a device's queues: if it has any, or a driver that may take some.
+    pub(super) fn queue_counters(&self, device: &str, driven: bool) -> Vec<Counter> {
+        let its = || self.queues.values().filter(|queue| queue.device == device);
+        if !driven && its().next().is_none() {
+            return Vec::new();
+        }
+        let depth = its().map(|queue| queue.ring.depth() as u64).sum();
+        let counter = |name: &str, value| Counter { name: name.to_owned(), value };
+        vec![counter("queues", its().count() as u64), counter("queue depth", depth)]
+    }
+
     /// Refuses one queue more than there may be.
     fn room_for_a_queue(&self, session: SessionId, device: &str) -> Result<()> {
         let many = |what: &str, most: usize| {

@@ -114,7 +114,9 @@ impl Store {
             true => driver.ask(Call::within(patience), |driver| driver.counters()).unwrap_or_default(),
             false => Vec::new(),
         };
-        counters.truncate(LIST_MAX);
+        let of_queues = inner.lock().queue_counters(name, asked);
+        counters.truncate(LIST_MAX - of_queues.len());
+        counters.extend(of_queues);
         counters.iter_mut().for_each(|counter| shorten(&mut counter.name));
         let mut description = driver.description.clone();
         description.link = Link { model: link, ..description.link };
