@@ -11,7 +11,7 @@ use crate::saved::{At, Begun};
 use crate::work::{self, Done, Running, Turn};
 use codax::Store;
 use codax::driver::Granted;
-use codax::queue::{Closed, Completion, Opcode};
+use codax::queue::{Closed, Completion, Descriptor, Opcode, RESULT_TO};
 use codax_os::guard::Guard;
 use codax_os::ring::{Consumer, Progress, Reason, Request, Ring};
 use std::collections::VecDeque;
@@ -165,7 +165,8 @@ impl Server<'_> {
     /// Begins a request. What does nothing is complete, and its completion is told of with those that follow it.
     #[inline]
     fn begin(&mut self, request: Request, done: Option<Done>) {
-        if request.descriptor().opcode == Opcode::Nop.number() {
+        let Descriptor { opcode, flags, .. } = request.descriptor();
+        if opcode == Opcode::Nop.number() && flags & RESULT_TO == 0 {
             self.counts.one(0);
             self.consumer.post(request, &Completion::default());
         } else {

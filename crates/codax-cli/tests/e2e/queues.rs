@@ -166,6 +166,16 @@ fn each_operation_gives_what_the_test_computes() {
     rig.put("/text", b"the needle is in the hay", &[]).ok();
     assert_eq!(result(&rig, &["search", "/text", "needle"]), "found at 4");
     assert_eq!(result(&rig, &["search", "/text", "needles"]), "none");
+    assert_eq!(result(&rig, &["search", "/text", "needle is in the hay"]), "found at 4");
+    // Results side by side in a file, which grows for them.
+    for (words, at) in [(&["search", "/text", "is"][..], "16"), (&["crc32c", "/f"], "32")] {
+        let told = result(&rig, &[words, &["--result-to", "/results", "--result-at", at]].concat());
+        assert_eq!(told, format!("written to /results at {at}"));
+    }
+    let results = rig.get("/results");
+    let number = |at: usize| u64::from_le_bytes(results[at..at + 8].try_into().expect("eight"));
+    assert_eq!((results.len(), number(16), number(24)), (48, 11, 1));
+    assert_eq!(format!("{:08x}", number(32)), crc32c(&bytes));
 
     // Whole numbers: sums are exact in whatever order.
     let whole = |seed: i16| (0..5000_i16).map(move |i| i.wrapping_mul(31).wrapping_add(seed) % 101);
@@ -232,7 +242,10 @@ fn what_can_not_be_run_is_refused_in_a_line() {
         (&["copy", "/f", "/f"], 2, "make no sense"),
         (&["compare", "/f", "/g"], 2, "second"),
         (&["fill", "/f", "256"], 2, "from 0 to 255"),
-        (&["search", "/f", "seventeen letters"], 2, "1 to 16"),
+        (&["search", "/f", &"x".repeat(257)], 2, "1 to 256"),
+        (&["copy", "/f", "/made", "--result-to", "/r"], 2, "has an output"),
+        (&["crc32c", "/f", "--result-at", "16"], 2, "--result-to"),
+        (&["crc32c", "/f", "--result-to", "/g", "--result-at", "18446744073709551615"], 2, "too far"),
         (&["search", "/f"], 2, "without a TEXT"),
     ] {
         rig.run(&[&["run", "sim0"], words].concat()).fails(code, &[says]);
@@ -252,10 +265,11 @@ fn bad_descriptors_are_refused_one_by_one_and_harm_nobody() {
     rig.put("/f", &pattern(10_000, 1), &["--on", "sim0"]).ok();
     rig.put("/w", &pattern(10_000, 2), &[]).ok();
     rig.put("/long", &[7; 300], &[]).ok();
+    rig.put("/tiny", &[7; 15], &[]).ok();
     let first = pid(&rig);
     let mut program = Client::start(&rig, "submit", &["64"]);
     for (number, path, mode) in
-        [("1", "/f", "ro"), ("2", "/w", "rw"), ("3", "/long", "ro"), ("4", "/w", "rw")]
+        [("1", "/f", "ro"), ("2", "/w", "rw"), ("3", "/long", "ro"), ("4", "/w", "rw"), ("5", "/tiny", "rw")]
     {
         assert_eq!(program.ask(&format!("file {path} {mode}")), number);
     }
@@ -284,11 +298,20 @@ fn bad_descriptors_are_refused_one_by_one_and_harm_nobody() {
         ("32 0 1 1 0 0 18 17179869186".into(), "-22"),
         // And some that are well.
         ("5 0 3 3 0 100 300 200".into(), "00000000"),
-        ("6 65535 1 0 0 0 10000 0".into(), &crc32c(&pattern(10_000, 1))),
+        ("6 65531 1 0 0 0 10000 0".into(), &crc32c(&pattern(10_000, 1))),
+        // A result to a file: of none, of one that is only read, beyond its end, beside an output, and well.
+        ("6 4 1 0 0 0 10000 0".into(), "-9"),
+        (format!("6 4 1 0 0 0 10000 {}", 3_u64 << 32), "-13"),
+        (format!("6 4 1 0 0 0 10000 {}", 5_u64 << 32), "-34"),
+        (format!("3 4 2 0 0 0 10000 {}", 2_u64 << 32), "-22"),
+        (format!("5 4 3 3 0 100 300 {}", 200 | 2_u64 << 32), "00000000"),
+        (format!("6 4 1 0 0 0 10000 {}", 2_u64 << 32), "00000000"),
     ] {
         assert_eq!(program.ask(&format!("ask {request}")), "handed in");
         assert_eq!(program.ask("wait"), status, "{request}");
     }
+    let [a, b, c, d] = [0, 1, 2, 3].map(|at| rig.get("/w")[at]);
+    assert_eq!(format!("{:08x}", u32::from_le_bytes([a, b, c, d])), crc32c(&pattern(10_000, 1)));
     // What has no room is refused, and nothing is lost.
     assert_eq!(program.ask("crc 1 10000 100"), "64");
     assert!(program.ask("ask 1 0 0 0 0 0 0 0").starts_with("WouldBlock"));
@@ -662,7 +685,9 @@ pub fn rights(store: &Store, words: &[&str]) {
     let file = File::open(store, "/shown").expect("it is open to all");
     say(queue.file(&file, true).expect_err("it is not open for writing"));
     let queue_of_owner = QueueId(words[0].parse().expect("a number"));
-    say(store.call(Request::OpenGranted { queue: queue_of_owner, number: 1 }).expect_err("it drives nothing"));
+    say(store
+        .call(Request::OpenGranted { queue: queue_of_owner, number: 1 })
+        .expect_err("it drives nothing"));
     let number = queue.file(&file, false).expect("it is open for reading");
     let range = Range { file: number.into(), start: 0, len: MIB };
     let sum = Spec::new(Opcode::Crc32c).with(Which::Input, range);

@@ -26,7 +26,9 @@ pub use codax_ops::{Opcode, Outcome, Range, Spec, Value, Which};
 pub use codax_os::ring::{
     Batch, Closed, Completion, Descriptor, Reason, Refused, RequestId, Ticket, Unfinished,
 };
-pub use descriptor::{INLINE_MAX, Wanted, descriptor, wanted};
+pub use descriptor::{
+    INLINE_MAX, RESULT_LEN, RESULT_TO, Wanted, descriptor, result_range, result_to, search_for, wanted,
+};
 pub use status::Status;
 
 use crate::link::unexpected;
