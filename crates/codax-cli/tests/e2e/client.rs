@@ -182,6 +182,7 @@ fn child() {
         "drive" => crate::drivers::drive(&store, &words),
         "submit" => crate::queues::submit(&store, &words),
         "scribble" => crate::queues::scribble(&store),
+        "hammer" => crate::queues::hammer(&store, &words),
         "rights" => crate::queues::rights(&store, &words),
         "lie" => crate::drivers::lie(&store, &words),
         "fork" => crate::raw::fork(&store, words[0]),

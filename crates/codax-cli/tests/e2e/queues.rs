@@ -546,6 +546,37 @@ fn a_daemon_that_is_killed_takes_its_coprocessor_with_it_and_the_next_has_anothe
     rig.sound();
 }
 
+#[test]
+fn files_that_are_removed_or_cut_while_the_device_is_at_rest_harm_nobody() {
+    let rig = rig();
+    let bytes = pattern(32 * MIB, 7);
+    let (sum, len) = (crc32c(&bytes), bytes.len());
+    let mut program = Client::start(&rig, "submit", &["256"]);
+    for (path, number) in [("/gone", "1"), ("/cut", "2")] {
+        rig.put(path, &bytes, &["--on", "sim0"]).ok();
+        assert_eq!(program.ask(&format!("file {path} rw")), number);
+    }
+    assert_eq!(program.ask(&format!("crc 2 {len} 50")), "50");
+    assert_eq!(program.ask(&format!("crc 1 {len} 10")), "10");
+    rig.ok(&["device", "drain", "sim0"]);
+    let done = program.number("done");
+    assert!(done < 50, "all was done before the drain");
+    replaced(&rig);
+    rig.ok(&["rm", "/gone"]);
+    let store = Store::connect(rig.dir()).expect("a daemon");
+    let file = OpenOptions::new().write(true).open(&store, "/cut").expect("it is there");
+    file.set_len(MIB).expect("it is cut");
+    rig.ok(&["device", "online", "sim0"]);
+    let told: Vec<String> = (0..60).map(|_| program.ask("wait")).collect();
+    let done = usize::try_from(done).expect("it fits");
+    assert!(told[..done].iter().chain(&told[50..]).all(|told| *told == sum), "{told:?}");
+    // The one that ran can't reach what it has not read yet, and the others begin with a file that is too short.
+    assert!(told[done..50].iter().all(|told| ["-5", "-34"].contains(&told.as_str())), "{told:?}");
+    drop((file, store));
+    program.end();
+    rig.sound();
+}
+
 fn gone(pid: u64) -> Option<()> {
     (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(())
 }
@@ -696,4 +727,148 @@ pub fn rights(store: &Store, words: &[&str]) {
         let ticket = queue.submit(&descriptor(&spec).expect("it has sense")).expect("there is room");
         client::say(&told(queue.wait(ticket, None)));
     }
+}
+
+/// Numbers that look random.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
+        of[usize::try_from(self.next() % of.len() as u64).expect("an index")]
+    }
+
+    /// A slot that was submitted in this lap, with a request that may have sense.
+    fn slot(&mut self, lap: u32) -> Vec<u8> {
+        const PLACES: [u64; 9] = [0, 1, 4096, MIB - 1, MIB, MIB + 1, 1 << 40, u64::MAX - 15, u64::MAX];
+        const FILES: [u32; 6] = [0, 1, 2, 2, 3, u32::MAX];
+        let opcode = self.next() % 34;
+        let mut argument = self.next().to_le_bytes().to_vec();
+        argument[4..].copy_from_slice(&self.one_of(&FILES).to_le_bytes());
+        argument.extend(self.one_of(&PLACES).to_le_bytes());
+        let described = Descriptor {
+            opcode: u16::try_from(opcode).expect("small"),
+            flags: self.one_of(&[0, 0, 1, 2, 4, 7, u16::MAX]),
+            files: [self.one_of(&FILES), self.one_of(&FILES)],
+            offsets: [self.one_of(&PLACES), self.one_of(&PLACES)],
+            len: self.one_of(&PLACES),
+            argument: argument.try_into().expect("sixteen"),
+        };
+        let asks = lap << 2 | self.one_of(&[0, 0, 0, 1, 2, 3]);
+        let state = lap << 1 | 1;
+        let head = u64::from(state) | u64::from(asks) << 32;
+        std::iter::once(head).chain(described.encode()).flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// Something happens to a ring of so many slots.
+    fn hammer(&mut self, memory: &std::fs::File, slots: u64) {
+        let anything: Vec<u8> = (0..16).flat_map(|_| self.next().to_le_bytes()).collect();
+        let (at, bytes) = match self.next() % 8 {
+            // Anything in the header's words, or anywhere.
+            0 => (64 + self.next() % 5 * 4, anything[..4].to_vec()),
+            1 => (self.next() % (4096 + slots * 64 - 128), anything),
+            // A slot in a state of any lap.
+            2 => (4096 + self.next() % slots * 64, self.next().to_le_bytes().to_vec()),
+            // All of a lap.
+            _ => {
+                let lap = self.one_of(&[0, 0, 1, 2, 3]);
+                (4096, (0..slots).flat_map(|_| self.slot(lap)).collect())
+            }
+        };
+        memory.write_all_at(&bytes, at).expect("written");
+    }
+}
+
+/// The role of a program that hands in nonsense for `words[0]` seconds, by a random sequence that begins with `words[1]`.
+pub fn hammer(store: &Store, words: &[&str]) {
+    let channel = Channel::new(codax_os::sock::connect(&store.dir().join(SOCKET)).expect("a daemon"));
+    let ask = |request: &Request| {
+        channel.send(request, &[]).expect("sent");
+        channel.recv::<Reply>().expect("received").expect("a reply")
+    };
+    ask(&Request::Hello(Hello { magic: MAGIC, version: VERSION }));
+    let open = |path: &str, write| {
+        let request = codax_core::request::Open {
+            path: codax_core::name::StorePath::parse(path.as_bytes()).expect("a path"),
+            read: true,
+            write,
+            create: false,
+            exclusive: false,
+            truncate: false,
+            unnamed: false,
+            mode: 0o600,
+            placement: None,
+            no_emergency: false,
+            len: 0,
+            map: None,
+        };
+        match ask(&Request::Open(request)) {
+            (Reply::Opened { handle, .. }, _) => handle,
+            (other, _) => panic!("{other:?}"),
+        }
+    };
+    let handles = [(open("/f", false), false), (open("/scratch", true), true)];
+    let mut random = Random(words[1].parse().expect("a number"));
+    let until = std::time::Instant::now() + Duration::from_secs(words[0].parse().expect("a number"));
+    let mut rounds = 0;
+    while std::time::Instant::now() < until {
+        let slots = random.one_of(&[2_u32, 8, 64]);
+        let (reply, fds) = ask(&Request::Queue { pool: "sim0".into(), slots });
+        // Where the device doesn't run and has no process just now, it makes none.
+        let (Reply::Queue(queue), Some(memory)) = (reply, fds.into_iter().next()) else { continue };
+        for (handle, write) in handles {
+            ask(&Request::Grant { queue, handle, write });
+        }
+        let ring = codax_os::ring::Ring::open(&memory).expect("it is one");
+        let memory = std::fs::File::from(memory);
+        for _ in 0..random.next() % 40 {
+            random.hammer(&memory, slots.into());
+            if random.next().is_multiple_of(4) {
+                ring.nudge();
+                std::thread::sleep(Duration::from_micros(random.next() % 2000));
+            }
+        }
+        channel.send(&Request::CloseQueue(queue), &[]).expect("sent");
+        rounds += 1;
+    }
+    client::say(&format!("{rounds} rounds"));
+}
+
+#[test]
+fn any_bytes_in_queues_harm_nobody_whether_the_device_runs_or_rests() {
+    let rig = rig();
+    let (bytes, scratch) = (pattern(MIB, 10), pattern(MIB, 11));
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    rig.put("/scratch", &scratch, &["--on", "sim0"]).ok();
+    let first = pid(&rig);
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("later").as_nanos();
+    let seed = u64::try_from(seed % (1 << 60)).expect("it is less");
+    let seeds: Vec<String> = (1..3).map(|n| (seed | n << 60).to_string()).collect();
+    println!("seeds {seeds:?}");
+    let hammers: Vec<Client> = seeds.iter().map(|seed| Client::spawn(&rig, "hammer", &["6", seed])).collect();
+    let mut program = Client::start(&rig, "submit", &["4"]);
+    assert_eq!(program.ask("file /f ro"), "1");
+    for _ in 0..4 {
+        assert_eq!(program.ask(&format!("crc 1 {MIB} 2")), "2");
+        rig.ok(&["device", "drain", "sim0"]);
+        rig.ok(&["device", "online", "sim0"]);
+        assert_eq!([program.ask("wait"), program.ask("wait")], [crc32c(&bytes), crc32c(&bytes)]);
+    }
+    for hammer in hammers {
+        let said = hammer.line();
+        let rounds = said.split(' ').next().and_then(|rounds| rounds.parse::<u64>().ok());
+        assert!(rounds.is_some_and(|rounds| rounds > 10), "{seeds:?}: {said}");
+    }
+    assert_eq!(result(&rig, &["crc32c", "/f"]), crc32c(&bytes), "{seeds:?}");
+    assert!(rig.get("/f") == bytes, "{seeds:?}: a file that may be read only was written");
+    until("their queues to be gone", || (counter(&rig, "queues") == 1).then_some(()));
+    assert_eq!((pid(&rig), counter(&rig, "queue depth")), (first, 0), "{seeds:?}");
+    program.end();
+    rig.sound();
 }
