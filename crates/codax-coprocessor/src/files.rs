@@ -57,6 +57,11 @@ impl Place {
         self.mapping.as_ref().map(|mapping| mapping.memory().part(self.start, self.len))
     }
 
+    /// Its offset in the file and its length, as a completion has them.
+    pub fn range(&self) -> [u8; 16] {
+        (u128::from(self.len as u64) << 64 | u128::from(self.start as u64)).to_le_bytes()
+    }
+
     /// Counts what of it a step has read and written.
     pub fn count(&self, read: Part, written: Part) {
         self.whereabouts.count(self.start as u64, read, written);

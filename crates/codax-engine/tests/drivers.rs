@@ -3,7 +3,9 @@
 mod store_support;
 
 use codax_core::change::{BackingKind, LinkModel, PoolState};
-use codax_core::driver::{Class, Counter, Description, Driver, Health, Link, Range, Reach, Standing};
+use codax_core::driver::{
+    Class, Counter, Description, Driver, Granted, Health, Link, QueueId, Range, Reach, Standing,
+};
 use codax_core::emergency::{AtMost, Emergency};
 use codax_core::frame::FrameFlags;
 use codax_core::request::{Open, PlacementSpec};
@@ -12,7 +14,9 @@ use codax_engine::driver::Driving;
 use codax_engine::fs::{Allocate, How, Set, Who};
 use codax_engine::table::TableReader;
 use codax_engine::{DeviceSpec, DrainOptions, Session, Store, StoreOptions};
+use codax_os::ring::{Completion, Descriptor, Reason, Ring, Submitter, Ticket, Unfinished};
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -33,6 +37,8 @@ enum Asked {
     Reset,
     Restore(Vec<u8>),
     Resume,
+    OpenQueue(QueueId),
+    Grant(u32),
 }
 
 /// A driver that does as it is told, and tells what it was asked.
@@ -44,14 +50,16 @@ struct Told {
     gates: Mutex<HashMap<&'static str, Receiver<()>>>,
     fails: Mutex<Option<&'static str>>,
     state: Mutex<Vec<u8>>,
+    /// The queues that it was handed last.
+    rings: Mutex<HashMap<QueueId, Ring>>,
 }
 
 impl Told {
     fn new(description: Description) -> (Arc<Self>, Receiver<Asked>) {
         let (asked, told) = channel();
-        let (gates, fails) = Default::default();
+        let (gates, fails, rings) = Default::default();
         let state = Mutex::new(b"where it was".to_vec());
-        (Arc::new(Self { description, asked: Mutex::new(asked), gates, fails, state }), told)
+        (Arc::new(Self { description, asked: Mutex::new(asked), gates, fails, state, rings }), told)
     }
 
     /// The next calls of this name wait, until what is returned is sent to for each, or gone.
@@ -107,6 +115,15 @@ impl Driver for Told {
 
     fn resume(&self) -> Result<()> {
         self.did("resume", Asked::Resume)
+    }
+
+    fn open_queue(&self, queue: QueueId, ring: OwnedFd) -> Result<()> {
+        self.rings.lock().unwrap().insert(queue, Ring::open(ring).unwrap());
+        self.did("open_queue", Asked::OpenQueue(queue))
+    }
+
+    fn grant(&self, file: Granted) -> Result<()> {
+        self.did("grant", Asked::Grant(file.number))
     }
 
     fn health(&self) -> Result<Health> {
@@ -851,4 +868,161 @@ fn an_emergency_compares_devices_by_what_their_drivers_tell_too() {
     drop(d.driving.take());
     put(&d.admin, "/g", MIB).unwrap();
     assert_eq!(pool_of(&d.admin, "/g"), [2]);
+}
+
+/// A program's queue to `sim0`, to which it has given a file.
+struct Program {
+    queue: QueueId,
+    ring: Ring,
+    submitter: Submitter,
+}
+
+impl Program {
+    fn new(d: &Driven) -> Self {
+        let (queue, fd) = d.admin.open_queue("sim0", 4).unwrap();
+        let ring = Ring::open(fd).unwrap();
+        let file = make(&d.admin, &format!("/of-{}", queue.0), 4096, "dram");
+        assert_eq!(d.admin.grant(queue, file.handle, false).unwrap(), 1);
+        Self { queue, submitter: ring.submitter().unwrap(), ring }
+    }
+
+    /// Of a device that runs.
+    fn served(d: &Driven) -> Self {
+        let program = Self::new(d);
+        program.is_handed(d);
+        program
+    }
+
+    /// The driver is handed the queue, with what it was given.
+    #[track_caller]
+    fn is_handed(&self, d: &Driven) {
+        assert_eq!((d.next(), d.next()), (Asked::OpenQueue(self.queue), Asked::Grant(1)));
+    }
+
+    fn submit(&self, flags: u16) -> Ticket {
+        self.submitter.try_submit(&Descriptor { flags, ..Descriptor::default() }).unwrap()
+    }
+
+    #[track_caller]
+    fn status(&self, ticket: Ticket) -> i32 {
+        self.submitter.wait(ticket, Some(Instant::now() + LONG)).unwrap().status
+    }
+
+    #[track_caller]
+    fn is_refused_at_once(&self) {
+        assert_eq!(self.status(self.submit(Descriptor::FAIL_AT_ONCE)), Completion::DRAINED);
+    }
+}
+
+#[test]
+fn queues_of_a_device_at_rest_wait_for_whichever_process_goes_on() {
+    let mut d = Driven::new(npu());
+    let before = Program::served(&d);
+    let waits = before.submit(0);
+    d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Save));
+    // One that is opened meanwhile is kept for the driver, too.
+    let meanwhile = Program::new(&d);
+    d.quiet();
+    before.is_refused_at_once();
+    meanwhile.is_refused_at_once();
+    d.driving = None;
+    before.is_refused_at_once();
+    let Driven { store, admin, rig, .. } = d;
+    let mut d = Driven { admin, ..Driven::by(rig, store, npu()) };
+    d.quiet();
+    // It is gone again in the middle of the return, when it has taken an end.
+    let gate = d.driver.gate("restore");
+    std::thread::scope(|scope| {
+        let returning = scope.spawn(|| d.admin.online("sim0", &mut quiet()));
+        let handed = [d.next(), d.next(), d.next(), d.next()];
+        for program in [&before, &meanwhile] {
+            assert!(handed.contains(&Asked::OpenQueue(program.queue)), "{handed:?}");
+        }
+        assert_eq!(d.next(), Asked::Restore(b"where it was".to_vec()));
+        std::mem::forget(d.driver.rings.lock().unwrap()[&before.queue].consumer().unwrap());
+        d.driving = None;
+        returning.join().unwrap().unwrap();
+    });
+    drop(gate);
+    before.is_refused_at_once();
+    meanwhile.is_refused_at_once();
+    let Driven { store, admin, rig, .. } = d;
+    let d = Driven { admin, ..Driven::by(rig, store, npu()) };
+    (0..4).for_each(|_| assert!(matches!(d.next(), Asked::OpenQueue(_) | Asked::Grant(1))));
+    assert_eq!((d.next(), d.next()), (Asked::Restore(b"where it was".to_vec()), Asked::Resume));
+    d.stands(&Standing::Running);
+    let mut consumer = d.driver.rings.lock().unwrap()[&before.queue].consumer().unwrap();
+    let request = consumer.try_next().unwrap().expect("it has waited");
+    consumer.complete(request, &Completion::default());
+    assert_eq!(before.status(waits), 0);
+    // Of a device that runs nobody can tell how far it was.
+    drop(d.driving);
+    for program in [&before, &meanwhile] {
+        assert_eq!(program.ring.closed(), Some(Reason::Died));
+    }
+}
+
+#[test]
+fn a_state_that_is_lost_or_refused_leaves_no_queue_behind_or_all() {
+    let mut d = Driven::new(npu());
+    let program = Program::served(&d);
+    let drain = |d: &Driven| d.admin.drain("sim0", DrainOptions::default(), &mut quiet());
+    // Not kept: the driver has its queues again, and goes on.
+    *d.driver.state.lock().unwrap() = Vec::new();
+    fails(drain(&d), ErrorKind::DeviceState, &["empty state"]);
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Save));
+    program.is_handed(&d);
+    assert_eq!(d.next(), Asked::Resume);
+    // Not taken: it has to give them up once more.
+    *d.driver.state.lock().unwrap() = vec![1];
+    drain(&d).unwrap();
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Save));
+    d.driver.fail(Some("restore"));
+    fails(d.admin.online("sim0", &mut quiet()), ErrorKind::DeviceState, &["restore"]);
+    program.is_handed(&d);
+    assert_eq!(d.next(), Asked::Restore(vec![1]));
+    program.is_refused_at_once();
+    // Forgotten: who waits is told, and the next one is carried out.
+    let forgotten = program.submit(0);
+    d.admin.online_anew("sim0", &mut quiet()).unwrap();
+    assert_eq!(d.next(), Asked::Reset);
+    assert_eq!(program.status(forgotten), Completion::RESET);
+    program.is_handed(&d);
+    assert_eq!(d.next(), Asked::Resume);
+    let next = program.submit(0);
+    let mut consumer = d.driver.rings.lock().unwrap()[&program.queue].consumer().unwrap();
+    let request = consumer.try_next().unwrap().expect("it was submitted");
+    consumer.complete(request, &Completion::default());
+    assert_eq!(program.status(next), 0);
+    let _ = consumer.suspend(Vec::new());
+    // Lost with the driver in the middle of it.
+    let waits = program.submit(0);
+    let gate = d.driver.gate("save");
+    std::thread::scope(|scope| {
+        let draining = scope.spawn(|| d.admin.drain("sim0", DrainOptions::default(), &mut quiet()));
+        assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Save));
+        d.driving = None;
+        draining.join().unwrap().unwrap();
+    });
+    drop(gate);
+    let ended = program.submitter.wait(waits, Some(Instant::now() + LONG));
+    assert!(matches!(&ended, Err(Unfinished::Closed(closed)) if closed.0 == Reason::Died), "{ended:?}");
+}
+
+#[test]
+fn who_leaves_takes_his_queues_along_also_from_a_device_at_rest() {
+    let d = Driven::new(npu());
+    let program = Program::served(&d);
+    let other = admin(&d.store);
+    let (queue, fd) = other.open_queue("sim0", 2).unwrap();
+    assert_eq!(d.next(), Asked::OpenQueue(queue));
+    let ring = Ring::open(fd).unwrap();
+    d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Save));
+    drop(other);
+    assert_eq!(ring.closed(), Some(Reason::Died));
+    d.admin.online("sim0", &mut quiet()).unwrap();
+    program.is_handed(&d);
+    assert_eq!(d.next(), Asked::Restore(b"where it was".to_vec()));
 }

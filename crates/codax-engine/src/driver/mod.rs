@@ -7,11 +7,13 @@
 //! * `standing`: taken, stopped with its state saved, and going on
 //! * `needs`: what a device needs of its memory
 //! * `queues`: programs that hand in work
+//! * `rest`: their queues while the device is at rest
 //! * `saved`: what the store remembers of a device beside the journal
 
 mod coherence;
 mod needs;
 mod queues;
+mod rest;
 mod saved;
 mod standing;
 
@@ -104,6 +106,39 @@ struct Queued {
     wanted: Arc<AtomicBool>,
 }
 
+/// What a driver was asked and may not have answered yet.
+pub(crate) struct Asked<T> {
+    answered: mpsc::Receiver<Result<T>>,
+    wanted: Arc<AtomicBool>,
+}
+
+impl<T> Asked<T> {
+    /// Waits for the answer of the driver that was asked.
+    pub fn wait(self, driver: &Driven, call: Call<'_>) -> std::result::Result<T, Fault> {
+        let begun = Instant::now();
+        let fault = loop {
+            let left = call.patience.saturating_sub(begun.elapsed());
+            match self.answered.recv_timeout(left.min(LOOK_EVERY)) {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(e)) if !driver.is_gone() => break Fault::Failed(e),
+                // What it says at its end says nothing.
+                Ok(Err(_)) => break Fault::Gone,
+                Err(RecvTimeoutError::Disconnected) if !driver.is_gone() => break died(),
+                Err(_) if driver.is_gone() => break Fault::Gone,
+                Err(_) if (call.unwanted)() => break Fault::Unwanted,
+                Err(_) if left.is_zero() => break Fault::Late(call.patience),
+                Err(_) => {}
+            }
+        };
+        self.wanted.store(false, Ordering::Release);
+        Err(fault)
+    }
+}
+
+fn died() -> Fault {
+    Fault::Failed(Error::internal("the thread that calls it has died"))
+}
+
 /// A device's driver.
 pub(crate) struct Driven {
     /// What it said that the device is.
@@ -162,36 +197,25 @@ impl Driven {
         call: Call<'_>,
         work: impl FnOnce(&dyn Driver) -> Result<T> + Send + 'static,
     ) -> std::result::Result<T, Fault> {
+        self.begin(call.in_any_case, work)?.wait(self, call)
+    }
+
+    /// As [`Self::ask`], without the wait: for who holds a lock that says what comes before what.
+    pub fn begin<T: Send + 'static>(
+        &self,
+        in_any_case: bool,
+        work: impl FnOnce(&dyn Driver) -> Result<T> + Send + 'static,
+    ) -> std::result::Result<Asked<T>, Fault> {
         let Some(calls) = &self.calls else { return Err(Fault::Gone) };
         if self.is_gone() {
             return Err(Fault::Gone);
         }
         let wanted = Arc::new(AtomicBool::new(true));
         let (answer, answered) = mpsc::channel();
-        let queued = Queued {
-            work: Box::new(move |driver| drop(answer.send(work(driver)))),
-            in_any_case: call.in_any_case,
-            wanted: wanted.clone(),
-        };
-        let died = || Fault::Failed(Error::internal("the thread that calls it has died"));
+        let work: Work = Box::new(move |driver| drop(answer.send(work(driver))));
+        let queued = Queued { work, in_any_case, wanted: wanted.clone() };
         calls.send(queued).map_err(|_| died())?;
-        let begun = Instant::now();
-        let fault = loop {
-            let left = call.patience.saturating_sub(begun.elapsed());
-            match answered.recv_timeout(left.min(LOOK_EVERY)) {
-                Ok(Ok(value)) => return Ok(value),
-                Ok(Err(e)) if !self.is_gone() => break Fault::Failed(e),
-                // What it says at its end says nothing.
-                Ok(Err(_)) => break Fault::Gone,
-                Err(RecvTimeoutError::Disconnected) if !self.is_gone() => break died(),
-                Err(_) if self.is_gone() => break Fault::Gone,
-                Err(_) if (call.unwanted)() => break Fault::Unwanted,
-                Err(_) if left.is_zero() => break Fault::Late(call.patience),
-                Err(_) => {}
-            }
-        };
-        wanted.store(false, Ordering::Release);
-        Err(fault)
+        Ok(Asked { answered, wanted })
     }
 
     /// As [`Self::ask`], and nobody waits.

@@ -331,6 +331,8 @@ fn state_of(replayed: Replayed, pools: Vec<Pool>, on_their_way: &[MoveRecord], e
     state.count_quotas();
     state.version = state.newest_version();
     state.quarantine = on_their_way.iter().map(|record| record.slot).collect();
+    // A state may be kept of queues that an earlier daemon had.
+    state.next_queue = env.random() >> 1;
     state.next_move = u32::try_from(1 + env.random() % 0xff_fffe).unwrap_or(1);
     state
 }
