@@ -11,9 +11,8 @@ fn rig() -> Rig {
     Plan::new().and_device("nic0=software").patient(Duration::from_secs(60)).up()
 }
 
-/// What a device has counted of something, if it has.
-fn counted(rig: &Rig, device: &str, name: &str) -> Option<u64> {
-    let row = rig.row(&["device", "show", device]);
+/// What a device that is shown so has counted of something, if it has.
+fn counter(row: &Value, name: &str) -> Option<u64> {
     let counters = row["device"]["counters"].as_array().expect("a list");
     counters.iter().find(|counter| counter["name"] == name)?["value"].as_u64()
 }
@@ -89,7 +88,7 @@ fn accesses_are_counted_by_the_pool_in_which_the_pages_are() {
     let len = 5 * MIB + 123;
     rig.put("/a", &pattern(len, 1), &["--on", "sim0"]).ok();
     rig.put("/b", &pattern(len, 2), &[]).ok();
-    let count = |how: &str| counted(&rig, "nic0", &format!("bytes {how}"));
+    let count = |how: &str| counter(&rig.row(&["device", "show", "nic0"]), &format!("bytes {how}"));
     rig.ok(&["run", "nic0", "copy", "/a", "/b"]);
     assert_eq!((count("read from sim0"), count("written to dram")), (Some(len), Some(len)));
     assert_eq!((count("read from dram"), count("written to sim0")), (None, None));
@@ -124,12 +123,10 @@ fn work_in_flight_is_right_and_done_once_wherever_the_files_lie() {
     assert_eq!(program.ask("file /f ro"), "1");
     assert_eq!(program.ask(&format!("crc 1 {len} 32")), "32");
     // Moves under it, and a drain of the memory that it works on.
-    for to in ["dram", "sim0"] {
-        rig.ok(&["move", "/f", "--to", to]);
-        assert_eq!(rig.pools_of("/f"), [to]);
-    }
+    rig.ok(&["move", "/f", "--to", "dram"]);
+    rig.ok(&["move", "/f", "--to", "sim0"]);
     rig.ok(&["device", "drain", "sim0"]);
-    assert_eq!((rig.pools_of("/f"), rig.state("sim0")), (vec!["dram".to_owned()], "offline".to_owned()));
+    assert_eq!(rig.pools_of("/f"), ["dram"]);
     assert_eq!(program.ask(&format!("crc 1 {len} 32")), "32");
     // A drain of its own: the rest waits, and the file moves meanwhile.
     rig.ok(&["device", "drain", "nic0"]);
@@ -140,12 +137,11 @@ fn work_in_flight_is_right_and_done_once_wherever_the_files_lie() {
     for n in 0..64 {
         assert_eq!(program.ask("wait"), sum, "{n}");
     }
-    assert_eq!(
-        (counted(&rig, "nic0", "operations"), counted(&rig, "nic0", "queue depth")),
-        (Some(64), Some(0))
-    );
-    let read = |pool: &str| counted(&rig, "nic0", &format!("bytes read from {pool}")).unwrap_or(0);
-    assert_eq!(read("sim0") + read("dram"), 64 * len as u64, "each byte once");
+    let row = rig.row(&["device", "show", "nic0"]);
+    let told = |name: &str| counter(&row, name).unwrap_or(0);
+    assert_eq!((told("operations"), told("queue depth")), (64, 0));
+    let read = told("bytes read from sim0") + told("bytes read from dram");
+    assert_eq!(read, 64 * len as u64, "each byte once");
     program.end();
     rig.sound();
 }
