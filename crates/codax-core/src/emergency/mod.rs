@@ -15,7 +15,7 @@ pub use inode::{ATTRIBUTE, NEVER};
 pub use loan::{Loan, LoanAction, LoanView, STEP_MIN};
 pub use spill::{Offer, spill};
 
-use crate::units::{format_size, parse_duration, parse_size};
+use crate::units::{exact_duration, exact_size, format_size, parse_duration, parse_size};
 use crate::{Error, PAGE_SIZE, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -142,10 +142,10 @@ impl When {
 impl fmt::Display for When {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Free(bytes) => write!(f, "free:{bytes}"),
+            Self::Free(bytes) => write!(f, "free:{}", exact_size(*bytes)),
             Self::Stall { full, stall, window } => {
                 let kind = if *full { "full" } else { "some" };
-                write!(f, "{kind}:{}us/{}us", stall.as_micros(), window.as_micros())
+                write!(f, "{kind}:{}/{}", exact_duration(*stall), exact_duration(*window))
             }
         }
     }

@@ -219,7 +219,7 @@ impl Watcher {
 pub(super) fn cause(allowed: &Allowed) -> String {
     match allowed.settings.when {
         Some(when @ When::Stall { .. }) => when.to_string(),
-        _ => format!("free:{}", allowed.floor),
+        _ => When::Free(allowed.floor).to_string(),
     }
 }
 

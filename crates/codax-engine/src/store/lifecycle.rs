@@ -590,7 +590,9 @@ impl Store {
             st.pools[at].record = now;
         }
         let records: Vec<PoolRecord> = st.pools.iter().map(|pool| pool.record.clone()).collect();
-        lines.extend(st.emergency.allow(new, records.iter())?);
+        let allowed = st.emergency.allow(new, records.iter())?;
+        allowed.iter().for_each(|line| self.inner.event("reload", "store", line, 0));
+        lines.extend(allowed);
         self.inner.start_watch(&mut st);
         drop(st);
         let mut options = self.inner.options.write().unwrap_or_else(std::sync::PoisonError::into_inner);
