@@ -2,6 +2,7 @@
 
 use super::Context;
 use crate::args::{RunArgs, checked};
+use crate::output::progress::Progress;
 use crate::output::text::{self, printable};
 use anyhow::Result;
 use codax::queue::{
@@ -9,6 +10,7 @@ use codax::queue::{
     Status, Ticket, Unfinished, Value, Which, descriptor, result_to, search_for,
 };
 use codax::{File, OpenOptions, Store};
+use codax_core::driver::Standing;
 use codax_core::units::{format_size, parse_size};
 use codax_core::{Error, ErrorKind};
 use serde::Serialize;
@@ -22,6 +24,9 @@ const SLOTS: u32 = 2;
 
 /// Time between two looks at how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long it has not begun when it is said why.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// Bytes that `histogram` writes.
 const HISTOGRAM_LEN: u64 = 2048;
@@ -111,6 +116,9 @@ fn shown(
             let _ = writeln!(lines, "{number}");
             lines
         });
+    }
+    if bytes == 0 {
+        return format!("{}\n", printable(result));
     }
     let (size, pace) = (format_size(bytes), text::pace(bytes, nanos));
     let result = printable(result);
@@ -253,6 +261,7 @@ impl Job<'_> {
             Refused::Full => Error::internal("a new queue has no room"),
         })?;
         let mut progress = context.progress(format!("{} on {}", args.operation, args.device));
+        let mut silent = Some(Instant::now());
         loop {
             match self.queue.wait(ticket, Some(Instant::now() + LOOK_EVERY)) {
                 Ok(completion) => return Ok(completion),
@@ -260,7 +269,21 @@ impl Job<'_> {
                 Err(Unfinished::Pending(pending)) => ticket = pending,
             }
             let left = self.queue.left(&ticket);
+            if silent.take_if(|since| since.elapsed() > SILENT).is_some() && left == request.len {
+                self.say_why_it_waits(&args.device, &progress);
+            }
             progress.bytes(request.len.saturating_sub(left), request.len, "");
+        }
+    }
+}
+
+impl Job<'_> {
+    fn say_why_it_waits(&self, device: &str, progress: &Progress) {
+        // Who doesn't know waits all the same.
+        if let Ok(Standing::Stopped) = self.store.device(device).info().map(|info| info.standing) {
+            progress.line(&format!(
+                "{device} is at rest: it goes on when it is online again (codax device online {device})"
+            ));
         }
     }
 }
