@@ -143,8 +143,8 @@ impl Inner {
         if allowed.unlent.as_ref() == Some(&why) {
             return;
         }
-        tracing::warn!("device {name}: what is lent of it: {why}");
         let line = format!("emergency: nothing can be lent to the rest of the system, or taken back: {why}");
+        tracing::warn!("device {name}: {line}");
         self.event("refuse", &name, &line, allowed.at_most);
         allowed.unlent = Some(why);
     }
