@@ -142,7 +142,7 @@ fn status_text(info: &StoreInfo) -> String {
 
 /// What an emergency has of a device, and what can't be measured.
 pub fn emergency_lines(pool: &PoolInfo) -> Vec<String> {
-    let EmergencyInfo { used, lent, owed, unmeasured, .. } = &pool.emergency;
+    let EmergencyInfo { used, lent, owed, unmeasured, unlent, .. } = &pool.emergency;
     let mut lines = Vec::new();
     if *used > 0 {
         lines.push(format!("{} of files that found no room in dram", format_size(*used)));
@@ -158,6 +158,9 @@ pub fn emergency_lines(pool: &PoolInfo) -> Vec<String> {
             "its emergency has a condition that can't be measured here, and it never helps out: {why}"
         ));
     }
+    lines.extend(
+        unlent.as_ref().map(|why| format!("nothing of it can be lent to the rest of the system: {why}")),
+    );
     lines
 }
 

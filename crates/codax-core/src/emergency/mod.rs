@@ -164,6 +164,8 @@ pub struct EmergencyInfo {
     pub pressed: bool,
     /// Why the condition can't be measured here, if it can't: the device behaves as if it were not allowed.
     pub unmeasured: Option<String>,
+    /// Why nothing of it can be lent to the rest of the system, if it has a reserve for that and it can't.
+    pub unlent: Option<String>,
     /// Bytes of files for `dram` that are here for want of room there.
     pub used: u64,
     /// Bytes that are lent to the rest of the system.

@@ -134,11 +134,13 @@ impl Session {
             drainable(&st, pool, name).inspect_err(refused)?;
             pool
         };
-        if !options.dry_run {
+        let _recall = if options.dry_run {
+            None
+        } else {
             let lent = frames(&inner.lock().pool(pool).lent).bytes();
             let refused = |e: &Error| inner.event("refuse", name, &e.message, lent);
-            inner.recall(pool, name, options.wait, progress).inspect_err(refused)?;
-        }
+            Some(inner.recall(pool, name, options.wait, progress).inspect_err(refused)?)
+        };
         let plan = inner.plan_patiently(pool, options.volatile)?;
         if options.dry_run {
             return Ok(JobReport { plan: Some(plan), ..JobReport::default() });

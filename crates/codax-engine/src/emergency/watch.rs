@@ -55,7 +55,7 @@ struct Watcher {
 impl State {
     /// Whether a device has a reserve of which it may lend.
     pub(super) fn lends(&self, pool: PoolId) -> bool {
-        self.pool(pool).backing.holder().is_some()
+        self.pool(pool).backing.lender().is_some()
     }
 }
 
@@ -117,6 +117,9 @@ impl Watcher {
             return;
         }
         let lends = st.lends(pool);
+        if let Some(why) = st.pool(pool).backing.lender().and_then(|lender| lender.why_not()) {
+            inner.lends_nothing(st, pool, why);
+        }
         let name = st.pool_name(pool);
         let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return };
         let gauge = match allowed.settings.when {
@@ -180,7 +183,10 @@ impl Watcher {
         if allowed.alarm.see(now, short) {
             let cause = cause(allowed);
             let line = match allowed.alarm.is_on() {
-                true => format!("memory is short ({cause})"),
+                true => {
+                    allowed.unlent = None;
+                    format!("memory is short ({cause})")
+                }
                 false => format!("memory is not short any more ({cause})"),
             };
             inner.event("pressure", &name, &line, 0);

@@ -298,7 +298,7 @@ impl State {
             swappable: p.swappable,
             huge: p.huge,
             moves_with,
-            reserve: p.backing.reserve(),
+            reserve: p.reserve_info(),
             exclusive: p.exclusive,
             emergency: self.emergency_info(p.record.id),
             populated: p.backing.holder().and_then(|reserve| reserve.held().ok()),

@@ -220,7 +220,10 @@ pub(crate) fn open_backing(
             return Ok(Opened::plain(&medium, Arc::new(detached_huge(layout, pool, all, memory.page)?)));
         }
         let bytes = PageCount(pool.frames).bytes();
-        let backing = Hugetlb::open(place, &pool.name, memory, bytes, &layout.meta())?;
+        let device = options.devices.iter().find(|device| device.name == pool.name);
+        let emergency = device.and_then(|device| device.emergency);
+        let lendable = emergency.map_or(Ok(0), |emergency| emergency.at_most.of(bytes))?;
+        let backing = Hugetlb::open(place, &pool.name, memory, (bytes, lendable), &layout.meta())?;
         return Ok(Opened::plain(&medium, Arc::new(backing)));
     }
     let medium = prepare_pool(layout, pool, all, options)?;

@@ -119,6 +119,7 @@ impl Store {
             adopt(&replayed.ns, pool.record.id, &*pool.backing)?;
         }
         for pool in &mut pools {
+            pool.take_lent(&layout)?;
             notes.extend(remember_needs(&layout, &replayed.ns, pool)?);
             pool.know_bad_frames(&mut changed);
             pool.retire();
