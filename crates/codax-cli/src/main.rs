@@ -16,7 +16,7 @@ use output::text::printable;
 use std::io::ErrorKind as Io;
 use std::process::ExitCode;
 
-/// What each kind of error is to the shell. Usage errors that the command line itself shows exit with 2 as well.
+/// What each kind of error is to the shell.
 const fn exit_code(kind: ErrorKind) -> u8 {
     match kind {
         ErrorKind::Invalid | ErrorKind::NameTooLong | ErrorKind::NotDir | ErrorKind::IsDir => 2,
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     let done = match (demo::worker::called(), helper::called()) {
         (Some(store), _) => demo::worker::run(&store),
         (None, Some(wanted)) => wanted.and_then(helper::Wanted::run).map_err(Into::into),
-        (None, None) => commands::run(Cli::typed()),
+        (None, None) => Cli::typed().map_err(Into::into).and_then(commands::run),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,19 +1,19 @@
 //! The driver: what the store asks of the device.
 
+use crate::accesses::Accesses;
 use crate::counts::Totals;
 use crate::gate::Gate;
 use crate::queue::{Queue, Shared};
-use crate::saved::{At, Saved};
-use codax::driver::{Counter, Description, Driver, Granted, QueueId, Reach};
+use crate::saved::{self, Saved};
+use codax::driver::{Class, Counter, Description, Driver, Granted, QueueId, Reach};
 use codax::queue::Opcode;
 use codax::{Error, ErrorKind, Result, Store};
-use codax_ops::Operation;
 use codax_os::guard::Guard;
 use codax_os::ring::Ring;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// How long a reset waits for steps: one takes less than a millisecond, but for what waits for the machine.
 const RESET_PATIENCE: Duration = Duration::from_secs(5);
@@ -22,26 +22,44 @@ const RESET_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Software {
     shared: Arc<Shared>,
-    queues: Mutex<BTreeMap<QueueId, Arc<Queue>>>,
-    /// Tells this process's state from another's.
-    process: u64,
+    queues: Mutex<BTreeMap<QueueId, Queue>>,
+    /// How far queues were that the device goes on with.
+    left: Mutex<Saved>,
+    /// Whether the device has memory of its own.
+    has_memory: bool,
 }
 
 impl Software {
-    pub fn new(store: Store, guard: Guard) -> Self {
-        let shared = Shared { store, guard, gate: Gate::new(), counts: Totals::default() };
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let process = u64::from(std::process::id()) ^ u64::try_from(since.as_nanos()).unwrap_or(0) << 16;
-        Self { shared: Arc::new(shared), queues: Mutex::default(), process }
+    pub fn new(store: Store, guard: Guard, accesses: Accesses, has_memory: bool) -> Self {
+        let accesses = Arc::new(accesses);
+        let shared = Shared { store, guard, gate: Gate::new(), counts: Totals::default(), accesses };
+        Self { shared: Arc::new(shared), queues: Mutex::default(), left: Mutex::default(), has_memory }
     }
 
     /// Closes all queues: the programs at their other ends see it.
     pub fn end(&self) {
-        self.queues().values().for_each(|queue| queue.close());
+        self.queues().values().for_each(Queue::close);
     }
 
-    fn queues(&self) -> MutexGuard<'_, BTreeMap<QueueId, Arc<Queue>>> {
+    fn queues(&self) -> MutexGuard<'_, BTreeMap<QueueId, Queue>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn left(&self) -> MutexGuard<'_, Saved> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives all queues up, and says how far they are.
+    fn give_up(&self) -> Saved {
+        let queues = std::mem::take(&mut *self.queues());
+        queues.values().for_each(|queue| queue.leave(&self.shared.gate));
+        queues.into_iter().filter_map(|(id, queue)| Some((id, queue.left()?))).collect()
+    }
+
+    fn start(&self, id: QueueId, queue: &mut Queue) -> Result<()> {
+        let from = self.left().remove(&id);
+        let failed = |e: std::io::Error| Error::internal(format!("take queue {}: {e}", id.0));
+        queue.start(from, &self.shared).map_err(failed)
     }
 
     fn stop(&self, within: Duration) -> Result<()> {
@@ -59,6 +77,7 @@ impl Driver for Software {
             operations: Opcode::ALL.iter().map(|opcode| opcode.name().to_owned()).collect(),
             has_state: true,
             reach: Reach::Nothing,
+            class: if self.has_memory { Class::Type2 } else { Class::Type1 },
             ..Description::coprocessor("software", env!("CARGO_PKG_VERSION"))
         }
     }
@@ -68,76 +87,55 @@ impl Driver for Software {
     }
 
     fn save(&self) -> Result<Vec<u8>> {
-        let at = |(queue, its): (&QueueId, &Arc<Queue>)| {
-            let work = its.work();
-            let running = work.running.as_ref()?;
-            let (position, state) = (running.request.position(), running.operation.save());
-            Some(At { queue: *queue, position, state })
-        };
-        let queues = self.queues().iter().filter_map(at).collect();
-        Ok(Saved { process: self.process, queues }.encode())
+        let mut left = self.left();
+        *left = self.give_up();
+        Ok(saved::encode(&left))
     }
 
     fn restore(&self, state: &[u8]) -> Result<()> {
-        let wrong = |why: String| Error::new(ErrorKind::Corrupt, why);
-        let saved = Saved::decode(state).map_err(wrong)?;
-        if saved.process != self.process {
-            // Its queues were closed when it ended, and who waited was told.
-            return Ok(());
-        }
-        let queues = self.queues();
-        for At { queue, position, state } in saved.queues {
-            // Closed meanwhile: nobody waits for it.
-            let Some(its) = queues.get(&queue) else { continue };
-            let operation = Operation::restore(&state).map_err(|e| wrong(e.to_string()))?;
-            let mut work = its.work();
-            // Cancelled meanwhile, if it isn't there.
-            if let Some(running) = work.running.as_mut().filter(|r| r.request.position() == position) {
-                if running.operation.spec() != operation.spec() {
-                    return Err(wrong(format!("the state of queue {} is another operation's", queue.0)));
-                }
-                running.operation = operation;
-            }
-        }
+        *self.left() = saved::decode(state).map_err(|why| Error::new(ErrorKind::Corrupt, why))?;
         Ok(())
     }
 
     fn reset(&self) -> Result<()> {
         self.stop(RESET_PATIENCE)?;
-        for queue in self.queues().values() {
-            queue.work().forget();
-            queue.nudge();
-        }
+        self.give_up();
+        self.left().clear();
         Ok(())
     }
 
     fn resume(&self) -> Result<()> {
+        for (id, queue) in self.queues().iter_mut() {
+            // One that can't go on is closed, and doesn't keep the others.
+            if let Err(e) = self.start(*id, queue) {
+                eprintln!("codax coprocessor: {e}");
+                queue.close();
+            }
+        }
+        // Of those that were closed meanwhile.
+        self.left().clear();
         self.shared.gate.open();
-        self.queues().values().for_each(|queue| queue.nudge());
         Ok(())
     }
 
     fn counters(&self) -> Result<Vec<Counter>> {
         let sums = self.shared.counts.sums();
-        let (queues, depth) = {
-            let queues = self.queues();
-            (queues.len() as u64, queues.values().map(|queue| queue.depth() as u64).sum())
-        };
         let counter = |name: &str, value| Counter { name: name.to_owned(), value };
-        Ok(vec![
+        let all = [
             counter("operations", sums.operations),
             counter("failed", sums.failed),
             counter("bytes", sums.bytes),
-            counter("queues", queues),
-            counter("queue depth", depth),
-        ])
+        ];
+        Ok(all.into_iter().chain(self.shared.accesses.counters()).collect())
     }
 
     fn open_queue(&self, queue: QueueId, ring: OwnedFd) -> Result<()> {
         let failed = |e: std::io::Error| Error::internal(format!("take queue {}: {e}", queue.0));
-        let ring = Ring::open(ring).map_err(failed)?;
-        let started = Queue::start(ring, self.shared.clone()).map_err(failed)?;
-        self.queues().insert(queue, started);
+        let mut opened = Queue::new(Ring::open(ring).map_err(failed)?);
+        if self.shared.gate.is_open() {
+            self.start(queue, &mut opened)?;
+        }
+        self.queues().insert(queue, opened);
         Ok(())
     }
 
@@ -145,13 +143,14 @@ impl Driver for Software {
         let queues = self.queues();
         let queue = queues.get(&file.queue);
         let queue = queue.ok_or_else(|| Error::device_state(format!("queue {} is closed", file.queue.0)))?;
-        queue.grants().add(file);
+        queue.grant(file);
         Ok(())
     }
 
     fn close_queue(&self, queue: QueueId) -> Result<()> {
         if let Some(queue) = self.queues().remove(&queue) {
             queue.close();
+            queue.leave(&self.shared.gate);
         }
         Ok(())
     }

@@ -61,10 +61,21 @@ impl Gate {
         state.inside
     }
 
-    /// Waits until it is opened, for so long.
-    pub fn await_open(&self, within: Duration) {
-        let waited = self.changed.wait_timeout_while(self.state(), within, |state| !state.open);
+    /// Waits until it is opened, or something else has happened of which [`Self::call`] tells.
+    pub fn await_open(&self, or: impl Fn() -> bool) {
+        let waited = self.changed.wait_while(self.state(), |state| !state.open && !or());
         drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Has all who wait look for what has happened.
+    pub fn call(&self) {
+        // Who is about to wait does so under the lock.
+        let _state = self.state();
+        self.changed.notify_all();
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.state().open
     }
 }
 

@@ -1,6 +1,7 @@
 //! The software coprocessor: a process that drives a device of a store as any vendor's would, takes programs' queues and carries out the operations of `codax_ops` on the
 //! files that were granted to them, which it maps through the client library, so that they may move meanwhile.
 //!
+//! * `accesses`: what was read and written of each pool
 //! * `device`: the driver: comes to rest, is saved, goes on
 //! * `gate`: who may take a step
 //! * `queue`: a thread for each queue: requests in order, in steps
@@ -10,6 +11,7 @@
 //! * `saved`: the state as bytes
 #![forbid(unsafe_code)]
 
+mod accesses;
 mod counts;
 mod device;
 mod files;
@@ -18,6 +20,7 @@ mod queue;
 mod saved;
 mod work;
 
+use accesses::Accesses;
 use codax::driver::serve;
 use codax::{ErrorKind, Result, Store};
 use codax_core::Error;
@@ -35,7 +38,10 @@ pub fn run(dir: &Path, device: &str, cpu: Option<u32>) -> Result<()> {
     let store = Store::options().allow_user_faults(true).connect(dir)?;
     // This thread brings the others to rest, and may have one CPU with them.
     let _ = codax_os::process::run_soon();
-    let software = device::Software::new(store.clone(), guard);
+    let pools = store.status()?.pools;
+    let has_memory = pools.iter().any(|pool| pool.name == device && pool.bytes > 0);
+    let accesses = Accesses::new(Store::connect(dir)?, pools.into_iter().map(|pool| pool.name));
+    let software = device::Software::new(store.clone(), guard, accesses, has_memory);
     let served = serve(&store, device, &software);
     software.end();
     match served {

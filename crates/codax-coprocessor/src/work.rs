@@ -1,11 +1,12 @@
 //! A request that is being carried out.
 
+use crate::accesses::Part;
 use crate::files::{Files, Grants, Place};
 use codax::queue::{Completion, Descriptor, Range, Status, Wanted, wanted};
-use codax_ops::{DEFAULT_BUDGET, Fault, Memory, Operation, Spec, Step, Which};
+use codax_ops::{DEFAULT_BUDGET, Fault, Memory, Operation, Outcome, Spec, Step, Which};
 use codax_os::guard::Guard;
 use codax_os::ring::Request;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The longest search string.
 const STRING_MAX: u64 = codax_ops::NEEDLE_MAX as u64;
@@ -19,7 +20,17 @@ pub struct Running {
     pub request: Request,
     pub operation: Operation,
     places: Places,
+    /// Where the result goes, if not into the completion.
+    result: Option<Place>,
     begun: Instant,
+}
+
+/// What was done of a request before it came here.
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub operation: Operation,
+    /// For how long.
+    pub ran: Duration,
 }
 
 /// What a request has come to.
@@ -36,12 +47,16 @@ pub enum Turn {
 struct Places {
     guard: Guard,
     ranges: [Option<Place>; 3],
+    /// What of each was read and written in this step.
+    accessed: [(Part, Part); 3],
 }
 
 impl Memory for Places {
     fn read(&mut self, which: Which, at: u64, to: &mut [u8]) -> Result<(), Fault> {
         let (memory, off) = self.at(which, at)?;
-        whole(which, at, self.guard.read(memory, off, to), to.len())
+        whole(which, at, self.guard.read(memory, off, to), to.len())?;
+        self.accessed[which as usize].0.add(at, to.len());
+        Ok(())
     }
 
     fn write(&mut self, which: Which, at: u64, from: &[u8]) -> Result<(), Fault> {
@@ -50,11 +65,26 @@ impl Memory for Places {
             PAST_CACHES.. => self.guard.write_past(memory, off, from),
             _ => self.guard.write(memory, off, from),
         };
-        whole(which, at, done, from.len())
+        whole(which, at, done, from.len())?;
+        self.accessed[which as usize].1.add(at, from.len());
+        Ok(())
     }
 }
 
 impl Places {
+    fn new(guard: Guard, ranges: [Option<Place>; 3]) -> Self {
+        Self { guard, ranges, accessed: Default::default() }
+    }
+
+    /// Counts what this step has accessed.
+    fn count(&mut self) {
+        for (place, (read, written)) in self.ranges.iter().zip(std::mem::take(&mut self.accessed)) {
+            if let Some(place) = place {
+                place.count(read, written);
+            }
+        }
+    }
+
     fn at(&self, which: Which, at: u64) -> Result<(codax::Memory<'_>, usize), Fault> {
         let memory = self.ranges[which as usize].as_ref().and_then(Place::memory);
         memory.zip(usize::try_from(at).ok()).ok_or(Fault { which, at })
@@ -70,45 +100,69 @@ pub fn failed(status: Status) -> Completion {
     Completion { status: status.number(), ..Completion::default() }
 }
 
-/// Begins a request; what can't be carried out is complete at once.
+/// Begins a request, or goes on with it; what can't be carried out is complete at once.
 pub fn begin(
     request: Request,
+    done: Option<Done>,
     files: &mut Files,
     grants: &Grants,
     guard: Guard,
 ) -> Result<Running, (Request, Completion)> {
-    let begun = Instant::now();
-    let descriptor = request.descriptor();
-    match prepared(&descriptor, files, grants, guard) {
-        Ok((operation, ranges)) => {
-            Ok(Running { request, operation, places: Places { guard, ranges }, begun })
+    let now = Instant::now();
+    let (done, ran) = done.map(|done| (done.operation, done.ran)).unzip();
+    match prepared(&request.descriptor(), done, files, grants, guard) {
+        Ok(Prepared { operation, ranges, result }) => {
+            let begun = now.checked_sub(ran.unwrap_or_default()).unwrap_or(now);
+            Ok(Running { request, operation, places: Places::new(guard, ranges), result, begun })
         }
         Err(status) => Err((request, failed(status))),
     }
 }
 
-type Prepared = (Operation, [Option<Place>; 3]);
+/// An operation that can begin, and where its ranges lie.
+struct Prepared {
+    operation: Operation,
+    ranges: [Option<Place>; 3],
+    result: Option<Place>,
+}
 
 fn prepared(
     descriptor: &Descriptor,
+    done: Option<Operation>,
     files: &mut Files,
     grants: &Grants,
     guard: Guard,
 ) -> Result<Prepared, Status> {
-    let Wanted { mut spec, string } = wanted(descriptor).ok_or(Status::NoOperation)?;
-    if let Some(string) = string {
-        spec = spec.parameter(read_string(string, files, grants, guard)?);
+    let Wanted { mut spec, string, result } = wanted(descriptor).ok_or(Status::NoOperation)?;
+    if result.is_some() && spec.ranges[Which::Output as usize].is_some() {
+        return Err(Status::Invalid);
     }
+    match (string, &done) {
+        (_, Some(done)) => spec.parameter.clone_from(&done.spec().parameter),
+        (Some(string), None) => spec = spec.parameter(read_string(string, files, grants, guard)?),
+        (None, None) => {}
+    }
+    let mut find = |range, write| {
+        let place = files.find(grants, range, write);
+        // It was there when the operation began.
+        place.map_err(|status| if done.is_some() { Status::Unreachable } else { status })
+    };
+    let result = result.map(|range| find(range, true)).transpose()?;
     let mut ranges = [const { None }; 3];
     for which in Which::ALL {
         let i = which as usize;
         let Some(range) = spec.ranges[i] else { continue };
-        let place = files.find(grants, range, which == Which::Output)?;
+        let place = find(range, which == Which::Output)?;
         // Two numbers may be of one file.
         spec.ranges[i] = Some(Range { file: place.file.0, ..range });
         ranges[i] = Some(place);
     }
-    Ok((checked(spec)?, ranges))
+    let operation = match done {
+        None => checked(spec)?,
+        Some(done) if *done.spec() == spec => done,
+        Some(_) => return Err(Status::Invalid),
+    };
+    Ok(Prepared { operation, ranges, result })
 }
 
 fn checked(spec: Spec) -> Result<Operation, Status> {
@@ -129,19 +183,36 @@ fn read_string(range: Range, files: &mut Files, grants: &Grants, guard: Guard) -
 }
 
 impl Running {
+    /// What is done so far.
+    pub fn stop(self) -> (Request, Done) {
+        (self.request, Done { operation: self.operation, ran: self.begun.elapsed() })
+    }
+
     /// Takes a step.
     pub fn step(&mut self) -> Turn {
         let step = self.operation.step(&mut self.places, DEFAULT_BUDGET);
         // Who hears of it sees all that it has written.
         self.places.guard.settle();
+        self.places.count();
         match step {
             Ok(Step::More) => Turn::More,
-            Ok(Step::Done(outcome)) => Turn::Complete(Completion {
-                status: Status::Done.number(),
-                took_ns: u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX),
-                result: outcome.0,
-            }),
+            Ok(Step::Done(outcome)) => Turn::Complete(self.completion(outcome)),
             Err(_) => Turn::Complete(failed(Status::Unreachable)),
         }
+    }
+
+    /// Of what is done: with the result, or with where that was written.
+    fn completion(&self, Outcome(result): Outcome) -> Completion {
+        let result = match &self.result {
+            None => Some(result),
+            Some(place) => {
+                let memory = place.memory();
+                let written = memory.map_or(0, |memory| self.places.guard.write(memory, 0, &result));
+                (written == result.len()).then(|| place.range())
+            }
+        };
+        let took_ns = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let done = |result| Completion { status: Status::Done.number(), took_ns, result };
+        result.map_or_else(|| failed(Status::Unreachable), done)
     }
 }

@@ -84,6 +84,10 @@ pub enum BackingKind {
     Devdax,
     /// Files in a directory of a filesystem whose files are mapped as memory.
     Fsdax,
+    /// As emulated, of any capacity or none: what matters is its coprocessor, a process of the daemon's.
+    Software,
+    /// Nothing: a device without memory of its own, which somebody else drives.
+    None,
 }
 
 /// The memory of a pool that has a medium of its own, which it shares with nobody and which says whose it is.
@@ -185,8 +189,33 @@ pub struct PoolRecord {
     pub state: PoolState,
     /// The bandwidth that the drain that runs keeps below, in bytes per second; a restart goes on with it.
     pub drain_limit: Option<u64>,
-    /// Whether that drain may take what outlives the power to where it doesn't.
-    pub drain_volatile: bool,
+    /// What else was said of that drain, and a restart goes on with.
+    pub drain_terms: DrainTerms,
+}
+
+/// What was said of a drain. A byte in the journal: bit 0 `volatile`, bit 1 `reset`, bit 2 `running`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "u8", into = "u8")]
+pub struct DrainTerms {
+    /// What outlives the power may go where it doesn't.
+    pub volatile: bool,
+    /// A device that doesn't come to a safe point in time is reset.
+    pub reset: bool,
+    /// Its coprocessor goes on: only its memory is emptied.
+    pub running: bool,
+}
+
+impl From<u8> for DrainTerms {
+    fn from(bits: u8) -> Self {
+        let bit = |at: u8| bits >> at & 1 == 1;
+        Self { volatile: bit(0), reset: bit(1), running: bit(2) }
+    }
+}
+
+impl From<DrainTerms> for u8 {
+    fn from(terms: DrainTerms) -> Self {
+        Self::from(terms.volatile) | Self::from(terms.reset) << 1 | Self::from(terms.running) << 2
+    }
 }
 
 impl PoolRecord {
@@ -195,6 +224,12 @@ impl PoolRecord {
     pub fn unit(&self) -> u64 {
         let dax = self.dax.as_ref().map(|memory| memory.unit);
         dax.or(self.numa.map(|memory| memory.page.unit())).unwrap_or(1)
+    }
+
+    /// Whether it has any: a device of type 1 has none.
+    #[must_use]
+    pub fn has_memory(&self) -> bool {
+        self.frames > 0
     }
 
     /// Whether a mount's kernel can serve files from its objects.
@@ -250,5 +285,19 @@ impl Chunk {
             page += run.count.0;
             extent
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_of_a_drain_are_a_byte_of_which_the_first_bit_was_once_all() {
+        for bits in 0..8 {
+            assert_eq!(u8::from(DrainTerms::from(bits)), bits);
+        }
+        let volatile = DrainTerms { volatile: true, ..DrainTerms::default() };
+        assert_eq!(DrainTerms::from(u8::from(true)), volatile);
     }
 }

@@ -43,17 +43,18 @@ pub trait Driver: Send + Sync + Debug {
         Ok(())
     }
 
-    /// The state of a device that is at rest: of 1 byte to [`STATE_MAX`]. Called only where the description says that there is one.
+    /// The state of a device that is at rest: of 1 byte to [`STATE_MAX`]. Called only where the description says that there is one. With it the driver gives up all
+    /// queues, and how far each of them is belongs to the state.
     fn save(&self) -> Result<Vec<u8>> {
         Err(Error::not_supported("it has no state"))
     }
 
-    /// Stops the device whatever it does, and forgets its state. It is at rest afterwards.
+    /// Stops the device whatever it does, and forgets its state. It is at rest afterwards, and its queues are given up.
     fn reset(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Gives a device at rest the state that [`Driver::save`] returned, of this driver or of another process with the same name.
+    /// Gives a device at rest the state that [`Driver::save`] returned, of this driver or of another process with the same name. It has been handed the queues before.
     fn restore(&self, state: &[u8]) -> Result<()> {
         let _ = state;
         Ok(())
@@ -74,14 +75,14 @@ pub trait Driver: Send + Sync + Debug {
         Ok(Vec::new())
     }
 
-    /// A program wants to hand in work: `ring` is the memory of its queue (`docs/queues.md`), of which the device takes the consumer's end. May be called while the
-    /// device is at rest.
+    /// A program wants to hand in work: `ring` is the memory of its queue (`docs/queues.md`), of which the device takes the consumer's end when it runs. Called while it
+    /// runs, and before [`Driver::restore`] and [`Driver::resume`] for each queue that waits for it.
     fn open_queue(&self, queue: QueueId, ring: OwnedFd) -> Result<()> {
         let _ = (queue, ring);
         Err(Error::not_supported("it takes no queues"))
     }
 
-    /// Descriptors of that queue may name this file, from now on until the queue is closed.
+    /// Descriptors of that queue may name this file, from now on until the queue is closed or given up.
     fn grant(&self, file: Granted) -> Result<()> {
         let _ = file;
         Err(Error::not_supported("it takes no queues"))
@@ -94,7 +95,7 @@ pub trait Driver: Send + Sync + Debug {
     }
 }
 
-/// Names a queue of a store; no two ever have the same as long as its daemon runs.
+/// Names a queue of a store; no two ever have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct QueueId(pub u64);
 

@@ -215,6 +215,8 @@ pub struct FileInfo {
     pub extents: Vec<Extent>,
     /// What a drain took elsewhere, and its home; what is at home in `dram` is on a device for want of room there.
     pub away: Vec<PoolRun>,
+    /// Why some of it is on a device for want of room in `dram`, if it is and the daemon has seen it happen.
+    pub spilled: Option<String>,
     /// Runs per pool, merged; also in listings.
     pub runs: Vec<PoolRun>,
     /// Live mappings' holders: (pid, mappings unknown to the store are not counted).

@@ -33,6 +33,14 @@ pub struct Room {
     pub unit: u64,
 }
 
+impl Room {
+    /// The same, or none if it is `full`.
+    #[must_use]
+    pub fn unless(self, full: bool) -> Self {
+        if full { Self { free: crate::PageCount(0), ..self } } else { self }
+    }
+}
+
 impl Placement {
     /// Where the pages `range` of a file go: runs in the order of pages that cover `range`, and nothing beyond but for whole units of the pools at its ends. They
     /// are cut at multiples of `block`, which is a multiple of all units.

@@ -90,6 +90,27 @@ pub fn format_size(bytes: u64) -> String {
     unreachable!("the last unit takes everything")
 }
 
+/// Bytes as they may be typed, exactly, in the largest unit: `48MiB`.
+#[must_use]
+pub fn exact_size(bytes: u64) -> String {
+    let mut units = [(1u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")].into_iter();
+    match units.find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{}{name}", bytes / unit),
+        None => bytes.to_string(),
+    }
+}
+
+/// A duration as it may be typed, in whole microseconds, in the largest unit: `150ms`.
+#[must_use]
+pub fn exact_duration(time: Duration) -> String {
+    let us = time.as_micros();
+    let mut units = [(1_000_000, "s"), (1_000, "ms")].into_iter();
+    match units.find(|(unit, _)| us > 0 && us.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{}{name}", us / unit),
+        None => format!("{us}us"),
+    }
+}
+
 /// A rate for people: `2.5 GB/s`.
 #[must_use]
 pub fn format_rate(bytes_per_second: u64) -> String {
@@ -151,6 +172,19 @@ fn too_large(text: &str) -> Error {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+
+    #[test]
+    fn what_is_exact_can_be_typed_again() {
+        for (bytes, text) in
+            [(0, "0"), (4095, "4095"), (3 << 19, "1536KiB"), (48 << 20, "48MiB"), (5 << 40, "5TiB")]
+        {
+            assert_eq!((exact_size(bytes).as_str(), parse_size(text)), (text, Ok(bytes)));
+        }
+        for (us, text) in [(10, "10us"), (150_000, "150ms"), (1_500_000, "1500ms"), (60_000_000, "60s")] {
+            let time = Duration::from_micros(us);
+            assert_eq!((exact_duration(time).as_str(), parse_duration(text)), (text, Ok(time)));
+        }
+    }
 
     #[test]
     fn sizes() {

@@ -1,7 +1,7 @@
 //! Plans of drains and placements against what must hold for each of them.
 
 use codax_core::placement::{Placement, Room};
-use codax_core::plan::{Candidate, Holder, Obstacle, Plan, plan_drain};
+use codax_core::plan::{Candidate, Holder, Obstacle, Plan, Spilled, plan_drain};
 use codax_core::{DRAM, FileId, PAGE_SIZE, PageCount, PageRange, PoolId};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
                 refuges,
                 held: vec![holder; usize::from(held)],
                 volatile: false,
-                spilled: false,
+                spilled: Spilled::default(),
             }
         };
         (10..).zip(all).map(make).collect()
@@ -78,7 +78,7 @@ fn obstacles(plan: &Plan) -> (u64, Vec<String>, Vec<String>, Vec<String>) {
 proptest! {
     #[test]
     fn a_plan_of_a_drain_is_sound(candidates in candidates(), rooms in rooms()) {
-        let plan = plan_drain(candidates.clone(), &|pool| rooms[usize::from(pool.0)]);
+        let plan = plan_drain(candidates.clone(), &|pool| rooms[usize::from(pool.0)], &BTreeMap::new());
         let (missing, homeless, kept, held) = obstacles(&plan);
         let mut given: BTreeMap<PoolId, u64> = BTreeMap::new();
         let mut sizes = Vec::new();
@@ -125,7 +125,7 @@ proptest! {
         }
         let total: u64 = candidates.iter().map(|c| pages(&c.ranges)).sum();
         let free = total.saturating_add_signed(spare);
-        let plan = plan_drain(candidates, &|pool| if pool == DRAM { Room { free: PageCount(free), online: true, unit: 1 } } else { rooms[1] });
+        let plan = plan_drain(candidates, &|pool| if pool == DRAM { Room { free: PageCount(free), online: true, unit: 1 } } else { rooms[1] }, &BTreeMap::new());
         prop_assert_eq!(obstacles(&plan).0, total.saturating_sub(free));
     }
 

@@ -35,10 +35,10 @@ pub const DEVICE_KEYS: &[&str] = &[
 ];
 
 /// The backings there are.
-const BACKINGS: &str = "emulated, software, numa, devdax and fsdax";
+const BACKINGS: &str = "emulated, software, numa, devdax, fsdax and none";
 
 /// How a device is written on the command line.
-const USAGE: &str = "NAME=emulated:SIZE, NAME=software:SIZE[,cpu=N], \
+const USAGE: &str = "NAME=emulated:SIZE, NAME=software[:SIZE][,cpu=N], NAME=none, \
                      NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,exclusive=reserve|movable|none][,cpus=yes], \
                      NAME=devdax:/dev/daxX.Y[,format] or NAME=fsdax:DIR[,size=SIZE][,format], and [,read_ns=N][,write_ns=N][,gbps=N][,driver_user=UID][,emergency=never|allow][,at_most=SIZE|PERCENT%][,when=free:SIZE|some:STALL/WINDOW|full:STALL/WINDOW]";
 
@@ -53,9 +53,10 @@ pub(crate) struct DeviceEntry {
     name: String,
     /// What holds its bytes: "emulated", the host's memory in place of a device's; "software", the same with a
     /// coprocessor, a process that works on files (docs/queues.md); "numa", the memory of a NUMA node; "devdax", a DAX device;
-    /// "fsdax", files of a DAX filesystem.
+    /// "fsdax", files of a DAX filesystem; "none", nothing: a device without memory, for a driver that connects.
     backing: String,
-    /// Capacity of an emulated or software device, or in a directory, a multiple of 4096 bytes. A store that has the device already accepts no other.
+    /// Capacity of an emulated or software device, or in a directory, a multiple of 4096 bytes. A software device that is given none has no memory. A store that
+    /// has the device already accepts no other.
     size: Option<Size>,
     /// The NUMA node whose memory it is.
     node: Option<u32>,
@@ -145,7 +146,7 @@ pub struct NodeWish {
 pub struct Device {
     /// Its name.
     pub name: String,
-    /// Its capacity in bytes; `None` for all there is.
+    /// Its capacity in bytes, 0 without memory; `None` for all there is.
     pub bytes: Option<u64>,
     /// The NUMA node, if it is one.
     pub node: Option<NodeWish>,
@@ -157,7 +158,7 @@ pub struct Device {
     pub link: LinkModel,
     /// Whose processes may drive it, if that was said.
     pub driver_user: Option<u32>,
-    /// Its coprocessor, if it has one that this program is: it is emulated then.
+    /// Its coprocessor, if it has one that this program is: its memory, if it has some, is emulated then.
     pub software: Option<Software>,
 }
 
@@ -178,6 +179,7 @@ impl DeviceEntry {
         match self.backing.as_str() {
             "emulated" => self.emulated(&mut device),
             "software" => self.software(&mut device),
+            "none" => self.only("a none", &[]).map(|()| device.bytes = Some(0)),
             "numa" => self.on_node(&mut device),
             "devdax" => self.dax(false, &mut device),
             "fsdax" => self.dax(true, &mut device),
@@ -218,8 +220,7 @@ impl DeviceEntry {
 
     fn software(&self, device: &mut Device) -> Result<()> {
         self.only("a software", &["size", "cpu"])?;
-        let size = self.size.ok_or_else(|| Error::invalid("`size` is missing"))?;
-        device.bytes = Some(pool_bytes(size)?);
+        device.bytes = Some(self.size.map_or(Ok(0), pool_bytes)?);
         device.software = Some(Software { cpu: self.cpu });
         undriven(device)
     }
@@ -258,13 +259,18 @@ pub fn parse_device(text: &str) -> Result<Device> {
         .ok_or_else(|| Error::invalid(format!("device `{text}`: write it as {USAGE}")))?;
     check_name(name)?;
     let mut items = rest.split(',');
-    let (backing, first) = items
-        .next()
-        .and_then(|first| first.split_once(':'))
-        .ok_or_else(|| Error::invalid(format!("device {name}: `{rest}`: write it as {USAGE}")))?;
+    let first = items.next().unwrap_or_default();
+    let (backing, first) =
+        first.split_once(':').map_or((first, None), |(backing, first)| (backing, Some(first)));
     let mut device = Device { name: name.to_owned(), ..Device::default() };
     let mut emergency = EmergencyWish::default();
-    backed(&mut device, backing, first)?;
+    match (backing, first) {
+        // Devices without memory.
+        ("software", None) => (device.bytes, device.software) = (Some(0), Some(Software::default())),
+        ("none", None) => device.bytes = Some(0),
+        (_, Some(first)) if backing != "none" => backed(&mut device, backing, first)?,
+        _ => return Err(Error::invalid(format!("device {name}: `{rest}`: write it as {USAGE}"))),
+    }
     let mut seen = Vec::new();
     for item in items {
         let (key, value) = item.split_once('=').map_or((item, None), |(key, value)| (key, Some(value)));
@@ -497,6 +503,13 @@ mod tests {
         assert_eq!(device.software, Some(Software { cpu: Some(3) }));
         assert_eq!(parse_device("a=software:4096").unwrap().software, Some(Software { cpu: None }));
         assert_eq!(parse_device("a=emulated:4096").unwrap().software, None);
+        let nic = parse_device("nic0=software,cpu=2,read_ns=90").unwrap();
+        assert_eq!(
+            (nic.bytes, nic.software, nic.link.read_ns),
+            (Some(0), Some(Software { cpu: Some(2) }), Some(90))
+        );
+        let other = parse_device("nic0=none,driver_user=7").unwrap();
+        assert_eq!((other.bytes, other.software, other.driver_user), (Some(0), None, Some(7)));
     }
 
     #[test]
@@ -555,7 +568,10 @@ mod tests {
             ("dram=emulated:1GiB", "host's own memory"),
             (&long, "longer than 32"),
             ("sim0=1GiB", "write it as NAME="),
-            ("sim0=tape:1GiB", "no backing `tape`; there are emulated, software, numa, devdax and fsdax"),
+            (
+                "sim0=tape:1GiB",
+                "no backing `tape`; there are emulated, software, numa, devdax, fsdax and none",
+            ),
             ("a=numa:1,exclusive=yes", "none of reserve, movable and none"),
             ("a=numa:1,page=2M,exclusive=none", "with page=2M it is reserve"),
             ("a=emulated:4096,exclusive=reserve", "`exclusive` is not known"),
@@ -580,6 +596,10 @@ mod tests {
             ("sim0=emulated:1GiB,page=4K", "`page` is not known"),
             ("sim0=emulated:1GiB,cpu=0", "`cpu` is not known"),
             ("sim0=software:", "sim0"),
+            ("sim0=emulated", "write it as NAME=emulated:SIZE"),
+            ("sim0=none:1GiB", "write it as NAME="),
+            ("sim0=none,cpu=1", "`cpu` is not known"),
+            ("sim0=software,driver_user=1", "the daemon starts its driver itself"),
             ("sim0=software:1GiB,page=4K", "there are cpu, read_ns"),
             ("sim0=software:1GiB,cpu=one", "cpu: `one` is not the number of a CPU"),
             ("sim0=software:1GiB,cpu", "cpu: ``"),
@@ -652,7 +672,7 @@ mod tests {
         fn no_text_is_a_panic_or_two_lines(text in ".{0,40}", tail in "[a-z_=,.0-9-]{0,20}") {
             for text in [text, format!("sim0=emulated:1MiB,{tail}")] {
                 match parse_device(&text) {
-                    Ok(device) => proptest::prop_assert!(device.bytes.is_some_and(|bytes| bytes > 0 && bytes % 4096 == 0)),
+                    Ok(device) => proptest::prop_assert!(device.bytes.is_some_and(|bytes| bytes % 4096 == 0)),
                     Err(e) => proptest::prop_assert!(!e.message.contains('\n'), "{}", e),
                 }
             }

@@ -34,7 +34,8 @@ pub(crate) fn resolve(devices: &[Device], nodes: &[Node]) -> Result<Vec<DeviceSp
         None => {
             let bytes = device.bytes.unwrap_or_default();
             let plain = DeviceSpec::emulated(device.name.clone(), bytes, device.link);
-            Ok(DeviceSpec { bytes: device.bytes, dax: device.dax.clone(), ..plain })
+            let software = device.software.is_some();
+            Ok(DeviceSpec { bytes: device.bytes, dax: device.dax.clone(), software, ..plain })
         }
     };
     let with = |device: &Device| {
@@ -91,6 +92,7 @@ fn on_node(device: &Device, wish: NodeWish, nodes: &[Node]) -> Result<DeviceSpec
         link: node.map_or(device.link, |node| announced(device.link, node)),
         missing,
         driver_user: None,
+        software: false,
     })
 }
 

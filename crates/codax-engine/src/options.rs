@@ -64,11 +64,11 @@ pub struct DaxSpec {
 pub struct DeviceSpec {
     /// Its name, and its pool's.
     pub name: String,
-    /// Capacity in bytes; `None` takes the store's, or [`DeviceSpec::default_bytes`] for a new one.
+    /// Capacity in bytes, 0 of a device without memory; `None` takes the store's, or [`DeviceSpec::default_bytes`] for a new one.
     pub bytes: Option<u64>,
     /// Capacity of a device that is new and given none.
     pub default_bytes: u64,
-    /// The NUMA node whose memory it is; `None` for an emulated device.
+    /// The NUMA node whose memory it is, if it is one's.
     pub numa: Option<NodeMemory>,
     /// What keeps others' memory off its node; `None` for what the store knows of it.
     pub exclusive: Option<Exclusive>,
@@ -82,6 +82,8 @@ pub struct DeviceSpec {
     pub missing: Option<String>,
     /// The user whose processes may drive it, beside root; `None` for the store's owner.
     pub driver_user: Option<u32>,
+    /// Whether it is there for a coprocessor in software, which the daemon starts.
+    pub software: bool,
 }
 
 impl DeviceSpec {
@@ -99,6 +101,7 @@ impl DeviceSpec {
             link,
             missing: None,
             driver_user: None,
+            software: false,
         }
     }
 
@@ -108,6 +111,8 @@ impl DeviceSpec {
             Some(dax) if dax.files => BackingKind::Fsdax,
             Some(_) => BackingKind::Devdax,
             None if self.numa.is_some() => BackingKind::Numa,
+            None if self.software => BackingKind::Software,
+            None if self.bytes == Some(0) => BackingKind::None,
             None => BackingKind::Emulated,
         }
     }

@@ -2,20 +2,28 @@
 
 mod store_support;
 
-use codax_core::change::{LinkModel, PoolState};
-use codax_core::driver::{Class, Counter, Description, Driver, Health, Link, Range, Reach, Standing};
+use codax_core::change::{BackingKind, LinkModel, PoolState};
+use codax_core::driver::{
+    Class, Counter, Description, Driver, Granted, Health, Link, QueueId, Range, Reach, Standing,
+};
 use codax_core::emergency::{AtMost, Emergency};
 use codax_core::frame::FrameFlags;
-use codax_core::request::Open;
-use codax_core::{Error, ErrorKind, Frame, Result};
+use codax_core::request::{Open, PlacementSpec};
+use codax_core::{Error, ErrorKind, Frame, ROOT, Result};
 use codax_engine::driver::Driving;
+use codax_engine::fs::{Allocate, How, Set, Who};
 use codax_engine::table::TableReader;
 use codax_engine::{DeviceSpec, DrainOptions, Session, Store, StoreOptions};
+use codax_os::ring::{Completion, Descriptor, Reason, Ring, Submitter, Ticket, Unfinished};
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use store_support::*;
+
+/// Who asks through a mount.
+const WHO: Who = Who { uid: 1000, gid: 1000, pid: 1 };
 
 /// How long the tests wait for what is to come.
 const LONG: Duration = Duration::from_secs(20);
@@ -29,6 +37,8 @@ enum Asked {
     Reset,
     Restore(Vec<u8>),
     Resume,
+    OpenQueue(QueueId),
+    Grant(u32),
 }
 
 /// A driver that does as it is told, and tells what it was asked.
@@ -40,14 +50,16 @@ struct Told {
     gates: Mutex<HashMap<&'static str, Receiver<()>>>,
     fails: Mutex<Option<&'static str>>,
     state: Mutex<Vec<u8>>,
+    /// The queues that it was handed last.
+    rings: Mutex<HashMap<QueueId, Ring>>,
 }
 
 impl Told {
     fn new(description: Description) -> (Arc<Self>, Receiver<Asked>) {
         let (asked, told) = channel();
-        let (gates, fails) = Default::default();
+        let (gates, fails, rings) = Default::default();
         let state = Mutex::new(b"where it was".to_vec());
-        (Arc::new(Self { description, asked: Mutex::new(asked), gates, fails, state }), told)
+        (Arc::new(Self { description, asked: Mutex::new(asked), gates, fails, state, rings }), told)
     }
 
     /// The next calls of this name wait, until what is returned is sent to for each, or gone.
@@ -103,6 +115,15 @@ impl Driver for Told {
 
     fn resume(&self) -> Result<()> {
         self.did("resume", Asked::Resume)
+    }
+
+    fn open_queue(&self, queue: QueueId, ring: OwnedFd) -> Result<()> {
+        self.rings.lock().unwrap().insert(queue, Ring::open(ring).unwrap());
+        self.did("open_queue", Asked::OpenQueue(queue))
+    }
+
+    fn grant(&self, file: Granted) -> Result<()> {
+        self.did("grant", Asked::Grant(file.number))
     }
 
     fn health(&self) -> Result<Health> {
@@ -320,6 +341,62 @@ fn what_is_cut_off_or_removed_is_nobody_s_before_devices_have_let_go_of_it() {
     assert!(d.store.check(false).unwrap().is_empty());
 }
 
+/// Of what a mount takes from a file, served by the daemon or by the kernel, the device is asked first: nothing goes where it doesn't answer in time.
+#[test]
+fn what_a_mount_cuts_off_or_punches_is_nobody_s_before_devices_have_let_go_of_it() {
+    for by_kernel in [false, true] {
+        let d = Driven::impatient(npu());
+        let fs = d.store.fs(by_kernel);
+        d.admin.close(make(&d.admin, "/f", 4 * MIB, "sim0").handle);
+        let file = d.admin.stat(&path("/f")).unwrap().id;
+        let opened = fs.open(file, true, true, WHO).unwrap();
+        assert_eq!(matches!(opened.how, How::Passthrough(_)), by_kernel);
+        let handle = opened.handle;
+        let has = || (fs.attr(file).unwrap().len, d.store.info().pools[1].used);
+        let cut = || fs.set(file, &Set { len: Some(3 * MIB), ..Set::default() }).map(drop);
+        let punch = || {
+            let how = Allocate { keep_size: true, punch: true, zero: false };
+            fs.allocate(handle, MIB, MIB, how)
+        };
+        let takes: [(&(dyn Fn() -> Result<()> + Sync), _); 2] =
+            [(&cut, (3 * MIB, 3 * MIB)), (&punch, (3 * MIB, 2 * MIB))];
+        for (take, after) in takes {
+            let open = d.driver.gate("write_back");
+            let before = has();
+            let begun = Instant::now();
+            fails(take(), ErrorKind::Busy, &["/f", "npu", "4711", "sim0", "within 1.0 s"]);
+            assert!(begun.elapsed() < LONG);
+            assert!(matches!(d.next(), Asked::WriteBack(_)));
+            assert_eq!(has(), before);
+            open.send(()).unwrap();
+            std::thread::scope(|scope| {
+                let taking = scope.spawn(take);
+                let asked = d.next();
+                written_back(asked, &d.admin, "/f", MIB);
+                assert_eq!(has(), before, "it waits for a slow one");
+                open.send(()).unwrap();
+                taking.join().unwrap().unwrap();
+            });
+            assert_eq!(has(), after);
+            d.quiet();
+        }
+        drop(opened.how);
+        fs.release(handle);
+        let open = d.driver.gate("write_back");
+        fs.unlink(ROOT, b"f").unwrap();
+        assert!(matches!(d.next(), Asked::WriteBack(_)));
+        let held = || (d.store.info().pools[1].used, d.store.info().pools[1].held);
+        assert_eq!(held(), (0, 2 * MIB));
+        drop(open);
+        let begun = Instant::now();
+        while held() != (0, 0) {
+            assert!(begun.elapsed() < LONG);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(d.store.check(false).unwrap().is_empty());
+    }
+}
+
 #[test]
 fn a_driver_that_can_not_write_back_fails_the_move() {
     let d = Driven::new(npu());
@@ -427,6 +504,90 @@ fn a_saved_state_outlives_the_daemon_and_the_driver() {
 }
 
 #[test]
+fn a_device_without_memory_has_no_files_and_is_stopped_and_goes_on_all_the_same() {
+    let rig = Rig::new();
+    let mut options = options(&rig, LONG);
+    options.devices.push(DeviceSpec::emulated("nic0", 0, LinkModel::default()));
+    let store = Store::open(options.clone(), TestEnv::new()).unwrap();
+    let pool = store.info().pools[2].clone();
+    assert_eq!((pool.backing, pool.bytes, pool.free), (BackingKind::None, 0, 0));
+    let told = store.device("nic0").unwrap();
+    assert_eq!((told.description.class, told.standing), (Class::Type1, Standing::Stopped));
+    let s = admin(&store);
+    make(&s, "/f", MIB, "sim0");
+    let nowhere = |result| fails(result, ErrorKind::Invalid, &["nic0 has no memory"]);
+    nowhere(create_on(&s, "/g", "nic0"));
+    nowhere(moved(&s, "/f", "nic0"));
+    nowhere(s.set_attr(&path("/f"), None, None, None, Some(on("nic0").as_ref())));
+    nowhere(s.detach_device("nic0"));
+
+    let nic = Description { class: Class::Type1, has_state: true, ..npu() };
+    let (memory_only, _) = Told::new(Description::memory_only("expander", "1"));
+    fails(store.drive("nic0", memory_only, None), ErrorKind::Invalid, &["nic0", "memory only"]);
+    fails(store.drive("sim0", Told::new(nic.clone()).0, None), ErrorKind::Invalid, &["sim0", "0 B"]);
+    let (driver, told) = Told::new(nic);
+    let driving = store.drive("nic0", driver, None).unwrap();
+    let next = || told.recv_timeout(LONG).expect("it is asked");
+    assert_eq!(next(), Asked::Resume);
+    // Its caches may have what lies elsewhere.
+    moved(&s, "/f", "dram").unwrap();
+    let Asked::WriteBack(ranges) = next() else { panic!("it is asked to write back") };
+    assert!(ranges.iter().all(|range| range.memory.is_none() && range.len > 0), "{ranges:?}");
+    assert!(matches!(next(), Asked::WriteBack(_)));
+    let report = s.drain("nic0", DrainOptions::default(), &mut quiet()).unwrap();
+    assert_eq!((report.bytes, next(), next()), (0, Asked::Quiesce, Asked::Save));
+    assert_eq!(store.info().pools[2].state, PoolState::Offline);
+    s.online("nic0", &mut quiet()).unwrap();
+    assert_eq!((next(), next()), (Asked::Restore(b"where it was".to_vec()), Asked::Resume));
+    assert!(store.check(false).unwrap().is_empty());
+
+    // It is the same after a restart, and never gets any.
+    store.close(false).unwrap();
+    drop((driving, s));
+    store.end();
+    let mut larger = options.clone();
+    larger.devices[1] = DeviceSpec::emulated("nic0", MIB, LinkModel::default());
+    let refused = Store::open(larger, TestEnv::seeded(2));
+    fails(refused.map(drop), ErrorKind::DeviceState, &["nic0", "0 bytes"]);
+    options.devices[1].software = true;
+    let store = Store::open(options, TestEnv::seeded(2)).unwrap();
+    assert_eq!((store.info().pools[2].backing, store.info().pools[2].bytes), (BackingKind::Software, 0));
+}
+
+#[test]
+fn a_drain_that_a_restart_resumes_lets_a_device_go_on_if_it_was_told_to() {
+    for running in [true, false] {
+        let d = Driven::new(npu());
+        let file = make(&d.admin, "/f", MIB, "sim0").file;
+        let object = d.rig.layout().pool("sim0").join(format!("{:016x}", file.0));
+        let held = std::fs::File::open(object).expect("its object");
+        let options = DrainOptions { wait: LONG, running, ..Default::default() };
+        std::thread::scope(|scope| {
+            let admin = admin(&d.store);
+            scope.spawn(move || fails(admin.drain("sim0", options, &mut quiet()), ErrorKind::NoDaemon, &[]));
+            while d.store.info().pools[1].job.as_ref().is_none_or(|job| job.waiting.is_empty()) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            d.store.close(false).unwrap();
+        });
+        let (rig, store) = d.reopened();
+        let d = Driven::by(rig, store, npu());
+        assert_eq!(d.state(), PoolState::Draining);
+        if running {
+            assert_eq!(d.next(), Asked::Resume);
+            d.stands(&Standing::Running);
+        }
+        drop(held);
+        while d.state() == PoolState::Draining {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!((d.state(), pool_of(&d.admin, "/f")), (PoolState::Offline, vec![0]));
+        d.stands(if running { &Standing::Running } else { &Standing::Stopped });
+        assert!(d.told.try_iter().all(|asked| matches!(asked, Asked::WriteBack(_))));
+    }
+}
+
+#[test]
 fn a_driver_that_comes_after_online_gets_its_state_then() {
     let mut d = Driven::new(npu());
     d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
@@ -529,6 +690,10 @@ fn in_one_run(session: &Session, file: &str) {
     assert!(extents.iter().all(|e| e.frame.0 >= 256), "{extents:?}");
 }
 
+fn create_on(session: &Session, file: &str, pool: &str) -> Result<()> {
+    session.open(&Open { placement: on(pool), ..open_of(file, MIB) }).map(drop)
+}
+
 fn create(session: &Session, file: &str, len: u64) -> Result<()> {
     session.open(&Open { placement: on("sim0"), ..open_of(file, len) }).map(|open| session.close(open.handle))
 }
@@ -562,7 +727,7 @@ fn files_lie_as_their_device_needs_them_or_are_refused() {
     fails(d.admin.set_len(a.handle, 10 * MIB + 1), ErrorKind::NoSpace, &["sim0", "in one run"]);
     assert_eq!(d.admin.stat(&path("/a")).unwrap().len, 10 * MIB);
     // A file that only prefers the device goes elsewhere.
-    let prefers = Some(codax_core::request::PlacementSpec::Prefer { pool: "sim0".into() });
+    let prefers = Some(PlacementSpec::Prefer { pool: "sim0".into() });
     d.admin.open(&Open { placement: prefers, ..open_of("/p", 11 * MIB) }).unwrap();
     assert!(pool_of(&d.admin, "/p").contains(&0));
     in_one_run(&d.admin, "/c");
@@ -571,6 +736,40 @@ fn files_lie_as_their_device_needs_them_or_are_refused() {
     for file in ["/a", "/c", "/e"] {
         in_one_run(&d.admin, file);
     }
+    assert!(d.store.check(false).unwrap().is_empty());
+}
+
+#[test]
+fn what_prefers_a_device_goes_elsewhere_where_it_can_not_grow_as_the_device_needs_it() {
+    let d = Driven::new(needy());
+    let placed = |file: &str, placement| Open { placement: Some(placement), ..open_of(file, MIB) };
+    let prefers = PlacementSpec::Prefer { pool: "sim0".into() };
+    let open = d.admin.open(&placed("/p", prefers)).unwrap();
+    make(&d.admin, "/behind", MIB, "sim0");
+    d.admin.set_len(open.handle, 3 * MIB).unwrap();
+    assert_eq!(pool_of(&d.admin, "/p"), [1, 0]);
+    in_one_run(&d.admin, "/behind");
+    // In turns, and by name, there is no other: it is refused, and says why.
+    let turns = PlacementSpec::Interleave { pools: vec!["sim0".into(), "dram".into()] };
+    for (file, placement) in [("/turns", turns), ("/on", on("sim0").unwrap())] {
+        let open = d.admin.open(&placed(file, placement)).unwrap();
+        let behind = format!("{file}-behind");
+        make(&d.admin, &behind, MIB, "sim0");
+        fails(d.admin.set_len(open.handle, MIB + 4096), ErrorKind::NoSpace, &["sim0", "in one run"]);
+        assert_eq!(d.admin.stat(&path(file)).unwrap().len, MIB);
+    }
+    assert!(d.store.check(false).unwrap().is_empty());
+}
+
+#[test]
+fn a_helper_that_has_no_room_as_it_needs_it_is_passed_over() {
+    let d =
+        helping(&[("sim0", Some(100)), ("sim1", Some(200))], Description { reach: Reach::Own, ..needy() });
+    let open = d.admin.open(&open_of("/f", MIB)).unwrap();
+    put(&d.admin, "/behind", MIB).unwrap();
+    assert_eq!((pool_of(&d.admin, "/f"), pool_of(&d.admin, "/behind")), (vec![1], vec![1]));
+    d.admin.set_len(open.handle, 2 * MIB).unwrap();
+    assert_eq!(pool_of(&d.admin, "/f"), [1, 2]);
     assert!(d.store.check(false).unwrap().is_empty());
 }
 
@@ -669,4 +868,161 @@ fn an_emergency_compares_devices_by_what_their_drivers_tell_too() {
     drop(d.driving.take());
     put(&d.admin, "/g", MIB).unwrap();
     assert_eq!(pool_of(&d.admin, "/g"), [2]);
+}
+
+/// A program's queue to `sim0`, to which it has given a file.
+struct Program {
+    queue: QueueId,
+    ring: Ring,
+    submitter: Submitter,
+}
+
+impl Program {
+    fn new(d: &Driven) -> Self {
+        let (queue, fd) = d.admin.open_queue("sim0", 4).unwrap();
+        let ring = Ring::open(fd).unwrap();
+        let file = make(&d.admin, &format!("/of-{}", queue.0), 4096, "dram");
+        assert_eq!(d.admin.grant(queue, file.handle, false).unwrap(), 1);
+        Self { queue, submitter: ring.submitter().unwrap(), ring }
+    }
+
+    /// Of a device that runs.
+    fn served(d: &Driven) -> Self {
+        let program = Self::new(d);
+        program.is_handed(d);
+        program
+    }
+
+    /// The driver is handed the queue, with what it was given.
+    #[track_caller]
+    fn is_handed(&self, d: &Driven) {
+        assert_eq!((d.next(), d.next()), (Asked::OpenQueue(self.queue), Asked::Grant(1)));
+    }
+
+    fn submit(&self, flags: u16) -> Ticket {
+        self.submitter.try_submit(&Descriptor { flags, ..Descriptor::default() }).unwrap()
+    }
+
+    #[track_caller]
+    fn status(&self, ticket: Ticket) -> i32 {
+        self.submitter.wait(ticket, Some(Instant::now() + LONG)).unwrap().status
+    }
+
+    #[track_caller]
+    fn is_refused_at_once(&self) {
+        assert_eq!(self.status(self.submit(Descriptor::FAIL_AT_ONCE)), Completion::DRAINED);
+    }
+}
+
+#[test]
+fn queues_of_a_device_at_rest_wait_for_whichever_process_goes_on() {
+    let mut d = Driven::new(npu());
+    let before = Program::served(&d);
+    let waits = before.submit(0);
+    d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Save));
+    // One that is opened meanwhile is kept for the driver, too.
+    let meanwhile = Program::new(&d);
+    d.quiet();
+    before.is_refused_at_once();
+    meanwhile.is_refused_at_once();
+    d.driving = None;
+    before.is_refused_at_once();
+    let Driven { store, admin, rig, .. } = d;
+    let mut d = Driven { admin, ..Driven::by(rig, store, npu()) };
+    d.quiet();
+    // It is gone again in the middle of the return, when it has taken an end.
+    let gate = d.driver.gate("restore");
+    std::thread::scope(|scope| {
+        let returning = scope.spawn(|| d.admin.online("sim0", &mut quiet()));
+        let handed = [d.next(), d.next(), d.next(), d.next()];
+        for program in [&before, &meanwhile] {
+            assert!(handed.contains(&Asked::OpenQueue(program.queue)), "{handed:?}");
+        }
+        assert_eq!(d.next(), Asked::Restore(b"where it was".to_vec()));
+        std::mem::forget(d.driver.rings.lock().unwrap()[&before.queue].consumer().unwrap());
+        d.driving = None;
+        returning.join().unwrap().unwrap();
+    });
+    drop(gate);
+    before.is_refused_at_once();
+    meanwhile.is_refused_at_once();
+    let Driven { store, admin, rig, .. } = d;
+    let d = Driven { admin, ..Driven::by(rig, store, npu()) };
+    (0..4).for_each(|_| assert!(matches!(d.next(), Asked::OpenQueue(_) | Asked::Grant(1))));
+    assert_eq!((d.next(), d.next()), (Asked::Restore(b"where it was".to_vec()), Asked::Resume));
+    d.stands(&Standing::Running);
+    let mut consumer = d.driver.rings.lock().unwrap()[&before.queue].consumer().unwrap();
+    let request = consumer.try_next().unwrap().expect("it has waited");
+    consumer.complete(request, &Completion::default());
+    assert_eq!(before.status(waits), 0);
+    // Of a device that runs nobody can tell how far it was.
+    drop(d.driving);
+    for program in [&before, &meanwhile] {
+        assert_eq!(program.ring.closed(), Some(Reason::Died));
+    }
+}
+
+#[test]
+fn a_state_that_is_lost_or_refused_leaves_no_queue_behind_or_all() {
+    let mut d = Driven::new(npu());
+    let program = Program::served(&d);
+    let drain = |d: &Driven| d.admin.drain("sim0", DrainOptions::default(), &mut quiet());
+    // Not kept: the driver has its queues again, and goes on.
+    *d.driver.state.lock().unwrap() = Vec::new();
+    fails(drain(&d), ErrorKind::DeviceState, &["empty state"]);
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Save));
+    program.is_handed(&d);
+    assert_eq!(d.next(), Asked::Resume);
+    // Not taken: it has to give them up once more.
+    *d.driver.state.lock().unwrap() = vec![1];
+    drain(&d).unwrap();
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Save));
+    d.driver.fail(Some("restore"));
+    fails(d.admin.online("sim0", &mut quiet()), ErrorKind::DeviceState, &["restore"]);
+    program.is_handed(&d);
+    assert_eq!(d.next(), Asked::Restore(vec![1]));
+    program.is_refused_at_once();
+    // Forgotten: who waits is told, and the next one is carried out.
+    let forgotten = program.submit(0);
+    d.admin.online_anew("sim0", &mut quiet()).unwrap();
+    assert_eq!(d.next(), Asked::Reset);
+    assert_eq!(program.status(forgotten), Completion::RESET);
+    program.is_handed(&d);
+    assert_eq!(d.next(), Asked::Resume);
+    let next = program.submit(0);
+    let mut consumer = d.driver.rings.lock().unwrap()[&program.queue].consumer().unwrap();
+    let request = consumer.try_next().unwrap().expect("it was submitted");
+    consumer.complete(request, &Completion::default());
+    assert_eq!(program.status(next), 0);
+    let _ = consumer.suspend(Vec::new());
+    // Lost with the driver in the middle of it.
+    let waits = program.submit(0);
+    let gate = d.driver.gate("save");
+    std::thread::scope(|scope| {
+        let draining = scope.spawn(|| d.admin.drain("sim0", DrainOptions::default(), &mut quiet()));
+        assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Save));
+        d.driving = None;
+        draining.join().unwrap().unwrap();
+    });
+    drop(gate);
+    let ended = program.submitter.wait(waits, Some(Instant::now() + LONG));
+    assert!(matches!(&ended, Err(Unfinished::Closed(closed)) if closed.0 == Reason::Died), "{ended:?}");
+}
+
+#[test]
+fn who_leaves_takes_his_queues_along_also_from_a_device_at_rest() {
+    let d = Driven::new(npu());
+    let program = Program::served(&d);
+    let other = admin(&d.store);
+    let (queue, fd) = other.open_queue("sim0", 2).unwrap();
+    assert_eq!(d.next(), Asked::OpenQueue(queue));
+    let ring = Ring::open(fd).unwrap();
+    d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Save));
+    drop(other);
+    assert_eq!(ring.closed(), Some(Reason::Died));
+    d.admin.online("sim0", &mut quiet()).unwrap();
+    program.is_handed(&d);
+    assert_eq!(d.next(), Asked::Restore(b"where it was".to_vec()));
 }

@@ -319,6 +319,61 @@ fn a_drain_takes_home_what_spilled_first_and_is_refused_where_there_is_no_room()
 }
 
 #[test]
+fn a_drain_passes_on_what_spilled_to_a_device_that_helps_out_where_dram_has_no_room() {
+    let rig = Rig::new();
+    let device = |name: &str, at_most, emergency| {
+        let emergency = if emergency { with(at_most, None) } else { None };
+        DeviceSpec { emergency, ..DeviceSpec::emulated(name, 32 * MIB, LinkModel::default()) }
+    };
+    let four = AtMost::Bytes(4 * MIB);
+    let devices =
+        vec![device("sim0", AtMost::ALL, true), device("sim1", four, true), device("sim2", four, false)];
+    let options = StoreOptions { devices, ..options(&rig, ALLOW) };
+    let store = open(options.clone());
+    let s = admin(&store);
+    let used = |store: &Store, at: usize| store.info().pools[at].emergency.used;
+    put(&s, "/full", 14 * MIB).expect("most of dram");
+    put(&s, "/spilled", 6 * MIB).expect("with 4 MiB on the device");
+    let refused = |s: &Session| {
+        let refused = s.drain("sim0", DrainOptions::default(), &mut quiet()).expect_err("no room");
+        assert_eq!(refused.kind, ErrorKind::NoSpace);
+    };
+    // Who opts out isn't passed on.
+    s.set_emergency(&path("/spilled"), false).expect("ours");
+    refused(&s);
+    s.set_emergency(&path("/spilled"), true).expect("ours");
+    s.drain("sim0", DrainOptions::default(), &mut quiet()).expect("drained");
+    assert_eq!((used(&store, 1), used(&store, 2), used(&store, 3)), (0, 4 * MIB, 0));
+    assert_eq!((marked(&rig, "sim0"), marked(&rig, "sim1") * 4096), (0, 4 * MIB));
+    assert!(
+        s.stat(&path("/spilled")).expect("stat").away.iter().all(|run| run.pool.0 == 0),
+        "at home in dram"
+    );
+    let (of, said, bytes) = events(&store, "emergency").pop().expect("noted");
+    assert_eq!((of.as_str(), bytes), ("/spilled", 4 * MIB));
+    assert!(said.contains("in sim1, since sim0 is drained and dram has no room"), "{said}");
+    // It has all that it may.
+    assert_eq!(put(&s, "/more", MIB).expect_err("at most").kind, ErrorKind::NoSpace);
+    s.online("sim0", &mut quiet()).expect("online");
+    put(&s, "/more", MIB).expect("there");
+    s.drain("sim1", DrainOptions::default(), &mut quiet()).expect("back");
+    assert_eq!((used(&store, 1), used(&store, 2)), (5 * MIB, 0));
+    s.online("sim1", &mut quiet()).expect("online");
+    refused(&s);
+    assert_eq!(store.check(false).expect("check"), []);
+    // And it goes home from wherever it is, after a restart too.
+    drop(s);
+    store.end();
+    let store = open(options);
+    let s = admin(&store);
+    s.remove(&path("/full"), false).expect("removed");
+    until("it is home", || used(&store, 1) + used(&store, 2) == 0);
+    assert_eq!(pool_of(&s, "/spilled"), [0]);
+    assert_intact(&s, "/spilled", 6 * MIB);
+    assert_eq!(store.check(false).expect("check"), []);
+}
+
+#[test]
 fn who_says_where_it_is_to_be_is_obeyed() {
     let rig = Rig::new();
     let store = open(options(&rig, ALLOW));

@@ -189,9 +189,15 @@ fn mount(dir: &Path, privilege: bool, options: MountOptions) -> Result<OwnedFd> 
             dir.display(),
             fuse::HELPER
         )),
-        _ => Error::permission(format!("mount point {}: {e}", dir.display())),
+        _ => {
+            let hint = if fuse::open_device().is_err() { NO_DEVICE } else { "" };
+            Error::permission(format!("mount point {}: {e}{hint}", dir.display()))
+        }
     })
 }
+
+/// What a user can do of whom the helper wants the device, and who may not open it.
+const NO_DEVICE: &str = " (let this user open /dev/fuse: chmod 666 /dev/fuse; or run the daemon as root)";
 
 /// Whether the device is there and ours to use.
 fn open_device() -> Result<OwnedFd> {

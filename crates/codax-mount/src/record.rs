@@ -73,7 +73,10 @@ pub fn clean(meta: &Path) -> Result<Vec<Entry>> {
             Err(e) => tracing::error!("unmount what a daemon served that has gone: {e}"),
             Ok(gone) => {
                 for dir in gone {
-                    tracing::warn!("{}: the daemon that served it has gone: it is unmounted", dir.display());
+                    tracing::info!(
+                        "{}: unmounted what a daemon that was killed had left there",
+                        dir.display()
+                    );
                 }
             }
         }

@@ -97,6 +97,12 @@ impl fmt::Display for Value {
             Self::Found(None) | Self::Integer(None) => f.write_str("none"),
             Self::Crc32c(sum) => write!(f, "{sum:08x}"),
             Self::Xxh3(hash) => write!(f, "{hash:016x}"),
+            // Else it would be hundreds of digits.
+            Self::Float(value, _)
+                if value.is_finite() && (value.abs() >= 1e16 || value.abs() < 1e-5 && *value != 0.0) =>
+            {
+                write!(f, "{value:e}")
+            }
             Self::Float(value, _) => write!(f, "{value}"),
             Self::Integer(Some(value)) => write!(f, "{value}"),
             Self::Wide(value) => write!(f, "{value}"),

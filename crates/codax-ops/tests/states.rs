@@ -70,7 +70,9 @@ fn a_state_has_the_documented_bytes() {
     let mut wanted = b"cxop\x01\x00\x05\x00".to_vec();
     wanted.extend(126u32.to_le_bytes());
     wanted.extend([0; 4]);
-    for word in [0, 0, 2 * CHUNK as u64, 0, 0, 0, 0, 0, 0, CHUNK as u64] {
+    let at = operation.position();
+    assert!(at > 0 && at < 2 * CHUNK as u64);
+    for word in [0, 0, 2 * CHUNK as u64, 0, 0, 0, 0, 0, 0, at] {
         wanted.extend(word.to_le_bytes());
     }
     wanted.extend([6, 0, 0, 0, 0, 0, 0, 0]);

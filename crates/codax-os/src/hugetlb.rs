@@ -12,7 +12,7 @@ use crate::util::{check, invalid, to_u64, to_usize};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::AsFd;
@@ -117,9 +117,33 @@ impl NodePages {
         Ok(file)
     }
 
+    /// The same, if nobody else does now.
+    pub fn try_lock(&self) -> io::Result<Option<File>> {
+        let file = File::open(self.dir.join("nr_hugepages"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(e),
+        }
+    }
+
+    /// Whether this process may change how many there are, or why it may not.
+    pub fn may_change(&self) -> io::Result<()> {
+        File::options().write(true).open(self.dir.join("nr_hugepages")).map(drop)
+    }
+
     /// How many there are, used or not.
     pub fn total(&self) -> io::Result<u64> {
         self.read("nr_hugepages")
+    }
+
+    /// How many of them are set aside: the others, the surplus, are small pages again when who uses them lets go of them.
+    pub fn set_aside(&self) -> io::Result<u64> {
+        Ok(self.total()?.saturating_sub(self.surplus()?))
+    }
+
+    fn surplus(&self) -> io::Result<u64> {
+        self.read("surplus_hugepages")
     }
 
     /// How many nobody uses.
@@ -144,10 +168,22 @@ impl NodePages {
         Self { dir: Path::new(HUGEPAGES).join(self.dir.file_name().unwrap_or_default()) }
     }
 
-    /// Asks the kernel for so many in all, and returns how many there are then: fewer where it finds no memory that it can put together.
+    /// Asks the kernel to set so many aside, and returns how many there are then in all: fewer where it finds no memory that it can put together.
     pub fn set_total(&self, pages: u64) -> io::Result<u64> {
         std::fs::write(self.dir.join("nr_hugepages"), pages.to_string())?;
         self.total()
+    }
+
+    /// Has the kernel make small pages of free ones until so many are set aside, as far as there are free ones that nobody has been promised; returns how many
+    /// there are then in all.
+    pub fn dissolve(&self, pages: u64) -> io::Result<u64> {
+        let surplus = self.surplus()?;
+        let left = self.set_total(pages)?;
+        // Of what is used it has only said that it goes some day: that stays set aside.
+        if self.surplus()? > surplus {
+            self.set_total(left.saturating_sub(surplus))?;
+        }
+        Ok(left)
     }
 
     fn read(&self, name: &str) -> io::Result<u64> {

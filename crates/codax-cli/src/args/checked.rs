@@ -43,7 +43,7 @@ pub fn range(typed: &str) -> Result<(u64, u64)> {
         .ok_or_else(|| Error::invalid(format!("--range {typed}: wants OFFSET:LENGTH, as in 64MiB:2MiB")))?;
     let (offset, len) = (units::parse_size(offset)?, units::parse_size(len)?);
     if len == 0 {
-        return Err(Error::invalid(format!("--range {typed}: a length of 0 holds nothing to move")));
+        return Err(Error::invalid(format!("--range {typed}: a length of 0 is no range")));
     }
     match offset.checked_add(len) {
         Some(_) => Ok((offset, len)),

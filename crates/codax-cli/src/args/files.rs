@@ -210,7 +210,7 @@ const RUN_HELP: &str = "\
 Operations, and what stands after PATH:
   crc32c, xxh3                            (the file, or --range of it)
   sum-f32, sum-f64, sum-i64, min-…, max-… (the same)
-  search      TEXT     1 to 16 bytes
+  search      TEXT     1 to 256 bytes
   compare     SECOND   a path: the file that PATH is compared with
   dot-f32, dot-f64, dot-i64   SECOND
   copy        OUTPUT   a path: made if it isn't there; written from its beginning
@@ -241,6 +241,14 @@ pub struct RunArgs {
     /// Only these bytes of PATH
     #[arg(long, value_name = "OFFSET:LENGTH")]
     pub range: Option<String>,
+
+    /// Have the result's 16 bytes written to this file, which is made if it isn't there
+    #[arg(long, value_name = "PATH")]
+    pub result_to: Option<OsString>,
+
+    /// Where in that file
+    #[arg(long, value_name = "OFFSET", requires = "result_to", default_value = "0")]
+    pub result_at: String,
 }
 
 /// `codax coprocessor`.

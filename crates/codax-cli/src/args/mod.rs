@@ -3,6 +3,7 @@
 pub mod checked;
 mod files;
 mod store;
+mod usage;
 
 pub use files::*;
 pub use store::*;
@@ -47,15 +48,15 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Parses the program's words, or ends it with help or an error.
-    pub fn typed() -> Self {
+    /// Parses the program's words, or ends it with help.
+    pub fn typed() -> codax_core::Result<Self> {
         let mut command = Self::command();
         // An empty variable says nothing; an empty option is an error.
         if std::env::var_os(STORE_VARIABLE).is_some_and(|value| value.is_empty()) {
             command = command.mut_arg("store", |arg| arg.env(None));
         }
-        let mut words = command.get_matches();
-        Self::from_arg_matches_mut(&mut words).unwrap_or_else(|error| error.exit())
+        let words = command.try_get_matches();
+        words.and_then(|mut words| Self::from_arg_matches_mut(&mut words)).map_err(|e| usage::mistake(&e))
     }
 }
 

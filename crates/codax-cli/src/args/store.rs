@@ -15,7 +15,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "NODES")]
     pub dram_nodes: Option<String>,
 
-    /// A device; more than one may be given. NAME=software:SIZE[,cpu=N] is an emulated one with a coprocessor (codax run), NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,exclusive=reserve|movable|none][,cpus=yes] is a NUMA node, NAME=devdax:/dev/daxX.Y[,format|,format=force][,persistent=yes|no] a DAX device, NAME=fsdax:DIR[,size=SIZE] with the same a directory of a DAX filesystem. The link's figures are what the pool announces; gbps also paces moves. With emergency=allow[,at_most=SIZE|PERCENT%][,when=free:SIZE|some:STALL/WINDOW|full:STALL/WINDOW] it helps out when memory is exhausted
+    /// A device; more than one may be given. NAME=software[:SIZE][,cpu=N] is one with a coprocessor (codax run), whose memory is emulated if it has some, NAME=none one without memory whose driver connects, NAME=numa:NODE[,page=4K|thp|2M|1G][,reserve=SIZE|all][,exclusive=reserve|movable|none][,cpus=yes] is a NUMA node, NAME=devdax:/dev/daxX.Y[,format|,format=force][,persistent=yes|no] a DAX device, NAME=fsdax:DIR[,size=SIZE] with the same a directory of a DAX filesystem. The link's figures are what the pool announces; gbps also paces moves. With emergency=allow[,at_most=SIZE|PERCENT%][,when=free:SIZE|some:STALL/WINDOW|full:STALL/WINDOW] it helps out when memory is exhausted
     #[arg(long = "device", value_name = "NAME=emulated:SIZE[,read_ns=N,write_ns=N,gbps=N]")]
     pub devices: Vec<String>,
 
@@ -184,6 +184,8 @@ pub struct QuotaArgs {
 /// What is done to quotas; without it they are listed.
 #[derive(Debug, Subcommand)]
 pub enum QuotaCommand {
+    /// List them, as without a word
+    List,
     /// Let a user or a directory have so much of a pool: less than it has is allowed, and it gets nothing more until it has less
     Set(QuotaSetArgs),
     /// Let it have as much as there is again
@@ -194,7 +196,7 @@ impl QuotaArgs {
     /// See [`super::Command::name`].
     pub const fn name(&self) -> &'static str {
         match self.command {
-            None => "quota",
+            None | Some(QuotaCommand::List) => "quota",
             Some(QuotaCommand::Set(_)) => "quota set",
             Some(QuotaCommand::Clear(_)) => "quota clear",
         }

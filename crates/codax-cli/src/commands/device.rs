@@ -57,9 +57,9 @@ fn list(context: &Context) -> Result<()> {
                 pool.name.clone(),
                 backing(pool),
                 state(pool.state).to_owned(),
-                format_size(pool.bytes),
-                format_size(pool.used),
-                format_size(pool.free),
+                of_memory(pool, pool.bytes),
+                of_memory(pool, pool.used),
+                of_memory(pool, pool.free),
                 or_dash(pool.link.read_ns),
                 or_dash(pool.link.write_ns),
                 gbps(pool.link.mbps),
@@ -69,6 +69,11 @@ fn list(context: &Context) -> Result<()> {
         }
         table::text(&table)
     })
+}
+
+/// A size of a pool's, if it has any memory.
+pub fn of_memory(pool: &PoolInfo, bytes: u64) -> String {
+    if pool.bytes == 0 { "-".to_owned() } else { format_size(bytes) }
 }
 
 fn or_dash(value: Option<u32>) -> String {
@@ -98,6 +103,8 @@ fn backing(pool: &PoolInfo) -> String {
             format!("shm on NUMA nodes {}", nodes.join(","))
         }
         (BackingKind::Emulated, _) => "emulated".to_owned(),
+        (BackingKind::Software, _) => "software".to_owned(),
+        (BackingKind::None, _) => "none".to_owned(),
         (BackingKind::Devdax | BackingKind::Fsdax, _) => {
             let kind = if pool.backing == BackingKind::Devdax { "devdax" } else { "fsdax" };
             pool.dax.as_ref().map_or_else(|| kind.to_owned(), |memory| format!("{kind}:{}", memory.path))

@@ -350,7 +350,12 @@ fn fuse(facts: &Facts) -> Row {
             let mend = "modprobe fuse; in a container, allow it the device /dev/fuse";
             limited("no /dev/fuse", "the store can't be mounted; the library and the commands work", mend)
         }
-        (false, _, true) => limited("through fusermount3", daemon, "run the daemon as root"),
+        (false, false, true) => limited(
+            "/dev/fuse can't be opened",
+            "the store can't be mounted; the library and the commands work",
+            "let this user open it (chmod 666 /dev/fuse), or run the daemon as root",
+        ),
+        (false, true, true) => limited("through fusermount3", daemon, "run the daemon as root"),
         (false, _, false) => limited(
             "not allowed",
             "the store can't be mounted; the library and the commands work",
@@ -462,6 +467,8 @@ mod tests {
             .map(|fact| (fact, Level::Limited));
         assert_eq!(levels(&facts, true), named(limited));
         assert!(levels(&facts, false).contains(&("mounts".to_owned(), Level::Missing)));
+        facts.fuse = false;
+        assert_eq!(fuse(&facts).value, "/dev/fuse can't be opened");
     }
 
     #[test]

@@ -100,11 +100,7 @@ fn stat_text(path: &StorePath, row: &FileRow) -> String {
         };
         format!("{} in {}, {frames}", span(extent.page, extent.pages), extent.pool)
     });
-    let home = |pool: &str| if pool == DRAM_NAME { ", where it found no room" } else { "" };
-    let away = row
-        .away
-        .iter()
-        .map(|run| format!("{} at home in {}{}", span(run.page, run.pages), run.pool, home(&run.pool)));
+    let away = row.away.iter().map(|run| format!("{} at home in {}", span(run.page, run.pages), run.pool));
     let lines = |lines: &mut dyn Iterator<Item = String>| lines.collect::<Vec<_>>().join("\n");
     let file = row.kind == Kind::File;
     let if_file = |text: String| if file { text } else { String::new() };
@@ -119,14 +115,7 @@ fn stat_text(path: &StorePath, row: &FileRow) -> String {
         ("backed", if_file(format!("{} bytes in frames", row.backed))),
         ("changed", format!("{} (inode {})", text::time(row.mtime_ns), text::time(row.ctime_ns))),
         ("placement", format!("{} ({own})", text::placement(&row.placement))),
-        (
-            "emergency",
-            if row.no_emergency {
-                "never: it is on no device for want of room".to_owned()
-            } else {
-                String::new()
-            },
-        ),
+        ("emergency", emergency_text(row)),
         ("served", if_file(served_text(row))),
         ("mapped by", if_file(processes(&row.mapped_by))),
         ("pinned", if row.pins > 0 { text::count(row.pins.into(), "range") } else { String::new() }),
@@ -143,6 +132,23 @@ fn stat_text(path: &StorePath, row: &FileRow) -> String {
             ),
         ),
     ])
+}
+
+/// Whether a file may be on a device for want of room in `dram`, and why it is.
+fn emergency_text(row: &FileRow) -> String {
+    let spilled = row.away.iter().any(|run| run.pool == DRAM_NAME);
+    let why = match (&row.spilled, spilled) {
+        (Some(why), _) => format!("on a device, since {why}"),
+        (None, true) => {
+            "on a device, since there was no room for it in dram, or too little memory".to_owned()
+        }
+        (None, false) => String::new(),
+    };
+    match row.no_emergency {
+        true if why.is_empty() => "never: it is on no device for want of room".to_owned(),
+        true => format!("never, for what it gets by now; {why}"),
+        false => why,
+    }
 }
 
 /// Whether a file is there when the power was gone.

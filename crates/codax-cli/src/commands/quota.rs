@@ -16,7 +16,7 @@ use serde::Serialize;
 /// `codax quota`.
 pub fn run(context: &Context, args: &QuotaArgs) -> Result<()> {
     let (whose, pool, bytes) = match &args.command {
-        None => return list(context),
+        None | Some(QuotaCommand::List) => return list(context),
         Some(QuotaCommand::Set(set)) => (&set.whose, Some(&set.pool), Some(parse_size(&set.size)?)),
         Some(QuotaCommand::Clear(clear)) => (&clear.whose, clear.pool.as_ref(), None),
     };
@@ -65,7 +65,7 @@ pub fn text(quotas: &[QuotaInfo]) -> String {
     let mut table = table::new(&["quota of", "pool", ">used", ">limit", ">use%", ""]);
     for quota in quotas {
         let of = match &quota.of {
-            QuotaOf::User(uid) => format!("user {}", users.name(*uid)),
+            QuotaOf::User(uid) => format!("user {}", users.name_and_number(*uid)),
             QuotaOf::Dir(path) => path.to_string(),
         };
         let percent = match quota.limit {

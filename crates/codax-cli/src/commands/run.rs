@@ -2,14 +2,16 @@
 
 use super::Context;
 use crate::args::{RunArgs, checked};
+use crate::output::progress::Progress;
 use crate::output::text::{self, printable};
 use anyhow::Result;
 use codax::queue::{
-    Closed, Completion, Descriptor, INLINE_MAX, Opcode, Outcome, Queue, Range, Refused, Spec, Status, Ticket,
-    Unfinished, Value, Which, descriptor,
+    Closed, Completion, Descriptor, INLINE_MAX, Opcode, Outcome, Queue, RESULT_LEN, Range, Refused, Spec,
+    Status, Ticket, Unfinished, Value, Which, descriptor, result_to, search_for,
 };
 use codax::{File, OpenOptions, Store};
-use codax_core::units::format_size;
+use codax_core::driver::Standing;
+use codax_core::units::{format_size, parse_size};
 use codax_core::{Error, ErrorKind};
 use serde::Serialize;
 use std::ffi::{OsStr, OsString};
@@ -23,6 +25,9 @@ const SLOTS: u32 = 2;
 /// Time between two looks at how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// How long it has not begun when it is said why.
+const SILENT: Duration = Duration::from_secs(1);
+
 /// Bytes that `histogram` writes.
 const HISTOGRAM_LEN: u64 = 2048;
 
@@ -32,7 +37,7 @@ struct Row {
     operation: &'static str,
     /// The result in words, as it is printed without --json.
     result: String,
-    /// Its 16 bytes.
+    /// Its 16 bytes; offset and length of where it was written.
     result_hex: String,
     /// Bytes that it went through.
     bytes: u64,
@@ -48,19 +53,25 @@ struct Job<'a> {
     store: &'a Store,
     queue: Queue,
     spec: Spec,
+    /// Where the string is that is searched for, if it lies in a file.
+    string: Option<Range>,
     /// What was written, to be printed.
     output: Option<File>,
 }
+
+/// Longest string that is searched for.
+const STRING_MAX: usize = 256;
 
 /// `codax run`.
 pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
     let opcode: Opcode = args.operation.parse().map_err(|e| Error::invalid(format!("{e}")))?;
     let range = args.range.as_deref().map(checked::range).transpose()?;
+    let at = parse_size(&args.result_at)?;
     let store = context.store()?;
     let queue = store.device(&args.device).queue(SLOTS)?;
-    let mut job = Job { store: &store, queue, spec: Spec::new(opcode), output: None };
+    let mut job = Job { store: &store, queue, spec: Spec::new(opcode), string: None, output: None };
     job.prepare(args, range)?;
-    let request = descriptor(&job.spec)?;
+    let request = job.request(args.result_to.as_deref(), at)?;
     let completion = job.carry_out(context, args, &request)?;
     let status = Status::of(&completion);
     if status != Status::Done {
@@ -68,17 +79,19 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
         let line = format!("{} {opcode}{path}: {status}", args.device);
         return Err(Error::new(kind_of(status), line).into());
     }
-    let result = Outcome(completion.result).value(opcode);
+    let result = args.result_to.is_none().then(|| Outcome(completion.result).value(opcode));
     // Some end where they have found something.
     let len = match result {
-        Value::Found(Some(at)) | Value::Difference(Some((at, _))) => request.len.min(at + 1),
+        Some(Value::Found(Some(at)) | Value::Difference(Some((at, _)))) => request.len.min(at + 1),
         _ => request.len,
     };
+    let path = args.result_to.as_deref().unwrap_or_default().display();
+    let result = result.map_or_else(|| format!("written to {path} at {at}"), |result| result.to_string());
     let output = job.output.as_ref().map(|file| numbers(file, opcode)).transpose()?;
     let row = Row {
         device: args.device.clone(),
         operation: opcode.name(),
-        result: result.to_string(),
+        result: result.clone(),
         result_hex: completion.result.iter().fold(String::new(), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");
             hex
@@ -87,13 +100,13 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
         nanos: completion.took_ns,
         output: output.clone(),
     };
-    context.print([row], || shown(&args.device, result, output.as_deref(), len, completion.took_ns))
+    context.print([row], || shown(&args.device, &result, output.as_deref(), len, completion.took_ns))
 }
 
 /// What a person sees: what was written in lines, or the result in one.
 fn shown(
     device: &str,
-    result: Value,
+    result: &str,
     output: Option<&[serde_json::Number]>,
     bytes: u64,
     nanos: u64,
@@ -104,7 +117,11 @@ fn shown(
             lines
         });
     }
+    if bytes == 0 {
+        return format!("{}\n", printable(result));
+    }
     let (size, pace) = (format_size(bytes), text::pace(bytes, nanos));
+    let result = printable(result);
     format!("{result}\n  {size} by {} in {pace}\n", printable(device))
 }
 
@@ -141,7 +158,14 @@ impl Job<'_> {
         }
         self.give(Which::Input, path, range)?;
         match opcode {
-            Opcode::Search => self.spec.parameter = string(first)?,
+            Opcode::Search => {
+                let string = string(first)?;
+                if string.len() <= INLINE_MAX && args.result_to.is_none() {
+                    self.spec.parameter = string;
+                } else {
+                    self.string = Some(self.put_string(path, &string)?);
+                }
+            }
             Opcode::MatvecF32 => {
                 self.give(Which::Second, first.ok_or_else(|| usage(opcode, "without a VECTOR"))?, None)?;
                 let columns = self.spec.len(Which::Second) / 4;
@@ -160,6 +184,33 @@ impl Job<'_> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Puts what is searched for into a file that goes with this process.
+    fn put_string(&self, beside: &OsStr, string: &[u8]) -> Result<Range> {
+        let len = string.len() as u64;
+        let options = OpenOptions::new().read(true).write(true).unnamed(true).len(len);
+        let file = options.open(self.store, beside)?;
+        file.write_at(string, 0)?;
+        Ok(Range { file: self.queue.file(&file, false)?.into(), start: 0, len })
+    }
+
+    /// What is handed in.
+    fn request(&self, result_path: Option<&OsStr>, at: u64) -> Result<Descriptor> {
+        let request = match (self.string, self.spec.ranges[Which::Input as usize]) {
+            (Some(string), Some(input)) => search_for(input, string)?,
+            _ => descriptor(&self.spec)?,
+        };
+        let Some(path) = result_path else { return Ok(request) };
+        // Before a file is made for nothing.
+        result_to(&request, 0, at)?;
+        let end =
+            at.checked_add(RESULT_LEN).ok_or_else(|| Error::invalid(format!("--result-at {at}: too far")))?;
+        let file = OpenOptions::new().read(true).write(true).create(true).open(self.store, path)?;
+        if file.len()? < end {
+            file.set_len(end)?;
+        }
+        Ok(result_to(&request, self.queue.file(&file, true)?, at)?)
     }
 
     /// A file that is there, or a part of it.
@@ -210,6 +261,7 @@ impl Job<'_> {
             Refused::Full => Error::internal("a new queue has no room"),
         })?;
         let mut progress = context.progress(format!("{} on {}", args.operation, args.device));
+        let mut silent = Some(Instant::now());
         loop {
             match self.queue.wait(ticket, Some(Instant::now() + LOOK_EVERY)) {
                 Ok(completion) => return Ok(completion),
@@ -217,7 +269,21 @@ impl Job<'_> {
                 Err(Unfinished::Pending(pending)) => ticket = pending,
             }
             let left = self.queue.left(&ticket);
+            if silent.take_if(|since| since.elapsed() > SILENT).is_some() && left == request.len {
+                self.say_why_it_waits(&args.device, &progress);
+            }
             progress.bytes(request.len.saturating_sub(left), request.len, "");
+        }
+    }
+}
+
+impl Job<'_> {
+    fn say_why_it_waits(&self, device: &str, progress: &Progress) {
+        // Who doesn't know waits all the same.
+        if let Ok(Standing::Stopped) = self.store.device(device).info().map(|info| info.standing) {
+            progress.line(&format!(
+                "{device} is at rest: it goes on when it is online again (codax device online {device})"
+            ));
         }
     }
 }
@@ -251,12 +317,9 @@ fn byte(typed: Option<&OsString>) -> Result<u8> {
 fn string(typed: Option<&OsString>) -> Result<Vec<u8>> {
     let typed = typed.ok_or_else(|| usage(Opcode::Search, "without a TEXT"))?;
     let string = typed.as_bytes();
-    if string.is_empty() || string.len() > INLINE_MAX {
+    if string.is_empty() || string.len() > STRING_MAX {
         let len = string.len();
-        return Err(Error::invalid(format!(
-            "search for {len} bytes: 1 to {INLINE_MAX} can be given here; programs search for up to 256"
-        ))
-        .into());
+        return Err(Error::invalid(format!("search for {len} bytes: 1 to {STRING_MAX} can be given")).into());
     }
     Ok(string.to_vec())
 }

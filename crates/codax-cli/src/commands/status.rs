@@ -1,6 +1,6 @@
 //! `codax status`, `df` and `du`: what there is, and what it takes.
 
-use super::device::{job, state};
+use super::device::{job, of_memory, state};
 use super::{Context, info, quota, unexpected};
 use crate::args::{DuArgs, checked};
 use crate::output::json::PathForm;
@@ -142,7 +142,7 @@ fn status_text(info: &StoreInfo) -> String {
 
 /// What an emergency has of a device, and what can't be measured.
 pub fn emergency_lines(pool: &PoolInfo) -> Vec<String> {
-    let EmergencyInfo { used, lent, owed, unmeasured, .. } = &pool.emergency;
+    let EmergencyInfo { used, lent, owed, unmeasured, unlent, .. } = &pool.emergency;
     let mut lines = Vec::new();
     if *used > 0 {
         lines.push(format!("{} of files that found no room in dram", format_size(*used)));
@@ -158,6 +158,9 @@ pub fn emergency_lines(pool: &PoolInfo) -> Vec<String> {
             "its emergency has a condition that can't be measured here, and it never helps out: {why}"
         ));
     }
+    lines.extend(
+        unlent.as_ref().map(|why| format!("nothing of it can be lent to the rest of the system: {why}")),
+    );
     lines
 }
 
@@ -174,10 +177,10 @@ fn pools_text(pools: &[PoolInfo]) -> String {
         let row = [
             pool.name.clone(),
             state(pool.state).to_owned(),
-            format_size(pool.bytes),
-            format_size(pool.used),
-            format_size(pool.held),
-            format_size(pool.free),
+            of_memory(pool, pool.bytes),
+            of_memory(pool, pool.used),
+            of_memory(pool, pool.held),
+            of_memory(pool, pool.free),
             pool.files.to_string(),
         ];
         table::row(&mut table, row);

@@ -38,6 +38,11 @@ impl Names {
         self.by_id.get(&id).cloned().unwrap_or_else(|| id.to_string())
     }
 
+    /// The name of `id` with its number, by which messages of the daemon call it: names are each machine's own.
+    pub fn name_and_number(&self, id: u32) -> String {
+        self.by_id.get(&id).map_or_else(|| id.to_string(), |name| format!("{name} ({id})"))
+    }
+
     /// The number of `name`, which may be a number already.
     pub fn id(&self, name: &str) -> Result<u32> {
         let known = self.by_id.iter().find(|(_, known)| *known == name).map(|(id, _)| *id);

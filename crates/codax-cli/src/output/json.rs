@@ -171,6 +171,8 @@ pub struct FileRow {
     pub runs: Vec<RunRow>,
     /// What a drain took elsewhere; `pool` is its home. What is at home in `dram` found no room there.
     pub away: Vec<RunRow>,
+    /// Why it found none; null where nothing of it has spilled, or the daemon was started since.
+    pub spilled: Option<String>,
     /// How programs reach its bytes: "mapping" is the client library's; null for a directory.
     pub served: Option<&'static str>,
     /// How the mounts serve it, or would if it were opened now; empty for a directory, and in listings.
@@ -221,6 +223,7 @@ impl FileRow {
             extents: info.extents.iter().map(extent).collect(),
             runs: info.runs.iter().map(|run| RunRow::new(run, names)).collect(),
             away: info.away.iter().map(|run| RunRow::new(run, names)).collect(),
+            spilled: info.spilled.clone(),
             served: (info.kind == Kind::File).then_some("mapping"),
             mounted: Vec::new(),
             mapped_by: info.mapped_by.clone(),
@@ -322,6 +325,7 @@ mod tests {
             no_emergency: false,
             extents: vec![],
             away: vec![],
+            spilled: None,
             runs: vec![],
             mapped_by: vec![],
             pins: 0,

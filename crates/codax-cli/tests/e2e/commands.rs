@@ -31,7 +31,7 @@ fn json_has_one_shape_for_each_command() {
     let rig = Plan::new().up();
     rig.put("/f", b"bytes", &["--on", "sim0"]).ok();
     let pool = "backing bytes dax emergency exclusive files free held huge id job link missing moves_with name nodes numa persistent populated private reserve retired state swappable used";
-    let file = "away backed ctime_ns extents gid id kind len lost mapped_by mode mounted mtime_ns name name_hex nlink no_emergency path path_hex persistent pins placement runs served uid";
+    let file = "away backed ctime_ns extents gid id kind len lost mapped_by mode mounted mtime_ns name name_hex nlink no_emergency path path_hex persistent pins placement runs served spilled uid";
     let job = "bytes files left nanos plan subject";
     let shown = pool.replace(" dax ", " dax device ");
     let cases: &[(&[&str], usize, &str)] = &[
@@ -55,6 +55,7 @@ fn json_has_one_shape_for_each_command() {
         (&["quota"], 0, ""),
         (&["quota", "set", "--dir", "/d", "sim0", "1MiB"], 1, "limit path path_hex pool uid user"),
         (&["quota"], 1, "limit over path path_hex pool uid used user"),
+        (&["quota", "list"], 1, "limit over path path_hex pool uid used user"),
         (&["quota", "clear", "--dir", "/d"], 1, "limit path path_hex pool uid user"),
         (&["placement", "/f"], 1, "no_emergency path path_hex placement"),
         (&["placement", "/d", "--prefer", "sim0"], 1, "no_emergency path path_hex placement"),

@@ -1,11 +1,13 @@
 //! Drivers in processes of their own, well and bad: what the store does with one that is late, lies, is somebody else's or is killed.
 
 use crate::client::{self, Client};
+use crate::mount::{Mounted, mounted};
 use crate::rig::{MIB, NOBODY, Plan, Rig, Running, pattern, root, skipped, until};
 use codax::driver::{Cache, Counter, Description, Driver, Health, Link, Range, serve};
 use codax::{Request, Result, Store};
 use codax_wire::driver::{Answer, Call, Drive, FromDriver, ToDriver};
 use codax_wire::{Channel, Hello, MAGIC, Reply, SOCKET, VERSION};
+use rustix::fs::FallocateFlags;
 use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
@@ -234,6 +236,45 @@ fn a_driver_that_never_answers_invalidate_keeps_the_file_where_it_is_until_it_is
     rig.ok(&["device", "drain", "sim0"]);
     assert_eq!(user.number("get 8"), 7);
     user.end();
+    rig.sound();
+}
+
+#[test]
+fn what_a_mount_takes_from_a_file_waits_for_a_slow_invalidate_and_for_none_for_ever() {
+    let name = "what_a_mount_takes_from_a_file_waits_for_a_slow_invalidate_and_for_none_for_ever";
+    let Some(Mounted { rig, dir }) = mounted(name, impatient(4000)) else { return };
+    rig.put("/f", &pattern(4 * MIB, 1), &["--on", "sim0"]).ok();
+    let mut driver = start(&rig, "write_back", "100");
+    let file = std::fs::OpenOptions::new().write(true).open(dir.join("f")).expect("it is there");
+    let cut = || file.set_len(3 * MIB);
+    let punch = || {
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(&file, how, MIB, MIB)?)
+    };
+    let takes: [&(dyn Fn() -> std::io::Result<()> + Sync); 2] = [&cut, &punch];
+    for take in takes {
+        let busy = take().expect_err("the driver does not answer").raw_os_error();
+        assert_eq!(busy, Some(rustix::io::Errno::BUSY.raw_os_error()));
+        assert_eq!(driver.line(), "write_back");
+        // Nothing is taken, and everybody is served.
+        let before = rig.pool("sim0", "used");
+        driver.tell("go on");
+        std::thread::scope(|scope| {
+            let taking = scope.spawn(take);
+            assert_eq!(driver.line(), "write_back");
+            assert_eq!(rig.pool("sim0", "used"), before);
+            driver.tell("go on");
+            taking.join().expect("no panic").expect("it answers");
+        });
+        assert_eq!(rig.pool("sim0", "used"), before - MIB);
+    }
+    drop(file);
+    // A name goes at once, and the memory when the driver has answered.
+    std::fs::remove_file(dir.join("f")).expect("it is there");
+    assert_eq!(driver.line(), "write_back");
+    assert_eq!((rig.pool("sim0", "used"), rig.pool("sim0", "held")), (0, 2 * MIB));
+    driver.tell("go on");
+    until("nothing to be held", || (rig.pool("sim0", "held") == 0).then_some(()));
     rig.sound();
 }
 

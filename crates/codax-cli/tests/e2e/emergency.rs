@@ -5,7 +5,7 @@ use crate::client::{self, Client, check_counted, counted};
 use crate::exclusive::{Filled, WithoutSwap, on_node};
 use crate::mount::mounted;
 use crate::numa::{alone, at_its_place, far, nodes};
-use crate::rig::{MIB, Plan, Rig, pattern, root, skipped, until};
+use crate::rig::{MIB, Plan, Rig, Running, pattern, root, skipped, until};
 use crate::setting::{self, slowed};
 use codax_os::numa;
 use codax_os::psi::{self, Trigger};
@@ -15,6 +15,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// A huge page.
+const HUGE: u64 = 2 * MIB;
+
 /// `dram` of 32 MiB, and an emulated device of 64 MiB that is allowed what is said.
 fn plan(emergency: &str) -> Plan {
     Plan::new().dram("32MiB").device_as(&format!("sim0=emulated:64MiB{emergency}"))
@@ -23,6 +26,10 @@ fn plan(emergency: &str) -> Plan {
 /// What is used of a device for an emergency.
 fn emergency(rig: &Rig, name: &str) -> Value {
     rig.row(&["device", "show", name])["emergency"].clone()
+}
+
+fn bytes_of(row: &Value) -> u64 {
+    bytes(&row["bytes"])
 }
 
 fn bytes(value: &Value) -> u64 {
@@ -45,7 +52,9 @@ fn a_file_that_finds_no_room_helps_itself_to_the_device_and_goes_home_under_its_
     let status = rig.ok(&["status"]);
     assert!(status.text().contains("sim0: 4 MiB of files that found no room in dram"), "{status}");
     let stat = rig.ok(&["stat", "/f"]);
-    assert!(stat.text().contains("at home in dram, where it found no room"), "{stat}");
+    for says in ["at home in dram", "on a device, since dram has no room for it"] {
+        assert!(stat.text().contains(says), "{stat}");
+    }
     let pages = rig.rows(&["pages", "sim0", "--file", "/f"]);
     assert!(pages.iter().all(|run| run["flags"] == serde_json::json!(["emergency"])), "{pages:?}");
     assert!(rig.events("emergency")[0].starts_with("\"/f\" \"in sim0"), "{:?}", rig.events("emergency"));
@@ -69,6 +78,34 @@ fn a_file_that_finds_no_room_helps_itself_to_the_device_and_goes_home_under_its_
 }
 
 #[test]
+fn what_is_decided_is_in_the_events_with_time_cause_and_size() {
+    let rig = plan(",emergency=allow,at_most=8MiB").up();
+    rig.put("/full", &pattern(30 * MIB, 1), &[]).ok();
+    rig.put("/f", &pattern(6 * MIB, 2), &[]).ok();
+    rig.put("/more", &pattern(9 * MIB, 3), &[]).fails(4, &["at_most"]);
+    rig.run(&["device", "drain", "sim0"]).fails(4, &["no place elsewhere"]);
+    rig.run(&["move", "/full", "--to", "sim0", "--range", "0:2MiB"]).ok();
+    rig.ok(&["move", "/full", "--to", "dram"]);
+    rig.ok(&["rm", "/full"]);
+    until("it is home", || (rig.pools_of("/f") == ["dram"]).then_some(()));
+    let rows = rig.rows(&["events"]);
+    for (what, subject, cause, bytes) in [
+        ("emergency", "/f", "in sim0, since dram has no room for it", 4 * MIB),
+        ("refuse", "a new file in /", "for an emergency sim0", 4 * MIB),
+        ("refuse", "sim0", "drain sim0: ", 4 * MIB),
+        ("home", "/f", "from sim0 to dram, where there is room again", 4 * MIB),
+    ] {
+        let said = |row: &&Value| {
+            let detail = row["detail"].as_str().is_some_and(|detail| detail.contains(cause));
+            row["what"] == what && row["subject"] == subject && detail
+        };
+        let told: Vec<&Value> = rows.iter().filter(said).collect();
+        assert_eq!(told.iter().map(|row| bytes_of(row)).sum::<u64>(), bytes, "{what} {subject}: {rows:?}");
+        assert!(told.iter().all(|row| row["time_ns"].as_u64().is_some_and(|time| time > 1 << 60)));
+    }
+}
+
+#[test]
 fn who_opts_out_has_no_space() {
     let rig = plan(",emergency=allow").up();
     rig.put("/full", &pattern(32 * MIB, 1), &[]).ok();
@@ -85,7 +122,15 @@ fn who_opts_out_has_no_space() {
     rig.put("/never/f", &some, &[]).ok();
     assert_eq!(rig.pools_of("/never/f"), ["sim0"]);
     rig.ok(&["placement", "/never/f", "--no-emergency"]);
-    assert!(rig.ok(&["stat", "/never/f"]).text().contains("never: it is on no device for want of room"));
+    let stat = rig.ok(&["stat", "/never/f"]);
+    assert!(
+        stat.text().contains("never, for what it gets by now; on a device, since dram has no room"),
+        "{stat}"
+    );
+    rig.ok(&["rm", "/full"]);
+    until("it is home", || (rig.pools_of("/never/f") == ["dram"]).then_some(()));
+    let stat = rig.ok(&["stat", "/never/f"]);
+    assert!(stat.text().contains("never: it is on no device for want of room"), "{stat}");
     rig.sound();
 }
 
@@ -118,6 +163,7 @@ fn a_reload_takes_what_is_allowed_by_now() {
     rig.put("/f", &pattern(MIB, 2), &[]).fails(4, &["no space in pool `dram`: 1 MiB"]);
     std::fs::write(rig.beside("codax.toml"), device("allow")).expect("ours");
     assert!(rig.ok(&["reload"]).text().contains("device sim0: emergency is allow now"));
+    assert!(rig.events("reload")[0].contains("device sim0: emergency is allow now"));
     rig.put("/f", &pattern(MIB, 2), &[]).ok();
     assert_eq!(rig.pools_of("/f"), ["sim0"]);
     rig.ok(&["device", "drain", "sim0", "--dry-run"]);
@@ -194,6 +240,11 @@ fn below_a_limit_of_memory_what_is_free_is_what_that_leaves() {
         "with it, less than 48 MiB would be left: {:?}",
         rig.pools_of("/b")
     );
+    // What stat says of it is what was said when it happened.
+    let why = "memory is short (free:48MiB)";
+    assert_eq!(rig.row(&["stat", "/b"])["spilled"], why);
+    assert!(rig.ok(&["stat", "/b"]).text().contains(&format!("on a device, since {why}")));
+    assert!(rig.events("emergency")[0].contains(why), "{:?}", rig.events("emergency"));
     assert!(rig.get("/b") == pattern(24 * MIB, 2));
     rig.sound();
     assert_eq!(cgroup.killed(), "0");
@@ -218,22 +269,65 @@ pub fn churn(rounds: u64) {
     });
 }
 
-/// A store whose device `cxl0` is a node that it keeps to itself, with this in an emergency; swap is off, and the machine is the test's.
-fn reserved(test: &str, emergency: &str) -> Option<(Rig, u32)> {
+/// A store whose device `cxl0` is a node that it keeps to itself; swap is off, and the machine is the test's.
+struct Reserved {
+    rig: Rig,
+    node: u32,
+    /// Bytes of huge pages that the node had before.
+    before: u64,
+}
+
+/// One in pages of this kind, with this in an emergency. Of pages that are set aside it has all of the node but a little.
+fn reserved(test: &str, page: &str, emergency: &str) -> Option<Reserved> {
     let Some(node) = far().last().copied().filter(|_| root() && setting::may_change_machine()) else {
         skipped(test, "wants root, a NUMA node without CPUs, and CODAX_TEST_MACHINE=1");
         return None;
     };
     let all = nodes().iter().find(|each| each.node == node).and_then(|each| each.bytes).expect("memory");
     // What was populated before is given back a little later than its store ends.
-    until("the node is free", || {
-        numa::watermarks(node).is_ok_and(|marks| marks.free > all / 2).then_some(())
+    let free = until("the node is free", || {
+        numa::watermarks(node).ok().map(|marks| marks.free).filter(|free| *free > all / 2)
     });
-    let device = format!("cxl0=numa:{node},exclusive=reserve{emergency}");
+    let before = set_aside(node);
+    let reserve = free / HUGE * HUGE - 24 * MIB;
+    let (kind, whole) = match page {
+        "2M" => (format!("page=2M,reserve={reserve}"), "in huge pages of 2 MiB"),
+        "1G" => ("page=1G,reserve=1GiB".to_owned(), "in huge pages of 1 GiB"),
+        page => (format!("page={page},exclusive=reserve"), "nothing else fits there"),
+    };
+    let device = format!("cxl0=numa:{node},{kind}{emergency}");
     let rig = Plan::new().dram("64MiB").device_as(&device).up();
     let said = until("the reserve is populated", || rig.events("reserve").pop());
-    assert!(said.contains("nothing else fits there"), "{said}");
-    Some((rig, node))
+    assert!(said.contains(whole) && !said.contains("missing"), "{said}");
+    Some(Reserved { rig, node, before })
+}
+
+/// Bytes of huge pages that a node has.
+fn set_aside(node: u32) -> u64 {
+    let node = nodes().into_iter().find(|each| each.node == node).expect("there");
+    node.huge.iter().map(|pages| pages.total * pages.page_bytes).sum()
+}
+
+impl Reserved {
+    /// Has another daemon go on with what is lent; the pressure lasts.
+    fn restart(&self) {
+        let before = bytes(&emergency(&self.rig, "cxl0")["lent"]);
+        self.rig.kill();
+        self.rig.up();
+        let now = emergency(&self.rig, "cxl0");
+        eprintln!("restart: {before} bytes were lent, {now}");
+        assert!(before > 0 && bytes(&now["lent"]) >= before, "{before}: {now}");
+        let said = self.rig.events("lend");
+        assert!(said.iter().any(|said| said.contains("since before the start")), "{said:?}");
+    }
+
+    /// The store ends, and the node has what it had.
+    fn purge(self) {
+        self.rig.ok(&["down", "--purge"]);
+        let status = self.rig.with_daemon(Running::end);
+        assert!(status.success(), "{status}");
+        assert_eq!(set_aside(self.node), self.before);
+    }
 }
 
 /// All that the other nodes have but so much of the first is taken, as long as this is there.
@@ -265,47 +359,69 @@ impl Drop for RoomForTheKernel {
 
 #[test]
 fn a_hog_under_never_is_ended_and_the_device_is_as_it_was() {
+    ended_and_as_it_was("a_hog_under_never", "thp");
+}
+
+#[test]
+fn a_hog_under_never_gets_none_of_the_pages_that_are_set_aside() {
+    ended_and_as_it_was("a_hog_under_never_gets_none_of_the_pages", "2M");
+}
+
+fn ended_and_as_it_was(test: &str, page: &str) {
     let _alone = alone();
-    let Some((rig, node)) = reserved("a_hog_under_never", ",emergency=never") else { return };
+    let Some(reserved) = reserved(test, page, ",emergency=never") else { return };
+    let Reserved { rig, node, .. } = &reserved;
+    let (node, had) = (*node, set_aside(*node));
     rig.put("/f", &pattern(8 * MIB, 1), &["--on", "cxl0"]).ok();
     let _off = WithoutSwap::new();
-    let filled = fill_others(&rig, node, 64 * MIB);
-    let mut hog = Client::start(&rig, "eat", &["4096"]);
+    let others_have = numa::watermarks(node).expect("there").free;
+    let filled = fill_others(rig, node, 64 * MIB);
+    let mut hog = Client::start(rig, "eat", &["4096"]);
     let mut most = 0;
     while hog.ask_perhaps(&format!("more {}", 4 * MIB)).is_some() {
         most = most.max(on_node(hog.pid(), node));
         assert!(most < 64 * MIB, "it has the device");
     }
     let kept = numa::watermarks(node).expect("there");
-    eprintln!("never: at most {most} bytes of the hog on the node; {kept:?}");
-    // No more than what the kernel keeps of each node, which it gives who finds nothing else.
-    assert!(most <= kept.kept, "{most} of {kept:?}");
+    eprintln!("{page}, never: at most {most} bytes of the hog on the node; {kept:?}");
+    // No more than what the kernel keeps of each node, which it gives who finds nothing else; or what isn't the device's.
+    assert!(most <= kept.kept.max(if page == "2M" { others_have } else { 0 }), "{most} of {kept:?}");
     drop(filled);
     assert!(rig.events("lend").is_empty() && rig.pool("cxl0", "free") > 0);
-    assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+    assert_eq!((set_aside(node), at_its_place(rig, "/f", node)), (had, vec!["cxl0".to_owned()]));
     assert!(rig.get("/f") == pattern(8 * MIB, 1));
     rig.sound();
 }
 
 #[test]
 fn a_hog_under_allow_lives_on_what_it_is_lent_and_a_drain_gets_that_back_when_there_is_room() {
+    lives_and_a_drain_gets_it_back("a_hog_under_allow", "thp");
+}
+
+#[test]
+fn a_hog_lives_on_huge_pages_that_it_is_lent_and_a_drain_gets_them_back_when_there_is_room() {
+    lives_and_a_drain_gets_it_back("a_hog_lives_on_huge_pages", "2M");
+}
+
+fn lives_and_a_drain_gets_it_back(test: &str, page: &str) {
     let _alone = alone();
-    let allow = ",emergency=allow,at_most=50%,when=free:96MiB";
-    let Some((rig, node)) = reserved("a_hog_under_allow", allow) else { return };
+    let Some(reserved) = reserved(test, page, ",emergency=allow,at_most=50%,when=free:96MiB") else { return };
+    let Reserved { rig, node, .. } = &reserved;
+    let node = *node;
     rig.put("/f", &pattern(8 * MIB, 1), &["--on", "cxl0"]).ok();
-    let at_most = bytes(&emergency(&rig, "cxl0")["at_most"]);
+    let (at_most, had) = (bytes(&emergency(rig, "cxl0")["at_most"]), set_aside(node));
     let _off = WithoutSwap::new();
     let _room = RoomForTheKernel::new();
-    let filled = fill_others(&rig, node, 256 * MIB);
-    let mut hog = Client::start(&rig, "eat", &["4096"]);
+    let filled = fill_others(rig, node, 256 * MIB);
+    let mut hog = Client::start(rig, "eat", &["4096"]);
     // More than there is elsewhere.
     let wanted = 224 * MIB;
     for _ in 0..wanted / (4 * MIB) {
         assert_eq!(hog.ask(&format!("more {}", 4 * MIB)), "done", "it lives");
     }
     let has = on_node(hog.pid(), node);
-    let used = emergency(&rig, "cxl0");
-    eprintln!("allow: {has} bytes of the hog on the node; {used}");
+    let used = emergency(rig, "cxl0");
+    eprintln!("{page}, allow: {has} bytes of the hog on the node; {used}");
     assert!(
         has >= 32 * MIB && bytes(&used["lent"]) >= has / 2 && bytes(&used["lent"]) <= at_most,
         "{has}: {used}"
@@ -316,64 +432,117 @@ fn a_hog_under_allow_lives_on_what_it_is_lent_and_a_drain_gets_that_back_when_th
         rig.events("lend")
     );
     assert!(rig.ok(&["status"]).text().contains("lent to the rest of the system"));
-    // Lent frames are nobody's.
-    let pool = rig.row(&["device", "show", "cxl0"]);
-    let parts = [&pool["free"], &pool["emergency"]["lent"], &pool["used"]].map(bytes);
-    assert_eq!(parts.iter().sum::<u64>(), bytes(&pool["bytes"]), "{pool}");
+    // Lent frames are nobody's, and so are they after a crash.
+    let whole = || {
+        let pool = rig.row(&["device", "show", "cxl0"]);
+        let parts = [&pool["free"], &pool["emergency"]["lent"], &pool["used"]].map(bytes);
+        assert_eq!(parts.iter().sum::<u64>(), bytes(&pool["bytes"]), "{pool}");
+    };
+    whole();
+    reserved.restart();
+    whole();
     rig.put("/g", &pattern(MIB, 3), &["--on", "cxl0"]).ok();
-    assert_eq!(at_its_place(&rig, "/f", node), ["cxl0"]);
+    assert_eq!(at_its_place(rig, "/f", node), ["cxl0"]);
     assert!(rig.get("/f") == pattern(8 * MIB, 1));
     // With room elsewhere a drain has others' pages moved there, under who has them.
     drop(filled);
     rig.ok(&["device", "drain", "cxl0", "--wait", &setting::seconds(30)]);
-    assert_eq!(bytes(&emergency(&rig, "cxl0")["lent"]), 0);
+    assert_eq!((bytes(&emergency(rig, "cxl0")["lent"]), set_aside(node)), (0, had));
     assert_eq!(hog.number("all"), wanted + 4096);
-    assert!(on_node(hog.pid(), node) < 4 * MIB, "{} bytes", on_node(hog.pid(), node));
-    assert_eq!(at_its_place(&rig, "/f", node), ["dram"]);
+    // What isn't the device's of the node anybody may have.
+    let left = if page == "2M" { 32 * MIB } else { 4 * MIB };
+    assert!(on_node(hog.pid(), node) < left, "{} bytes", on_node(hog.pid(), node));
+    assert_eq!(at_its_place(rig, "/f", node), ["dram"]);
     rig.ok(&["device", "online", "cxl0"]);
     assert!(rig.get("/f") == pattern(8 * MIB, 1));
     hog.end();
     rig.sound();
+    reserved.purge();
 }
 
 #[test]
 fn what_was_lent_comes_back_by_itself_and_a_drain_without_room_is_refused() {
+    comes_back_by_itself("what_was_lent_comes_back_by_itself", "thp");
+}
+
+#[test]
+fn huge_pages_that_were_lent_come_back_by_themselves_and_a_drain_without_room_is_refused() {
+    comes_back_by_itself("huge_pages_that_were_lent_come_back", "2M");
+}
+
+fn comes_back_by_itself(test: &str, page: &str) {
     let _alone = alone();
-    let allow = ",emergency=allow,at_most=50%,when=free:96MiB";
-    let Some((rig, node)) = reserved("what_was_lent_comes_back_by_itself", allow) else { return };
+    let Some(reserved) = reserved(test, page, ",emergency=allow,at_most=50%,when=free:96MiB") else { return };
+    let Reserved { rig, node, .. } = &reserved;
+    let node = *node;
     rig.put("/on", &pattern(80 * MIB, 1), &["--on", "cxl0"]).ok();
-    let free = rig.pool("cxl0", "free");
+    let (free, had) = (rig.pool("cxl0", "free"), set_aside(node));
     let off = WithoutSwap::new();
     let room = RoomForTheKernel::new();
-    let filled = fill_others(&rig, node, 192 * MIB);
-    let mut hog = Client::start(&rig, "eat", &["4096"]);
+    let filled = fill_others(rig, node, 192 * MIB);
+    let mut hog = Client::start(rig, "eat", &["4096"]);
     for _ in 0..36 {
         assert_eq!(hog.ask(&format!("more {}", 4 * MIB)), "done", "it lives");
     }
-    assert!(bytes(&emergency(&rig, "cxl0")["lent"]) > 0);
+    reserved.restart();
     // What is lent of it is in use, and if that can be moved elsewhere, its files can't.
     let refused = rig.run(&["device", "drain", "cxl0"]);
     assert!([4, 5].contains(&refused.code), "{refused}");
     assert_eq!(
-        (rig.state("cxl0").as_str(), at_its_place(&rig, "/on", node)),
+        (rig.state("cxl0").as_str(), at_its_place(rig, "/on", node)),
         ("online", vec!["cxl0".to_owned()])
     );
     hog.end();
     drop(filled);
     drop(room);
     until("all is back, and memory isn't short any more", || {
-        let now = emergency(&rig, "cxl0");
+        let now = emergency(rig, "cxl0");
         (bytes(&now["lent"]) == 0 && now["pressed"] == false).then_some(())
     });
     let said = rig.events("return");
     assert!(said.last().is_some_and(|said| said.contains("nothing is lent any more")), "{said:?}");
-    assert_eq!(rig.pool("cxl0", "free"), free);
+    assert_eq!((rig.pool("cxl0", "free"), set_aside(node)), (free, had));
     // More than dram has.
     rig.run(&["device", "drain", "cxl0"]).fails(4, &["have no place elsewhere", "/on"]);
-    assert_eq!(at_its_place(&rig, "/on", node), ["cxl0"]);
+    assert_eq!(at_its_place(rig, "/on", node), ["cxl0"]);
     assert!(rig.get("/on") == pattern(80 * MIB, 1));
     drop(off);
     rig.sound();
+    reserved.purge();
+}
+
+#[test]
+fn pages_of_a_gibibyte_are_lent_and_come_back() {
+    const NAME: &str = "pages_of_a_gibibyte_are_lent";
+    let _alone = alone();
+    let node = far().last().copied();
+    if node.and_then(|node| numa::watermarks(node).ok()).is_none_or(|marks| marks.free < 5 << 29) {
+        return skipped(NAME, "wants a NUMA node without CPUs, with 2.5 GiB of free memory");
+    }
+    let Some(reserved) = reserved(NAME, "1G", ",emergency=allow,when=free:96MiB") else { return };
+    let Reserved { rig, node, .. } = &reserved;
+    let node = *node;
+    let off = WithoutSwap::new();
+    let room = RoomForTheKernel::new();
+    let mut filled = fill_others(rig, node, 192 * MIB);
+    filled.push(Filled::but(rig, node, 160 * MIB));
+    let mut hog = Client::start(rig, "eat", &["4096"]);
+    for _ in 0..48 {
+        assert_eq!(hog.ask(&format!("more {}", 4 * MIB)), "done", "it lives");
+    }
+    let used = emergency(rig, "cxl0");
+    assert_eq!((bytes(&used["lent"]), set_aside(node), rig.pool("cxl0", "free")), (1 << 30, 0, 0), "{used}");
+    reserved.restart();
+    rig.put("/f", b"x", &["--on", "cxl0"]).fails(4, &["1 GiB of cxl0 are lent"]);
+    hog.end();
+    drop((filled, room));
+    until("it is back", || (bytes(&emergency(rig, "cxl0")["lent"]) == 0).then_some(()));
+    assert_eq!((set_aside(node), rig.pool("cxl0", "free")), (1 << 30, 1 << 30));
+    rig.put("/f", b"x", &["--on", "cxl0"]).ok();
+    assert_eq!(at_its_place(rig, "/f", node), ["cxl0"]);
+    drop(off);
+    rig.sound();
+    reserved.purge();
 }
 
 #[test]
@@ -382,7 +551,7 @@ fn the_kernel_s_word_of_pressure_is_followed_by_a_loan_within_a_second() {
     let _alone = alone();
     let (stall, window) = (Duration::from_millis(20), Duration::from_millis(500));
     let allow = ",emergency=allow,at_most=50%,when=some:20ms/500ms";
-    let Some((rig, node)) = reserved(NAME, allow) else { return };
+    let Some(Reserved { rig, node, .. }) = reserved(NAME, "thp", allow) else { return };
     if emergency(&rig, "cxl0")["unmeasured"] != Value::Null {
         return skipped(NAME, "wants a kernel that tells of memory pressure");
     }
@@ -420,7 +589,10 @@ fn the_kernel_s_word_of_pressure_is_followed_by_a_loan_within_a_second() {
 #[test]
 fn a_churn_of_allocations_leaves_nothing_on_an_exclusive_node() {
     let _alone = alone();
-    let Some((rig, node)) = reserved("a_churn_of_allocations", ",emergency=never") else { return };
+    let Some(Reserved { rig, node, .. }) = reserved("a_churn_of_allocations", "thp", ",emergency=never")
+    else {
+        return;
+    };
     let mut churn = Client::start(&rig, "churn", &["1000000"]);
     assert_eq!(churn.number("go"), 1_000_000);
     let left = on_node(churn.pid(), node);

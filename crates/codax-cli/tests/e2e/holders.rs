@@ -233,6 +233,10 @@ fn evict_ends_who_holds_a_descriptor() {
         evictions.iter().any(|e| e.contains("/f") && e.contains(&sleeper.pid().to_string())),
         "{evictions:?}"
     );
+    let row = rig.rows(&["events"]).into_iter().find(|event| event["what"] == "evict").expect("noted");
+    let why = row["detail"].as_str().expect("text");
+    assert!(why.contains("(sleep) was killed for the drain of sim0: has a descriptor of it"), "{row}");
+    assert_eq!(row["bytes"], MIB, "{row}");
 }
 
 /// Maps a part of a DAX device by itself, and reads through that: `get` is answered with the first number there.

@@ -11,6 +11,7 @@ mod setting;
 mod bad_input;
 mod cgroup;
 mod commands;
+mod coprocessors;
 mod crash;
 mod damage;
 mod demo;

@@ -23,7 +23,7 @@ fn result(rig: &Rig, words: &[&str]) -> String {
 }
 
 /// CRC-32C, byte by byte.
-fn crc32c(bytes: &[u8]) -> String {
+pub fn crc32c(bytes: &[u8]) -> String {
     let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
     let table: [u32; 256] =
         std::array::from_fn(|byte| (0..8).fold(u32::try_from(byte).expect("small"), step));
@@ -44,12 +44,14 @@ fn counter(rig: &Rig, name: &str) -> u64 {
     found.and_then(|counter| counter["value"].as_u64()).unwrap_or_else(|| panic!("no counter {name}"))
 }
 
-/// The role of a program with a queue of `words[0]` requests.
+/// The role of a program with a queue of `words[0]` requests, to `sim0` or `words[1]`.
 ///
 /// `file PATH MODE` grants a file, read only or with `rw`; `crc NUMBER LEN COUNT` hands in so many; `ask OPCODE FLAGS FILE FILE AT AT LEN ARGUMENT` hands in one. `wait` waits
-/// for the oldest, `done` says how many of them are complete, `cancel` cancels the latest; `steal QUEUE` opens what was granted to another.
+/// for the oldest, `done` says how many of them are complete, `cancel` cancels the latest, and `cancel all but the first` all that are on their way but the first; `id`
+/// says what the daemon calls the queue.
 pub fn submit(store: &Store, words: &[&str]) {
-    let queue = store.device("sim0").queue(words[0].parse().expect("a number")).expect("a queue");
+    let device = words.get(1).unwrap_or(&"sim0");
+    let queue = store.device(device).queue(words[0].parse().expect("a number")).expect("a queue");
     let mut tickets: Vec<Result<Ticket, Completion>> = Vec::new();
     let number = |text: &str| text.parse::<u64>().expect("a number");
     client::serve(|line| match line {
@@ -87,11 +89,13 @@ pub fn submit(store: &Store, words: &[&str]) {
             queue.cancel(latest.id());
             "asked for".to_owned()
         }
-        ["steal", of] => {
-            let wanted = Request::OpenGranted { queue: QueueId(number(of)), number: 1 };
-            let stolen = store.call(wanted);
-            stolen.map_or_else(|e| format!("{:?}: {e}", e.kind), |reply| format!("{reply:?}"))
+        ["cancel", "all", "but", "the", "first"] => {
+            tickets = std::mem::take(&mut tickets).into_iter().map(|one| look(&queue, one)).collect();
+            let pending = tickets.iter().filter_map(|one| one.as_ref().ok());
+            pending.skip(1).for_each(|ticket| queue.cancel(ticket.id()));
+            "asked for".to_owned()
         }
+        ["id"] => queue.id().0.to_string(),
         other => panic!("no such line: {other:?}"),
     });
 }
@@ -162,6 +166,16 @@ fn each_operation_gives_what_the_test_computes() {
     rig.put("/text", b"the needle is in the hay", &[]).ok();
     assert_eq!(result(&rig, &["search", "/text", "needle"]), "found at 4");
     assert_eq!(result(&rig, &["search", "/text", "needles"]), "none");
+    assert_eq!(result(&rig, &["search", "/text", "needle is in the hay"]), "found at 4");
+    // Results side by side in a file, which grows for them.
+    for (words, at) in [(&["search", "/text", "is"][..], "16"), (&["crc32c", "/f"], "32")] {
+        let told = result(&rig, &[words, &["--result-to", "/results", "--result-at", at]].concat());
+        assert_eq!(told, format!("written to /results at {at}"));
+    }
+    let results = rig.get("/results");
+    let number = |at: usize| u64::from_le_bytes(results[at..at + 8].try_into().expect("eight"));
+    assert_eq!((results.len(), number(16), number(24)), (48, 11, 1));
+    assert_eq!(format!("{:08x}", number(32)), crc32c(&bytes));
 
     // Whole numbers: sums are exact in whatever order.
     let whole = |seed: i16| (0..5000_i16).map(move |i| i.wrapping_mul(31).wrapping_add(seed) % 101);
@@ -228,7 +242,10 @@ fn what_can_not_be_run_is_refused_in_a_line() {
         (&["copy", "/f", "/f"], 2, "make no sense"),
         (&["compare", "/f", "/g"], 2, "second"),
         (&["fill", "/f", "256"], 2, "from 0 to 255"),
-        (&["search", "/f", "seventeen letters"], 2, "1 to 16"),
+        (&["search", "/f", &"x".repeat(257)], 2, "1 to 256"),
+        (&["copy", "/f", "/made", "--result-to", "/r"], 2, "has an output"),
+        (&["crc32c", "/f", "--result-at", "16"], 2, "--result-to"),
+        (&["crc32c", "/f", "--result-to", "/g", "--result-at", "18446744073709551615"], 2, "too far"),
         (&["search", "/f"], 2, "without a TEXT"),
     ] {
         rig.run(&[&["run", "sim0"], words].concat()).fails(code, &[says]);
@@ -248,10 +265,11 @@ fn bad_descriptors_are_refused_one_by_one_and_harm_nobody() {
     rig.put("/f", &pattern(10_000, 1), &["--on", "sim0"]).ok();
     rig.put("/w", &pattern(10_000, 2), &[]).ok();
     rig.put("/long", &[7; 300], &[]).ok();
+    rig.put("/tiny", &[7; 15], &[]).ok();
     let first = pid(&rig);
     let mut program = Client::start(&rig, "submit", &["64"]);
     for (number, path, mode) in
-        [("1", "/f", "ro"), ("2", "/w", "rw"), ("3", "/long", "ro"), ("4", "/w", "rw")]
+        [("1", "/f", "ro"), ("2", "/w", "rw"), ("3", "/long", "ro"), ("4", "/w", "rw"), ("5", "/tiny", "rw")]
     {
         assert_eq!(program.ask(&format!("file {path} {mode}")), number);
     }
@@ -280,11 +298,20 @@ fn bad_descriptors_are_refused_one_by_one_and_harm_nobody() {
         ("32 0 1 1 0 0 18 17179869186".into(), "-22"),
         // And some that are well.
         ("5 0 3 3 0 100 300 200".into(), "00000000"),
-        ("6 65535 1 0 0 0 10000 0".into(), &crc32c(&pattern(10_000, 1))),
+        ("6 65531 1 0 0 0 10000 0".into(), &crc32c(&pattern(10_000, 1))),
+        // A result to a file: of none, of one that is only read, beyond its end, beside an output, and well.
+        ("6 4 1 0 0 0 10000 0".into(), "-9"),
+        (format!("6 4 1 0 0 0 10000 {}", 3_u64 << 32), "-13"),
+        (format!("6 4 1 0 0 0 10000 {}", 5_u64 << 32), "-34"),
+        (format!("3 4 2 0 0 0 10000 {}", 2_u64 << 32), "-22"),
+        (format!("5 4 3 3 0 100 300 {}", 200 | 2_u64 << 32), "00000000"),
+        (format!("6 4 1 0 0 0 10000 {}", 2_u64 << 32), "00000000"),
     ] {
         assert_eq!(program.ask(&format!("ask {request}")), "handed in");
         assert_eq!(program.ask("wait"), status, "{request}");
     }
+    let [a, b, c, d] = [0, 1, 2, 3].map(|at| rig.get("/w")[at]);
+    assert_eq!(format!("{:08x}", u32::from_le_bytes([a, b, c, d])), crc32c(&pattern(10_000, 1)));
     // What has no room is refused, and nothing is lost.
     assert_eq!(program.ask("crc 1 10000 100"), "64");
     assert!(program.ask("ask 1 0 0 0 0 0 0 0").starts_with("WouldBlock"));
@@ -342,6 +369,106 @@ fn moves_and_drains_under_work_in_flight_lose_nothing() {
     rig.sound();
 }
 
+fn kill(pid: u64) {
+    let process = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("it is there");
+}
+
+/// Kills the coprocessor and waits for the next one.
+fn replaced(rig: &Rig) -> u64 {
+    let first = pid(rig);
+    kill(first);
+    until("another coprocessor", || {
+        rig.row(&["device", "show", "sim0"])["device"]["pid"].as_u64().filter(|pid| *pid != first)
+    })
+}
+
+#[test]
+fn work_in_flight_outlives_the_coprocessor_of_a_drained_device_and_completes_once() {
+    let rig = rig();
+    let bytes = pattern(32 * MIB, 3);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    let (sum, len) = (crc32c(&bytes), bytes.len());
+    let mut program = Client::start(&rig, "submit", &["256"]);
+    assert_eq!(program.ask("file /f ro"), "1");
+    assert_eq!(program.ask(&format!("crc 1 {len} 100")), "100");
+    rig.ok(&["device", "drain", "sim0"]);
+    let done = program.number("done");
+    assert!(done < 100, "all was done before the drain");
+    assert_eq!((counter(&rig, "operations"), counter(&rig, "queue depth")), (done, 100 - done));
+    kill(pid(&rig));
+    // Whether there is a coprocessor or not: who doesn't want to wait is told, and so is who has given it up.
+    for _ in 0..20 {
+        assert_eq!(program.ask("ask 1 2 0 0 0 0 0 0"), "handed in");
+        assert_eq!(program.ask(&format!("ask 6 0 1 0 0 0 {len} 0")), "handed in");
+        assert_eq!(program.ask("cancel"), "asked for");
+    }
+    until("answers", || (program.number("done") == done + 40).then_some(()));
+    // And once more when it waits for its device, with a file that it was given since.
+    replaced(&rig);
+    assert_eq!(program.ask("file /f ro"), "2");
+    assert_eq!(program.ask(&format!("crc 2 {len} 10")), "10");
+    assert_eq!(counter(&rig, "queue depth"), 110 - done);
+    replaced(&rig);
+    rig.ok(&["device", "online", "sim0"]);
+    for n in 0..100 {
+        assert_eq!(program.ask("wait"), sum, "{n}");
+    }
+    for n in 0..20 {
+        assert_eq!([program.ask("wait"), program.ask("wait")], ["-11", "-125"], "{n}");
+    }
+    for n in 0..10 {
+        assert_eq!(program.ask("wait"), sum, "{n}");
+    }
+    // This process has carried out what the first one had not.
+    assert_eq!((counter(&rig, "operations"), counter(&rig, "queue depth")), (110 - done, 0));
+    assert_eq!(rig.pools_of("/f"), ["sim0"]);
+    program.end();
+    rig.sound();
+}
+
+#[test]
+fn what_runs_goes_on_in_the_next_coprocessor_where_it_was() {
+    let rig = rig();
+    let len = 32 * MIB;
+    rig.put("/f", &vec![0; usize::try_from(len).expect("it fits")], &["--on", "sim0"]).ok();
+    let mut program = Client::start(&rig, "submit", &["256"]);
+    assert_eq!(program.ask("file /f rw"), "1");
+    for byte in 1..=200 {
+        assert_eq!(program.ask(&format!("ask 3 0 1 0 0 0 {len} {byte}")), "handed in");
+    }
+    // Each fills all of it, so it shows how far the one that runs is, if it isn't just at its end.
+    let (at, byte) = loop {
+        rig.ok(&["device", "drain", "sim0"]);
+        let bytes = rig.get("/f");
+        if let Some(at) = bytes.iter().position(|byte| *byte != bytes[0]) {
+            break (at, bytes[0]);
+        }
+        assert!(bytes[0] < 200, "all was done before the drain");
+        rig.ok(&["device", "online", "sim0"]);
+    };
+    assert_eq!(program.number("done"), u64::from(byte) - 1);
+    replaced(&rig);
+    assert_eq!(program.ask("cancel all but the first"), "asked for");
+    until("the others' end", || (program.number("done") == 199).then_some(()));
+    // What lies behind it, it doesn't touch again.
+    let store = Store::connect(rig.dir()).expect("a daemon");
+    let file = OpenOptions::new().write(true).open(&store, "/f").expect("it is there");
+    file.write_at(&[255], 0).expect("written");
+    drop((file, store));
+    rig.ok(&["device", "online", "sim0"]);
+    until("its end", || (program.number("done") == 200).then_some(()));
+    let told: Vec<String> = (1..=200).map(|_| program.ask("wait")).collect();
+    let well = format!("{len:08x}");
+    assert!(told[..byte.into()].iter().all(|told| *told == well), "{told:?}");
+    assert!(told[byte.into()..].iter().all(|told| told == "-125"), "{told:?}");
+    let bytes = rig.get("/f");
+    assert_eq!(bytes[0], 255, "it was begun anew, and was at {at}");
+    assert!(bytes[1..].iter().all(|one| *one == byte));
+    program.end();
+    rig.sound();
+}
+
 #[test]
 fn a_reset_device_tells_what_it_has_forgotten() {
     let rig = rig();
@@ -371,8 +498,7 @@ fn a_coprocessor_that_is_killed_is_started_again_and_who_waits_is_told() {
     assert_eq!(program.ask("file /f ro"), "1");
     assert_eq!(program.ask(&format!("crc 1 {} 100", bytes.len())), "100");
     let first = pid(&rig);
-    let process = rustix::process::Pid::from_raw(i32::try_from(first).expect("a pid")).expect("a pid");
-    rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("it is there");
+    kill(first);
     let told = std::iter::repeat_with(|| program.ask("wait")).find(|told| *told != sum);
     assert_eq!(told.as_deref(), Some("the process at the queue's other end has died"));
     let next = until("another coprocessor", || {
@@ -416,6 +542,37 @@ fn a_daemon_that_is_killed_takes_its_coprocessor_with_it_and_the_next_has_anothe
     let text = std::fs::read_to_string(&file).expect("ours").replace(&format!("cpu = {cpu}\n"), "");
     std::fs::write(&file, text).expect("ours");
     assert_eq!(rig.ok(&["reload"]).text(), "coprocessors of devices need a restart\n");
+    program.end();
+    rig.sound();
+}
+
+#[test]
+fn files_that_are_removed_or_cut_while_the_device_is_at_rest_harm_nobody() {
+    let rig = rig();
+    let bytes = pattern(32 * MIB, 7);
+    let (sum, len) = (crc32c(&bytes), bytes.len());
+    let mut program = Client::start(&rig, "submit", &["256"]);
+    for (path, number) in [("/gone", "1"), ("/cut", "2")] {
+        rig.put(path, &bytes, &["--on", "sim0"]).ok();
+        assert_eq!(program.ask(&format!("file {path} rw")), number);
+    }
+    assert_eq!(program.ask(&format!("crc 2 {len} 50")), "50");
+    assert_eq!(program.ask(&format!("crc 1 {len} 10")), "10");
+    rig.ok(&["device", "drain", "sim0"]);
+    let done = program.number("done");
+    assert!(done < 50, "all was done before the drain");
+    replaced(&rig);
+    rig.ok(&["rm", "/gone"]);
+    let store = Store::connect(rig.dir()).expect("a daemon");
+    let file = OpenOptions::new().write(true).open(&store, "/cut").expect("it is there");
+    file.set_len(MIB).expect("it is cut");
+    rig.ok(&["device", "online", "sim0"]);
+    let told: Vec<String> = (0..60).map(|_| program.ask("wait")).collect();
+    let done = usize::try_from(done).expect("it fits");
+    assert!(told[..done].iter().chain(&told[50..]).all(|told| *told == sum), "{told:?}");
+    // The one that ran can't reach what it has not read yet, and the others begin with a file that is too short.
+    assert!(told[done..50].iter().all(|told| ["-5", "-34"].contains(&told.as_str())), "{told:?}");
+    drop((file, store));
     program.end();
     rig.sound();
 }
@@ -535,7 +692,7 @@ fn a_queue_has_no_more_rights_than_who_made_it() {
     }
     let mut owner = Client::start(&rig, "submit", &["4"]);
     assert_eq!(owner.ask("file /secret rw"), "1");
-    let mut command = client::itself(&rig, "rights", &[]);
+    let mut command = client::itself(&rig, "rights", &[&owner.ask("id")]);
     std::os::unix::process::CommandExt::uid(
         std::os::unix::process::CommandExt::gid(&mut command, NOBODY),
         NOBODY,
@@ -551,15 +708,17 @@ fn a_queue_has_no_more_rights_than_who_made_it() {
     owner.end();
 }
 
-/// The role of a user who has a right to read `/shown` only.
-pub fn rights(store: &Store) {
+/// The role of a user who has a right to read `/shown` only. `words[0]` is the owner's queue.
+pub fn rights(store: &Store, words: &[&str]) {
     let say = |e: codax::Error| client::say(&format!("{:?}: {e}", e.kind));
     let queue = store.device("sim0").queue(4).expect("anybody may have a queue");
     say(File::open(store, "/secret").expect_err("it is another's"));
     let file = File::open(store, "/shown").expect("it is open to all");
     say(queue.file(&file, true).expect_err("it is not open for writing"));
-    // The owner's queue was the first.
-    say(store.call(Request::OpenGranted { queue: QueueId(1), number: 1 }).expect_err("it drives nothing"));
+    let queue_of_owner = QueueId(words[0].parse().expect("a number"));
+    say(store
+        .call(Request::OpenGranted { queue: queue_of_owner, number: 1 })
+        .expect_err("it drives nothing"));
     let number = queue.file(&file, false).expect("it is open for reading");
     let range = Range { file: number.into(), start: 0, len: MIB };
     let sum = Spec::new(Opcode::Crc32c).with(Which::Input, range);
@@ -568,4 +727,148 @@ pub fn rights(store: &Store) {
         let ticket = queue.submit(&descriptor(&spec).expect("it has sense")).expect("there is room");
         client::say(&told(queue.wait(ticket, None)));
     }
+}
+
+/// Numbers that look random.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
+        of[usize::try_from(self.next() % of.len() as u64).expect("an index")]
+    }
+
+    /// A slot that was submitted in this lap, with a request that may have sense.
+    fn slot(&mut self, lap: u32) -> Vec<u8> {
+        const PLACES: [u64; 9] = [0, 1, 4096, MIB - 1, MIB, MIB + 1, 1 << 40, u64::MAX - 15, u64::MAX];
+        const FILES: [u32; 6] = [0, 1, 2, 2, 3, u32::MAX];
+        let opcode = self.next() % 34;
+        let mut argument = self.next().to_le_bytes().to_vec();
+        argument[4..].copy_from_slice(&self.one_of(&FILES).to_le_bytes());
+        argument.extend(self.one_of(&PLACES).to_le_bytes());
+        let described = Descriptor {
+            opcode: u16::try_from(opcode).expect("small"),
+            flags: self.one_of(&[0, 0, 1, 2, 4, 7, u16::MAX]),
+            files: [self.one_of(&FILES), self.one_of(&FILES)],
+            offsets: [self.one_of(&PLACES), self.one_of(&PLACES)],
+            len: self.one_of(&PLACES),
+            argument: argument.try_into().expect("sixteen"),
+        };
+        let asks = lap << 2 | self.one_of(&[0, 0, 0, 1, 2, 3]);
+        let state = lap << 1 | 1;
+        let head = u64::from(state) | u64::from(asks) << 32;
+        std::iter::once(head).chain(described.encode()).flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// Something happens to a ring of so many slots.
+    fn hammer(&mut self, memory: &std::fs::File, slots: u64) {
+        let anything: Vec<u8> = (0..16).flat_map(|_| self.next().to_le_bytes()).collect();
+        let (at, bytes) = match self.next() % 8 {
+            // Anything in the header's words, or anywhere.
+            0 => (64 + self.next() % 5 * 4, anything[..4].to_vec()),
+            1 => (self.next() % (4096 + slots * 64 - 128), anything),
+            // A slot in a state of any lap.
+            2 => (4096 + self.next() % slots * 64, self.next().to_le_bytes().to_vec()),
+            // All of a lap.
+            _ => {
+                let lap = self.one_of(&[0, 0, 1, 2, 3]);
+                (4096, (0..slots).flat_map(|_| self.slot(lap)).collect())
+            }
+        };
+        memory.write_all_at(&bytes, at).expect("written");
+    }
+}
+
+/// The role of a program that hands in nonsense for `words[0]` seconds, by a random sequence that begins with `words[1]`.
+pub fn hammer(store: &Store, words: &[&str]) {
+    let channel = Channel::new(codax_os::sock::connect(&store.dir().join(SOCKET)).expect("a daemon"));
+    let ask = |request: &Request| {
+        channel.send(request, &[]).expect("sent");
+        channel.recv::<Reply>().expect("received").expect("a reply")
+    };
+    ask(&Request::Hello(Hello { magic: MAGIC, version: VERSION }));
+    let open = |path: &str, write| {
+        let request = codax_core::request::Open {
+            path: codax_core::name::StorePath::parse(path.as_bytes()).expect("a path"),
+            read: true,
+            write,
+            create: false,
+            exclusive: false,
+            truncate: false,
+            unnamed: false,
+            mode: 0o600,
+            placement: None,
+            no_emergency: false,
+            len: 0,
+            map: None,
+        };
+        match ask(&Request::Open(request)) {
+            (Reply::Opened { handle, .. }, _) => handle,
+            (other, _) => panic!("{other:?}"),
+        }
+    };
+    let handles = [(open("/f", false), false), (open("/scratch", true), true)];
+    let mut random = Random(words[1].parse().expect("a number"));
+    let until = std::time::Instant::now() + Duration::from_secs(words[0].parse().expect("a number"));
+    let mut rounds = 0;
+    while std::time::Instant::now() < until {
+        let slots = random.one_of(&[2_u32, 8, 64]);
+        let (reply, fds) = ask(&Request::Queue { pool: "sim0".into(), slots });
+        // Where the device doesn't run and has no process just now, it makes none.
+        let (Reply::Queue(queue), Some(memory)) = (reply, fds.into_iter().next()) else { continue };
+        for (handle, write) in handles {
+            ask(&Request::Grant { queue, handle, write });
+        }
+        let ring = codax_os::ring::Ring::open(&memory).expect("it is one");
+        let memory = std::fs::File::from(memory);
+        for _ in 0..random.next() % 40 {
+            random.hammer(&memory, slots.into());
+            if random.next().is_multiple_of(4) {
+                ring.nudge();
+                std::thread::sleep(Duration::from_micros(random.next() % 2000));
+            }
+        }
+        channel.send(&Request::CloseQueue(queue), &[]).expect("sent");
+        rounds += 1;
+    }
+    client::say(&format!("{rounds} rounds"));
+}
+
+#[test]
+fn any_bytes_in_queues_harm_nobody_whether_the_device_runs_or_rests() {
+    let rig = rig();
+    let (bytes, scratch) = (pattern(MIB, 10), pattern(MIB, 11));
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    rig.put("/scratch", &scratch, &["--on", "sim0"]).ok();
+    let first = pid(&rig);
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("later").as_nanos();
+    let seed = u64::try_from(seed % (1 << 60)).expect("it is less");
+    let seeds: Vec<String> = (1..3).map(|n| (seed | n << 60).to_string()).collect();
+    println!("seeds {seeds:?}");
+    let hammers: Vec<Client> = seeds.iter().map(|seed| Client::spawn(&rig, "hammer", &["6", seed])).collect();
+    let mut program = Client::start(&rig, "submit", &["4"]);
+    assert_eq!(program.ask("file /f ro"), "1");
+    for _ in 0..4 {
+        assert_eq!(program.ask(&format!("crc 1 {MIB} 2")), "2");
+        rig.ok(&["device", "drain", "sim0"]);
+        rig.ok(&["device", "online", "sim0"]);
+        assert_eq!([program.ask("wait"), program.ask("wait")], [crc32c(&bytes), crc32c(&bytes)]);
+    }
+    for hammer in hammers {
+        let said = hammer.line();
+        let rounds = said.split(' ').next().and_then(|rounds| rounds.parse::<u64>().ok());
+        assert!(rounds.is_some_and(|rounds| rounds > 10), "{seeds:?}: {said}");
+    }
+    assert_eq!(result(&rig, &["crc32c", "/f"]), crc32c(&bytes), "{seeds:?}");
+    assert!(rig.get("/f") == bytes, "{seeds:?}: a file that may be read only was written");
+    until("their queues to be gone", || (counter(&rig, "queues") == 1).then_some(()));
+    assert_eq!((pid(&rig), counter(&rig, "queue depth")), (first, 0), "{seeds:?}");
+    program.end();
+    rig.sound();
 }

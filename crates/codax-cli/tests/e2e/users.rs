@@ -2,6 +2,7 @@
 
 use crate::client::{self, Client};
 use crate::rig::{MIB, NOBODY, Plan, Rig, Said, pattern, root, run_limited, skipped};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -36,6 +37,24 @@ fn an_ordinary_user_has_a_store_of_their_own() {
     rig.ok(&["rm", "/f"]);
     rig.ok(&["down", "--purge"]);
     assert!(!rig.dir().exists());
+}
+
+#[test]
+fn a_user_who_may_not_open_the_device_is_told_what_helps() {
+    const NAME: &str = "a_user_who_may_not_open_the_device_is_told_what_helps";
+    let others_may = |meta: std::fs::Metadata| meta.permissions().mode() & 0o006 == 0o006;
+    let closed = std::fs::metadata("/dev/fuse").is_ok_and(|meta| !others_may(meta));
+    if !closed || !root() || !codax_os::fuse::helper_is_there() {
+        return skipped(NAME, "wants root, fusermount3, and a /dev/fuse that is root's alone");
+    }
+    let rig = Plan::new().user(NOBODY).up();
+    let dir = rig.beside("mnt");
+    std::fs::create_dir(&dir).expect("ours");
+    std::os::unix::fs::chown(&dir, Some(NOBODY), Some(NOBODY)).expect("root may");
+    let words = ["mount", dir.to_str().expect("text")];
+    run_as(&rig, NOBODY, &words).fails(7, &["/dev/fuse", "chmod 666 /dev/fuse"]);
+    let said = run_as(&rig, NOBODY, &["doctor"]);
+    assert!(said.text().contains("/dev/fuse can't be opened"), "{said}");
 }
 
 #[test]

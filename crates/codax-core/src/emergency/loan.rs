@@ -1,9 +1,8 @@
 //! How much of a device's node is lent to the rest of the system.
 
-use crate::HUGE_SIZE;
 use std::time::Duration;
 
-/// What is lent at once, at least; a sixteenth of what may be lent if that is more.
+/// What is lent at once, at least; a sixteenth of what may be lent if that is more, and a page if that has more.
 pub const STEP_MIN: u64 = 32 << 20;
 
 /// How often something is lent or taken back.
@@ -24,6 +23,8 @@ pub struct LoanView {
     pub elsewhere: u64,
     /// Whether it is wanted back for a drain or a file, whatever the rest of the system does.
     pub wanted: bool,
+    /// It is lent in whole pages of so many bytes.
+    pub unit: u64,
 }
 
 /// What is to be done.
@@ -56,21 +57,27 @@ impl Loan {
         if self.acted.is_some_and(|acted| now.saturating_sub(acted) < EVERY) {
             return LoanAction::Rest;
         }
-        let step = (view.limit / 16).max(STEP_MIN).next_multiple_of(HUGE_SIZE);
+        let least = (view.limit / 16).max(STEP_MIN);
+        let step = least.next_multiple_of(view.unit);
         let over = self.lent.saturating_sub(view.limit);
         let action = if self.lent > 0 && (view.wanted || over > 0) {
-            LoanAction::TakeBack(if view.wanted { self.lent } else { over })
-        } else if view.short && !view.wanted && view.unused < step {
+            LoanAction::TakeBack(if view.wanted {
+                self.lent
+            } else {
+                over.next_multiple_of(view.unit).min(self.lent)
+            })
+        } else if view.short && !view.wanted && view.unused < least {
             // What isn't asked for at once isn't given at once.
-            match step.min(view.limit.saturating_sub(self.lent)).min(view.spare) / HUGE_SIZE * HUGE_SIZE {
+            match step.min(view.limit.saturating_sub(self.lent)).min(view.spare) / view.unit * view.unit {
                 0 => LoanAction::Rest,
                 bytes => LoanAction::Lend(bytes),
             }
         } else if !view.short && self.lent > 0 && !view.wanted {
             // Only as much as others can have elsewhere: what is taken back must not make it short again.
             match step.min(self.lent).min(view.elsewhere) {
-                0 => LoanAction::Rest,
-                bytes => LoanAction::TakeBack(bytes),
+                all if all == self.lent => LoanAction::TakeBack(all),
+                some if some < view.unit => LoanAction::Rest,
+                some => LoanAction::TakeBack(some / view.unit * view.unit),
             }
         } else {
             LoanAction::Rest
@@ -95,6 +102,7 @@ impl Loan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::HUGE_SIZE;
 
     const MIB: u64 = 1 << 20;
     const CALM: LoanView = LoanView {
@@ -104,6 +112,7 @@ mod tests {
         spare: 512 * MIB,
         elsewhere: u64::MAX,
         wanted: false,
+        unit: HUGE_SIZE,
     };
 
     /// Does what is decided every 25 ms for a while, of which the node gives back `free` at once; what is lent then.
@@ -145,21 +154,38 @@ mod tests {
         assert_eq!(after(&mut never, &mut now, 100, LoanView { limit: 0, ..short }, 0), 0);
     }
 
+    #[test]
+    fn pages_of_a_gibibyte_go_and_come_whole() {
+        const GIB: u64 = 1 << 30;
+        let (mut loan, mut now) = (Loan::default(), Duration::ZERO);
+        let short = LoanView { short: true, limit: 3 * GIB + 5, spare: 4 * GIB, unit: GIB, ..CALM };
+        assert_eq!(after(&mut loan, &mut now, 1, short, 0), GIB);
+        let unused = LoanView { unused: 512 * MIB, ..short };
+        assert_eq!(after(&mut loan, &mut now, 100, unused, 0), GIB, "half of the first is left");
+        assert_eq!(after(&mut loan, &mut now, 100, short, 0), 3 * GIB);
+        let calm = LoanView { short: false, elsewhere: GIB - 1, ..short };
+        assert_eq!(after(&mut loan, &mut now, 100, calm, u64::MAX), 3 * GIB, "there is no room for a page");
+        let less = LoanView { limit: 5 * GIB / 2, ..calm };
+        assert_eq!(after(&mut loan, &mut now, 100, less, u64::MAX), 2 * GIB);
+        assert_eq!(after(&mut loan, &mut now, 100, LoanView { elsewhere: u64::MAX, ..calm }, u64::MAX), 0);
+    }
+
     proptest::proptest! {
         #[test]
         fn never_more_than_is_allowed_or_there(
-            views in proptest::collection::vec((proptest::bool::ANY, [0_u64..600, 0..100, 0..600, 0..600, 0..600], proptest::bool::ANY), 1..200)
+            views in proptest::collection::vec((proptest::bool::ANY, [0_u64..600, 0..100, 0..600, 0..600, 0..600], proptest::bool::ANY), 1..200),
+            unit in proptest::sample::select(vec![HUGE_SIZE, 128 * MIB])
         ) {
             let (mut loan, mut now) = (Loan::default(), Duration::ZERO);
             for (short, mib, wanted) in views {
                 now += Duration::from_millis(70);
                 let [limit, unused, spare, elsewhere, free] = mib.map(|mib| mib * MIB);
-                let view = LoanView { short, limit, unused, spare, elsewhere, wanted };
+                let view = LoanView { short, limit, unused, spare, elsewhere, wanted, unit };
                 let before = loan.lent();
                 match loan.next(now, view) {
                     LoanAction::Rest => {}
                     LoanAction::Lend(bytes) => {
-                        proptest::prop_assert!(short && !wanted && bytes > 0 && bytes <= spare && bytes.is_multiple_of(HUGE_SIZE));
+                        proptest::prop_assert!(short && !wanted && bytes > 0 && bytes <= spare && bytes.is_multiple_of(unit));
                         proptest::prop_assert!(before + bytes <= limit);
                         loan.lent_more(bytes);
                     }

@@ -15,7 +15,7 @@ pub use inode::{ATTRIBUTE, NEVER};
 pub use loan::{Loan, LoanAction, LoanView, STEP_MIN};
 pub use spill::{Offer, spill};
 
-use crate::units::{format_size, parse_duration, parse_size};
+use crate::units::{exact_duration, exact_size, format_size, parse_duration, parse_size};
 use crate::{Error, PAGE_SIZE, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -142,10 +142,10 @@ impl When {
 impl fmt::Display for When {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Free(bytes) => write!(f, "free:{bytes}"),
+            Self::Free(bytes) => write!(f, "free:{}", exact_size(*bytes)),
             Self::Stall { full, stall, window } => {
                 let kind = if *full { "full" } else { "some" };
-                write!(f, "{kind}:{}us/{}us", stall.as_micros(), window.as_micros())
+                write!(f, "{kind}:{}/{}", exact_duration(*stall), exact_duration(*window))
             }
         }
     }
@@ -164,6 +164,8 @@ pub struct EmergencyInfo {
     pub pressed: bool,
     /// Why the condition can't be measured here, if it can't: the device behaves as if it were not allowed.
     pub unmeasured: Option<String>,
+    /// Why nothing of it can be lent to the rest of the system, if it has a reserve for that and it can't.
+    pub unlent: Option<String>,
     /// Bytes of files for `dram` that are here for want of room there.
     pub used: u64,
     /// Bytes that are lent to the rest of the system.

@@ -8,11 +8,17 @@
 //! no `min_size`: the kernel keeps that on whichever nodes it likes, so no pool could be detached without the others, and a page that it keeps it doesn't give to
 //! a page that moves. Nor can it be told from its size what a holder lacks: that is what of the pool's frames no file has, as the store says.
 //!
-//! By how much the node's reserve was raised for the pool is in a file beside the journal, so that exactly that is given back, by whatever process.
+//! By how much the node's reserve was raised for the pool is in a file beside the journal, so that exactly that is given back, by whatever process. What is
+//! [lent](lend) lowers it.
 
+mod lend;
+mod raised;
 mod take_over;
 
-use super::{Backing, ObjectInfo, Shm, ShmOptions, os_error};
+use raised::Raised;
+pub(crate) use raised::{give_back, raised_path};
+
+use super::{Backing, Lender, ObjectInfo, Shm, ShmOptions, os_error};
 use codax_core::change::{NodeMemory, PageKind};
 use codax_core::info::ReserveInfo;
 use codax_core::units::format_size;
@@ -96,16 +102,24 @@ struct Holder {
     /// Locked while a page is on its way. How many pages behind its own are promised to it: free ones of the node, which it doesn't have to be given with
     /// zeros before a file or another pool wants them.
     passing: Mutex<u64>,
-    /// Bytes of the pool's frames that no file has, where other pools are on the mount; else its size tells.
-    unused: Option<AtomicU64>,
+    /// Bytes of the pool's frames that no file has, and nobody to whom they are lent.
+    unused: AtomicU64,
+    /// The mount has a size, since no other pool is on it.
+    has_size: bool,
     /// Where it is written by how much the reserve was raised.
     raised: PathBuf,
 }
 
 impl Hugetlb {
     /// The objects of the pool `name` on the hugetlbfs in its place, which is mounted if it isn't yet, with `capacity` bytes in huge pages, or as many as the
-    /// node gives. `meta` is the journal's directory.
-    pub fn open(place: Place, name: &str, memory: NodeMemory, capacity: u64, meta: &Path) -> Result<Self> {
+    /// node gives; so many of them may be lent. `meta` is the journal's directory.
+    pub fn open(
+        place: Place,
+        name: &str,
+        memory: NodeMemory,
+        (capacity, lendable): (u64, u64),
+        meta: &Path,
+    ) -> Result<Self> {
         let path = &place.path;
         let unit = PageCount(memory.page.unit()).bytes();
         let failed = |what: &str, e: &io::Error| os_error(what, &path.display(), e);
@@ -119,8 +133,9 @@ impl Hugetlb {
             } else {
                 let free = raised.want(capacity / unit)?;
                 let mount = |min| hugetlb::mount(path, unit, Some(capacity), min);
-                // What is free may be promised to others.
-                mount(free.min(capacity / unit) * unit).or_else(|_| mount(0))
+                // What is free may be promised to others; and what is to be lent the kernel doesn't take while it is promised to us.
+                let kept = free.min(capacity.saturating_sub(lendable) / unit) * unit;
+                mount(kept).or_else(|_| mount(0))
             }
             .map_err(|e| failed("mount a hugetlbfs on", &e))?;
         }
@@ -135,9 +150,10 @@ impl Hugetlb {
         let file = file.map_err(|e| failed("make the holder in", &e))?;
         let held = object::stat(&file).map_err(|e| failed("look at the holder in", &e))?.allocated_bytes;
         // What files have is known when the journal has been read: until then nothing is taken for what may be theirs.
-        let unused = place.is_shared().then(|| AtomicU64::new(if new { capacity } else { held }));
-        let (path, passing) = (path.clone(), Mutex::default());
-        let holder = Holder { path, memory, unit, capacity, file, passing, unused, raised: raised_path };
+        let unused = AtomicU64::new(if new { capacity } else { held });
+        let (path, passing, has_size) = (path.clone(), Mutex::default(), !place.is_shared());
+        let holder =
+            Holder { path, memory, unit, capacity, file, passing, unused, has_size, raised: raised_path };
         let holder = Arc::new(holder);
         // How much was promised to it before nobody knows any more.
         holder.keep_promises(&mut holder.lock(), 0)?;
@@ -241,22 +257,19 @@ impl Holder {
         ))
     }
 
-    /// Bytes of the pool's capacity that are in no file.
+    /// Bytes that it lacks.
     fn left(&self) -> Result<u64> {
-        match &self.unused {
-            Some(unused) => Ok(unused.load(Ordering::Relaxed).saturating_sub(self.held()?)),
-            None => hugetlb::left(&self.file).map_err(|e| self.failed(&e)),
-        }
+        Ok(self.wanted().saturating_sub(self.held()?))
     }
 
-    /// Bytes that it is to have at most.
+    /// Bytes that it is to have.
     fn wanted(&self) -> u64 {
-        self.unused.as_ref().map_or(self.capacity, |unused| unused.load(Ordering::Relaxed))
+        self.unused.load(Ordering::Relaxed)
     }
 
-    /// Whether it has pages for frames that have been given out already. Where the mount's size tells what there is, nobody gets more than that anyway.
+    /// Whether it has pages for frames that have been given out already.
     fn has_spare(&self, promised: u64) -> Result<bool> {
-        Ok(self.unused.is_some() && self.held()? + promised * self.unit > self.wanted())
+        Ok(self.held()? + promised * self.unit > self.wanted())
     }
 
     /// Bytes of the pool's capacity that can't be had: what files have just let go of is on its way back.
@@ -289,6 +302,11 @@ impl Holder {
         let Some(last) = self.held()?.checked_sub(self.unit) else { return Ok(false) };
         object::punch(&self.file, last, self.unit).map_err(|e| self.failed(&e))?;
         Ok(true)
+    }
+
+    /// By how much the node's reserve was raised for it.
+    fn raised(&self) -> io::Result<Raised> {
+        Raised::open(&self.raised, self.memory, self.unit)
     }
 
     /// Populates the holder with what is free, up to the pool's capacity. A page at a time: who wants one doesn't wait for all.
@@ -325,8 +343,8 @@ impl Holder {
     fn keep_promises(&self, promised: &mut u64, pages: u64) -> Result<()> {
         let end = self.held()? + pages * self.unit;
         *promised = pages;
-        let lens = [end, self.capacity].into_iter();
-        lens.filter(|_| self.unused.is_some())
+        [end, self.capacity]
+            .into_iter()
             .try_for_each(|len| object::set_len(&self.file, len))
             .map_err(|e| self.failed(&e))
     }
@@ -336,8 +354,9 @@ impl Holder {
         let held = self.held()?;
         for _ in 0..pages {
             let at = held + *promised * self.unit;
-            let room = self.unused.is_some() && at < self.capacity;
-            if !room || !hugetlb::promise(&self.file, at, self.unit).map_err(|e| self.failed(&e))? {
+            if at >= self.capacity
+                || !hugetlb::promise(&self.file, at, self.unit).map_err(|e| self.failed(&e))?
+            {
                 break;
             }
             *promised += 1;
@@ -352,7 +371,7 @@ impl Holder {
     fn page_for(&self, object: BorrowedFd<'_>, at: u64) -> Result<Option<bool>> {
         let failed = |e: io::Error| os_error("allocate in", &self.path.display(), &e);
         // Linux 6.18 counts a page that it couldn't give as one that the mount has, where that has a size and isn't full: it isn't asked in vain.
-        let counted = self.unused.is_none() && self.left()? > 0;
+        let counted = self.has_size && hugetlb::left(&self.file).map_err(failed)? > 0;
         if counted && NodePages::of(self.memory.node, self.unit).and_then(|p| p.are_gone()).map_err(failed)? {
             return Ok(None);
         }
@@ -452,6 +471,10 @@ impl Backing for Hugetlb {
         true
     }
 
+    fn lender(&self) -> Option<Arc<dyn Lender>> {
+        self.holder.clone().map(|holder| holder as Arc<dyn Lender>)
+    }
+
     fn reserve(&self) -> Option<ReserveInfo> {
         let holder = self.holder.as_ref()?;
         let Holder { memory, unit, capacity, .. } = **holder;
@@ -475,19 +498,17 @@ impl Backing for Hugetlb {
     }
 
     fn keep(&self, unused: PageCount) {
-        let Some(Holder { unused: Some(now), .. }) = self.holder.as_deref() else { return };
+        let Some(Holder { unused: now, .. }) = self.holder.as_deref() else { return };
         if now.swap(unused.bytes(), Ordering::Relaxed) < unused.bytes() {
             self.wake();
         }
     }
 
     fn keep_all(&self, unused: PageCount) -> Result<()> {
-        let Some(holder @ Holder { unused: Some(now), memory, .. }) = self.holder.as_deref() else {
-            return Ok(());
-        };
-        now.store(unused.bytes(), Ordering::Relaxed);
-        let failed = |e: io::Error| no_pages(*memory, &e);
-        let mut raised = Raised::open(&holder.raised, *memory, self.unit).map_err(failed)?;
+        let Some(holder) = self.holder.as_deref() else { return Ok(()) };
+        holder.unused.store(unused.bytes(), Ordering::Relaxed);
+        let failed = |e: io::Error| no_pages(holder.memory, &e);
+        let mut raised = holder.raised().map_err(failed)?;
         let _alone = raised.pages.lock().map_err(failed)?;
         holder.fill_all(&mut raised)
     }
@@ -574,104 +595,6 @@ impl Backing for Hugetlb {
     fn unlock(&self, _file: FileId) {}
 }
 
-/// By how many pages a node's reserve was raised for a pool, as a file says: the node, bytes of a page, how many; and, while it is being raised, from where to
-/// where.
-#[derive(Debug)]
-struct Raised {
-    path: PathBuf,
-    memory: NodeMemory,
-    unit: u64,
-    pages: NodePages,
-    by: u64,
-}
-
-/// Where that file is.
-pub(crate) fn raised_path(meta: &Path, pool: &str) -> PathBuf {
-    meta.join(format!("hugepages.{pool}"))
-}
-
-impl Raised {
-    fn open(path: &Path, memory: NodeMemory, unit: u64) -> io::Result<Self> {
-        let pages = NodePages::of(memory.node, unit)?;
-        let by = read_raised(path, &pages)?.map_or(0, |(_, _, by)| by);
-        Ok(Self { path: path.to_owned(), memory, unit, pages, by })
-    }
-
-    /// Sees to it that so many pages can be had, as far as the kernel finds memory; returns how many can.
-    fn want(&mut self, pages: u64) -> Result<u64> {
-        let there = |this: &Self| this.pages.available().map_err(|e| no_pages(this.memory, &e));
-        let short = pages.saturating_sub(there(self)?);
-        if short > 0 {
-            self.more(short)?;
-        }
-        there(self)
-    }
-
-    /// Asks for so many more; whether there are any.
-    fn more(&mut self, pages: u64) -> Result<bool> {
-        let raise = |this: &mut Self| -> io::Result<bool> {
-            let from = this.pages.total()?;
-            // Should we be killed while the kernel works, who comes next knows how far it may have come.
-            this.write(&format!(" {from} {}", from + pages))?;
-            let now = this.pages.set_total(from + pages)?;
-            this.by += now.clamp(from, from + pages) - from;
-            this.write("")?;
-            Ok(now > from)
-        };
-        raise(self).map_err(|e| no_pages(self.memory, &e))
-    }
-
-    fn write(&self, raising: &str) -> io::Result<()> {
-        let new = self.path.with_extension("new");
-        fs::write(&new, format!("{} {} {}{raising}\n", self.memory.node, self.unit, self.by))?;
-        fs::rename(&new, &self.path)
-    }
-}
-
-/// Node, bytes of a page, and by how many pages it was raised, in all. `None` if it wasn't.
-fn read_raised(path: &Path, pages: &NodePages) -> io::Result<Option<(u32, u64, u64)>> {
-    let Some((node, unit, by, raising)) = parse_raised(path)? else { return Ok(None) };
-    let unfinished =
-        raising.map_or(Ok(0), |(from, to)| pages.total().map(|now| now.clamp(from, to) - from))?;
-    Ok(Some((node, unit, by + unfinished)))
-}
-
-type RaisedLine = (u32, u64, u64, Option<(u64, u64)>);
-
-fn parse_raised(path: &Path) -> io::Result<Option<RaisedLine>> {
-    let text = match fs::read_to_string(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let numbers: Option<Vec<u64>> = text.split_whitespace().map(|word| word.parse().ok()).collect();
-    match numbers.as_deref() {
-        Some(&[node, unit, by]) => Ok(u32::try_from(node).ok().map(|node| (node, unit, by, None))),
-        Some(&[node, unit, by, from, to]) if from <= to => {
-            Ok(u32::try_from(node).ok().map(|node| (node, unit, by, Some((from, to)))))
-        }
-        _ => Err(io::Error::other(format!("{} says {text:?}", path.display()))),
-    }
-}
-
-/// Gives the node back what its reserve was raised by, as the file says, and forgets it. What of it somebody still maps goes when he lets go.
-pub(crate) fn give_back(path: &Path) -> Result<()> {
-    let lower = || -> io::Result<()> {
-        let Some((node, unit, ..)) = parse_raised(path)? else { return Ok(()) };
-        match NodePages::of(node, unit) {
-            Ok(pages) => {
-                let _alone = pages.lock()?;
-                let by = read_raised(path, &pages)?.map_or(0, |(_, _, by)| by);
-                pages.set_total(pages.total()?.saturating_sub(by))?;
-            }
-            // The node has left with all that it had.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
-        fs::remove_file(path)
-    };
-    lower().map_err(|e| os_error("give back huge pages by", &path.display(), &e))
-}
-
 fn no_pages(memory: NodeMemory, e: &io::Error) -> Error {
     let what = format!("huge pages of {} on NUMA node {}", memory.page.name(), memory.node);
     match e.kind() {
@@ -699,7 +622,8 @@ mod tests {
         fs::create_dir(dir.path().join("p")).expect("room");
         let memory = NodeMemory { node: 0, page: PageKind::Huge };
         let place = Place { path: dir.path().join("p"), sharers: Vec::new() };
-        let pool = Hugetlb::open(place, "p", memory, pages * (2 << 20), dir.path());
+        let bytes = pages * (2 << 20);
+        let pool = Hugetlb::open(place, "p", memory, (bytes, bytes), dir.path());
         Some((pool.expect("two pages can be had"), dir, lock))
     }
 
@@ -723,6 +647,8 @@ mod tests {
         assert_eq!(error.kind, ErrorKind::NoSpace);
         assert_eq!(all(&object), 2 << 20, "what was there stays, and the rest is given back");
         pool.allocate(object.as_fd(), PageRange::new(unit, 2 * unit)).expect("room");
+        // As the store says.
+        pool.keep(PageCount(0));
         assert_eq!((all(&object), pool.reserve().expect("huge").taken), (6 << 20, 6 << 20));
         // It has them, and there is none to spare.
         pool.allocate(object.as_fd(), PageRange::new(0, 3 * unit)).expect("it has them already");
@@ -753,20 +679,31 @@ mod tests {
     }
 
     #[test]
-    fn what_was_raised_is_read_as_it_was_written_and_nothing_else() {
-        let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
-        let path = raised_path(dir.path(), "cxl0");
-        assert_eq!(parse_raised(&path).expect("nothing"), None);
-        for (text, read) in [
-            ("1 2097152 64\n", Some((1, 2 << 20, 64, None))),
-            ("1 2097152 64 10 74\n", Some((1, 2 << 20, 64, Some((10, 74))))),
-        ] {
-            fs::write(&path, text).expect("room");
-            assert_eq!(parse_raised(&path).expect("well written"), read);
-        }
-        for bad in ["", "1 2", "1 2 3 9 4", "1 2 x"] {
-            fs::write(&path, bad).expect("room");
-            parse_raised(&path).expect_err(bad);
-        }
+    fn what_is_lent_is_the_kernel_s_until_it_is_taken_back_and_the_node_ends_as_it_was() {
+        let Some((pool, dir, _lock)) = pool(4) else { return };
+        let node = NodePages::of(0, 2 << 20).expect("there");
+        let lender = pool.lender().expect("a holder");
+        let object = pool.create(FileId(7), 2 << 20).expect("made");
+        pool.allocate(object.as_fd(), PageRange::new(0, codax_core::HUGE_PAGES)).expect("room");
+        assert_eq!(
+            (lender.unit(), lender.held().expect("there"), lender.why_not()),
+            (2 << 20, 6 << 20, None)
+        );
+        let all = node.total().expect("root may read it");
+        let before = all - 4;
+        // The store says first that it has fewer for files.
+        pool.keep(PageCount::for_bytes(2 << 20));
+        assert_eq!(lender.lend(4 << 20), Ok(4 << 20));
+        assert_eq!((lender.held(), node.total().expect("there")), (Ok(2 << 20), all - 2));
+        assert_eq!(pool.reserve().expect("huge").missing, 0, "what is lent isn't missed");
+        assert_eq!(lender.take_back(2 << 20), Ok(2 << 20));
+        pool.keep(PageCount::for_bytes(4 << 20));
+        assert_eq!((lender.held(), node.total().expect("there")), (Ok(4 << 20), all - 1));
+        // It ends with some that never came back.
+        pool.keep(PageCount(0));
+        assert_eq!(lender.lend(1 << 30), Ok(4 << 20));
+        drop((lender, object));
+        end(pool, &dir);
+        assert_eq!(node.total().expect("there"), before);
     }
 }

@@ -26,6 +26,28 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+/// What keeps memory of a node from others, and can lend it to them: all in whole pages.
+pub trait Lender: Send + Sync {
+    /// Bytes of a page.
+    fn unit(&self) -> u64;
+    /// Bytes that it has, in files of nobody.
+    fn held(&self) -> Result<u64>;
+    /// Why it can lend nothing, if it can't.
+    fn why_not(&self) -> Option<String> {
+        None
+    }
+    /// Gives so many bytes to the node, or as many as there are, for whoever comes; returns how many. They are not taken again until they are taken back.
+    fn lend(&self, bytes: u64) -> Result<u64>;
+    /// Takes up to so many bytes of what was lent, as far as the node has them free by now; returns how many.
+    fn take_back(&self, bytes: u64) -> Result<u64>;
+    /// Some was lent before the start: beside that it is to have so many bytes. Said before anything is taken.
+    fn go_on(&self, _unused: u64) -> Result<()> {
+        Ok(())
+    }
+    /// Nothing is lent any more.
+    fn is_whole(&self) {}
+}
+
 /// What an object is, as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {
@@ -153,6 +175,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// The reserve that files get their memory from, where it is one of small or transparent huge pages.
     fn holder(&self) -> Option<Arc<Reserve>> {
         None
+    }
+    /// What can lend memory of its node.
+    fn lender(&self) -> Option<Arc<dyn Lender>> {
+        self.holder().map(|reserve| reserve as Arc<dyn Lender>)
     }
     /// Takes back to where it keeps them what huge pages objects have let go of. Called now and then.
     fn tend(&self) {}

@@ -6,7 +6,7 @@
 //! What files give back is free for a moment, until the holder is filled again.
 
 use super::gather::Home;
-use super::os_error;
+use super::{Lender, os_error};
 use crate::budget::Budget;
 use crate::store::lost::WithMemory;
 use codax_core::{Error, ErrorKind, HUGE_SIZE, PAGE_SIZE, PageRange, Result};
@@ -117,41 +117,6 @@ impl Reserve {
         state.ceiling = state.ceiling.map(|ceiling| ceiling + bytes);
         state.due = true;
         self.woken.notify_all();
-    }
-
-    /// Gives so many bytes to the node, or as many as there are, for whoever comes; returns how many. They are not populated again until they are taken back.
-    pub(crate) fn lend(&self, bytes: u64) -> Result<u64> {
-        let _passing = self.lock();
-        let held = self.held()?;
-        let bytes = bytes.min(held);
-        {
-            let mut state = self.state();
-            state.ceiling = Some(state.ceiling.unwrap_or(held).saturating_sub(bytes));
-        }
-        self.shorten(held - bytes)?;
-        Ok(bytes)
-    }
-
-    /// Populates up to so many bytes of what was lent, as far as the node has them free by now; returns how many.
-    pub(crate) fn take_back(&self, bytes: u64) -> Result<u64> {
-        {
-            let mut state = self.state();
-            state.ceiling = state.ceiling.map(|ceiling| ceiling + bytes);
-        }
-        let filled = self.fill(None);
-        let _passing = self.lock();
-        let held = self.held()?;
-        let mut state = self.state();
-        // Where others have what it lacked before, that comes first.
-        let lacks = state.ceiling.map_or(0, |ceiling| ceiling.saturating_sub(held)).min(bytes);
-        state.ceiling = state.ceiling.map(|ceiling| ceiling - lacks);
-        filled.map(|_| bytes - lacks)
-    }
-
-    /// Nothing is lent any more.
-    pub(crate) fn is_whole(&self) {
-        self.state().ceiling = None;
-        self.wake();
     }
 
     /// Waits until somebody wakes it, or for so long; false if it is closed.
@@ -294,6 +259,54 @@ impl Reserve {
             self.shorten(at + first as u64 * PAGE_SIZE)?;
         }
         Ok(strays?.is_empty())
+    }
+}
+
+impl Lender for Reserve {
+    fn unit(&self) -> u64 {
+        HUGE_SIZE
+    }
+
+    fn held(&self) -> Result<u64> {
+        Self::held(self)
+    }
+
+    fn lend(&self, bytes: u64) -> Result<u64> {
+        let _passing = self.lock();
+        let held = self.held()?;
+        let bytes = bytes.min(held);
+        {
+            let mut state = self.state();
+            state.ceiling = Some(state.ceiling.unwrap_or(held).saturating_sub(bytes));
+        }
+        self.shorten(held - bytes)?;
+        Ok(bytes)
+    }
+
+    fn take_back(&self, bytes: u64) -> Result<u64> {
+        {
+            let mut state = self.state();
+            state.ceiling = state.ceiling.map(|ceiling| ceiling + bytes);
+        }
+        let filled = self.fill(None);
+        let _passing = self.lock();
+        let held = self.held()?;
+        let mut state = self.state();
+        // Where others have what it lacked before, that comes first.
+        let lacks = state.ceiling.map_or(0, |ceiling| ceiling.saturating_sub(held)).min(bytes);
+        state.ceiling = state.ceiling.map(|ceiling| ceiling - lacks);
+        filled.map(|_| bytes - lacks)
+    }
+
+    fn go_on(&self, unused: u64) -> Result<()> {
+        // What it had beyond the pool's frames it had before, too.
+        self.state().ceiling = Some(self.held()?.max(unused));
+        Ok(())
+    }
+
+    fn is_whole(&self) {
+        self.state().ceiling = None;
+        self.wake();
     }
 }
 

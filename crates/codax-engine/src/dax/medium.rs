@@ -465,7 +465,7 @@ mod tests {
             link: LinkModel::default(),
             state: PoolState::Online,
             drain_limit: None,
-            drain_volatile: false,
+            drain_terms: Default::default(),
         }
     }
 

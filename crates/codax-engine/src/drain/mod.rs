@@ -9,7 +9,7 @@ use crate::store::blocks::frames;
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Session, Store};
-use codax_core::change::{Change, PoolRecord, PoolState};
+use codax_core::change::{Change, DrainTerms, PoolRecord, PoolState};
 use codax_core::extent::{self, PoolRun};
 use codax_core::info::{HeldFile, JobInfo, JobReport};
 use codax_core::name::StorePath;
@@ -51,13 +51,17 @@ pub struct DrainOptions {
     pub running: bool,
 }
 
-/// What of that a restart goes on with.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Terms {
-    /// Bandwidth limit in bytes per second.
-    pub limit: Option<u64>,
-    /// Whether what outlives the power may go where it doesn't.
-    pub volatile: bool,
+impl DrainOptions {
+    /// Of a drain that a restart goes on with, and waits for what is held for so long.
+    fn resumed(record: &PoolRecord, wait: Duration) -> Self {
+        let (limit, DrainTerms { volatile, reset, running }) = (record.drain_limit, record.drain_terms);
+        Self { wait, limit, volatile, reset, running, ..Self::default() }
+    }
+
+    /// What of them the journal keeps, beside the limit.
+    fn terms(&self) -> DrainTerms {
+        DrainTerms { volatile: self.volatile, reset: self.reset, running: self.running }
+    }
 }
 
 /// Files that a thread of a drain takes at once, and the bytes after which it takes no more.
@@ -86,9 +90,10 @@ impl Session {
             if inode.kind == Kind::Dir {
                 return Err(Error::new(ErrorKind::IsDir, format!("{path} is a directory: move its files")));
             }
-            let pool = st.pool_named(to)?;
+            let pool = st.pool_for_files(to)?;
             let pages = blocks(inode, range, path, st.block())?;
-            let refused = |e: &Error| inner.event("refuse", &path.to_string(), &format!("move: {e}"), 0);
+            let refused =
+                |e: &Error| inner.event("refuse", &path.to_string(), &format!("move: {e}"), pages.bytes());
             takes(&mut st, pool, inode, pages).inspect_err(refused)?;
             (file, pages, pace(&st, inode.extents.iter().map(|e| e.pool).chain([pool]), None), pool)
         };
@@ -129,25 +134,27 @@ impl Session {
             drainable(&st, pool, name).inspect_err(refused)?;
             pool
         };
-        if !options.dry_run {
-            let refused = |e: &Error| inner.event("refuse", name, &e.message, 0);
-            inner.recall(pool, name, options.wait, progress).inspect_err(refused)?;
-        }
+        let _recall = if options.dry_run {
+            None
+        } else {
+            let lent = frames(&inner.lock().pool(pool).lent).bytes();
+            let refused = |e: &Error| inner.event("refuse", name, &e.message, lent);
+            Some(inner.recall(pool, name, options.wait, progress).inspect_err(refused)?)
+        };
         let plan = inner.plan_patiently(pool, options.volatile)?;
         if options.dry_run {
             return Ok(JobReport { plan: Some(plan), ..JobReport::default() });
         }
         let waits = options.evict || !options.wait.is_zero();
         if let Some(e) = refusal(name, &plan, waits) {
-            inner.event("refuse", name, &format!("drain: {e}"), 0);
+            inner.event("refuse", name, &e.message, plan.bytes());
             return Err(e);
         }
         let job = Arc::new(Job::new("drain"));
         {
             let mut st = inner.lock();
             drainable(&st, pool, name)?;
-            let terms = Terms { limit: options.limit, volatile: options.volatile };
-            inner.set_pool_state(&mut st, pool, PoolState::Draining, terms)?;
+            inner.set_pool_state(&mut st, pool, PoolState::Draining, &options)?;
             st.pool_mut(pool).job = Some(job.clone());
         }
         inner.event("drain", name, &format!("begins: {} files", plan.moves.len()), plan.frames.bytes());
@@ -216,9 +223,7 @@ impl Store {
             st.pool_mut(pool).job = Some(job.clone());
             let name = st.pool_name(pool);
             inner.event("drain", &name, "goes on after a restart", 0);
-            let PoolRecord { drain_limit: limit, drain_volatile: volatile, .. } = st.pool(pool).record;
-            let wait = inner.options().resume_wait;
-            let options = DrainOptions { wait, limit, volatile, ..DrainOptions::default() };
+            let options = DrainOptions::resumed(&st.pool(pool).record, inner.options().resume_wait);
             let store = self.clone();
             inner.env.spawn(
                 "drain",
@@ -318,15 +323,16 @@ impl Inner {
         }
     }
 
+    /// Journals where a device is; `drain` says how it got there, while it drains.
     pub(crate) fn set_pool_state(
         &self,
         st: &mut State,
         pool: PoolId,
         state: PoolState,
-        terms: Terms,
+        drain: &DrainOptions,
     ) -> Result<()> {
-        let Terms { limit: drain_limit, volatile: drain_volatile } = terms;
-        let record = PoolRecord { state, drain_limit, drain_volatile, ..st.pool(pool).record.clone() };
+        let (drain_limit, drain_terms) = (drain.limit, drain.terms());
+        let record = PoolRecord { state, drain_limit, drain_terms, ..st.pool(pool).record.clone() };
         self.commit(st, &[Change::Pool(record.clone())])?;
         st.pool_mut(pool).record = record;
         Ok(())
@@ -346,10 +352,10 @@ impl Inner {
         let result = stopped.and_then(|()| self.empty_pool(pool, plan, options, job));
         let mut st = self.lock();
         let ended = match &result {
-            Ok(_) => self.set_pool_state(&mut st, pool, PoolState::Offline, Terms::default()),
+            Ok(_) => self.set_pool_state(&mut st, pool, PoolState::Offline, &DrainOptions::default()),
             // The next start goes on with it.
             Err(_) if st.closing => Ok(()),
-            Err(_) => self.set_pool_state(&mut st, pool, PoolState::Online, Terms::default()),
+            Err(_) => self.set_pool_state(&mut st, pool, PoolState::Online, &DrainOptions::default()),
         };
         drop(st);
         let goes_on = if result.is_err() { self.start_device(pool, false, true) } else { Ok(()) };
@@ -411,7 +417,7 @@ impl Inner {
                 }
                 evict = false;
                 deadline = self.env.now() + EVICT_WAIT;
-                self.evict(&held);
+                self.evict(pool, &held);
             }
             let st = self.lock();
             drop(self.wait_changed(st, RETRY_EVERY));
@@ -489,6 +495,9 @@ impl Inner {
             };
             let orders: Vec<Order<'_>> = planned.iter().map(order).collect();
             for (planned, result) in planned.iter().zip(self.move_many(&orders)) {
+                if result.is_ok() {
+                    self.tell_passed_on(planned, pool);
+                }
                 round.moved(planned, result, job);
             }
         }
@@ -519,25 +528,43 @@ impl Inner {
         Ok(true)
     }
 
-    /// Kills those who hold files: the operator said so.
-    fn evict(&self, held: &[HeldFile]) {
-        let pids: BTreeMap<u32, &str> =
-            held.iter().flat_map(|h| h.by.iter().filter_map(|b| Some((b.pid?, h.path.as_str())))).collect();
-        for (pid, path) in pids {
-            let killed = {
+    /// Kills those who hold files of a pool: the operator said so.
+    fn evict(&self, pool: PoolId, held: &[HeldFile]) {
+        let mut processes: BTreeMap<u32, Vec<(&str, &Holder)>> = BTreeMap::new();
+        for file in held {
+            for (pid, by) in file.by.iter().filter_map(|by| Some((by.pid?, by))) {
+                processes.entry(pid).or_default().push((&file.path, by));
+            }
+        }
+        for (pid, holds) in processes {
+            let (killed, name, bytes) = {
                 let st = self.lock();
-                match st.sessions.values().find(|s| s.pid == pid) {
+                let killed = match st.sessions.values().find(|s| s.pid == pid) {
                     Some(session) => session.kill(),
                     None => codax_os::process::pidfd(pid)
                         .and_then(codax_os::process::kill)
                         .map_err(|e| crate::backing::os_error("kill process", &pid, &e)),
-                }
+                };
+                let paths: BTreeSet<&str> = holds.iter().map(|(path, _)| *path).collect();
+                (killed, st.pool_name(pool), bytes_of(&st, pool, &paths))
+            };
+            let Some((path, by)) = holds.first() else { continue };
+            let more = if holds.len() > 1 {
+                format!(" (and {} more files)", holds.len() - 1)
+            } else {
+                String::new()
             };
             match killed {
                 Ok(()) => {
-                    self.event("evict", path, &format!("process {pid} was killed: it held the file"), 0)
+                    let why = format!("for the drain of {name}: {}{more}", by.why);
+                    self.event(
+                        "evict",
+                        path,
+                        &format!("process {pid} ({}) was killed {why}", by.command),
+                        bytes,
+                    );
                 }
-                Err(e) => self.event("refuse", path, &format!("evict: {e}"), 0),
+                Err(e) => self.event("refuse", path, &format!("evict: {e}"), bytes),
             }
         }
     }
@@ -548,7 +575,7 @@ impl Inner {
         let mut st = self.lock();
         match st.pool(pool).record.state {
             PoolState::Online => Ok(()),
-            _ => self.set_pool_state(&mut st, pool, PoolState::Online, Terms::default()),
+            _ => self.set_pool_state(&mut st, pool, PoolState::Online, &DrainOptions::default()),
         }
     }
 
@@ -592,6 +619,12 @@ impl Inner {
         self.event("online", &name, &detail, report.bytes);
         Ok(report)
     }
+}
+
+/// What files with these paths have of a pool.
+fn bytes_of(st: &State, pool: PoolId, paths: &BTreeSet<&str>) -> u64 {
+    let files = st.files_on(pool).filter(|inode| paths.contains(st.path(inode.id).as_str()));
+    files.flat_map(|inode| crate::store::pages_in(inode, pool)).map(|pages| pages.bytes()).sum()
 }
 
 fn drainable(st: &State, pool: PoolId, name: &str) -> Result<()> {

@@ -6,10 +6,10 @@ use crate::mover::{confirmed, keepers, mount_holder, stranger, unseen};
 use crate::store::Inner;
 use crate::store::blocks::frames;
 use crate::store::state::State;
-use codax_core::extent::Extent;
+use codax_core::extent::{self, Extent};
 use codax_core::info::HeldFile;
 use codax_core::namespace::Inode;
-use codax_core::plan::{Candidate, Holder, Obstacle, Plan, plan_drain};
+use codax_core::plan::{Candidate, Holder, Obstacle, Plan, Spilled, plan_drain};
 use codax_core::{Error, FileId, PageCount, PageRange, PoolId, Result};
 use codax_os::process::Held;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -43,10 +43,15 @@ impl Inner {
     ///
     /// What outlives the power goes only where it does, unless `volatile` says that it needn't.
     pub(super) fn plan(&self, pool: PoolId, volatile: bool) -> Result<Plan> {
+        if !self.lock().pool(pool).record.has_memory() {
+            return Ok(Plan::default());
+        }
         let seen = self.look_who_has(pool)?;
         let st = self.lock();
+        let help = st.help_for(pool);
+        let helpers: Vec<PoolId> = help.iter().map(|(pool, _)| *pool).collect();
         let mut candidates: Vec<Candidate> =
-            st.files_on(pool).map(|inode| seen.candidate(&st, inode, pool)).collect();
+            st.files_on(pool).map(|inode| seen.candidate(&st, inode, pool, &helpers)).collect();
         if st.pool(pool).record.persistent && !volatile {
             for candidate in &mut candidates {
                 let kept = |to: &PoolId| st.pool(*to).record.persistent;
@@ -54,7 +59,7 @@ impl Inner {
                 candidate.refuges.retain(kept);
             }
         }
-        let mut plan = plan_drain(candidates, &|id| st.room(id));
+        let mut plan = plan_drain(candidates, &|id| st.room(id), &help.into_iter().collect());
         let lent = frames(&st.pool(pool).lent).bytes();
         plan.obstacles.extend((lent > 0).then_some(Obstacle::Lent { bytes: lent }));
         for file in st.pool(pool).held.keys() {
@@ -139,25 +144,39 @@ impl Seen {
         self.by_kernel.get(&file).into_iter().flatten()
     }
 
-    /// A file that is to leave the pool.
-    fn candidate(&self, st: &State, inode: &Inode, pool: PoolId) -> Candidate {
+    /// A file that is to leave the pool; `helpers` may have what spilled of it.
+    fn candidate(&self, st: &State, inode: &Inode, pool: PoolId, helpers: &[PoolId]) -> Candidate {
         let here: Vec<Extent> = inode.extents.iter().filter(|e| e.pool == pool).copied().collect();
         let mut held = self.holders(st, inode, &here);
         let placement = st.ns.placement(inode.id);
         let mut refuges = if placement.may_leave(pool) { placement.refuges(pool) } else { Vec::new() };
+        let mut helpers: Vec<PoolId> = match st.ns.forbids_emergency(inode.id) {
+            true => Vec::new(),
+            false => helpers.iter().filter(|to| !refuges.contains(to)).copied().collect(),
+        };
         // Where the kernel moves pages it doesn't matter who uses the file.
-        let near: Vec<PoolId> = refuges.iter().filter(|to| st.media.same(**to, pool)).copied().collect();
-        if !near.is_empty() && (near.len() == refuges.len() || !held.is_empty()) {
-            refuges = near;
+        let near = |to: &PoolId| st.media.same(*to, pool);
+        let any = refuges.iter().any(near);
+        if any && (refuges.iter().all(near) || !held.is_empty()) {
+            refuges.retain(near);
+            helpers.retain(near);
             held = st.pinned_by(inode.id, &here);
         }
-        // What of a huge page is behind a file's end goes with the rest, and needs no place. Where there is nothing else, the move takes it back.
-        let all = crate::store::pages_in(inode, pool);
-        let file = PageRange::new(0, PageCount::for_bytes(inode.len).0.max(1));
-        let inside: Vec<PageRange> = all.iter().filter_map(|range| range.intersect(file)).collect();
-        let ranges = if inside.is_empty() { all } else { inside };
-        let spilled = inode.spilled().iter().any(|e| e.pool == pool);
-        Candidate { file: inode.id, path: st.path(inode.id), ranges, refuges, held, volatile: false, spilled }
+        let pages = pages_to_move(inode, pool);
+        // What its placement has come to name is no emergency's any more.
+        let (spilled, named) = match placement.pools().contains(&pool) {
+            true => (Vec::new(), pages),
+            false => apart(pages, inode, pool),
+        };
+        Candidate {
+            file: inode.id,
+            path: st.path(inode.id),
+            ranges: named,
+            held,
+            volatile: false,
+            spilled: Spilled { ranges: spilled, refuges: refuges.clone(), helpers },
+            refuges,
+        }
     }
 
     /// Who holds these pages of a file, as sessions and the kernel say.
@@ -182,6 +201,26 @@ impl Seen {
         held.dedup();
         held
     }
+}
+
+/// The pages of a file that are to leave a pool. What of a huge page is behind its end goes with the rest, and needs no place. Where there is nothing else, the
+/// move takes it back.
+fn pages_to_move(inode: &Inode, pool: PoolId) -> Vec<PageRange> {
+    let all = crate::store::pages_in(inode, pool);
+    let file = PageRange::new(0, PageCount::for_bytes(inode.len).0.max(1));
+    let inside: Vec<PageRange> = all.iter().filter_map(|range| range.intersect(file)).collect();
+    if inside.is_empty() { all } else { inside }
+}
+
+/// Those of the pages that are on the pool for want of room in `dram`, and the others.
+fn apart(pages: Vec<PageRange>, inode: &Inode, pool: PoolId) -> (Vec<PageRange>, Vec<PageRange>) {
+    let runs = extent::pool_runs(&inode.spilled()).into_iter().filter(|run| run.pool == pool);
+    let spilled: Vec<PageRange> = runs.map(|run| run.pages).collect();
+    let there = pages.iter().flat_map(|range| spilled.iter().filter_map(|run| range.intersect(*run)));
+    let there = there.collect();
+    let cut =
+        |left: Vec<PageRange>, run: &PageRange| left.iter().flat_map(|range| range.without(*run)).collect();
+    (there, spilled.iter().fold(pages, cut))
 }
 
 /// The files that somebody holds, as a plan says.

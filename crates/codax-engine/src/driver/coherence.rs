@@ -1,14 +1,15 @@
 //! Devices are mappers, too: before bytes are copied elsewhere, and before frames are given back, what devices have of them in their caches is written back and
 //! forgotten, with the translations of their addresses.
 
+use crate::drain::explain;
 use crate::driver::{Call, Driven, Fault};
 use crate::mover::Stuck;
 use crate::store::Inner;
 use crate::store::state::{Job, State};
 use codax_core::driver::{Range, Reach};
-use codax_core::extent::Extent;
+use codax_core::extent::{self, Extent};
 use codax_core::plan::Holder;
-use codax_core::{Error, ErrorKind, FileId, PageCount, PoolId};
+use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, PoolId, Result};
 use std::sync::Arc;
 
 /// Extents of a file.
@@ -44,6 +45,40 @@ impl Inner {
         Ok(())
     }
 
+    /// Has devices let go of what is about to be given back of a file. `Busy`, with who it is, where one doesn't in time: then nothing is to be given back.
+    pub fn let_go_of(&self, file: FileId, extents: Vec<Extent>) -> Result<()> {
+        self.write_back(None, &[(file, extents)]).map_err(|stuck| explain(&self.lock().path(file), stuck))
+    }
+
+    /// What devices are to let go of before an object that is ahead of its file loses `pages`: where none could have them, nobody looks.
+    pub fn cached_ahead(&self, st: &mut State, file: FileId, pages: PageRange) -> Result<Vec<Extent>> {
+        if !st.has_caches() {
+            return Ok(Vec::new());
+        }
+        self.absorb(st, file)?;
+        Ok(st.ns.get(file).map(|inode| extent::slice(&inode.extents, pages)).unwrap_or_default())
+    }
+
+    /// Gives back what a file that is gone had, once devices have let go of it.
+    pub fn give_up(&self, st: &mut State, file: FileId, extents: Vec<Extent>) {
+        if st.may_be_cached(file, &extents) {
+            st.keep_stale(file, &extents);
+            self.ask_stale();
+        }
+        self.give_back(st, file, extents);
+    }
+
+    /// Has devices forget what programs gave back of a file by themselves, beside the caller: it is too late to wait for that.
+    pub fn tell_gone(&self, st: &State, file: FileId, extents: &[Extent]) {
+        if !st.may_be_cached(file, extents) {
+            return;
+        }
+        let (me, parts) = (self.me.clone(), vec![(file, extents.to_vec())]);
+        // Who doesn't answer has bytes that are nobody's.
+        let ask = move || me.upgrade().iter().for_each(|inner| drop(inner.write_back(None, &parts)));
+        self.env.spawn("write back", Box::new(ask));
+    }
+
     /// [`Inner::retry_stale`] beside the caller, who has the state.
     pub fn ask_stale(&self) {
         let me = self.me.clone();
@@ -75,7 +110,7 @@ impl State {
         let mut users = Vec::new();
         for pool in &self.pools {
             let (own, driver) = (pool.record.id, &pool.driver);
-            if !driver.is_active() || !driver.description.caches_files() || driver.is_gone() {
+            if !driver.caches() {
                 continue;
             }
             let reaches = |e: &&Extent| match driver.description.reach {
@@ -98,6 +133,11 @@ impl State {
             }
         }
         users
+    }
+
+    /// Whether any device may have something in its caches.
+    pub fn has_caches(&self) -> bool {
+        self.pools.iter().any(|pool| pool.driver.caches())
     }
 
     /// Whether a device may have some of these extents in its caches.

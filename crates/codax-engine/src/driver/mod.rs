@@ -7,11 +7,13 @@
 //! * `standing`: taken, stopped with its state saved, and going on
 //! * `needs`: what a device needs of its memory
 //! * `queues`: programs that hand in work
+//! * `rest`: their queues while the device is at rest
 //! * `saved`: what the store remembers of a device beside the journal
 
 mod coherence;
 mod needs;
 mod queues;
+mod rest;
 mod saved;
 mod standing;
 
@@ -21,7 +23,8 @@ pub(crate) use queues::Queue;
 pub use standing::Driving;
 
 use crate::env::Env;
-use codax_core::driver::{Description, Driver, Standing};
+use codax_core::change::PoolRecord;
+use codax_core::driver::{Class, Description, Driver, Reach, Standing};
 use codax_core::plan::Holder;
 use codax_core::{Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +42,17 @@ pub struct Expander;
 impl Driver for Expander {
     fn describe(&self) -> Description {
         Description::memory_only("expander", env!("CARGO_PKG_VERSION"))
+    }
+}
+
+/// What is known of a device without memory as long as nobody drives it.
+#[derive(Debug)]
+struct Absent;
+
+impl Driver for Absent {
+    fn describe(&self) -> Description {
+        let class = Class::Type1;
+        Description { class, reach: Reach::Nothing, ..Description::memory_only("none", "") }
     }
 }
 
@@ -92,6 +106,39 @@ struct Queued {
     wanted: Arc<AtomicBool>,
 }
 
+/// What a driver was asked and may not have answered yet.
+pub(crate) struct Asked<T> {
+    answered: mpsc::Receiver<Result<T>>,
+    wanted: Arc<AtomicBool>,
+}
+
+impl<T> Asked<T> {
+    /// Waits for the answer of the driver that was asked.
+    pub fn wait(self, driver: &Driven, call: Call<'_>) -> std::result::Result<T, Fault> {
+        let begun = Instant::now();
+        let fault = loop {
+            let left = call.patience.saturating_sub(begun.elapsed());
+            match self.answered.recv_timeout(left.min(LOOK_EVERY)) {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(e)) if !driver.is_gone() => break Fault::Failed(e),
+                // What it says at its end says nothing.
+                Ok(Err(_)) => break Fault::Gone,
+                Err(RecvTimeoutError::Disconnected) if !driver.is_gone() => break died(),
+                Err(_) if driver.is_gone() => break Fault::Gone,
+                Err(_) if (call.unwanted)() => break Fault::Unwanted,
+                Err(_) if left.is_zero() => break Fault::Late(call.patience),
+                Err(_) => {}
+            }
+        };
+        self.wanted.store(false, Ordering::Release);
+        Err(fault)
+    }
+}
+
+fn died() -> Fault {
+    Fault::Failed(Error::internal("the thread that calls it has died"))
+}
+
 /// A device's driver.
 pub(crate) struct Driven {
     /// What it said that the device is.
@@ -107,14 +154,18 @@ pub(crate) struct Driven {
 }
 
 impl Driven {
-    /// A driver that says what its device is and is never asked again.
-    pub fn passive(driver: &dyn Driver) -> Self {
+    /// The driver of a device that nobody drives: it says what the device is and is never asked again.
+    pub fn nobody(pool: &PoolRecord) -> Self {
+        let (driver, standing): (&dyn Driver, _) = match pool.has_memory() {
+            true => (&Expander, Standing::Running),
+            false => (&Absent, Standing::Stopped),
+        };
         Self {
             description: driver.describe(),
             pid: None,
             calls: None,
             gone: AtomicBool::new(false),
-            standing: Mutex::new(Standing::Running),
+            standing: Mutex::new(standing),
             turn: Mutex::new(()),
         }
     }
@@ -146,36 +197,25 @@ impl Driven {
         call: Call<'_>,
         work: impl FnOnce(&dyn Driver) -> Result<T> + Send + 'static,
     ) -> std::result::Result<T, Fault> {
+        self.begin(call.in_any_case, work)?.wait(self, call)
+    }
+
+    /// As [`Self::ask`], without the wait: for who holds a lock that says what comes before what.
+    pub fn begin<T: Send + 'static>(
+        &self,
+        in_any_case: bool,
+        work: impl FnOnce(&dyn Driver) -> Result<T> + Send + 'static,
+    ) -> std::result::Result<Asked<T>, Fault> {
         let Some(calls) = &self.calls else { return Err(Fault::Gone) };
         if self.is_gone() {
             return Err(Fault::Gone);
         }
         let wanted = Arc::new(AtomicBool::new(true));
         let (answer, answered) = mpsc::channel();
-        let queued = Queued {
-            work: Box::new(move |driver| drop(answer.send(work(driver)))),
-            in_any_case: call.in_any_case,
-            wanted: wanted.clone(),
-        };
-        let died = || Fault::Failed(Error::internal("the thread that calls it has died"));
+        let work: Work = Box::new(move |driver| drop(answer.send(work(driver))));
+        let queued = Queued { work, in_any_case, wanted: wanted.clone() };
         calls.send(queued).map_err(|_| died())?;
-        let begun = Instant::now();
-        let fault = loop {
-            let left = call.patience.saturating_sub(begun.elapsed());
-            match answered.recv_timeout(left.min(LOOK_EVERY)) {
-                Ok(Ok(value)) => return Ok(value),
-                Ok(Err(e)) if !self.is_gone() => break Fault::Failed(e),
-                // What it says at its end says nothing.
-                Ok(Err(_)) => break Fault::Gone,
-                Err(RecvTimeoutError::Disconnected) if !self.is_gone() => break died(),
-                Err(_) if self.is_gone() => break Fault::Gone,
-                Err(_) if (call.unwanted)() => break Fault::Unwanted,
-                Err(_) if left.is_zero() => break Fault::Late(call.patience),
-                Err(_) => {}
-            }
-        };
-        wanted.store(false, Ordering::Release);
-        Err(fault)
+        Ok(Asked { answered, wanted })
     }
 
     /// As [`Self::ask`], and nobody waits.
@@ -200,6 +240,11 @@ impl Driven {
     /// Whether it is asked anything at all.
     pub fn is_active(&self) -> bool {
         self.calls.is_some()
+    }
+
+    /// Whether its device may have bytes of files in its caches.
+    pub fn caches(&self) -> bool {
+        self.is_active() && self.description.caches_files() && !self.is_gone()
     }
 
     pub fn standing(&self) -> Standing {

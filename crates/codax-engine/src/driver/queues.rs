@@ -1,13 +1,14 @@
 //! Queues between programs and the coprocessors of devices, as the store sees them: who has them, what they may touch, and that they end.
 //!
 //! The store makes a ring, hands one end to each side and is in nobody's way after that. It keeps the ring mapped to close it when either side goes, and holds the files that
-//! were granted open, so that a file that is removed meanwhile goes when the queue does.
+//! were granted open, so that a file that is removed meanwhile goes when the queue does. Of a device that is at rest it keeps both (`rest`).
 
-use crate::driver::{Call, Driven, Fault};
+use crate::driver::rest::Attendance;
+use crate::driver::{Asked, Call, Driven, Fault};
 use crate::store::session::OpenFile;
 use crate::store::state::{State, is_dram};
 use crate::store::{Inner, Opened, Session};
-use codax_core::driver::{Granted, QueueId};
+use codax_core::driver::{Counter, Granted, QueueId, Standing};
 use codax_core::request::Handle;
 use codax_core::{Error, FileId, Result, SessionId};
 use codax_os::ring::{Reason, Ring};
@@ -30,11 +31,51 @@ const FILES_MAX: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Queue {
     session: SessionId,
-    device: String,
-    driver: Arc<Driven>,
-    ring: Ring,
+    pub(super) device: String,
+    pub(super) at: At,
+    pub(super) ring: Ring,
+    /// The ring's memory, for another process.
+    memory: OwnedFd,
     /// What was granted, from number 1 on.
     files: Vec<OpenFile>,
+}
+
+/// Where a queue's other end is.
+#[derive(Debug)]
+pub(super) enum At {
+    /// With the device's driver.
+    Driver(Arc<Driven>),
+    /// With the store, until the device goes on. Nobody attends it as long as a driver may hold its end.
+    Store(Option<Attendance>),
+}
+
+impl Queue {
+    pub(super) fn is_at(&self, driver: &Arc<Driven>) -> bool {
+        matches!(&self.at, At::Driver(its) if Arc::ptr_eq(its, driver))
+    }
+
+    /// Hands a driver the other end, with all that was granted.
+    pub(super) fn begin_open(
+        &mut self,
+        queue: QueueId,
+        driver: &Arc<Driven>,
+    ) -> std::result::Result<Asked<()>, Fault> {
+        let failed = |e: std::io::Error| Fault::Failed(Error::internal(format!("share a queue: {e}")));
+        let memory = self.memory.try_clone().map_err(failed)?;
+        let granted = (1..).zip(&self.files).map(|(number, open)| open.granted(queue, number));
+        let granted: Vec<Granted> = granted.collect();
+        self.at = At::Driver(driver.clone());
+        driver.begin(false, move |driver| {
+            driver.open_queue(queue, memory)?;
+            granted.into_iter().try_for_each(|file| driver.grant(file))
+        })
+    }
+}
+
+impl OpenFile {
+    fn granted(self, queue: QueueId, number: u32) -> Granted {
+        Granted { queue, number, file: self.file, read: self.read, write: self.write }
+    }
 }
 
 impl Session {
@@ -47,31 +88,31 @@ impl Session {
         }
         let failed = |e: std::io::Error| Error::internal(format!("make a queue of {slots} requests: {e}"));
         let (ring, fd) = Ring::create(slots).map_err(failed)?;
-        let its = fd.try_clone().map_err(failed)?;
-        let (queue, driver) = {
+        let memory = fd.try_clone().map_err(failed)?;
+        let (queue, driver, asked) = {
             let mut st = inner.lock();
             let driver = inner.coprocessor(&st, device)?;
-            let many = |what: &str, most: usize| {
-                Err(Error::busy(format!("{what} has {most} queues already: close some first")))
-            };
-            if st.queues.values().filter(|queue| queue.session == self.id).count() >= PER_SESSION {
-                return many("this connection", PER_SESSION);
-            }
-            if st.queues.values().filter(|queue| Arc::ptr_eq(&queue.driver, &driver)).count() >= PER_DEVICE {
-                return many(device, PER_DEVICE);
-            }
+            st.room_for_a_queue(self.id, device)?;
             st.next_queue += 1;
             let queue = QueueId(st.next_queue);
-            let (device, driver_of) = (device.to_owned(), driver.clone());
-            let entry = Queue { session: self.id, device, driver: driver_of, ring, files: Vec::new() };
+            let (at, files) = (At::Store(None), Vec::new());
+            let mut entry = Queue { session: self.id, device: device.to_owned(), at, ring, memory, files };
+            let asked = match driver.standing() {
+                Standing::Running => Some(entry.begin_open(queue, &driver)),
+                _ => {
+                    inner.attend(&mut entry);
+                    None
+                }
+            };
             st.queues.insert(queue, entry);
-            (queue, driver)
+            (queue, driver, asked)
         };
-        let asked = inner.ask_coprocessor(&driver, device, move |driver| driver.open_queue(queue, its));
+        let Some(asked) = asked else { return Ok((queue, fd)) };
+        let answer = inner.answer_of(asked, &driver, device);
         // Its end closes what it has, and may have come before the queue was there.
         let ended = || Error::device_state(format!("{device}: its driver {} is gone", driver.name()));
-        let asked = asked.and_then(|()| if driver.is_gone() { Err(ended()) } else { Ok(()) });
-        asked.inspect_err(|_| self.close_queue(queue))?;
+        let answer = answer.and_then(|()| if driver.is_gone() { Err(ended()) } else { Ok(()) });
+        answer.inspect_err(|_| self.close_queue(queue))?;
         Ok((queue, fd))
     }
 
@@ -88,13 +129,21 @@ impl Session {
         if entry.files.len() >= FILES_MAX {
             return Err(Error::busy(format!("the queue has {FILES_MAX} files already: make another one")));
         }
-        entry.files.push(OpenFile { write, ..open });
+        let open = OpenFile { write, ..open };
+        entry.files.push(open);
         let number = u32::try_from(entry.files.len()).unwrap_or(u32::MAX);
-        let (device, driver) = (entry.device.clone(), entry.driver.clone());
+        let granted = open.granted(queue, number);
+        // One that is at rest is told of it when it goes on.
+        let asked = match &entry.at {
+            At::Driver(driver) => {
+                Some((driver.begin(false, move |driver| driver.grant(granted)), driver.clone()))
+            }
+            At::Store(_) => None,
+        };
+        let device = entry.device.clone();
         st.live.entry(open.file).or_default().opens += 1;
         drop(st);
-        let granted = Granted { queue, number, file: open.file, read: open.read, write };
-        inner.ask_coprocessor(&driver, &device, move |driver| driver.grant(granted))?;
+        asked.map_or(Ok(()), |(asked, driver)| inner.answer_of(asked, &driver, &device))?;
         Ok(number)
     }
 
@@ -106,8 +155,10 @@ impl Session {
         let refused = || {
             Error::permission(format!("file {number} of queue {} is granted to the device's driver", queue.0))
         };
-        let entry =
-            st.queues.get(&queue).filter(|entry| entry.driver.pid.is_some() && entry.driver.pid == pid);
+        let entry = st.queues.get(&queue).filter(|entry| match &entry.at {
+            At::Driver(driver) => driver.pid.is_some() && driver.pid == pid,
+            At::Store(_) => false,
+        });
         let index = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
         let open = entry.zip(index).and_then(|(entry, index)| entry.files.get(index)).copied();
         let open = open.ok_or_else(refused)?;
@@ -148,20 +199,24 @@ impl Inner {
                 "{device} has no driver now: {} is gone (codax device show {device})",
                 last.driver
             )),
+            None if !st.pool(pool).record.has_memory() => {
+                Error::device_state(format!("{device} has no driver yet: start it (docs/drivers.md)"))
+            }
             None => Error::invalid(format!(
                 "{device} is memory without a coprocessor: run it on a device that has one, as --device NAME=software:SIZE"
             )),
         })
     }
 
-    fn ask_coprocessor(
+    /// What a driver answers to who waits for it, for people.
+    fn answer_of(
         &self,
+        asked: std::result::Result<Asked<()>, Fault>,
         driver: &Driven,
         device: &str,
-        work: impl FnOnce(&dyn codax_core::driver::Driver) -> Result<()> + Send + 'static,
     ) -> Result<()> {
-        let patience = self.options().ack_timeout;
-        driver.ask(Call::within(patience), work).map_err(|fault| {
+        let call = Call::within(self.options().ack_timeout);
+        asked.and_then(|asked| asked.wait(driver, call)).map_err(|fault| {
             let line = format!("{device}: its driver {}: {fault}", driver.name());
             match fault {
                 Fault::Late(_) => Error::busy(line),
@@ -183,31 +238,57 @@ impl Inner {
 
     /// A session has ended, and its queues with it.
     pub fn end_queues_of(&self, st: &mut State, session: SessionId) {
-        let own = st.queues.iter().filter(|(_, queue)| queue.session == session);
-        let own: Vec<QueueId> = own.map(|(id, _)| *id).collect();
-        for queue in own {
-            let files = st.end_queue(queue, Reason::Died);
-            self.close_files(st, &files);
+        self.end_queues(st, |queue| queue.session == session);
+    }
+
+    /// Closes queues, since the process at one of their ends has died.
+    pub(super) fn end_queues(&self, st: &mut State, which: impl Fn(&Queue) -> bool) {
+        let ended = st.queues.iter().filter(|(_, queue)| which(queue));
+        let ended: Vec<QueueId> = ended.map(|(id, _)| *id).collect();
+        for queue in ended {
+            self.end_queue(st, queue);
         }
     }
 
-    /// A driver is gone, and its queues with it.
-    pub fn end_queues_to(&self, st: &mut State, driver: &Arc<Driven>) {
-        let its = st.queues.iter().filter(|(_, queue)| Arc::ptr_eq(&queue.driver, driver));
-        let its: Vec<QueueId> = its.map(|(id, _)| *id).collect();
-        for queue in its {
-            let files = st.end_queue(queue, Reason::Died);
-            self.close_files(st, &files);
-        }
+    pub(super) fn end_queue(&self, st: &mut State, queue: QueueId) {
+        let files = st.end_queue(queue, Reason::Died);
+        self.close_files(st, &files);
     }
 }
 
 impl State {
+    /// What there is to count of a device's queues: if it has any, or a driver that may take some.
+    pub(super) fn queue_counters(&self, device: &str, driven: bool) -> Vec<Counter> {
+        let its = || self.queues.values().filter(|queue| queue.device == device);
+        if !driven && its().next().is_none() {
+            return Vec::new();
+        }
+        let depth = its().map(|queue| queue.ring.depth() as u64).sum();
+        let counter = |name: &str, value| Counter { name: name.to_owned(), value };
+        vec![counter("queues", its().count() as u64), counter("queue depth", depth)]
+    }
+
+    /// Refuses one queue more than there may be.
+    fn room_for_a_queue(&self, session: SessionId, device: &str) -> Result<()> {
+        let many = |what: &str, most: usize| {
+            Err(Error::busy(format!("{what} has {most} queues already: close some first")))
+        };
+        if self.queues.values().filter(|queue| queue.session == session).count() >= PER_SESSION {
+            return many("this connection", PER_SESSION);
+        }
+        if self.queues.values().filter(|queue| queue.device == device).count() >= PER_DEVICE {
+            return many(device, PER_DEVICE);
+        }
+        Ok(())
+    }
+
     /// Closes a queue, for both sides; returns the files that it held open.
     fn end_queue(&mut self, queue: QueueId, reason: Reason) -> Vec<FileId> {
         let Some(ended) = self.queues.remove(&queue) else { return Vec::new() };
         ended.ring.close(reason);
-        ended.driver.tell(move |driver| driver.close_queue(queue));
+        if let At::Driver(driver) = &ended.at {
+            driver.tell(move |driver| driver.close_queue(queue));
+        }
         ended.files.iter().map(|open| open.file).collect()
     }
 }

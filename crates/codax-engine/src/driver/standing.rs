@@ -4,10 +4,10 @@
 //! it is by `online`.
 
 use crate::driver::saved::{Saved, SavedState};
-use crate::driver::{Call, Driven, Expander, Fault};
+use crate::driver::{Call, Driven, Fault};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Layout, Store};
-use codax_core::change::{LinkModel, PoolState};
+use codax_core::change::{LinkModel, PoolRecord, PoolState};
 use codax_core::driver::{Class, DeviceInfo, Driver, Health, LIST_MAX, Link, STATE_MAX, Standing, TEXT_MAX};
 use codax_core::units::format_size;
 use codax_core::{Error, ErrorKind, PageCount, PoolId, Result};
@@ -47,6 +47,9 @@ impl Store {
             ))));
         }
         let bytes = PageCount(st.pool(pool).record.frames).bytes();
+        if bytes == 0 && description.class == Class::Type3 {
+            return Err(about(Error::invalid("its driver says that it is memory only, and it has none")));
+        }
         let memory = if description.class == Class::Type1 { Some(0) } else { description.memory };
         if let Some(memory) = memory.filter(|memory| *memory < bytes) {
             let (says, has) = (format_size(memory), format_size(bytes));
@@ -111,15 +114,21 @@ impl Store {
             true => driver.ask(Call::within(patience), |driver| driver.counters()).unwrap_or_default(),
             false => Vec::new(),
         };
-        counters.truncate(LIST_MAX);
+        let of_queues = inner.lock().queue_counters(name, asked);
+        counters.truncate(LIST_MAX - of_queues.len());
+        counters.extend(of_queues);
         counters.iter_mut().for_each(|counter| shorten(&mut counter.name));
-        let mut description = driver.description.clone();
+        // Whose driver is gone is what that said, and at rest.
+        let gone = last.filter(|_| !asked);
+        let standing = if gone.is_some() { Standing::Stopped } else { driver.standing() };
+        let driverless = gone.as_ref().map(|last| last.driver.clone());
+        let mut description = gone.unwrap_or_else(|| driver.description.clone());
         description.link = Link { model: link, ..description.link };
         Ok(DeviceInfo {
-            driverless: last.filter(|_| !asked).map(|last| last.driver),
+            driverless,
             description,
             pid: driver.pid,
-            standing: driver.standing(),
+            standing,
             health,
             counters,
             saved: inner.saved().state_bytes(name),
@@ -137,14 +146,17 @@ impl Drop for Driving {
     fn drop(&mut self) {
         self.driver.end();
         let Some(inner) = self.inner.upgrade() else { return };
+        // Who brings it to rest or lets it go on has seen the end, and is done.
+        let turn = self.driver.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = inner.lock().pool_name(self.pool);
+        let kept = self.driver.standing() != Standing::Running && inner.saved().state_bytes(&name).is_some();
         let mut st = inner.lock();
-        let name = st.pool_name(self.pool);
         let pool = st.pool_mut(self.pool);
         if Arc::ptr_eq(&pool.driver, &self.driver) {
-            pool.driver = Arc::new(Driven::passive(&Expander));
+            pool.driver = Arc::new(Driven::nobody(&pool.record));
         }
-        inner.end_queues_to(&mut st, &self.driver);
-        drop(st);
+        inner.leave_queues(&mut st, &name, &self.driver, kept);
+        drop((st, turn));
         inner.changed.notify_all();
         inner.event("driver", &name, &format!("{} is gone", self.driver.name()), 0);
         inner.retry_stale();
@@ -161,12 +173,13 @@ impl Inner {
         (st.pool_name(pool), st.pool(pool).driver.clone())
     }
 
-    /// Lets a device go on that is at rest: from the state that is kept of it, if one is, or with `anew` from none. With `online` only if it is.
+    /// Lets a device go on that is at rest: from the state that is kept of it, if one is, or with `anew` from none. With `online` only if it is, or a drain lets it go on.
     pub fn start_device(&self, pool: PoolId, anew: bool, online: bool) -> Result<()> {
         let (name, driver) = self.driver_of(pool);
         let _turn = driver.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let away = online && self.lock().pool(pool).record.state != PoolState::Online;
+        let away = online && !may_run(&self.lock().pool(pool).record);
         if !driver.is_active() && anew {
+            self.forget_queues(&name);
             return self.saved().drop_state(&name);
         }
         if !driver.is_active() || away || (driver.standing() == Standing::Running && !anew) {
@@ -182,8 +195,10 @@ impl Inner {
             other => other,
         };
         if anew {
-            gone(driver.ask(call, |driver| driver.reset())).map_err(|f| failed("reset", f))?;
+            gone(self.reset(&driver, call)).map_err(|f| failed("reset", f))?;
+            self.forget_queues(&name);
             self.saved().drop_state(&name)?;
+            self.hand_over_queues(&name, &driver);
         } else if let Some(SavedState { driver: whose, state }) = self.saved().state(&name)? {
             if whose != driver.description.driver {
                 let own = &driver.description.driver;
@@ -192,20 +207,30 @@ impl Inner {
                     "{name}: the state that is kept of it is that of the driver {whose}, and {own} drives it: start {whose}, or begin anew with codax device online {name} --reset-device"
                 )));
             }
+            self.hand_over_queues(&name, &driver);
             match driver.ask(call, move |driver| driver.restore(&state)) {
                 // Before it goes on: a state is given back once.
                 Ok(()) => self.saved().drop_state(&name)?,
                 Err(Fault::Gone) => return Ok(()),
                 Err(fault) => {
                     let e = failed("restore", fault).message;
+                    let mut st = self.lock();
+                    st.take_queues(&driver);
+                    self.attend_queues(&mut st, &name);
                     return Err(Error::device_state(format!(
                         "{e}; its state is kept: try again, or begin anew with codax device online {name} --reset-device"
                     )));
                 }
             }
         }
+        self.hand_over_queues(&name, &driver);
         gone(driver.ask(call, |driver| driver.resume())).map_err(|f| failed("resume", f))?;
-        driver.set_standing(Standing::Running);
+        {
+            // Who opens a queue asks the driver himself from now on.
+            let _st = self.lock();
+            driver.set_standing(Standing::Running);
+        }
+        self.hand_over_queues(&name, &driver);
         self.changed.notify_all();
         Ok(())
     }
@@ -245,7 +270,7 @@ impl Inner {
                     "{name} has not come to a safe point: its driver {who}: {fault}; nothing has moved. --reset-device resets it, and its state is lost"
                 )));
             }
-            match driver.ask(call, |driver| driver.reset()) {
+            match self.reset(&driver, call) {
                 Ok(()) => lost(&format!("{who} was reset, since it did not come to a safe point: {fault}")),
                 Err(Fault::Gone) => lost("its driver is gone"),
                 Err(again) => {
@@ -256,10 +281,15 @@ impl Inner {
             }
         }
         driver.set_standing(Standing::Stopped);
-        if driver.description.has_state && !was_reset {
-            match driver.ask(call, |driver| driver.save()) {
+        if was_reset {
+            self.forget_queues(&name);
+        } else if driver.description.has_state {
+            match self.save(&driver, call) {
                 Ok(state) => self.keep_state(&name, &driver, state)?,
-                Err(Fault::Gone) => lost("its driver is gone"),
+                Err(Fault::Gone) => {
+                    lost("its driver is gone");
+                    self.lose_queues(&name);
+                }
                 Err(fault) => {
                     return Err(Error::device_state(format!(
                         "{name}: its driver {} has not handed over its state: {fault}",
@@ -268,7 +298,26 @@ impl Inner {
                 }
             }
         }
+        self.attend_queues(&mut self.lock(), &name);
         Ok(())
+    }
+
+    /// Has a driver hand over the device's state, and give up its queues.
+    fn save(&self, driver: &Arc<Driven>, call: Call<'_>) -> std::result::Result<Vec<u8>, Fault> {
+        self.giving_up(driver, |driver| driver.begin(true, |driver| driver.save()))?.wait(driver, call)
+    }
+
+    /// Has a driver forget what the device is at, and give up its queues.
+    fn reset(&self, driver: &Arc<Driven>, call: Call<'_>) -> std::result::Result<(), Fault> {
+        self.giving_up(driver, |driver| driver.begin(true, |driver| driver.reset()))?.wait(driver, call)
+    }
+
+    /// What it is handed before, it gives up; what comes after is kept for it.
+    fn giving_up<T>(&self, driver: &Arc<Driven>, ask: impl FnOnce(&Driven) -> T) -> T {
+        let mut st = self.lock();
+        driver.set_standing(Standing::Stopped);
+        st.take_queues(driver);
+        ask(driver)
     }
 
     fn keep_state(&self, name: &str, driver: &Driven, state: Vec<u8>) -> Result<()> {
@@ -284,6 +333,15 @@ impl Inner {
             }
         };
         Err(Error::device_state(format!("{name}: its driver {} gave {wrong}", driver.name())))
+    }
+}
+
+/// Whether a device's coprocessor may run: it is online, or a drain takes its memory only.
+fn may_run(record: &PoolRecord) -> bool {
+    match record.state {
+        PoolState::Online => true,
+        PoolState::Draining => record.drain_terms.running,
+        PoolState::Offline | PoolState::Detached => false,
     }
 }
 

@@ -128,6 +128,7 @@ impl Inner {
                 let spilled = st.ns.get(file).map(|inode| inode.spilled()).unwrap_or_default();
                 spilled.iter().map(|e| st.pool_name(e.pool)).collect::<BTreeSet<_>>()
             };
+            let asked = to.iter().map(|run| run.pages.bytes()).sum();
             let order = Order { file, to, home: None, verify: false, bound: false, job: &job, pace: &pace };
             let (bytes, stuck) = match self.move_pages(&order) {
                 Ok(bytes) => (bytes, None),
@@ -146,7 +147,7 @@ impl Inner {
                 Some(Stuck::Failed(e)) => {
                     not_yet.insert(file, self.env.now() + AGAIN);
                     tracing::warn!("{} stays on a device: {e}", st.path(file));
-                    self.event("refuse", &st.path(file), &format!("to go home: {e}"), 0);
+                    self.event("refuse", &st.path(file), &format!("to go home: {e}"), asked);
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Lending memory of a device's reserve to the rest of the system: what is lent is free on the node, for whoever comes, and its frames are nobody's.
 
 use super::watch::cause;
-use crate::backing::Reserve;
+use crate::backing::Lender;
 use crate::drain::Progress;
 use crate::store::Inner;
 use crate::store::blocks::frames;
@@ -30,7 +30,7 @@ const TELL: u64 = 16 << 20;
 
 impl State {
     /// What there is to go by when memory of a device is lent, or taken back.
-    fn loan_view(&self, pool: PoolId, reserve: &Reserve) -> Option<LoanView> {
+    fn loan_view(&self, pool: PoolId, lender: &dyn Lender) -> Option<LoanView> {
         let allowed = self.emergency.allowed.get(&pool)?;
         let p = self.pool(pool);
         let serves = p.record.state == PoolState::Online && p.job.is_none();
@@ -40,13 +40,15 @@ impl State {
             floor => floor + floor / 4,
         };
         let lent = allowed.loan.lent() > 0;
+        let spare = || p.alloc.free().bytes().min(lender.held().unwrap_or(0));
         Some(LoanView {
             short,
             limit: if serves { allowed.at_most.saturating_sub(p.spilled.bytes()) } else { 0 },
             unused: if short { self.unused_on(pool) } else { 0 },
-            spare: if short { p.alloc.free().bytes().min(reserve.held().unwrap_or(0)) } else { 0 },
+            spare: if short && allowed.unlent.is_none() { spare() } else { 0 },
             elsewhere: if lent && !short { self.memory_left().unwrap_or(0).saturating_sub(floor) } else { 0 },
-            wanted: allowed.wanted || !serves,
+            wanted: allowed.wanted || allowed.recalls > 0 || !serves,
+            unit: lender.unit(),
         })
     }
 
@@ -72,6 +74,7 @@ impl State {
             p.alloc.release(run);
             p.lent.extend((kept > 0).then_some(FrameRun { count: PageCount(kept), ..last }));
         }
+        p.tell_unused();
         self.fit_medium(pool);
     }
 
@@ -101,10 +104,10 @@ impl State {
 impl Inner {
     /// Lends some of a device, or takes some back, if it is time to; whether it is to be looked at again soon.
     pub(super) fn look_after_loan(&self, pool: PoolId) -> bool {
-        let (reserve, action, name) = {
+        let (lender, action, name) = {
             let mut st = self.lock();
-            let Some(reserve) = st.pool(pool).backing.holder() else { return false };
-            let Some(view) = st.loan_view(pool, &reserve) else { return false };
+            let Some(lender) = st.pool(pool).backing.lender() else { return false };
+            let Some(view) = st.loan_view(pool, &*lender) else { return false };
             let name = st.pool_name(pool);
             let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return false };
             let action = allowed.loan.next(self.env.now(), view);
@@ -116,15 +119,15 @@ impl Inner {
                     return false;
                 }
             }
-            (reserve, action, name)
+            (lender, action, name)
         };
         let done = match action {
             LoanAction::Rest => Ok(()),
-            LoanAction::Lend(bytes) => self.lend(pool, &name, &reserve, bytes),
-            LoanAction::TakeBack(bytes) => self.take_back(pool, &name, &reserve, bytes),
+            LoanAction::Lend(bytes) => self.lend(pool, &name, &*lender, bytes),
+            LoanAction::TakeBack(bytes) => self.take_back(pool, &name, &*lender, bytes),
         };
         if let Err(e) = done {
-            tracing::warn!("device {name}: what is lent of it: {e}");
+            self.lends_nothing(&mut self.lock(), pool, e.message);
         }
         let st = self.lock();
         st.emergency
@@ -133,19 +136,35 @@ impl Inner {
             .is_some_and(|allowed| allowed.loan.lent() > 0 || allowed.alarm.is_on())
     }
 
-    fn lend(&self, pool: PoolId, name: &str, reserve: &Reserve, bytes: u64) -> Result<()> {
-        {
+    /// Says why nothing of a device can be lent, or taken back. It is tried again when memory is short the next time.
+    pub(super) fn lends_nothing(&self, st: &mut State, pool: PoolId, why: String) {
+        let name = st.pool_name(pool);
+        let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return };
+        if allowed.unlent.as_ref() == Some(&why) {
+            return;
+        }
+        let line = format!("emergency: nothing can be lent to the rest of the system, or taken back: {why}");
+        tracing::warn!("device {name}: {line}");
+        self.event("refuse", &name, &line, allowed.at_most);
+        allowed.unlent = Some(why);
+    }
+
+    fn lend(&self, pool: PoolId, name: &str, lender: &dyn Lender, bytes: u64) -> Result<()> {
+        let noted = {
             let mut st = self.lock();
             let p = st.pool_mut(pool);
             let Some(runs) = p.alloc.allocate(PageCount::for_bytes(bytes), None) else { return Ok(()) };
             runs.iter().for_each(|run| p.table.reserve(*run));
             p.lent.extend(runs);
+            p.tell_unused();
             st.fit_medium(pool);
-        }
-        let lent = reserve.lend(bytes);
+            self.note_lent(&st, pool)
+        };
+        let lent = noted.and_then(|()| lender.lend(bytes));
         let mut st = self.lock();
         let given = *lent.as_ref().unwrap_or(&0);
         st.unlend(pool, bytes - given.min(bytes));
+        let noted = self.note_lent(&st, pool);
         let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return Ok(()) };
         allowed.loan.lent_more(given);
         allowed.owed = 0;
@@ -159,24 +178,25 @@ impl Inner {
                 given,
             );
         }
-        lent.map(drop)
+        lent.and(noted)
     }
 
-    fn take_back(&self, pool: PoolId, name: &str, reserve: &Reserve, bytes: u64) -> Result<()> {
-        let mut got = reserve.take_back(bytes)?;
+    fn take_back(&self, pool: PoolId, name: &str, lender: &dyn Lender, bytes: u64) -> Result<()> {
+        let mut got = lender.take_back(bytes)?;
         if got < bytes && self.may_evict(pool) {
             // Who has it may have it elsewhere, now that there is room.
             self.move_strangers_off(pool)?;
-            got += reserve.take_back(bytes - got)?;
+            got += lender.take_back(bytes - got)?;
         }
         let mut st = self.lock();
         // The holder has more of the node than the pool has frames: that makes up for a page here and there which the kernel doesn't let go of.
         let p = st.pool(pool);
         let unused = p.alloc.free().0 + frames(&p.lent).0 + frames(&p.private).0;
-        let whole = reserve.held()? >= PageCount(unused).bytes();
+        let whole = lender.held()? >= PageCount(unused).bytes();
         let lent = frames(&p.lent).bytes();
         let (got, bytes) = if whole { (lent, lent) } else { (got, bytes) };
         st.unlend(pool, got);
+        let noted = self.note_lent(&st, pool);
         let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return Ok(()) };
         allowed.loan.got_back(got);
         allowed.back += got;
@@ -185,7 +205,7 @@ impl Inner {
         let back = if allowed.back >= TELL || lent == 0 { std::mem::take(&mut allowed.back) } else { 0 };
         if lent == 0 {
             allowed.wanted = false;
-            reserve.is_whole();
+            lender.is_whole();
         }
         drop(st);
         if back > 0 {
@@ -197,7 +217,7 @@ impl Inner {
             self.event("owed", name, &format!("wanted back, and others still have it: {who}"), owed);
         }
         self.changed.notify_all();
-        Ok(())
+        noted
     }
 
     /// Whether it is time to move others' pages off a device's node.
@@ -212,8 +232,20 @@ impl Inner {
         due
     }
 
-    /// Gets back what is lent of a device before it is drained. `Busy`, with who has it, if that takes longer than `wait`; then it stays lent.
-    pub fn recall(&self, pool: PoolId, name: &str, wait: Duration, progress: Progress<'_>) -> Result<()> {
+    /// Gets back what is lent of a device before it is drained, and has nothing lent until that is over. `Busy`, with who has it, if that takes longer than
+    /// `wait`; then it stays lent.
+    pub fn recall(
+        &self,
+        pool: PoolId,
+        name: &str,
+        wait: Duration,
+        progress: Progress<'_>,
+    ) -> Result<Recall<'_>> {
+        let recall = Recall::new(self, pool);
+        self.wait_for_loan(pool, name, wait, progress).map(|()| recall)
+    }
+
+    fn wait_for_loan(&self, pool: PoolId, name: &str, wait: Duration, progress: Progress<'_>) -> Result<()> {
         let deadline = self.env.now() + wait.max(RECALL);
         let begun = JobInfo { what: "drain".into(), ..JobInfo::default() };
         loop {
@@ -225,7 +257,6 @@ impl Inner {
             if lent == 0 {
                 return Ok(());
             }
-            allowed.wanted = !(over || cancelled);
             if cancelled {
                 return Err(Error::cancelled(format!("drain {name}: cancelled; nothing has moved")));
             }
@@ -239,5 +270,31 @@ impl Inner {
             }
             drop(self.wait_changed(st, Duration::from_millis(50)));
         }
+    }
+}
+
+/// Nothing of a device is lent as long as this is there, and what is comes back.
+pub(crate) struct Recall<'a> {
+    inner: &'a Inner,
+    pool: PoolId,
+}
+
+impl<'a> Recall<'a> {
+    fn new(inner: &'a Inner, pool: PoolId) -> Self {
+        let recall = Self { inner, pool };
+        recall.count(u32::saturating_add);
+        recall
+    }
+
+    fn count(&self, change: fn(u32, u32) -> u32) {
+        if let Some(allowed) = self.inner.lock().emergency.allowed.get_mut(&self.pool) {
+            allowed.recalls = change(allowed.recalls, 1);
+        }
+    }
+}
+
+impl Drop for Recall<'_> {
+    fn drop(&mut self) {
+        self.count(u32::saturating_sub);
     }
 }

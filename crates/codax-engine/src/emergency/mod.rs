@@ -5,6 +5,7 @@
 
 mod home;
 mod lend;
+mod lent;
 mod overflow;
 mod stay;
 mod told;
@@ -55,9 +56,13 @@ pub(crate) struct Allowed {
     pub floor: u64,
     /// Why its condition can't be measured here.
     pub unmeasured: Option<String>,
+    /// Why nothing of it can be lent, as was seen last.
+    pub unlent: Option<String>,
     pub loan: Loan,
     /// A drain or a file wants back what is lent.
     pub wanted: bool,
+    /// Drains that have it back, or are about to: nothing is lent meanwhile.
+    pub recalls: u32,
     /// What was asked back and others still had, when it was asked last.
     pub owed: u64,
     /// What has come back and wasn't said yet.
@@ -69,9 +74,22 @@ pub(crate) struct Allowed {
 impl Allowed {
     pub fn new(settings: Emergency, at_most: u64) -> Self {
         let (alarm, loan) = (Alarm::default(), Loan::default());
-        let (floor, owed, back) = (0, 0, 0);
-        let (unmeasured, evicted, wanted) = (None, None, false);
-        Self { settings, at_most, alarm, floor, unmeasured, loan, wanted, owed, back, evicted }
+        let (floor, recalls, owed, back) = (0, 0, 0, 0);
+        let (unmeasured, unlent, evicted, wanted) = (None, None, None, false);
+        Self {
+            settings,
+            at_most,
+            alarm,
+            floor,
+            unmeasured,
+            unlent,
+            loan,
+            wanted,
+            recalls,
+            owed,
+            back,
+            evicted,
+        }
     }
 }
 
@@ -95,6 +113,12 @@ pub(crate) fn check_settings(device: &DeviceSpec, frames: u64) -> Result<()> {
     let Some(settings) = device.emergency else { return Ok(()) };
     if device.name == DRAM_NAME {
         return Err(Error::invalid("emergency is nothing that dram has: it is what devices help out"));
+    }
+    if frames == 0 {
+        return Err(Error::invalid(format!(
+            "device {}: emergency is nothing that a device without memory has",
+            device.name
+        )));
     }
     settings
         .at_most
@@ -122,7 +146,8 @@ impl Book {
             let at_most = settings.map_or(Ok(0), |s| s.at_most.of(PageCount(pool.frames).bytes()))?;
             match (settings, known) {
                 (Some(settings), Some(known)) => {
-                    (known.settings, known.at_most, known.unmeasured) = (settings, at_most, None);
+                    (known.settings, known.at_most) = (settings, at_most);
+                    (known.unmeasured, known.unlent) = (None, None);
                 }
                 (Some(settings), None) => {
                     self.allowed.insert(pool.id, Allowed::new(settings, at_most));
@@ -172,11 +197,13 @@ impl State {
         let lent = frames(&self.pool(pool).lent).bytes();
         let none = EmergencyInfo { used, lent, ..EmergencyInfo::default() };
         self.emergency.allowed.get(&pool).map_or(none.clone(), |allowed| EmergencyInfo {
-            allowed: true,
+            // What is lent of one that is allowed no more is looked after until it is back.
+            allowed: allowed.at_most > 0,
             at_most: allowed.at_most,
             when: allowed.settings.when.map(|when| when.to_string()),
             pressed: allowed.alarm.is_on(),
             unmeasured: allowed.unmeasured.clone(),
+            unlent: allowed.unlent.clone(),
             owed: allowed.owed,
             ..none
         })
@@ -208,6 +235,7 @@ impl Inner {
         st.count_spilled();
         let records: Vec<PoolRecord> = st.pools.iter().map(|pool| pool.record.clone()).collect();
         st.emergency.allow(&self.options(), records.iter())?;
+        self.resume_loans(&mut st);
         self.start_homing(&mut st);
         self.start_watch(&mut st);
         Ok(())

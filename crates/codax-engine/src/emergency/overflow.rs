@@ -14,6 +14,7 @@ use codax_core::frame::FrameFlags;
 use codax_core::placement::{Placement, Room};
 use codax_core::units::format_size;
 use codax_core::{DRAM, Error, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageRange, PoolId, Result};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How often it is said that there was no room anywhere: who writes a byte at a time would say nothing else.
@@ -65,17 +66,18 @@ impl State {
     }
 
     /// Where new pages go of which some are for `dram`, if not all of those are to be there: the runs, which of them are an emergency's, and why. `NoSpace`, with
-    /// the reason of each device, if there is no room anywhere.
+    /// the reason of each device, if there is no room anywhere. These devices are as `full`.
     pub fn overflow(
         &self,
         (placement, file): (&Placement, Option<FileId>),
         pages: PageRange,
         block: u64,
+        full: &BTreeSet<PoolId>,
     ) -> Result<Option<Overflow>> {
         let quota = |pool| file.map_or(u64::MAX, |file| self.quota_room(file, pool).0);
         let room = |id| {
             let room = self.room(id);
-            Room { free: room.free.min(PageCount(quota(id))), ..room }
+            Room { free: room.free.min(PageCount(quota(id))), ..room }.unless(full.contains(&id))
         };
         let Some((mut runs, rest)) = placement.for_dram(pages, block, &room) else {
             return Ok(None);
@@ -103,6 +105,9 @@ impl State {
         let mut why = Vec::new();
         for pool in self.by_cost().into_iter().filter(|pool| Some(*pool) != named) {
             match self.offer(pool, &need) {
+                Ok(_) if full.contains(&pool) => {
+                    why.push(format!("{}: {}", self.pool_name(pool), self.pool(pool).fit.why()));
+                }
                 Ok(frames) => {
                     offers.push(Offer { pool, frames: frames.min(quota(pool)), unit: self.unit(pool) });
                 }
@@ -145,6 +150,20 @@ impl State {
                 )))
             }
         }
+    }
+
+    /// Devices that take what has spilled to `from` when that is drained and `dram` has no room, the cheapest first, and how many frames of each.
+    pub fn help_for(&self, from: PoolId) -> Vec<(PoolId, u64)> {
+        let bytes = self.pool(from).spilled.bytes();
+        if bytes == 0 {
+            return Vec::new();
+        }
+        let budget = Budget::of_this_process().and_then(Budget::left);
+        // What moves between devices of the host's memory has its part of the limit already.
+        let limited = budget.is_some_and(|left| left < bytes) && !self.pool(from).backing.is_charged();
+        let need = Need { bytes, fits: false, limited, left: self.memory_left() };
+        let others = self.by_cost().into_iter().filter(|pool| *pool != from);
+        others.filter_map(|pool| Some((pool, self.offer(pool, &need).ok()?))).collect()
     }
 
     /// The devices that are allowed, the cheapest first: by what they announce of a read, and then by name.
@@ -213,7 +232,8 @@ impl State {
             return false;
         }
         let block = self.block().max(HUGE_PAGES);
-        matches!(self.overflow((placement, None), PageRange::new(0, self.block()), block), Ok(Some(_)))
+        let page = PageRange::new(0, self.block());
+        matches!(self.overflow((placement, None), page, block, &BTreeSet::new()), Ok(Some(_)))
     }
 
     /// Marks what has been placed so, before the journal has it.
@@ -233,12 +253,18 @@ impl State {
 
 impl Inner {
     /// Says that new pages of a file found no room, where devices might have helped.
-    pub fn tell_no_room(&self, st: &mut State, subject: &str, e: &Error, bytes: u64) {
+    pub fn tell_no_room(&self, st: &mut State, file: FileId, e: &Error, bytes: u64) {
         let now = self.env.now();
         let again = st.emergency.refused.is_none_or(|last| now.saturating_sub(last) >= REFUSALS_EVERY);
         if !st.emergency.allowed.is_empty() && e.kind == codax_core::ErrorKind::NoSpace && again {
             st.emergency.refused = Some(now);
-            self.event("refuse", subject, &e.message, bytes);
+            // One that is being made has no name yet.
+            let unnamed = st.live.get(&file).and_then(|live| live.unnamed.as_ref());
+            let subject = match unnamed.filter(|_| st.ns.path_of(file).is_none()) {
+                Some(unnamed) => format!("a new file in {}", st.path(unnamed.dir)),
+                None => st.path(file),
+            };
+            self.event("refuse", &subject, &e.message, bytes);
         }
     }
 }

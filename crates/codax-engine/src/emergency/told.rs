@@ -3,8 +3,10 @@
 use super::overflow::Placed;
 use crate::store::Inner;
 use crate::store::state::State;
-use codax_core::FileId;
-use std::collections::BTreeSet;
+use codax_core::namespace::Inode;
+use codax_core::plan::PlannedMove;
+use codax_core::{FileId, PoolId, extent};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// After so long it is said also of a file of which less than twice as much has spilled.
@@ -45,6 +47,27 @@ impl Told {
     }
 }
 
+impl State {
+    /// Why some of a file is on a device for want of room in `dram`, if it is and that was seen since the start.
+    pub fn why_spilled(&self, inode: &Inode) -> Option<String> {
+        let pools: BTreeSet<PoolId> = inode.spilled().iter().map(|e| e.pool).collect();
+        let told = self.emergency.told.get(&inode.id).filter(|_| !pools.is_empty())?;
+        Some(self.cause_text(told.cause, &pools))
+    }
+
+    /// A cause, for people; of one that is a condition, which the devices have on which something is.
+    fn cause_text(&self, cause: Cause, pools: &BTreeSet<PoolId>) -> String {
+        match cause {
+            Cause::Full => "dram has no room for it".to_owned(),
+            Cause::Short => {
+                let allowed = pools.iter().filter_map(|pool| self.emergency.allowed.get(pool));
+                let when: BTreeSet<_> = allowed.filter_map(|a| Some(a.settings.when?.to_string())).collect();
+                format!("memory is short ({})", Vec::from_iter(when).join(", "))
+            }
+        }
+    }
+}
+
 impl Inner {
     /// Notes and says that new pages of a file are on devices for want of room in `dram`. Of one without a name it is said when it gets one.
     pub fn tell_spilled(&self, st: &mut State, file: FileId, placed: &Placed) {
@@ -61,22 +84,38 @@ impl Inner {
         }
     }
 
+    /// Says that a drain has taken what has spilled of a file to other devices.
+    pub fn tell_passed_on(&self, planned: &PlannedMove, from: PoolId) {
+        let st = self.lock();
+        let Some(inode) = st.ns.get(planned.file) else { return };
+        let spilled = inode.spilled();
+        let mut passed: BTreeMap<PoolId, u64> = BTreeMap::new();
+        for run in &planned.to {
+            let there = extent::slice(&spilled, run.pages);
+            let bytes = there.iter().filter(|e| e.pool == run.pool).map(|e| e.count.bytes()).sum::<u64>();
+            *passed.entry(run.pool).or_default() += bytes;
+        }
+        passed.retain(|_, bytes| *bytes > 0);
+        if passed.is_empty() {
+            return;
+        }
+        let names: Vec<String> = passed.keys().map(|pool| st.pool_name(*pool)).collect();
+        let (names, from) = (names.join(", "), st.pool_name(from));
+        let detail = format!("in {names}, since {from} is drained and dram has no room for it");
+        self.event("emergency", &planned.path, &detail, passed.values().sum());
+    }
+
     /// Says how much of a file is on devices for want of room in `dram`, if there is something new to say.
     pub fn say_spilled(&self, st: &mut State, file: FileId) {
         let now = self.env.now();
-        let Some(told) = st.emergency.told.get_mut(&file) else { return };
-        let (cause, Some(bytes)) = (told.cause, told.due(now)) else { return };
         let spilled = st.ns.get(file).map(|inode| inode.spilled()).unwrap_or_default();
+        let Some(told) = st.emergency.told.get_mut(&file) else { return };
+        // Some may have been cut off again.
+        told.spilled = told.spilled.min(told.told + spilled.iter().map(|e| e.count.bytes()).sum::<u64>());
+        let (cause, Some(bytes)) = (told.cause, told.due(now)) else { return };
         let pools: BTreeSet<_> = spilled.iter().map(|e| e.pool).collect();
         let names: Vec<String> = pools.iter().map(|pool| st.pool_name(*pool)).collect();
-        let why = match cause {
-            Cause::Full => "dram has no room for it".to_owned(),
-            Cause::Short => {
-                let allowed = pools.iter().filter_map(|pool| st.emergency.allowed.get(pool));
-                let when: BTreeSet<_> = allowed.filter_map(|a| Some(a.settings.when?.to_string())).collect();
-                format!("memory is short ({})", Vec::from_iter(when).join(", "))
-            }
-        };
+        let why = st.cause_text(cause, &pools);
         self.event("emergency", &st.path(file), &format!("in {}, since {why}", names.join(", ")), bytes);
     }
 }

@@ -55,7 +55,7 @@ struct Watcher {
 impl State {
     /// Whether a device has a reserve of which it may lend.
     pub(super) fn lends(&self, pool: PoolId) -> bool {
-        self.pool(pool).backing.holder().is_some()
+        self.pool(pool).backing.lender().is_some()
     }
 }
 
@@ -117,6 +117,9 @@ impl Watcher {
             return;
         }
         let lends = st.lends(pool);
+        if let Some(why) = st.pool(pool).backing.lender().and_then(|lender| lender.why_not()) {
+            inner.lends_nothing(st, pool, why);
+        }
         let name = st.pool_name(pool);
         let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return };
         let gauge = match allowed.settings.when {
@@ -129,7 +132,7 @@ impl Watcher {
                             "refuse",
                             &name,
                             &format!("emergency: its condition can't be measured: {why}"),
-                            0,
+                            allowed.at_most,
                         );
                         allowed.unmeasured = Some(why.to_owned());
                         Gauge::None
@@ -180,7 +183,10 @@ impl Watcher {
         if allowed.alarm.see(now, short) {
             let cause = cause(allowed);
             let line = match allowed.alarm.is_on() {
-                true => format!("memory is short ({cause})"),
+                true => {
+                    allowed.unlent = None;
+                    format!("memory is short ({cause})")
+                }
                 false => format!("memory is not short any more ({cause})"),
             };
             inner.event("pressure", &name, &line, 0);
@@ -219,7 +225,7 @@ impl Watcher {
 pub(super) fn cause(allowed: &Allowed) -> String {
     match allowed.settings.when {
         Some(when @ When::Stall { .. }) => when.to_string(),
-        _ => format!("free:{}", allowed.floor),
+        _ => When::Free(allowed.floor).to_string(),
     }
 }
 

@@ -126,8 +126,21 @@ impl Inner {
         }
     }
 
-    /// Takes into the inode what its object is ahead, while programs go on using it.
+    /// Takes into the inode what its object is ahead, while programs go on using it. Devices are told of what they gave back of it.
     pub fn absorb(&self, st: &mut State, file: FileId) -> Result<()> {
+        if !st.has_caches() {
+            return self.absorb_asked(st, file);
+        }
+        let had = st.ns.get(file).map(|inode| inode.extents.clone()).unwrap_or_default();
+        self.absorb_asked(st, file)?;
+        let has = st.ns.get(file).map_or(&[][..], |inode| &inode.extents);
+        let lost = has.iter().fold(had, |had, e| extent::remove(&had, e.pages()).0);
+        self.tell_gone(st, file, &lost);
+        Ok(())
+    }
+
+    /// [`Inner::absorb`] where devices were asked before anything was given back.
+    pub fn absorb_asked(&self, st: &mut State, file: FileId) -> Result<()> {
         let Some(pool) = st.ns.get(file).and_then(|inode| inode.ahead) else { return Ok(()) };
         match st.pool(pool).backing.open(file, false) {
             Err(e) if e.kind == ErrorKind::NotFound => Ok(()),

@@ -192,7 +192,7 @@ impl Fs {
             }
         }
         inner.commit(st, &changes)?;
-        inner.give_back(st, child, extents);
+        inner.give_up(st, child, extents);
         Ok(())
     }
 

@@ -45,7 +45,10 @@ impl Fs {
         } else if len > inode.len {
             inner.extend(&mut st, &inode, len)
         } else {
-            inner.shrink(&mut st, &inode, len)
+            inner.make_busy(&mut st, id, "change of length");
+            let (mut st, result) = inner.cut(st, &inode, len);
+            inner.end_busy(&mut st, id);
+            result
         }
     }
 
@@ -67,7 +70,7 @@ impl Fs {
             allocated?;
             let inode = st.ns.get(file).ok_or_else(|| gone(file))?.clone();
             inner.set_times(&mut st, &inode)?;
-            return inner.absorb(&mut st, file);
+            return inner.absorb_asked(&mut st, file);
         }
         let mapped = st.live.get(&file).is_some_and(Live::without_holes);
         let now = Some(self.now());
@@ -196,8 +199,14 @@ impl Inner {
     }
 
     /// Sets the length of an object that is ahead of its inode, and takes that in. To be called when the file is idle.
-    pub fn resize_ahead<'a>(&'a self, st: Guard<'a>, file: FileId, len: u64) -> (Guard<'a>, Result<()>) {
+    pub fn resize_ahead<'a>(&'a self, mut st: Guard<'a>, file: FileId, len: u64) -> (Guard<'a>, Result<()>) {
+        let end = PageCount::for_bytes(len).0;
+        let cached = match self.cached_ahead(&mut st, file, PageRange::new(end, u64::MAX - end)) {
+            Ok(cached) => cached,
+            Err(e) => return (st, Err(e)),
+        };
         let (mut st, resized) = self.with_ahead(st, file, "change of length", |backing, object| {
+            self.let_go_of(file, cached)?;
             let stat = object::stat(object).map_err(|e| os_error("stat object of", &file, &e))?;
             backing.resize(object, len)?;
             let end = end_of_page(stat.len).min(len);
@@ -211,7 +220,7 @@ impl Inner {
         let taken = resized.and_then(|()| {
             let inode = st.ns.get(file).cloned().ok_or_else(|| gone(file))?;
             self.set_times(&mut st, &inode)?;
-            self.absorb(&mut st, file)
+            self.absorb_asked(&mut st, file)
         });
         (st, taken)
     }
@@ -261,11 +270,14 @@ impl Inner {
             Err(e) => return (st, Err(e)),
         };
         let mapped = st.live.get(&file).is_some_and(Live::without_holes);
+        let punched = (mode.punch || mode.zero) && !mapped;
+        let cached = if punched { self.cached_ahead(&mut st, file, pages) } else { Ok(Vec::new()) };
         let (mut st, allocated) = self.with_ahead(st, file, "filling of holes", |backing, object| {
             let stat = object::stat(object).map_err(|e| os_error("stat object of", &file, &e))?;
+            self.let_go_of(file, cached?)?;
             if (mode.punch || mode.zero) && mapped {
                 write_zeros(backing, object, off, end.min(stat.len))?;
-            } else if mode.punch || mode.zero {
+            } else if punched {
                 object::punch(object, off, end - off)
                     .map_err(|e| os_error("give back in object of", &file, &e))?;
             }
@@ -326,8 +338,7 @@ impl Inner {
         let placed = match placed {
             Ok(placed) => placed,
             Err(e) => {
-                let path = st.path(file);
-                self.tell_no_room(&mut st, &path, &e, pages.bytes());
+                self.tell_no_room(&mut st, file, &e, pages.bytes());
                 return (st, Err(e));
             }
         };
@@ -482,8 +493,10 @@ impl Inner {
         drop(st);
         let head = off..end.min(first * PAGE_SIZE);
         let tail = (last * PAGE_SIZE).max(head.end)..end.min(inode.len);
-        let zeroed =
-            self.zero(inode, head.start, head.end).and_then(|()| self.zero(inode, tail.start, tail.end));
+        let zeroed = self
+            .let_go_of(file, extent::slice(&inode.extents, pages))
+            .and_then(|()| self.zero(inode, head.start, head.end))
+            .and_then(|()| self.zero(inode, tail.start, tail.end));
         let mut st = self.lock_for(acting);
         let now = st.ns.get(file).cloned().unwrap_or_else(|| inode.clone());
         let (left, cut) = extent::remove(&now.extents, pages);

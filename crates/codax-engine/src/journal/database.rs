@@ -18,7 +18,7 @@
 //! does with a damaged page may be to go back to the commit before: a state that was true once. So the log's first sequence
 //! number is held against the last one folded in, and what redb panics about is damage, too.
 
-use super::log::wrong_version;
+use super::log::{LOG_VERSION, OLDEST_VERSION, wrong_version};
 use super::storage::{Storage, StorageFile, failed};
 use crate::fields::{u32_at, u64_at};
 use codax_core::change::Change;
@@ -29,11 +29,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Version of the database's format.
-pub const DATABASE_VERSION: u32 = 5;
-
-/// The version before, which has no quotas, and is read as it is.
-const WITHOUT_QUOTAS: u32 = 4;
+/// Version of the database's format: the log's.
+pub const DATABASE_VERSION: u32 = LOG_VERSION;
 
 /// The database's file.
 pub(super) const DB: &str = "db";
@@ -81,7 +78,7 @@ impl State {
             return Err(Error::corrupt(format!("{what}: the record of its state is damaged")));
         }
         let version = u32_at(bytes, 0..4);
-        if ![WITHOUT_QUOTAS, DATABASE_VERSION].contains(&version) {
+        if !(OLDEST_VERSION..=DATABASE_VERSION).contains(&version) {
             return Err(wrong_version(what, version, DATABASE_VERSION));
         }
         let [epoch, folded, rows] = [8..16, 16..24, 24..32].map(|range| u64_at(bytes, range));

@@ -25,10 +25,10 @@ use codax_core::{Error, Result};
 use std::ops::Range;
 
 /// Version of the log's format.
-pub const LOG_VERSION: u32 = 5;
+pub const LOG_VERSION: u32 = 6;
 
-/// The version before, which has no quotas, and is read as it is.
-const WITHOUT_QUOTAS: u32 = 4;
+/// The oldest version that is read as it is: 4 has no quotas, 5 no devices with a software coprocessor, or without memory, and less of drains.
+pub(super) const OLDEST_VERSION: u32 = 4;
 
 const MAGIC: &[u8; 8] = b"codaxlog";
 const AT_MAGIC: Range<usize> = 0..8;
@@ -288,7 +288,7 @@ fn check_header(bytes: &[u8], what: &str, epoch: u64, number: u64) -> Result<u64
         return Err(Error::corrupt(format!("{what}: the header is damaged")));
     }
     let version = u32_at(bytes, AT_VERSION);
-    if ![WITHOUT_QUOTAS, LOG_VERSION].contains(&version) {
+    if !(OLDEST_VERSION..=LOG_VERSION).contains(&version) {
         return Err(wrong_version(what, version, LOG_VERSION));
     }
     if u64_at(bytes, AT_EPOCH) != epoch

@@ -177,7 +177,7 @@ impl Inner {
         match self.commit(&mut st, &changes) {
             Ok(()) => {
                 for idle in moves.iter().filter(|idle| idle.done > 0) {
-                    st.own(idle.order.file, &idle.prepared.new_extents(idle.chunks()));
+                    st.own_moved(idle.order.file, &idle.prepared.new_extents(idle.chunks()));
                 }
             }
             Err(e) => moves.iter_mut().for_each(|idle| idle.give_up(&e)),

@@ -190,7 +190,7 @@ impl Inner {
             st.free(&taken);
             return Err(e);
         }
-        st.own(order.file, &taken);
+        st.own_moved(order.file, &taken);
         st.free(&old);
         if let Some(pool) = grows {
             self.grow_in(st, order.file, pool);

@@ -390,7 +390,7 @@ impl Inner {
         if let Some(moved) = &moved {
             st.ns.apply(moved)?;
         }
-        st.own(d.record.file, &new);
+        st.own_moved(d.record.file, &new);
         for e in &old {
             let run = FrameRun { frame: e.frame, count: e.count };
             st.pool_mut(e.pool).table.assign(run, d.record.file, e.page, FrameState::Held);

@@ -2,7 +2,7 @@
 
 use crate::backing::{Backing, Shm, ShmOptions, give_back, os_error, raised_path};
 use crate::dax::Take;
-use crate::drain::Terms;
+use crate::drain::DrainOptions;
 use crate::store::blocks::{own_medium, with_retired};
 use crate::store::exclusive::drop_reserve;
 use crate::store::lifecycle::{Layout, Opened, detached_huge, huge_place, is_shared, open_backing};
@@ -30,7 +30,7 @@ impl Session {
             PoolState::Online => return wrong("online: codax device drain takes out what is on it"),
             PoolState::Draining => return wrong("being drained: wait for that to end"),
         }
-        inner.set_pool_state(&mut st, pool, PoolState::Detached, Terms::default())?;
+        inner.set_pool_state(&mut st, pool, PoolState::Detached, &DrainOptions::default())?;
         // The journal says so already: a start would take it out of its place as well.
         let layout = Layout { dir: inner.options().dir.clone() };
         match without_memory(&layout, &st, pool) {
@@ -42,7 +42,7 @@ impl Session {
                 pool.backing = empty;
             }
             Err(e) => {
-                inner.set_pool_state(&mut st, pool, PoolState::Offline, Terms::default())?;
+                inner.set_pool_state(&mut st, pool, PoolState::Offline, &DrainOptions::default())?;
                 return Err(e);
             }
         }
@@ -144,6 +144,11 @@ fn device(st: &State, name: &str) -> Result<PoolId> {
     let pool = st.pool_named(name)?;
     if is_dram(pool) {
         return Err(Error::invalid("dram is the host's own memory: it is always attached"));
+    }
+    if !st.pool(pool).record.has_memory() {
+        let line =
+            format!("{name} has no memory that could leave: codax device drain {name} is all it takes");
+        return Err(Error::invalid(line));
     }
     if st.pool(pool).job.is_some() {
         return Err(Error::busy(format!("something is being done with {name}: codax device show {name}")));

@@ -62,7 +62,7 @@ impl Inner {
     /// Says what a pool has of the kernel's huge pages, if its pages are such, and what it lacks.
     pub(super) fn tell_reserve(&self, st: &State, pool: PoolId) {
         let pool = st.pool(pool);
-        let Some(reserve) = pool.backing.reserve() else { return };
+        let Some(reserve) = pool.reserve_info() else { return };
         let ReserveInfo { page, taken, missing, why, kernel } = reserve;
         let mut line = format!(
             "{} in huge pages of {}; {} of the node stay with the kernel",
@@ -92,6 +92,13 @@ impl Pool {
     /// Tells its backing what it has to keep memory for.
     pub fn tell_unused(&self) {
         self.backing.keep(self.unused());
+    }
+
+    /// What its backing has of the kernel's huge pages, if it is made of such: without what is lent.
+    pub fn reserve_info(&self) -> Option<ReserveInfo> {
+        let reserve = self.backing.reserve()?;
+        let lent = frames(&self.lent).bytes();
+        Some(ReserveInfo { taken: reserve.taken.saturating_sub(lent), ..reserve })
     }
 
     /// Takes out of what can be given out the frames for which its backing has no memory.

@@ -1,7 +1,6 @@
 //! Files: made, opened, resized, named, and their frames given back.
 
 use crate::backing::{Backing, os_error};
-use crate::drain::explain;
 use crate::emergency::Placed;
 use crate::fs::gone_bytes;
 use crate::store::held::Looked;
@@ -395,8 +394,7 @@ impl Inner {
                 Ok(more) => placed.extend(more),
                 Err(e) => {
                     st.free(&placed.extents);
-                    let path = st.path(inode.id);
-                    self.tell_no_room(&mut st, &path, &e, added.bytes());
+                    self.tell_no_room(&mut st, inode.id, &e, added.bytes());
                     return (st, Err(e));
                 }
             }
@@ -458,25 +456,24 @@ impl Inner {
     }
 
     /// [`Inner::shrink`] of a busy file, once no device has what is cut off in its caches.
-    fn cut<'a>(&'a self, mut st: Guard<'a>, inode: &Inode, len: u64) -> (Guard<'a>, Result<()>) {
+    pub fn cut<'a>(&'a self, mut st: Guard<'a>, inode: &Inode, len: u64) -> (Guard<'a>, Result<()>) {
         let end = st.end_of(inode, len).0;
         let gone = extent::slice(&inode.extents, PageRange::new(end, u64::MAX - end));
         if !st.may_be_cached(inode.id, &gone) {
             let result = self.shrink(&mut st, inode, len);
             return (st, result);
         }
+        let acting = st.acting;
         drop(st);
-        let let_go = self.write_back(None, &[(inode.id, gone)]);
-        let mut st = self.lock();
+        let let_go = self.let_go_of(inode.id, gone);
+        let mut st = self.lock_for(acting);
         // Its mode may be another by now; where its pages are isn't.
         let now = st.ns.get(inode.id).cloned().unwrap_or_else(|| inode.clone());
-        let result = match let_go {
-            Ok(()) => self.shrink(&mut st, &now, len),
-            Err(stuck) => Err(explain(&st.path(inode.id), stuck)),
-        };
+        let result = let_go.and_then(|()| self.shrink(&mut st, &now, len));
         (st, result)
     }
 
+    /// Makes a file shorter. No device may have what is cut off in its caches, unless it lies behind the file's end: that is held until they have let go of it.
     pub fn shrink(&self, st: &mut State, inode: &Inode, len: u64) -> Result<()> {
         let pages = st.end_of(inode, len);
         let mut now = inode.clone();
@@ -494,6 +491,10 @@ impl Inner {
         now.mtime_ns = self.env.wall_ns();
         now.ctime_ns = now.mtime_ns;
         self.commit(st, &[Change::Put(Box::new(now))])?;
+        if len == inode.len && st.may_be_cached(inode.id, &cut) {
+            self.give_up(st, inode.id, cut);
+            return Ok(());
+        }
         for medium in st.media.of_extents(&inode.extents) {
             let here = st.media.extents(medium, &cut);
             // What the kernel serves to somebody is never another object from one moment to the next.

@@ -199,8 +199,8 @@ pub(crate) fn open_backing(
     make: &MakeBacking,
 ) -> Result<Opened> {
     let path = layout.pool(&pool.name);
-    if pool.state == PoolState::Detached && !is_shared(pool, all) {
-        let medium = detached_pool(layout, pool, all)?;
+    if !pool.has_memory() || pool.state == PoolState::Detached && !is_shared(pool, all) {
+        let medium = empty_pool(layout, pool, all)?;
         return Ok(Opened::plain(&medium, Arc::new(Shm::new(&path, ShmOptions::default())?)));
     }
     if let Some(memory) = &pool.dax {
@@ -220,7 +220,10 @@ pub(crate) fn open_backing(
             return Ok(Opened::plain(&medium, Arc::new(detached_huge(layout, pool, all, memory.page)?)));
         }
         let bytes = PageCount(pool.frames).bytes();
-        let backing = Hugetlb::open(place, &pool.name, memory, bytes, &layout.meta())?;
+        let device = options.devices.iter().find(|device| device.name == pool.name);
+        let emergency = device.and_then(|device| device.emergency);
+        let lendable = emergency.map_or(Ok(0), |emergency| emergency.at_most.of(bytes))?;
+        let backing = Hugetlb::open(place, &pool.name, memory, (bytes, lendable), &layout.meta())?;
         return Ok(Opened::plain(&medium, Arc::new(backing)));
     }
     let medium = prepare_pool(layout, pool, all, options)?;
@@ -348,8 +351,8 @@ pub(crate) fn dram_pages(layout: &Layout, options: &StoreOptions) -> DramPages {
     DramPages((!options.dram_nodes.is_empty()).then_some(page))
 }
 
-/// The directory of a detached device's pool: there is nothing in it.
-fn detached_pool(layout: &Layout, pool: &PoolRecord, all: &[PoolRecord]) -> Result<Medium> {
+/// The directory of the pool of a device that is detached or has no memory: there is nothing in it.
+fn empty_pool(layout: &Layout, pool: &PoolRecord, all: &[PoolRecord]) -> Result<Medium> {
     let path = layout.pool(&pool.name);
     make_dir(&path, 0o700)?;
     take_out(layout, pool, all)?;
@@ -379,7 +382,7 @@ pub(crate) fn reconcile(
             link: Default::default(),
             state: PoolState::Online,
             drain_limit: None,
-            drain_volatile: false,
+            drain_terms: Default::default(),
         }),
         Some(p) => {
             if let Some(bytes) = options.dram_bytes {
@@ -430,11 +433,14 @@ pub(crate) fn reconcile(
 fn known_pool(p: &PoolRecord, device: &DeviceSpec) -> Result<Option<PoolRecord>> {
     let DeviceSpec { name, bytes, numa, dax, link, .. } = device;
     same_size(p, bytes.unwrap_or(PageCount(p.frames).bytes()))?;
-    if p.numa != *numa || p.backing != device.backing() {
+    let backing = device.backing();
+    // Of one size they are the same but for who drives them.
+    let same = p.backing == backing || is_plain(p.backing) && is_plain(backing);
+    if p.numa != *numa || !same {
         return Err(Error::device_state(format!(
             "{name} is {} in this store and can't become {}: give the same, or purge the store",
             memory(p.numa, p.backing),
-            memory(*numa, device.backing())
+            memory(*numa, backing)
         )));
     }
     if dax.as_ref().and_then(|spec| spec.persistent).is_some_and(|wanted| wanted != p.persistent) {
@@ -447,7 +453,8 @@ fn known_pool(p: &PoolRecord, device: &DeviceSpec) -> Result<Option<PoolRecord>>
     let path = dax.as_ref().map(|spec| spec.path.display().to_string());
     // The kernel gives devices other names from one start to the next.
     let dax = p.dax.clone().map(|old| DaxMemory { path: path.unwrap_or(old.path.clone()), ..old });
-    Ok(((&p.dax, p.link) != (&dax, link)).then(|| PoolRecord { link, dax, ..p.clone() }))
+    let now = PoolRecord { link, dax, backing, ..p.clone() };
+    Ok((now != *p).then_some(now))
 }
 
 /// What a device is that the store has not had before, beside those that it knows and those that are as new.
@@ -483,7 +490,7 @@ fn new_pool(
         link: *link,
         state: PoolState::Online,
         drain_limit: None,
-        drain_volatile: false,
+        drain_terms: Default::default(),
     })
 }
 
@@ -509,13 +516,19 @@ fn memory(numa: Option<NodeMemory>, backing: BackingKind) -> String {
     }
 }
 
+/// Whether it is the host's memory in place of a device's, or none.
+fn is_plain(backing: BackingKind) -> bool {
+    matches!(backing, BackingKind::Emulated | BackingKind::Software | BackingKind::None)
+}
+
 fn same_size(pool: &PoolRecord, bytes: u64) -> Result<()> {
     let have = PageCount(pool.frames).bytes();
     if have == bytes {
         return Ok(());
     }
+    let how = if bytes == 0 { "give its size" } else { "give the same size, or none" };
     Err(Error::device_state(format!(
-        "{} has {have} bytes in this store and can't become {bytes}: give the same size, or none, or purge the store",
+        "{} has {have} bytes in this store and can't become {bytes}: {how}, or purge the store",
         pool.name
     )))
 }
@@ -563,7 +576,10 @@ impl Store {
             };
             let mut now = record;
             now.state = st.pools[at].record.state;
-            now.drain_limit = st.pools[at].record.drain_limit;
+            // Who drives it is another one from the next start on.
+            now.backing = st.pools[at].record.backing;
+            (now.drain_limit, now.drain_terms) =
+                (st.pools[at].record.drain_limit, st.pools[at].record.drain_terms);
             self.inner.commit(&mut st, &[Change::Pool(now.clone())])?;
             if now.link != known[at].link {
                 lines.push(format!("device {}: link model changed", now.name));
@@ -577,7 +593,9 @@ impl Store {
             st.pools[at].record = now;
         }
         let records: Vec<PoolRecord> = st.pools.iter().map(|pool| pool.record.clone()).collect();
-        lines.extend(st.emergency.allow(new, records.iter())?);
+        let allowed = st.emergency.allow(new, records.iter())?;
+        allowed.iter().for_each(|line| self.inner.event("reload", "store", line, 0));
+        lines.extend(allowed);
         self.inner.start_watch(&mut st);
         drop(st);
         let mut options = self.inner.options.write().unwrap_or_else(std::sync::PoisonError::into_inner);

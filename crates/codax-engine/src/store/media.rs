@@ -174,7 +174,7 @@ mod tests {
             link: LinkModel::default(),
             state: PoolState::Online,
             drain_limit: None,
-            drain_volatile: false,
+            drain_terms: Default::default(),
         }
     }
 

@@ -127,49 +127,7 @@ impl Inner {
         self.env.reached("committed");
         let places_anew = self.places_anew(st, changes);
         let payers = st.payers_before(changes);
-        for change in changes {
-            // Who had the name before: gone with it, or replaced by another.
-            let before = match change {
-                Change::Unlink { dir, name } | Change::Link { dir, name, .. } => {
-                    Name::new(name).ok().and_then(|n| st.ns.lookup(*dir, &n))
-                }
-                _ => None,
-            };
-            if let Change::Drop(id) = change {
-                st.keep_known(*id, self.env.wall_ns());
-            }
-            let put = match change {
-                Change::Put(inode) => Some((inode.id, inode.ahead)),
-                Change::Drop(id) => Some((*id, None)),
-                _ => None,
-            };
-            let ahead = put.map(|(id, now)| (st.ns.get(id).and_then(|inode| inode.ahead), now));
-            if let Change::Quota(quota) = change {
-                st.quotas.set(quota);
-            }
-            if let Err(e) = st.ns.apply(change) {
-                // The journal says what memory can't: whatever came next would be built on one of two truths.
-                tracing::error!("a change that is in the journal can't be true: {e}");
-                std::process::abort();
-            }
-            if let Some((was, now)) = ahead {
-                st.count_ahead(was, now);
-            }
-            // The names file only serves tools that look at a dead store; it is written anew at each start.
-            let named = match change {
-                Change::Link { dir, name, child } => self.names.set(*child, *dir, name),
-                Change::Drop(id) => self.names.remove(*id),
-                _ => Ok(()),
-            };
-            // Another of its names counts now.
-            let named = named.and_then(|()| match before.and_then(|id| Some((id, st.ns.parent_of(id)?))) {
-                Some((id, (dir, name))) => self.names.set(id, dir, name.as_bytes()),
-                None => Ok(()),
-            });
-            if let Err(e) = named {
-                tracing::warn!("names file: {e}");
-            }
-        }
+        changes.iter().for_each(|change| self.apply(st, change));
         st.charge_anew(payers, changes);
         self.tell_quotas(st);
         if places_anew {
@@ -179,6 +137,54 @@ impl Inner {
             mount.note(changes);
         }
         Ok(())
+    }
+
+    /// Does what the journal says: in the namespace, in what is counted, and in the names file.
+    fn apply(&self, st: &mut State, change: &Change) {
+        // Who had the name before: gone with it, or replaced by another.
+        let before = match change {
+            Change::Unlink { dir, name } | Change::Link { dir, name, .. } => {
+                Name::new(name).ok().and_then(|n| st.ns.lookup(*dir, &n))
+            }
+            _ => None,
+        };
+        if let Change::Drop(id) = change {
+            st.keep_known(*id, self.env.wall_ns());
+        }
+        let put = match change {
+            Change::Put(inode) => Some((inode.id, inode.ahead)),
+            Change::Drop(id) => Some((*id, None)),
+            _ => None,
+        };
+        let ahead = put.map(|(id, now)| (st.ns.get(id).and_then(|inode| inode.ahead), now));
+        if let Change::Quota(quota) = change {
+            st.quotas.set(quota);
+        }
+        if let Err(e) = st.ns.apply(change) {
+            // The journal says what memory can't: whatever came next would be built on one of two truths.
+            tracing::error!("a change that is in the journal can't be true: {e}");
+            std::process::abort();
+        }
+        if let Some((was, now)) = ahead {
+            st.count_ahead(was, now);
+        }
+        if let Err(e) = self.name(st, change, before) {
+            tracing::warn!("names file: {e}");
+        }
+    }
+
+    /// Keeps the names file, which only serves tools that look at a dead store: it is written anew at each start. `before` had the name that a change gives or takes.
+    fn name(&self, st: &State, change: &Change, before: Option<FileId>) -> Result<()> {
+        match change {
+            Change::Link { dir, name, child } => self.names.set(*child, *dir, name)?,
+            Change::Drop(id) => self.names.remove(*id)?,
+            _ => {}
+        }
+        // Another of its names counts now.
+        match before.and_then(|id| Some((id, st.ns.parent_of(id)?))) {
+            Some((id, (dir, name))) => self.names.set(id, dir, name.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// Makes sure that the next id is one that a restart won't give out again. To be called before one is taken.
@@ -281,11 +287,7 @@ impl Inner {
             tracing::error!("drop #{file}: {e}");
             return;
         }
-        if st.may_be_cached(file, &extents) {
-            st.keep_stale(file, &extents);
-            self.ask_stale();
-        }
-        self.give_back(st, file, extents);
+        self.give_up(st, file, extents);
         if let Some(pool) = ahead {
             // Its object may have no pages that are known.
             self.give_back_object(st, file, pool);

@@ -40,7 +40,7 @@ impl Session {
             return Err(Error::invalid(line));
         }
         let pools = match pool {
-            Some(pool) => vec![st.pool_named(pool)?],
+            Some(pool) => vec![st.pool_for_files(pool)?],
             None => st.quotas.of(subject).map(|account| account.pool).collect(),
         };
         let name = st.subject_text(subject);
@@ -111,18 +111,20 @@ impl Inner {
             return;
         }
         for news in st.quotas.take_news() {
-            let (account, line) = match news {
+            let (account, count, line) = match news {
                 News::Refused(account, count) => {
-                    let more = format_size(count.bytes());
-                    (account, format!("refused {more} more: {}", state_text(&account)))
+                    (account, count, format!("refused more: {}", state_text(&account)))
                 }
                 News::Over(account) => {
-                    (account, format!("over: {}; nothing new until it has less", state_text(&account)))
+                    let line = format!("over: {}; nothing new until it has less", state_text(&account));
+                    (account, PageCount(account.used.0.saturating_sub(account.limit.0)), line)
                 }
-                News::Under(account) => (account, format!("no longer over: {}", state_text(&account))),
+                News::Under(account) => {
+                    (account, account.used, format!("no longer over: {}", state_text(&account)))
+                }
             };
             let line = format!("{}: {line}", st.pool_name(account.pool));
-            self.event("quota", &st.subject_text(account.subject), &line, 0);
+            self.event("quota", &st.subject_text(account.subject), &line, count.bytes());
         }
     }
 }

@@ -308,6 +308,17 @@ impl State {
         })
     }
 
+    /// A pool that files can be in.
+    pub fn pool_for_files(&self, name: &str) -> Result<PoolId> {
+        let pool = self.pool_named(name)?;
+        match self.pool(pool).record.has_memory() {
+            true => Ok(pool),
+            false => Err(Error::invalid(format!(
+                "{name} has no memory of its own: no file can be there, and its coprocessor works on those that are elsewhere"
+            ))),
+        }
+    }
+
     pub fn pool_name(&self, id: PoolId) -> String {
         self.pools.get(usize::from(id.0)).map_or_else(|| format!("pool {id}"), |p| p.record.name.clone())
     }
@@ -328,11 +339,11 @@ impl State {
     pub fn placement_of(&self, spec: &PlacementSpec) -> Result<Placement> {
         Ok(match spec {
             PlacementSpec::On { pool, strict } => {
-                Placement::On { pool: self.pool_named(pool)?, strict: *strict }
+                Placement::On { pool: self.pool_for_files(pool)?, strict: *strict }
             }
-            PlacementSpec::Prefer { pool } => Placement::Prefer(self.pool_named(pool)?),
+            PlacementSpec::Prefer { pool } => Placement::Prefer(self.pool_for_files(pool)?),
             PlacementSpec::Interleave { pools } => {
-                let ids = pools.iter().map(|p| self.pool_named(p)).collect::<Result<Vec<_>>>()?;
+                let ids = pools.iter().map(|p| self.pool_for_files(p)).collect::<Result<Vec<_>>>()?;
                 let distinct: BTreeSet<_> = ids.iter().collect();
                 if distinct.len() != ids.len() || ids.is_empty() {
                     return Err(Error::invalid(format!(
@@ -464,21 +475,43 @@ impl State {
     }
 
     /// Takes frames for new pages of a file as its placement says, marked reserved. Those for `dram` that find no room there may `spill` to devices that
-    /// allow it.
+    /// allow it. A device that has room, and not as it needs it, is passed over as if it were full.
     pub fn place(
         &mut self,
-        (placement, spill): (&Placement, bool),
+        how: (&Placement, bool),
         file: FileId,
         pages: PageRange,
         after: Option<Extent>,
     ) -> Result<Placed> {
+        let mut full = BTreeSet::new();
+        let mut first = None;
+        loop {
+            match self.place_beside(how, file, (pages, after), &full) {
+                Ok(placed) => return Ok(placed),
+                Err((e, Some(pool))) if full.insert(pool) => {
+                    first.get_or_insert(e);
+                }
+                Err((e, _)) => return Err(first.unwrap_or(e)),
+            }
+        }
+    }
+
+    /// [`State::place`] where these devices are `full`. An error comes with the device that has room and not as it needs it, if that is why.
+    fn place_beside(
+        &mut self,
+        (placement, spill): (&Placement, bool),
+        file: FileId,
+        (pages, after): (PageRange, Option<Extent>),
+        full: &BTreeSet<PoolId>,
+    ) -> std::result::Result<Placed, (Error, Option<PoolId>)> {
         let mut placed = Placed::default();
         let (beside, pages) = self.beside_others(file, pages);
         if let Some(run) = beside.filter(|run| !self.room(run.pool).online) {
             let name = self.pool_name(run.pool);
-            return Err(Error::device_state(format!(
+            let line = format!(
                 "pool {name} takes nothing new (it drains or is offline), and has the pages beside these"
-            )));
+            );
+            return Err((Error::device_state(line), None));
         }
         // What is beside pages that spilled has, and goes home with them.
         let spilled = |run: &PoolRun| {
@@ -489,13 +522,15 @@ impl State {
         placed.spilled.extend(beside.filter(spilled).map(|run| run.pages));
         let mut runs: Vec<PoolRun> = beside.into_iter().collect();
         let block = self.block().max(HUGE_PAGES);
-        match if spill { self.overflow((placement, Some(file)), pages, block)? } else { None } {
+        let plain = |e| (e, None);
+        let over = if spill { self.overflow((placement, Some(file)), pages, block, full) } else { Ok(None) };
+        match over.map_err(plain)? {
             Some((over, spilled, cause)) => {
                 runs.extend(over);
                 placed.spilled.extend(spilled);
                 placed.cause = Some(cause);
             }
-            None => runs.extend(self.choose(placement, file, pages, block)?),
+            None => runs.extend(self.choose(placement, file, (pages, block), full).map_err(plain)?),
         }
         for run in runs {
             let last = placed.extents.last().copied().or(after);
@@ -504,7 +539,8 @@ impl State {
                 Ok(more) => placed.extents.extend(more),
                 Err(e) => {
                     self.free(&placed.extents);
-                    return Err(e);
+                    let needy = e.kind == ErrorKind::NoSpace && self.pool(run.pool).fit != Fit::default();
+                    return Err((e, needy.then_some(run.pool)));
                 }
             }
         }
@@ -517,16 +553,17 @@ impl State {
         &mut self,
         placement: &Placement,
         file: FileId,
-        pages: PageRange,
-        block: u64,
+        (pages, block): (PageRange, u64),
+        full: &BTreeSet<PoolId>,
     ) -> Result<Vec<PoolRun>> {
-        let within = |id| self.room_for(file, id);
+        let within = |id| self.room_for(file, id).unless(full.contains(&id));
         let chosen = placement.choose(pages, block, &within, &|id| self.pool_name(id));
-        let full = match chosen {
+        let refused = match chosen {
             Err(e) if e.kind == ErrorKind::NoSpace => e,
             other => return other,
         };
-        let all = placement.choose(pages, block, &|id| self.room(id), &|id| self.pool_name(id));
+        let room = |id| self.room(id).unless(full.contains(&id));
+        let all = placement.choose(pages, block, &room, &|id| self.pool_name(id));
         let mut wanted: BTreeMap<PoolId, u64> = BTreeMap::new();
         for run in all.into_iter().flatten() {
             *wanted.entry(run.pool).or_default() += run.pages.count.0;
@@ -534,7 +571,7 @@ impl State {
         for (pool, count) in wanted {
             self.check_quota(pool, file, PageCount(count))?;
         }
-        Err(Error::no_space(full.message + &self.want_back(placement)))
+        Err(Error::no_space(refused.message + &self.want_back(placement)))
     }
 
     /// [`State::room`] for a file: no more than what quotas leave it.
@@ -557,6 +594,14 @@ impl State {
         }
         for (pool, run) in self.ns.get(file).map(|inode| marked(inode, extents)).unwrap_or_default() {
             self.pool(pool).table.set_flags(run, FrameFlags::EMERGENCY, true);
+        }
+    }
+
+    /// The same of frames to which pages have moved: of those that are on a device for want of room, that has more now.
+    pub fn own_moved(&mut self, file: FileId, extents: &[Extent]) {
+        self.own(file, extents);
+        for (pool, run) in self.ns.get(file).map(|inode| marked(inode, extents)).unwrap_or_default() {
+            self.pool_mut(pool).spilled.0 += run.count.0;
         }
     }
 

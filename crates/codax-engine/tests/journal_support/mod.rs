@@ -486,7 +486,7 @@ pub fn pool(id: u16, state: PoolState) -> Change {
         link,
         state,
         drain_limit: None,
-        drain_volatile: false,
+        drain_terms: Default::default(),
     })
 }
 

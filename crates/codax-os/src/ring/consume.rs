@@ -9,6 +9,7 @@
 use super::core::{Closed, Core, Patience, Reason};
 use super::ends::{Claim, End};
 use super::layout::{ASLEEP, CANCEL, Completion, Descriptor};
+use super::place::Place;
 use super::shared::{Mapped, Shared, Word};
 use std::io;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// What the consumer has in its word while it sleeps.
-const SLEEPS: u32 = 1;
+pub(super) const SLEEPS: u32 = 1;
 
 /// Completions whose waiters are woken later, at most.
 const OWED_MAX: usize = 64;
@@ -31,6 +32,8 @@ pub struct Consumer<S: Shared = Mapped> {
     oldest: u64,
     /// Of each slot, whether its position from `oldest` on is complete.
     done: Box<[bool]>,
+    /// Positions from `next` on that are complete, since somebody [attended](super::Attendant) the ring before this one came.
+    holes: Vec<u64>,
     /// The last one taken: a fence that can't begin yet.
     held: Option<Request>,
     /// Complete, and nobody was woken yet.
@@ -76,10 +79,10 @@ impl Request {
 
 impl<S: Shared> Consumer<S> {
     pub(super) fn new(core: Arc<Core<S>>, patience: Patience) -> io::Result<Self> {
-        let done = (0..core.laps.slots()).map(|_| false).collect();
         let core = Claim::new(core, End::Consumer)?;
-        let owed = Vec::with_capacity(OWED_MAX);
-        Ok(Self { core, next: 0, oldest: 0, done, held: None, owed, cancels: 0, patience })
+        let place = Place::find(&core, None)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, core.close(Reason::Corrupt)))?;
+        Ok(Self::at(core, patience, place))
     }
 
     /// As [`Ring::resume`](super::Ring::resume).
@@ -88,40 +91,28 @@ impl<S: Shared> Consumer<S> {
         patience: Patience,
         progress: &Progress,
     ) -> io::Result<(Self, Vec<Request>)> {
-        let mut this = Self::new(core, patience)?;
-        match this.go_on(progress) {
-            Some(requests) => Ok((this, requests)),
-            None => {
-                this.core.give_back();
-                let what = "the queue is not where its saved state says, or not that queue";
-                Err(io::Error::new(io::ErrorKind::InvalidData, what))
-            }
-        }
+        let mut core = Claim::new(core, End::Consumer)?;
+        let Some(place) = Place::find(&core, Some(progress)) else {
+            core.passes_on();
+            let what = "the queue is not where its saved state says, or not that queue";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        };
+        let request = |(position, descriptor): &(u64, Descriptor)| Request {
+            position: *position,
+            ring: core.id,
+            words: descriptor.encode(),
+        };
+        let begun = place.begun.iter().map(request).collect();
+        Ok((Self::at(core, patience, place), begun))
     }
 
-    /// Takes over what was begun, if all of it can have been.
-    fn go_on(&mut self, progress: &Progress) -> Option<Vec<Request>> {
-        let Progress { next, begun } = progress;
-        let laps = self.core.laps;
-        let state = |position| self.core.slot(position).state.load(Ordering::Acquire);
-        let oldest = begun.iter().fold(*next, |oldest, (position, _)| oldest.min(*position));
-        let room = (next - oldest).checked_sub(laps.slots());
-        let vacant = [laps.vacant(*next), laps.submitted(*next)].contains(&state(*next));
-        // More than there is room for; or exactly that, and then the next slot is the oldest's.
-        if room.is_some_and(|more| more > 0) || room.is_none() && !vacant {
-            return None;
-        }
-        (oldest..*next).for_each(|position| self.done[laps.slot(position)] = true);
-        let requests = begun.iter().map(|(position, descriptor)| {
-            // Before the next, submitted, and named once.
-            let begun = position < next
-                && state(*position) == laps.submitted(*position)
-                && std::mem::take(&mut self.done[laps.slot(*position)]);
-            begun.then(|| Request { position: *position, ring: self.core.id, words: descriptor.encode() })
-        });
-        let requests = requests.collect::<Option<_>>()?;
-        (self.next, self.oldest) = (*next, oldest);
-        Some(requests)
+    fn at(core: Claim<S>, patience: Patience, place: Place) -> Self {
+        let Place { oldest, next, holes, begun } = place;
+        let mut done: Box<[bool]> = (0..core.laps.slots()).map(|_| false).collect();
+        (oldest..next).for_each(|position| done[core.laps.slot(position)] = true);
+        begun.iter().for_each(|(position, _)| done[core.laps.slot(*position)] = false);
+        let owed = Vec::with_capacity(OWED_MAX);
+        Self { core, next, oldest, done, holes, held: None, owed, cancels: 0, patience }
     }
 
     /// Gives the end back without closing the ring, for another consumer to [go on](super::Ring::resume): in another
@@ -140,7 +131,7 @@ impl<S: Shared> Consumer<S> {
             (request.position, request.descriptor())
         });
         let begun = begun.collect();
-        self.core.give_back();
+        self.core.passes_on();
         Progress { next, begun }
     }
 
@@ -236,22 +227,43 @@ impl<S: Shared> Consumer<S> {
     /// Takes the descriptor of the next position, if it was submitted.
     #[inline]
     fn take(&mut self) -> Result<Option<Request>, Closed> {
-        let (core, position) = (&*self.core, self.next);
-        if position - self.oldest == core.laps.slots() {
-            return Ok(None);
+        loop {
+            let (core, position) = (&*self.core, self.next);
+            if position - self.oldest == core.laps.slots() {
+                return Ok(None);
+            }
+            let slot = core.slot(position);
+            let state = slot.state.load(Ordering::Acquire);
+            if state == core.laps.vacant(position) {
+                return Ok(None);
+            }
+            if state == core.laps.submitted(position) {
+                let words = std::array::from_fn(|i| slot.words[i].load(Ordering::Relaxed));
+                let request = Request { position, ring: core.id, words };
+                self.next += 1;
+                return Ok(Some(request));
+            }
+            self.skip()?;
         }
-        let slot = core.slot(position);
-        let state = slot.state.load(Ordering::Acquire);
-        if state == core.laps.vacant(position) {
-            return Ok(None);
-        }
-        if state != core.laps.submitted(position) {
-            return Err(core.close(Reason::Corrupt));
-        }
-        let words = std::array::from_fn(|i| slot.words[i].load(Ordering::Relaxed));
-        let request = Request { position, ring: core.id, words };
+    }
+
+    /// Passes over the next position, whose slot is neither free nor submitted, if it was complete before.
+    #[cold]
+    fn skip(&mut self) -> Result<(), Closed> {
+        let hole = self.holes.iter().position(|hole| *hole == self.next);
+        self.holes.swap_remove(hole.ok_or_else(|| self.core.close(Reason::Corrupt))?);
         self.next += 1;
-        Ok(Some(request))
+        self.is_done(self.next - 1);
+        Ok(())
+    }
+
+    #[inline]
+    fn is_done(&mut self, position: u64) {
+        let laps = self.core.laps;
+        self.done[laps.slot(position)] = true;
+        while self.oldest < self.next && std::mem::take(&mut self.done[laps.slot(self.oldest)]) {
+            self.oldest += 1;
+        }
     }
 
     /// Completes a request, and wakes who waits for it. They may be completed in any order.
@@ -281,10 +293,7 @@ impl<S: Shared> Consumer<S> {
             slot.words[word].store(value, Ordering::Relaxed);
         }
         slot.state.store(core.laps.done(position), Ordering::Release);
-        self.done[core.laps.slot(position)] = true;
-        while self.oldest < self.next && std::mem::take(&mut self.done[core.laps.slot(self.oldest)]) {
-            self.oldest += 1;
-        }
+        self.is_done(position);
         if self.owed.len() == OWED_MAX {
             self.wake();
         }

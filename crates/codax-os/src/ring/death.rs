@@ -7,12 +7,11 @@ use super::layout::{Completion, Descriptor, Header, Slot};
 use super::shared::{Mapped, Shared, Word};
 use super::{Consumer, Refused, Ring, Submitter, Unfinished};
 use crate::futex;
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::mem::ManuallyDrop;
-use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -25,19 +24,28 @@ const FOR_GOOD: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 thread_local! {
-    /// Accesses that this thread still lives to make.
-    static LEFT: Cell<u64> = const { Cell::new(u64::MAX) };
+    /// Accesses that this thread still lives to make, and who is told of its end.
+    static LIFE: RefCell<Option<(u64, Sender<bool>)>> = const { RefCell::new(None) };
 }
 
-/// What a thread that has died unwinds with.
-struct Dead;
-
 fn step() {
-    let left = LEFT.get();
-    if left == 0 {
-        panic_any(Dead);
+    let dead = LIFE.with_borrow_mut(|life| match life {
+        Some((0, over)) => {
+            over.send(false).unwrap();
+            true
+        }
+        Some((left, _)) => {
+            *left -= 1;
+            false
+        }
+        None => false,
+    });
+    // Who has died does nothing any more, and so doesn't unwind either.
+    if dead {
+        loop {
+            thread::park();
+        }
     }
-    LEFT.set(left - 1);
 }
 
 /// An atomic whose user may die before each access.
@@ -162,14 +170,11 @@ fn ask<S: Shared>(submitter: &Submitter<S>, requests: u64) -> Result<(), Closed>
 fn until_death(lives: u64, end: impl FnOnce() + Send + 'static) -> Receiver<bool> {
     let (over, result) = channel();
     thread::spawn(move || {
-        LEFT.set(lives);
-        let ended = catch_unwind(AssertUnwindSafe(end));
-        LEFT.set(u64::MAX);
-        let lived = ended.map_or_else(
-            |dead| if dead.is::<Dead>() { false } else { std::panic::resume_unwind(dead) },
-            |()| true,
-        );
-        over.send(lived).unwrap();
+        LIFE.set(Some((lives, over)));
+        end();
+        if let Some((_, over)) = LIFE.take() {
+            over.send(true).unwrap();
+        }
     });
     result
 }
@@ -181,14 +186,6 @@ fn die_everywhere(
     dying: impl Fn(u64, Arc<Core<Arc<Memory>>>) -> Receiver<bool>,
     other: impl Fn(Arc<Core<Arc<Memory>>>) + Send + Sync + 'static,
 ) {
-    std::panic::set_hook(Box::new({
-        let usual = std::panic::take_hook();
-        move |info| {
-            if !info.payload().is::<Dead>() {
-                usual(info);
-            }
-        }
-    }));
     let other = Arc::new(other);
     for lives in 0.. {
         let memory = Memory::new();

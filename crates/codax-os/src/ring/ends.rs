@@ -26,7 +26,7 @@ impl End {
     }
 }
 
-/// An end that this process has. The ring is closed when it goes, unless it was [given back](Self::give_back).
+/// An end that this process has. The ring is closed when it goes, unless it is [for others](Self::passes_on) then.
 #[derive(Debug)]
 pub(super) struct Claim<S: Shared> {
     core: Arc<Core<S>>,
@@ -48,8 +48,8 @@ impl<S: Shared> Claim<S> {
         Ok(Self { core, end, closes: true })
     }
 
-    /// For somebody else to take.
-    pub(super) fn give_back(mut self) {
+    /// From now on it is given back when it goes, for somebody else to take.
+    pub(super) fn passes_on(&mut self) {
         self.closes = false;
     }
 

@@ -115,14 +115,16 @@ impl Descriptor {
     pub(super) const LEN_WORD: usize = 4;
 
     /// As a slot has it.
-    pub(super) const fn encode(&self) -> [u64; 7] {
+    #[must_use]
+    pub const fn encode(&self) -> [u64; 7] {
         let head = self.opcode as u64 | (self.flags as u64) << 16 | (self.files[0] as u64) << 32;
         let [low, high] = halves(self.argument);
         [head, self.files[1] as u64, self.offsets[0], self.offsets[1], self.len, low, high]
     }
 
     /// Of any words.
-    pub(super) const fn decode(words: [u64; 7]) -> Self {
+    #[must_use]
+    pub const fn decode(words: [u64; 7]) -> Self {
         let [o0, o1, f0, f1, a, b, c, d] = words[0].to_le_bytes();
         let [e, f, g, h, ..] = words[1].to_le_bytes();
         Self {
@@ -140,10 +142,22 @@ impl Completion {
     /// The status of a request that was cancelled.
     pub const CANCELLED: i32 = -libc::ECANCELED;
 
+    /// The status of a request that did not want to wait while the device is at rest.
+    pub const DRAINED: i32 = -libc::EAGAIN;
+
+    /// The status of a request that a reset has forgotten.
+    pub const RESET: i32 = -libc::ECONNRESET;
+
+    /// The completion of a request of which nothing came.
+    #[must_use]
+    pub const fn failed(status: i32) -> Self {
+        Self { status, took_ns: 0, result: [0; 16] }
+    }
+
     /// The completion of a cancelled request.
     #[must_use]
     pub const fn cancelled() -> Self {
-        Self { status: Self::CANCELLED, took_ns: 0, result: [0; 16] }
+        Self::failed(Self::CANCELLED)
     }
 
     /// Which of a slot's words it takes.
@@ -226,6 +240,11 @@ impl Laps {
     #[inline]
     const fn lap(self, position: u64) -> u64 {
         position >> self.shift
+    }
+
+    /// The first position from this one on that has the slot.
+    pub(super) const fn first_of(self, slot: usize, from: u64) -> u64 {
+        from + ((slot as u64).wrapping_sub(from) & self.mask)
     }
 }
 

@@ -17,10 +17,12 @@
 //!
 //! **Ends.** A ring serves one submitter (with its clones) and one consumer, for their lifetimes: when either goes the
 //! ring is closed, for good. A process that dies can't do so itself: who learns of it has the ring open, and
-//! [closes](Ring::close) it.
+//! [closes](Ring::close) it. Only a consumer that was [suspended](Consumer::suspend) leaves the ring open for another
+//! one, and until then an [`Attendant`] may answer who doesn't want to wait.
 //!
 //! The mapping is not inherited by forked children; an end must not be used in one.
 
+mod attend;
 mod consume;
 mod core;
 #[cfg(test)]
@@ -29,6 +31,7 @@ mod ends;
 mod layout;
 #[cfg(test)]
 mod model;
+mod place;
 mod shared;
 mod submit;
 
@@ -42,6 +45,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+pub use self::attend::Attendant;
 pub use self::consume::{Consumer, Progress, Request};
 pub use self::core::{Closed, Reason};
 pub use self::ends::End;
@@ -119,15 +123,26 @@ impl Ring {
         Submitter::new(self.core.clone(), Patience::new())
     }
 
-    /// The end that carries them out. `ResourceBusy` if it is taken, in whatever process.
+    /// The end that carries them out, from the oldest one that is not complete. `ResourceBusy` if it is taken, in whatever
+    /// process; `InvalidData`, and the ring is closed, if the memory was overwritten.
     pub fn consumer(&self) -> io::Result<Consumer> {
         Consumer::new(self.core.clone(), Patience::new())
     }
 
     /// The consumer's end, where another was [suspended](Consumer::suspend), and what that had begun, in the order of
-    /// `progress`. `InvalidData` if this is not where it was.
+    /// `progress`, without what an [`Attendant`] has completed since. `InvalidData` if this is not where it was.
     pub fn resume(&self, progress: &Progress) -> io::Result<(Consumer, Vec<Request>)> {
         Consumer::resume(self.core.clone(), Patience::new(), progress)
+    }
+
+    /// The consumer's end while there is nobody to carry anything out. `ResourceBusy` if it is taken, in whatever process.
+    pub fn attendant(&self) -> io::Result<Attendant> {
+        Attendant::new(self.core.clone())
+    }
+
+    /// Gives an end back in the name of a process that has died with it, for another to take.
+    pub fn release(&self, end: End) {
+        self.core.shared.header().ends.fetch_and(!end.bit(), Ordering::AcqRel);
     }
 
     /// Whether an end is taken, by the word of whoever wrote last; a process that died has not given its end back.

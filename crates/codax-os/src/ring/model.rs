@@ -5,7 +5,7 @@
 use super::core::{Closed, Core, Patience, Reason};
 use super::layout::{Completion, Descriptor, Header, Slot};
 use super::shared::{Shared, Word, word};
-use super::{Consumer, Refused, Submitter, Unfinished};
+use super::{Attendant, Consumer, Refused, Submitter, Unfinished};
 use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
@@ -224,5 +224,25 @@ fn a_consumer_that_sleeps_with_a_request_begun_hears_that_it_is_cancelled() {
         assert_eq!(submitter.wait(ticket, None).unwrap(), Completion::cancelled());
         submitter.close(Reason::Left);
         serving.join().unwrap();
+    });
+}
+
+#[test]
+fn who_does_not_want_to_wait_hears_of_it_where_an_attendant_sleeps() {
+    check(2, || {
+        let memory = Memory::new(true);
+        let core = || Arc::new(Core::new(memory.clone(), SLOTS));
+        let submitter = ManuallyDrop::new(Submitter::new(core(), Patience::none()).unwrap());
+        let mut attendant = ManuallyDrop::new(Attendant::new(core()).unwrap());
+        let refusal = Completion { status: -11, ..Completion::default() };
+        let attending = thread::spawn(move || while attendant.attend(&refusal).is_ok() {});
+        let impatient = Descriptor { flags: Descriptor::FAIL_AT_ONCE, ..request(1) };
+        let refused = submitter.try_submit(&impatient).unwrap();
+        let cancelled = submitter.try_submit(&request(2)).unwrap();
+        submitter.cancel(cancelled.id());
+        assert_eq!(submitter.wait(cancelled, None).unwrap(), Completion::cancelled());
+        assert_eq!(submitter.wait(refused, None).unwrap(), refusal);
+        submitter.close(Reason::Left);
+        attending.join().unwrap();
     });
 }

@@ -5,6 +5,7 @@ mod child;
 mod opening;
 mod order;
 mod processes;
+mod rest;
 mod scribble;
 
 use codax_os::ring::{Completion, Consumer, Descriptor, Request, Ring, Submitter};

@@ -183,6 +183,7 @@ fn file_info() -> impl Strategy<Value = FileInfo> {
                 frame: Frame(n),
             }],
             away: runs.clone(),
+            spilled: flag.then(|| uid.to_string()),
             runs,
             mapped_by,
             pins: uid,

@@ -7,6 +7,12 @@ use codax_ops::{Opcode, Range, Spec, Which};
 /// The longest search string that a descriptor has in itself.
 pub const INLINE_MAX: usize = 16;
 
+/// A descriptor's flag: the result goes to a file ([`result_to`]).
+pub const RESULT_TO: u16 = 1 << 2;
+
+/// Length of a result.
+pub const RESULT_LEN: u64 = 16;
+
 /// Length of what `histogram` writes.
 const HISTOGRAM_LEN: u64 = 2048;
 
@@ -20,6 +26,8 @@ pub struct Wanted {
     pub spec: Spec,
     /// Where the search string lies.
     pub string: Option<Range>,
+    /// Where the result goes, if not into the completion.
+    pub result: Option<Range>,
 }
 
 /// The descriptor of an operation, whose ranges name files by the numbers that [`super::Queue::file`] gave. `Invalid` if it makes no sense, or if a search string is longer
@@ -67,6 +75,44 @@ pub fn descriptor(spec: &Spec) -> Result<Descriptor> {
     Ok(made)
 }
 
+/// The descriptor of a search for a string that lies in a file.
+pub fn search_for(input: Range, string: Range) -> Result<Descriptor> {
+    let inline = Spec::new(Opcode::Search).with(Which::Input, input).parameter([0]);
+    let mut made = descriptor(&inline)?;
+    let number = u32::try_from(string.file).ok().filter(|number| *number > 0);
+    made.files[1] = number.ok_or_else(|| Error::invalid(format!("{} is no file's number", string.file)))?;
+    made.offsets[1] = string.start;
+    made.argument[..8].copy_from_slice(&string.len.to_le_bytes());
+    Ok(made)
+}
+
+/// The same request with its result written to a file of the queue's, at this offset, once it is done: 16 bytes, as a completion would have them. What that has instead is
+/// the range ([`result_range`]). `Invalid` if the operation has an output of its own, or a search string that isn't in a file.
+pub fn result_to(request: &Descriptor, file: u32, at: u64) -> Result<Descriptor> {
+    let opcode = Opcode::from_number(request.opcode).map_err(|e| Error::invalid(e.to_string()))?;
+    if opcode.shape().elements[Which::Output as usize].is_some() {
+        return Err(Error::invalid(format!("{opcode} has an output, and no result beside it to be written")));
+    }
+    if opcode == Opcode::Search && request.files[1] == 0 {
+        return Err(Error::invalid("a search whose result is written has its string in a file"));
+    }
+    let mut made = Descriptor { flags: request.flags | RESULT_TO, ..*request };
+    made.argument[4..8].copy_from_slice(&file.to_le_bytes());
+    made.argument[8..].copy_from_slice(&at.to_le_bytes());
+    Ok(made)
+}
+
+/// Where the completion of a request with [`RESULT_TO`] says that the result is: offset and length.
+#[must_use]
+pub fn result_range(result: [u8; 16]) -> (u64, u64) {
+    let [at, len] = halves(result);
+    (at, len)
+}
+
+fn halves(bytes: [u8; 16]) -> [u64; 2] {
+    [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i])))
+}
+
 /// What a descriptor asks for; `None` if there is no such operation. For drivers that take the same descriptors.
 #[must_use]
 pub fn wanted(descriptor: &Descriptor) -> Option<Wanted> {
@@ -75,10 +121,9 @@ pub fn wanted(descriptor: &Descriptor) -> Option<Wanted> {
     let range = |i: usize, len: u64| Range { file: files[i].into(), start: offsets[i], len };
     let spec = Spec::new(opcode);
     let read = || Spec::new(opcode).with(Which::Input, range(0, len));
-    let [low, high] = [0, 8].map(|at| {
-        let half: [u8; 8] = std::array::from_fn(|i| argument[at + i]);
-        u64::from_le_bytes(half)
-    });
+    let [low, high] = halves(argument);
+    let to_file = descriptor.flags & RESULT_TO != 0;
+    let result = to_file.then_some(Range { file: low >> 32, start: high, len: RESULT_LEN });
     let mut string = None;
     let spec = match opcode {
         Opcode::Nop => spec,
@@ -93,7 +138,7 @@ pub fn wanted(descriptor: &Descriptor) -> Option<Wanted> {
             read().parameter(inline.unwrap_or_default())
         }
         Opcode::Search => {
-            string = Some(range(1, low));
+            string = Some(range(1, if to_file { low & u64::from(u32::MAX) } else { low }));
             read()
         }
         Opcode::MatvecF32 => {
@@ -104,7 +149,7 @@ pub fn wanted(descriptor: &Descriptor) -> Option<Wanted> {
         }
         _ => read(),
     };
-    Some(Wanted { spec, string })
+    Some(Wanted { spec, string, result })
 }
 
 #[cfg(test)]
@@ -141,13 +186,24 @@ mod tests {
     fn what_is_described_is_what_was_wanted() {
         for spec in specs() {
             let made = descriptor(&spec).unwrap();
-            assert_eq!(wanted(&made), Some(Wanted { spec, string: None }));
+            assert_eq!(wanted(&made), Some(Wanted { spec: spec.clone(), string: None, result: None }));
+            let elements = spec.opcode.shape().elements;
+            match result_to(&made, 9, 1 << 40) {
+                Ok(made) => {
+                    let result = Some(Range { file: 9, start: 1 << 40, len: RESULT_LEN });
+                    assert_eq!(wanted(&made), Some(Wanted { spec, string: None, result }));
+                    assert!(elements[2].is_none());
+                }
+                Err(e) => assert!(elements[2].is_some() || spec.opcode == Opcode::Search, "{e}"),
+            }
         }
-        let search = Descriptor { opcode: Opcode::Search.number(), files: [1, 2], ..Descriptor::default() };
-        let mut argument = [0; 16];
-        argument[0] = 200;
-        let found = wanted(&Descriptor { offsets: [0, 5], argument, ..search }).unwrap();
-        assert_eq!(found.string, Some(Range { file: 2, start: 5, len: 200 }));
+        let (input, string) = (Range { file: 1, start: 3, len: 999 }, Range { file: 2, start: 5, len: 200 });
+        let search = search_for(input, string).unwrap();
+        let found = wanted(&search).unwrap();
+        assert_eq!((found.spec.ranges[0], found.string), (Some(input), Some(string)));
+        let found = wanted(&result_to(&search, 3, 77).unwrap()).unwrap();
+        assert_eq!((found.spec.ranges[0], found.string), (Some(input), Some(string)));
+        assert_eq!(found.result, Some(Range { file: 3, start: 77, len: RESULT_LEN }));
     }
 
     #[test]

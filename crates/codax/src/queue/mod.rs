@@ -26,7 +26,9 @@ pub use codax_ops::{Opcode, Outcome, Range, Spec, Value, Which};
 pub use codax_os::ring::{
     Batch, Closed, Completion, Descriptor, Reason, Refused, RequestId, Ticket, Unfinished,
 };
-pub use descriptor::{INLINE_MAX, Wanted, descriptor, wanted};
+pub use descriptor::{
+    INLINE_MAX, RESULT_LEN, RESULT_TO, Wanted, descriptor, result_range, result_to, search_for, wanted,
+};
 pub use status::Status;
 
 use crate::link::unexpected;
@@ -86,6 +88,7 @@ impl Device {
 /// A queue to a device's coprocessor. Requests are carried out in the order in which they were submitted. Any number of threads may use it.
 ///
 /// It is closed when it is dropped, and when this process, the coprocessor or the daemon ends: then what was submitted and isn't complete never will be, and every call says so.
+/// A coprocessor that ends while its device is drained leaves it open: the next one goes on with it.
 ///
 /// A forked child must not use it: it connects anew.
 #[derive(Debug)]
@@ -112,6 +115,12 @@ impl Queue {
             Some((_, submitter)) => submitter,
             None => unreachable!("only drop takes it"),
         }
+    }
+
+    /// What the daemon and the device's driver call it.
+    #[must_use]
+    pub fn id(&self) -> QueueId {
+        self.id
     }
 
     /// Lets requests name a file, to read it if it is open for reading, and with `write` to write it; returns what they call it. It stays open for the coprocessor until the

@@ -232,6 +232,7 @@ impl State {
             no_emergency: false,
             extents: Vec::new(),
             away: Vec::new(),
+            spilled: None,
             runs: Vec::new(),
             mapped_by: Vec::new(),
             pins: 0,

@@ -60,6 +60,7 @@ fn driver_facts(device: &DeviceInfo) -> Vec<(&'static str, String)> {
     let pid = device.pid.map_or_else(String::new, |pid| format!(", process {pid}"));
     let driver = match &device.driverless {
         Some(last) => format!("none: {last} is gone"),
+        None if told.version.is_empty() => format!("{}{pid}", told.driver),
         None => format!("{} {}{pid}", told.driver, told.version),
     };
     let health = match &device.health {
@@ -107,6 +108,8 @@ fn facts_of(pool: &PoolInfo) -> Vec<(&'static str, String)> {
     let held =
         format!("{}, frames that no file owns any more and somebody still holds", format_size(pool.held));
     let private = format!("{}, the device's own", format_size(pool.private));
+    // Of what has no memory there is nothing to say of memory.
+    let memory = |text: String| if pool.bytes > 0 { text } else { String::new() };
     let swap = if pool.swappable { "the kernel may swap its pages out" } else { "no" };
     let moves = match &pool.moves_with[..] {
         [] => String::new(),
@@ -121,11 +124,17 @@ fn facts_of(pool: &PoolInfo) -> Vec<(&'static str, String)> {
         ("backing", backing(pool)),
         ("state", state(pool.state).to_owned()),
         ("missing", pool.missing.clone().unwrap_or_default()),
-        ("size", format!("{} ({} bytes)", format_size(pool.bytes), pool.bytes)),
-        ("used", format!("{} by {}", format_size(pool.used), text::count(pool.files, "file"))),
+        (
+            "size",
+            match pool.bytes {
+                0 => "none: it has no memory, and works on files that are elsewhere".to_owned(),
+                bytes => format!("{} ({bytes} bytes)", format_size(bytes)),
+            },
+        ),
+        ("used", memory(format!("{} by {}", format_size(pool.used), text::count(pool.files, "file")))),
         ("held", if pool.held > 0 { held } else { String::new() }),
         ("private", if pool.private > 0 { private } else { String::new() }),
-        ("free", format_size(pool.free)),
+        ("free", memory(format_size(pool.free))),
         ("keeps", kept(pool)),
         ("damaged", if pool.retired > 0 { format_size(pool.retired) } else { String::new() }),
         ("read", ns(pool.link.read_ns)),
@@ -136,10 +145,10 @@ fn facts_of(pool: &PoolInfo) -> Vec<(&'static str, String)> {
                 .mbps
                 .map_or_else(String::new, |_| format!("{} GB/s, as announced", gbps(pool.link.mbps))),
         ),
-        ("huge pages", huge(pool)),
+        ("huge pages", memory(huge(pool))),
         ("exclusive", exclusive(pool)),
-        ("emergency", emergency(pool)),
-        ("swap", swap.to_owned()),
+        ("emergency", memory(emergency(pool))),
+        ("swap", memory(swap.to_owned())),
         ("by the kernel", moves),
         ("job", job_lines),
     ]

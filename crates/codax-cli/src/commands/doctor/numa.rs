@@ -105,7 +105,8 @@ fn pressure(facts: &Facts) -> Row {
         return Row::ok(fact, "told (PSI)", follows);
     }
     let mend = "a kernel with CONFIG_PSI, booted with psi=1";
-    let follows = "how much programs wait for memory can't be seen";
+    let follows =
+        "how much programs wait for memory can't be seen: a device with when=some: or full: never helps out";
     Row::bad(Level::Limited, fact, "not told", follows, mend)
 }
 

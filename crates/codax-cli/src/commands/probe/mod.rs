@@ -100,7 +100,8 @@ pub fn run(context: &Context, args: &ProbeArgs) -> Result<()> {
 /// The pools that are meant: those named, or all that are online.
 fn chosen(known: &[PoolInfo], named: &[String]) -> codax_core::Result<Vec<PoolId>> {
     if named.is_empty() {
-        return Ok(known.iter().filter(|pool| pool.state == PoolState::Online).map(|pool| pool.id).collect());
+        let measured = known.iter().filter(|pool| pool.state == PoolState::Online && pool.bytes > 0);
+        return Ok(measured.map(|pool| pool.id).collect());
     }
     let mut chosen = Vec::new();
     for name in named {
@@ -108,6 +109,9 @@ fn chosen(known: &[PoolInfo], named: &[String]) -> codax_core::Result<Vec<PoolId
             let names: Vec<_> = known.iter().map(|pool| pool.name.as_str()).collect();
             return Err(Error::not_found(format!("no pool {name}: this store has {}", names.join(", "))));
         };
+        if pool.bytes == 0 {
+            return Err(Error::invalid(format!("{name} has no memory that could be measured")));
+        }
         if pool.state != PoolState::Online {
             let state = super::device::state(pool.state);
             return Err(Error::device_state(format!(

@@ -1,18 +1,18 @@
 //! Opening a store: from the journal to the truth, and from the truth to frames and objects that agree with it.
 
-use crate::backing::{Backing, ObjectInfo, Shm};
-use crate::catalog::Catalog;
+mod sweep;
+
+pub(crate) use sweep::{resident, stale_ranges};
+
+use crate::backing::{Backing, Shm};
 use crate::dax::{Imported, Source, Take, import};
-use crate::driver::{Driven, Expander, Fit, remember_needs};
+use crate::driver::{Driven, Fit, remember_needs};
 use crate::env::Env;
 use crate::events::Events;
-use crate::fs::find_memory;
 use crate::journal::{CommitWords, Journal};
 use crate::names::NamesFile;
 use crate::options::StoreOptions;
 use crate::store::exclusive::{keep_modes, mode_of};
-use crate::store::files::all_in;
-use crate::store::held::Looked;
 use crate::store::lifecycle::{Layout, dram_pages, open_backing, prepare_dir, prepare_meta, reconcile};
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::new_pools::NewPools;
@@ -21,14 +21,16 @@ use crate::store::{Inner, Store};
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
 use codax_core::change::{Change, MoveRecord, PoolRecord, PoolState};
-use codax_core::extent::{self, Extent, FrameRun};
+use codax_core::extent::{Extent, FrameRun};
 use codax_core::frame::{FrameFlags, FrameState};
-use codax_core::namespace::{Inode, LEN_MAX, Namespace};
+use codax_core::namespace::{Inode, Namespace};
 use codax_core::quota::Quotas;
-use codax_core::{Error, ErrorKind, FileId, MoveId, PageCount, PageRange, PoolId, Result};
-use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, BorrowedFd};
+use codax_core::{Error, ErrorKind, FileId, MoveId, PageCount, PoolId, Result};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
+
+/// A file that a medium calls by another number: which pool's, theirs, ours.
+type Renumbered = (PoolId, FileId, FileId);
 
 /// How a pool's objects are reached; tests put one in that fails on purpose.
 pub type MakeBacking = dyn Fn(&PoolRecord, Shm) -> Arc<dyn Backing>;
@@ -83,6 +85,9 @@ impl Store {
     }
 
     /// As [`Store::open`], with the pools' backing made by `make`.
+    ///
+    /// What a start does to a store, in this order: first everything that can be refused; then what the journal needs to be told in any
+    /// case; and new pools last, when they are made. So a start that fails leaves the store as it was.
     pub fn open_with(options: StoreOptions, env: Arc<dyn Env>, make: &MakeBacking) -> Result<Self> {
         let started = env.now();
         prepare_dir(&options.dir)?;
@@ -90,8 +95,6 @@ impl Store {
         prepare_meta(&layout)?;
         let (journal, mut replayed, mut notes) = replay(&layout, &env)?;
 
-        // What a start does to a store, in this order: first everything that can be refused; then what the journal needs to be told in any
-        // case; and new pools last, when they are made. So a start that fails leaves the store as it was.
         let known: Vec<PoolRecord> = replayed.pools.values().cloned().collect();
         let mut changed: Vec<Change> = reconcile(&known, &options, dram_pages(&layout, &options), &*env)?
             .into_iter()
@@ -108,17 +111,7 @@ impl Store {
             journal.append(&format)?;
             format.into_iter().try_for_each(|change| replayed.take(change))?;
         }
-        let brought = bring_in(&replayed, &pools, &known)?;
-        notes.extend(brought.notes.into_iter().map(Note::from));
-        for change in brought.changes {
-            replayed.take(change.clone())?;
-            changed.push(change);
-        }
-        let renumbered = brought.renumbered;
-        for (pool, theirs, ours) in &renumbered {
-            pools[usize::from(pool.0)].backing.renumber(*theirs, *ours)?;
-        }
-        let quarantine = replayed.moves.values().map(|m| m.slot).collect();
+        let renumbered = take_in(&mut replayed, &pools, &known, (&mut changed, &mut notes))?;
         let on_their_way: Vec<MoveRecord> = replayed.moves.values().cloned().collect();
         settle_moves(&journal, &mut replayed, &mut notes)?;
         claim_frames(&replayed.ns, &mut pools)?;
@@ -126,19 +119,14 @@ impl Store {
             adopt(&replayed.ns, pool.record.id, &*pool.backing)?;
         }
         for pool in &mut pools {
+            pool.take_lent(&layout)?;
             notes.extend(remember_needs(&layout, &replayed.ns, pool)?);
             pool.know_bad_frames(&mut changed);
             pool.retire();
         }
         let names = NamesFile::rewrite(&layout.names(), names_of(&replayed.ns))?;
         let events = Events::open(&layout.meta())?;
-        let mut state = State::new(replayed.ns, pools);
-        state.ids_below = replayed.ids_below;
-        state.quotas = replayed.quotas;
-        state.count_quotas();
-        state.version = state.newest_version();
-        state.quarantine = quarantine;
-        state.next_move = u32::try_from(1 + env.random() % 0xff_fffe).unwrap_or(1);
+        let state = state_of(replayed, pools, &on_their_way, &*env);
         let epoch = env.random();
         let inner = Arc::new_cyclic(|me| Inner {
             env,
@@ -153,14 +141,7 @@ impl Store {
             started,
             me: me.clone(),
         });
-        inner.sweep(&renumbered, &mut notes)?;
-        inner.pool_ids().into_iter().try_for_each(|pool| inner.hold_mapped(&mut inner.lock(), pool))?;
-        inner.bring_back(&on_their_way);
-        // What lay in another pool's memory is out of it now.
-        inner.lock().pools.iter_mut().try_for_each(Pool::take_reserve)?;
-        inner.lock().pools.iter_mut().try_for_each(|pool| pool.table.publish())?;
-        // Until here a medium says whose it was, and what its files were called there.
-        inner.lock().pools.iter_mut().try_for_each(Pool::take_medium)?;
+        inner.take_memory(&on_their_way, &renumbered, &mut notes)?;
         // All of them or none.
         inner.journal.append(&changed)?;
         new_pools.keep();
@@ -296,7 +277,7 @@ fn open_pools(
             held: BTreeMap::new(),
             job: None,
             absent: Vec::new(),
-            driver: Arc::new(Driven::passive(&Expander)),
+            driver: Arc::new(Driven::nobody(record)),
             fit: Fit::default(),
             private: Vec::new(),
             lent: Vec::new(),
@@ -322,6 +303,39 @@ fn bring_in(replayed: &Replayed, pools: &[Pool], known: &[PoolRecord]) -> Result
     }
     let records: Vec<PoolRecord> = replayed.pools.values().cloned().collect();
     import(&replayed.ns, &records, &sources)
+}
+
+/// Takes in what media bring that the store has for the first time, and has their objects called by the numbers that it gives them: which pool's, theirs, ours.
+fn take_in(
+    replayed: &mut Replayed,
+    pools: &[Pool],
+    known: &[PoolRecord],
+    (changed, notes): (&mut Vec<Change>, &mut Vec<Note>),
+) -> Result<Vec<Renumbered>> {
+    let brought = bring_in(replayed, pools, known)?;
+    notes.extend(brought.notes.into_iter().map(Note::from));
+    for change in brought.changes {
+        replayed.take(change.clone())?;
+        changed.push(change);
+    }
+    for (pool, theirs, ours) in &brought.renumbered {
+        pools[usize::from(pool.0)].backing.renumber(*theirs, *ours)?;
+    }
+    Ok(brought.renumbered)
+}
+
+/// What a store knows when nothing has happened yet.
+fn state_of(replayed: Replayed, pools: Vec<Pool>, on_their_way: &[MoveRecord], env: &dyn Env) -> State {
+    let mut state = State::new(replayed.ns, pools);
+    state.ids_below = replayed.ids_below;
+    state.quotas = replayed.quotas;
+    state.count_quotas();
+    state.version = state.newest_version();
+    state.quarantine = on_their_way.iter().map(|record| record.slot).collect();
+    // A state may be kept of queues that an earlier daemon had.
+    state.next_queue = env.random() >> 1;
+    state.next_move = u32::try_from(1 + env.random() % 0xff_fffe).unwrap_or(1);
+    state
 }
 
 /// Tells a medium of its own which frames files have.
@@ -374,213 +388,25 @@ fn claim_frames(ns: &Namespace, pools: &mut [Pool]) -> Result<()> {
 }
 
 impl Inner {
+    /// Takes the pools' memory: what nobody claims is given back, and what is free is held.
+    fn take_memory(
+        &self,
+        on_their_way: &[MoveRecord],
+        renumbered: &[Renumbered],
+        notes: &mut Vec<Note>,
+    ) -> Result<()> {
+        self.sweep(renumbered, notes)?;
+        self.pool_ids().into_iter().try_for_each(|pool| self.hold_mapped(&mut self.lock(), pool))?;
+        self.bring_back(on_their_way);
+        let mut st = self.lock();
+        // What lay in another pool's memory is out of it now.
+        st.pools.iter_mut().try_for_each(Pool::take_reserve)?;
+        st.pools.iter_mut().try_for_each(|pool| pool.table.publish())?;
+        // Until here a medium says whose it was, and what its files were called there.
+        st.pools.iter_mut().try_for_each(Pool::take_medium)
+    }
+
     fn pool_ids(&self) -> Vec<PoolId> {
         self.lock().pools.iter().map(|pool| pool.record.id).collect()
     }
-
-    /// Brings the objects in line with the journal: what no file claims goes, unless somebody holds it; what is missing is said.
-    fn sweep(&self, renumbered: &[(PoolId, FileId, FileId)], notes: &mut Vec<Note>) -> Result<()> {
-        let mut st = self.lock();
-        for medium in st.media.all() {
-            self.sweep_medium(&mut st, medium, renumbered, notes)?;
-        }
-        // An object that isn't there says nothing.
-        let ahead: Vec<FileId> = st.ns.inodes().filter(|i| i.ahead.is_some()).map(|i| i.id).collect();
-        for file in ahead {
-            if st.lingering.contains(&file) {
-                continue;
-            }
-            if let Err(e) = self.settle(&mut st, file) {
-                tracing::warn!("{}: {e}", st.path(file));
-            }
-        }
-        for file in st.lingering.clone() {
-            if let Some(used) = st.live.get_mut(&file).and_then(|live| live.mount.as_mut()) {
-                used.inherited = true;
-            }
-        }
-        let orphans: Vec<FileId> = st.ns.inodes().filter(|i| i.nlink == 0).map(|i| i.id).collect();
-        st.lost_orphans = orphans.into_iter().collect();
-        self.retry_held(&mut st);
-        Ok(())
-    }
-
-    /// [`Inner::sweep`] of one medium. Objects in which something is held already are left alone.
-    pub fn sweep_medium(
-        &self,
-        st: &mut State,
-        medium: PoolId,
-        renumbered: &[(PoolId, FileId, FileId)],
-        notes: &mut Vec<Note>,
-    ) -> Result<()> {
-        let backing = st.pool(medium).backing.clone();
-        if backing.gone().is_some() {
-            // It has been said already.
-            return Ok(());
-        }
-        let objects = backing.list()?;
-        for stray in backing.strays()? {
-            let what = crate::check::stray(&stray);
-            notes.push(Note { what, of: Some(Trouble::Stray(stray)) });
-        }
-        let mut seen = BTreeSet::new();
-        for (file, object) in objects {
-            seen.insert(file);
-            // The medium's catalog knows it by this number still.
-            let is_known = renumbered.iter().any(|(its, theirs, _)| (*its, *theirs) == (medium, file));
-            if !is_known && !st.has_held(file, medium) {
-                self.sweep_object(st, medium, file, object, notes)?;
-            }
-        }
-        let missing: Vec<FileId> =
-            st.files_in(medium).map(|inode| inode.id).filter(|file| !seen.contains(file)).collect();
-        for file in missing {
-            let (path, name) = (st.path(file), st.pool_name(medium));
-            notes.push(Note {
-                what: format!("{path}: its object in {name} is missing, its bytes there are lost"),
-                of: Some(Trouble::Object(file, medium)),
-            });
-        }
-        Ok(())
-    }
-
-    /// Objects that have another number by now are not needed under the old one, once their medium says so.
-    fn forget_numbers(&self, renumbered: &[(PoolId, FileId, FileId)]) {
-        let st = self.lock();
-        for (pool, theirs, ours) in renumbered {
-            let told = |catalog: &Catalog| catalog.contents().node(*ours).is_some();
-            if !st.pool(*pool).catalog.as_ref().is_some_and(told) {
-                continue;
-            }
-            match st.pool(*pool).backing.remove(*theirs) {
-                Err(e) if e.kind != ErrorKind::NotFound => {
-                    tracing::warn!("#{theirs}, which is #{ours} now: {e}");
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn sweep_object(
-        &self,
-        st: &mut State,
-        pool: PoolId,
-        file: FileId,
-        object: ObjectInfo,
-        notes: &mut Vec<Note>,
-    ) -> Result<()> {
-        let ahead = st.ns.get(file).and_then(|inode| inode.ahead);
-        if ahead.is_some_and(|its| st.media.same(its, pool)) {
-            // Programs may have it open still, and write to it.
-            if let Err(e) = self.settle(st, file) {
-                let path = st.path(file);
-                notes.push(Note {
-                    what: format!("{path}: what programs wrote to it is not all in frames: {e}"),
-                    of: Some(Trouble::Object(file, pool)),
-                });
-            }
-            return Ok(());
-        }
-        let (len, expected) = st.ns.get(file).map_or((0, 0), |inode| {
-            let here = st.media.extents(pool, &inode.extents).iter().map(|e| e.count.0).sum();
-            (inode.len, here)
-        });
-        if expected == 0 {
-            // Left over from a create, a move or a removal that did not get to its end.
-            let backing = st.pool(pool).backing.clone();
-            let stale = stale_ranges(st, pool, file, backing.open(file, false)?.as_fd())?;
-            self.sweep_stale(st, pool, file, &stale);
-            return Ok(());
-        }
-        let backing = st.pool(pool).backing.clone();
-        let object_len = backing.object_len(len);
-        if object.len == object_len && object.allocated.0 == expected {
-            return Ok(());
-        }
-        let fd = backing.open(file, true)?;
-        if object.len > object_len {
-            backing.resize(fd.as_fd(), len)?;
-            // That takes what the file has behind its end, too.
-            let pages = PageCount::for_bytes(object_len).0;
-            let here =
-                st.ns.get(file).map(|inode| st.media.extents(pool, &inode.extents)).unwrap_or_default();
-            for run in extent::pool_runs(&extent::slice(&here, PageRange::new(pages, u64::MAX - pages))) {
-                st.pool(run.pool).backing.allocate(fd.as_fd(), run.pages)?;
-            }
-        } else if object.len < object_len {
-            let what = format!(
-                "{}: its object in {} was cut to {} bytes by who may write it: codax check says what is lost",
-                st.path(file),
-                st.pool_name(pool),
-                object.len
-            );
-            notes.push(Note { what, of: Some(Trouble::Object(file, pool)) });
-            return Ok(());
-        }
-        let stale = stale_ranges(st, pool, file, fd.as_fd())?;
-        // Our own descriptor would count as a holder's.
-        drop(fd);
-        if !stale.is_empty() {
-            self.sweep_stale(st, pool, file, &stale);
-        }
-        Ok(())
-    }
-
-    /// Takes back memory that no file claims, for which it needs no frames; where somebody has it, it is held.
-    fn sweep_stale(&self, st: &mut State, pool: PoolId, file: FileId, stale: &[PageRange]) {
-        match self.release_pages(st, file, pool, stale, &mut Looked::default()) {
-            Ok(true) => return,
-            Ok(false) => {}
-            Err(e) => tracing::warn!("give back what was left over of #{file}: {e}"),
-        }
-        let frames = self.hold_stale(st, pool, file, stale);
-        if !frames.is_empty() {
-            self.hold(st, file, pool, frames);
-        }
-    }
-
-    /// Takes free frames to stand for memory that an object has and no file claims, so that nobody is promised memory that isn't there.
-    fn hold_stale(&self, st: &mut State, pool: PoolId, file: FileId, ranges: &[PageRange]) -> Vec<Extent> {
-        let mut frames = Vec::new();
-        for &range in ranges.iter().filter(|r| !r.is_empty()) {
-            match st.take(pool, file, range, None) {
-                Ok(extents) => frames.extend(extents),
-                // A full pool with stale memory beside it: its extents' numbers are all taken, so there is nothing to keep back.
-                Err(e) => tracing::debug!("stale memory of #{file}: {e}"),
-            }
-        }
-        frames
-    }
-}
-
-/// Parts of an object that have memory and belong to no extent, also behind its end.
-pub(crate) fn stale_ranges(
-    st: &State,
-    pool: PoolId,
-    file: FileId,
-    fd: BorrowedFd<'_>,
-) -> Result<Vec<PageRange>> {
-    let claimed = st.ns.get(file).map(|i| all_in(&st.media, pool, &i.extents, &[])).unwrap_or_default();
-    let all = PageRange::new(0, PageCount::for_bytes(LEN_MAX).0);
-    if !st.pool(pool).backing.tells_which() {
-        // Whatever it has beyond what is claimed is somewhere in between.
-        let object = codax_os::object::stat(fd)
-            .map_err(|e| crate::backing::os_error("look at object of", &file, &e))?;
-        let expected: u64 = claimed.iter().map(|e| e.count.bytes()).sum();
-        let whole = PageRange::new(0, PageCount::for_bytes(object.len).0);
-        let gaps = extent::gaps(&claimed, whole);
-        return Ok(if object.allocated_bytes > expected { gaps } else { Vec::new() });
-    }
-    let mut stale = Vec::new();
-    for gap in extent::gaps(&claimed, all) {
-        find_memory(fd, gap, file, &mut stale)?;
-    }
-    Ok(stale)
-}
-
-/// How many of these pages of an object have memory.
-pub(crate) fn resident(fd: BorrowedFd<'_>, pages: PageRange, file: FileId) -> Result<PageCount> {
-    let bytes = codax_os::object::resident_bytes(fd, pages.offset(), pages.bytes())
-        .map_err(|e| crate::backing::os_error("look at object of", &file, &e))?;
-    Ok(PageCount::for_bytes(bytes))
 }
