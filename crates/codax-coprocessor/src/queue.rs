@@ -163,7 +163,7 @@ impl Server<'_> {
     }
 
     /// Begins a request. What does nothing is complete, and its completion is told of with those that follow it.
-    #[inline]
+    #[inline(always)]
     fn begin(&mut self, request: Request, done: Option<Done>) {
         let Descriptor { opcode, flags, .. } = request.descriptor();
         if opcode == Opcode::Nop.number() && flags & RESULT_TO == 0 {
@@ -174,6 +174,7 @@ impl Server<'_> {
         }
     }
 
+    #[inline(never)]
     fn prepare(&mut self, request: Request, done: Option<Done>) {
         // This may take long.
         self.consumer.wake();

@@ -173,7 +173,12 @@ fn in_steps(opcode: Opcode, guard: Guard, ranges: [area::Memory<'_>; 3], mut aft
     let mut memory = Mapped(guard, ranges);
     let mut operation = Operation::new(spec(opcode)).unwrap_or_else(|e| panic!("{opcode}: {e}"));
     let begun = now();
-    while black_box(operation.step(&mut memory, DEFAULT_BUDGET)) == Ok(Step::More) {
+    loop {
+        let step = black_box(operation.step(&mut memory, DEFAULT_BUDGET));
+        guard.settle();
+        if step != Ok(Step::More) {
+            break;
+        }
         after();
     }
     now() - begun

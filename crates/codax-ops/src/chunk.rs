@@ -2,7 +2,7 @@
 //!
 //! Progress changes after the last access of the memory, so that a chunk that meets a fault can be done again.
 
-use crate::kernel::{self, float, integer, xxh3};
+use crate::kernel::{float, integer, xxh3};
 use crate::memory::{Fault, Memory, Which};
 use crate::opcode::Opcode;
 use crate::spec::{NEEDLE_MAX, Spec};
@@ -12,16 +12,11 @@ use crate::work::Work;
 /// much less, calls cost more than they bring.
 pub const CHUNK: usize = 4096;
 
-/// The same for `crc32c`, each call of which begins and ends with work of its own: what memory waits longer is less than that.
-const WIDE: usize = 2 * CHUNK;
-
-/// Where strings that `search` looks for begin: as many bytes of a wide chunk as leave room for the longest that begins with the last of them.
-const BEGINS: usize = WIDE - kernel::GRAIN;
-
 /// What memory gives at once, in bytes: the rest of a line that is read costs nothing.
 const LINE: usize = 64;
 
-const _: () = assert!(BEGINS.is_multiple_of(LINE) && BEGINS + NEEDLE_MAX.next_multiple_of(LINE) <= WIDE);
+/// The longest piece of a range that is read: a chunk, and so much more that a string which begins in it ends there.
+const PIECE: usize = CHUNK + NEEDLE_MAX.next_multiple_of(LINE);
 
 /// What a row of a matrix costs beside its bytes, in bytes: the sum of its partial sums.
 const ROW: u64 = 64;
@@ -30,8 +25,7 @@ const ROW: u64 = 64;
 #[derive(Clone, Debug)]
 #[repr(align(64))]
 pub(crate) struct Buffers {
-    /// A chunk, wide or not.
-    input: [u8; WIDE],
+    input: [u8; PIECE],
     second: [u8; CHUNK],
     output: [u8; CHUNK],
     /// Whether `second` has the vector.
@@ -40,7 +34,7 @@ pub(crate) struct Buffers {
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { input: [0; WIDE], second: [0; CHUNK], output: [0; CHUNK], has_vector: false }
+        Self { input: [0; PIECE], second: [0; CHUNK], output: [0; CHUNK], has_vector: false }
     }
 }
 
@@ -96,11 +90,7 @@ pub(crate) fn run<M: Memory + ?Sized>(
     if let Work::Matvec(lanes) = work {
         return multiply(lanes, place, buffers, memory);
     }
-    let n = place.part(match work {
-        Work::Crc32c(_) => WIDE,
-        Work::Search { .. } => BEGINS,
-        _ => CHUNK,
-    });
+    let n = place.part(CHUNK);
     let at = place.at;
     match work {
         Work::Fill => {

@@ -46,7 +46,8 @@ impl Guard {
         from.len() - unsafe { arch::put(to, from.as_ptr(), from.len()) }
     }
 
-    /// As [`Self::write`], past the caches, where that is faster: for more bytes, all in all, than the caches would keep.
+    /// As [`Self::write`], past the caches, where that is faster: for more bytes, all in all, than the caches would keep. Others may see what the caller does
+    /// afterwards before they see these bytes, until it has called [`Self::settle`].
     ///
     /// # Panics
     ///
@@ -58,6 +59,12 @@ impl Guard {
         // SAFETY: as in `write`.
         from.len() - unsafe { arch::put_past(to, from.as_ptr(), from.len()) }
     }
+
+    /// Whoever sees what this thread does from here on sees what it has written.
+    #[inline]
+    pub fn settle(self) {
+        arch::settle();
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -66,7 +73,8 @@ mod arch {
     use std::ptr::{addr_of, null_mut};
 
     // A line at a time while there are whole ones, then bytes: `rdi` to, `rsi` from, `rdx` how many are left, which is what comes back. A fault goes on at the end.
-    // Registers of 16 bytes: wider ones were tried, and are slower where lines are still on their way.
+    // Registers of 16 bytes: wider ones were tried, and are slower where lines are still on their way. What is asked for comes into the second-level cache: into the
+    // first, where fewer lines can be on their way at a time, the copy would wait for it.
     std::arch::global_asm!(
         ".pushsection .text.codax_copy_guarded, \"ax\", @progbits",
         ".hidden codax_copy_guarded",
@@ -85,7 +93,7 @@ mod arch {
         "cmp rdx, 64",
         "jb 3f",
         "2:",
-        "prefetcht0 [rsi + 8192]",
+        "prefetcht1 [rsi + 8192]",
         "movups xmm0, [rsi]",
         "movups xmm1, [rsi + 16]",
         "movups xmm2, [rsi + 32]",
@@ -196,11 +204,14 @@ mod arch {
     #[inline]
     pub unsafe fn put_past(to: *mut u8, from: *const u8, len: usize) -> usize {
         // SAFETY: as in `copy`.
-        let left = unsafe { put_past_guarded(to, from, len) };
-        // Such stores are in no order with others: whoever hears that they were made must see them.
+        unsafe { put_past_guarded(to, from, len) }
+    }
+
+    /// Stores past the caches are in no order with others.
+    #[inline]
+    pub fn settle() {
         // SAFETY: every processor of this kind has the instruction, which changes nothing.
         unsafe { std::arch::x86_64::_mm_sfence() };
-        left
     }
 
     pub fn install() -> Result<(), i32> {
@@ -249,6 +260,9 @@ mod arch {
 
     pub use copy as put;
     pub use copy as put_past;
+
+    /// The kernel's stores are in order.
+    pub fn settle() {}
 
     pub fn install() -> Result<(), i32> {
         Ok(())

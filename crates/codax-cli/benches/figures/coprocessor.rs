@@ -36,6 +36,7 @@ const HOLD: &str = "CODAX_HOLD";
 
 pub fn run(rig: &Rig) -> Result<()> {
     let store = rig.connect()?;
+    Rig::coprocessor(&store, "sim0")?;
     let (cpus, other) = (cpu::allowed()?, Rig::other_cpu()?);
     // The CPU that the coprocessor has: who waits for it sleeps.
     cpu::stay_on(&[other])?;
@@ -252,10 +253,8 @@ fn deaths(store: &Store) -> Result<()> {
     }
     let mut told = String::new();
     for _ in 0..DEATHS {
-        let (pid, queue) = until_some(|| {
-            let pid = store.device("sim0").info()?.pid;
-            Ok(pid.zip(store.device("sim0").queue(64).ok()))
-        })?;
+        let (device, pid) = Rig::coprocessor(store, "sim0")?;
+        let queue = device.queue(64)?;
         let range = Range { file: queue.file(&long, false)?.into(), start: 0, len: LONG };
         let spec = Spec::new(Opcode::Crc32c).with(Which::Input, range);
         let ticket = queue.submit(&descriptor(&spec)?)?;
@@ -287,18 +286,12 @@ fn queues(store: &Store) -> Result<u64> {
 }
 
 fn until(mut reached: impl FnMut() -> Result<bool>) -> Result<()> {
-    until_some(|| Ok(reached()?.then_some(())))
-}
-
-fn until_some<T>(mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let begun = Instant::now();
-    loop {
-        if let Some(found) = look()? {
-            return Ok(found);
-        }
+    while !reached()? {
         ensure!(begun.elapsed() < PATIENCE, "it does not come");
         std::thread::sleep(Duration::from_micros(100));
     }
+    Ok(())
 }
 
 /// A program that waits for a long operation.

@@ -98,7 +98,7 @@ fn measure(rig: &Rig, other_cpu: u32) -> Result<()> {
     let submitter = ring.submitter()?;
     let ring_at = format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
 
-    let queue = rig.connect()?.device("sim0").queue(SLOTS)?;
+    let queue = Rig::coprocessor(&rig.connect()?, "sim0")?.0.queue(SLOTS)?;
 
     let me = std::env::current_exe()?;
     let child = |role: &[&OsStr]| Other::start(&me, role, other_cpu);

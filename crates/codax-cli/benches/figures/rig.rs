@@ -1,10 +1,13 @@
 //! A private store for one figure.
 
 use anyhow::{Context, Result, ensure};
-use codax::Store;
+use codax::{Device, Store};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// How long a process may take to come up.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// In options: a CPU that is not the first of those that this process may use.
 const CPU: &str = "{cpu}";
@@ -71,10 +74,22 @@ impl Rig {
             .spawn()?;
         *self.daemon.borrow_mut() = Some(child);
         while Store::connect(self.store_dir()).is_err() {
-            ensure!(begun.elapsed() < Duration::from_secs(60), "the daemon does not come up");
+            ensure!(begun.elapsed() < PATIENCE, "the daemon does not come up");
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(begun.elapsed())
+    }
+
+    /// A device's coprocessor, once it is there, and its process.
+    pub fn coprocessor(store: &Store, device: &str) -> Result<(Device, u32)> {
+        let (begun, device) = (Instant::now(), store.device(device));
+        loop {
+            if let Some(pid) = device.info()?.pid {
+                return Ok((device, pid));
+            }
+            ensure!(begun.elapsed() < PATIENCE, "there is no coprocessor");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// `kill -9`.

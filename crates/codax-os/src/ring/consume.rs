@@ -172,9 +172,10 @@ impl<S: Shared> Consumer<S> {
         deadline: Option<Instant>,
         before_sleep: impl FnOnce(),
     ) -> Result<Option<Request>, Closed> {
+        self.wake();
         for _ in 0..self.patience.looks() {
-            if let Some(found) = self.look() {
-                return found;
+            if self.is_ready() {
+                return self.try_next();
             }
             std::hint::spin_loop();
         }
@@ -185,8 +186,16 @@ impl<S: Shared> Consumer<S> {
         found
     }
 
-    /// What [`Self::next`] returns, if it is time to.
+    /// Whether [`Self::look`] would find something; without the request, which is moved about once then and not with every look.
     #[inline]
+    fn is_ready(&mut self) -> bool {
+        let (core, position) = (&*self.core, self.next);
+        let full = position - self.oldest == core.laps.slots();
+        let nothing = full || core.slot(position).state.load(Ordering::Relaxed) == core.laps.vacant(position);
+        !nothing || self.held.is_some() || core.open().is_err() || self.hears_of_cancels()
+    }
+
+    /// What [`Self::next`] returns, if it is time to.
     fn look(&mut self) -> Option<Result<Option<Request>, Closed>> {
         let found = self.try_next();
         let nothing = matches!(found, Ok(None)) && self.held.is_none() && !self.hears_of_cancels();
