@@ -191,9 +191,9 @@ impl Running {
     /// Takes a step.
     pub fn step(&mut self) -> Turn {
         let step = self.operation.step(&mut self.places, DEFAULT_BUDGET);
+        self.places.count();
         // Who hears of it sees all that it has written.
         self.places.guard.settle();
-        self.places.count();
         match step {
             Ok(Step::More) => Turn::More,
             Ok(Step::Done(outcome)) => Turn::Complete(self.completion(outcome)),

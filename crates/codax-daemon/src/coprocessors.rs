@@ -2,6 +2,7 @@
 
 use crate::device::Device;
 use crate::server::start;
+use codax_core::change::BackingKind;
 use codax_core::{Error, Result};
 use codax_engine::Store;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -64,16 +65,25 @@ pub(crate) fn check(devices: &[Device]) -> Result<()> {
     Ok(())
 }
 
+/// The devices that have one, and the CPU to keep it on: those that are named, and those that the store knows.
+fn wanted(store: &Store, devices: &[Device]) -> Vec<(String, Option<u32>)> {
+    let named = devices.iter().filter_map(|device| Some((device.name.clone(), device.software?.cpu)));
+    let is_named = |name: &str| devices.iter().any(|device| device.name == name);
+    let known = store.info().pools.into_iter();
+    let known = known.filter(|pool| pool.backing == BackingKind::Software && !is_named(&pool.name));
+    named.chain(known.map(|pool| (pool.name, None))).collect()
+}
+
 impl Coprocessors {
-    /// Starts those of the devices that have one, and waits until they drive them; one that doesn't is in the events.
+    /// Starts them, and waits until they drive them; one that doesn't is in the events.
     pub fn start(store: &Store, dir: &Path, devices: &[Device]) -> Result<Self> {
         let mut all = Self { watched: Vec::new() };
-        for (device, software) in devices.iter().filter_map(|device| Some((device, device.software?))) {
+        for (device, cpu) in wanted(store, devices) {
             let watched = Arc::new(Watched {
                 store: store.clone(),
                 dir: dir.to_owned(),
-                device: device.name.clone(),
-                cpu: software.cpu,
+                device,
+                cpu,
                 state: Mutex::default(),
                 changed: Condvar::new(),
             });

@@ -1,6 +1,6 @@
 //! `check`: whether frame table, names file, journal and objects say the same, and mending what they don't.
 
-use crate::backing::ObjectInfo;
+use crate::backing::{Backing, ObjectInfo};
 use crate::dax::wanted;
 use crate::options::StoreOptions;
 use crate::store::lost::{WithMemory, nodes_of};
@@ -12,11 +12,12 @@ use codax_core::extent::{Extent, FrameRun, PoolRun, pool_runs};
 use codax_core::frame::{FrameFlags, FrameRecord, FrameState};
 use codax_core::info::{Finding, Severity};
 use codax_core::name::Name;
-use codax_core::namespace::Kind;
+use codax_core::namespace::{Inode, Kind};
 use codax_core::quota::{Account, Quota};
 use codax_core::{Error, ErrorKind, FileId, Frame, PageCount, PageNo, PageRange, PoolId, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 /// Findings listed at most; a store that differs in more places differs everywhere.
 const FINDINGS_MAX: usize = 500;
@@ -236,6 +237,109 @@ fn check_quotas(st: &mut State, findings: &mut Findings) {
     }
 }
 
+/// What the journal says of an object, to be compared with it.
+struct Its {
+    file: FileId,
+    pool: PoolId,
+    /// The file's path, and that its object is meant.
+    of: String,
+    /// The file's length.
+    len: u64,
+    here: Vec<PoolRun>,
+    held: Vec<PageRange>,
+    backing: Arc<dyn Backing>,
+}
+
+impl Its {
+    fn new(st: &State, pool: PoolId, inode: &Inode) -> Self {
+        let file = inode.id;
+        let held = st.media.pools(pool).filter_map(|pool| st.pool(pool).held.get(&file));
+        Self {
+            file,
+            pool,
+            of: format!("{}: its object in {}", st.path(file), st.pool_name(pool)),
+            len: inode.len,
+            here: pool_runs(&st.media.extents(pool, &inode.extents)),
+            held: held.flatten().map(Extent::pages).collect(),
+            backing: st.pool(pool).backing.clone(),
+        }
+    }
+
+    /// Pages that it is to have.
+    fn expected(&self) -> u64 {
+        self.here.iter().map(|run| run.pages.count.0).sum()
+    }
+
+    fn found(&self, findings: &mut Findings, severity: Severity, what: &str, mended: bool) {
+        let what = format!("{} {what}", self.of);
+        findings.trouble(severity, what, mended, Trouble::Object(self.file, self.pool));
+    }
+
+    fn missing(&self, st: &State, findings: &mut Findings) -> Result<()> {
+        let what = format!("is missing: {} bytes are lost", PageCount(self.expected()).bytes());
+        let mended = findings.repair && {
+            let fd = self.backing.create(self.file, self.len)?;
+            allocate(st, &fd, &self.here)
+        };
+        self.found(findings, Severity::Lost, &what, mended);
+        Ok(())
+    }
+
+    fn cut(&self, st: &State, fd: &OwnedFd, to: u64, findings: &mut Findings) {
+        let (pages, left) = (PageCount::for_bytes(self.len), PageCount::for_bytes(to));
+        let behind = PageRange::new(left.0, pages.0 - left.0);
+        let lost = self.here.iter().filter_map(|run| run.pages.intersect(behind));
+        let lost: u64 = lost.map(|run| run.bytes()).sum();
+        let what = format!("was cut to {to} bytes by who may write it: {lost} bytes are lost");
+        let mended = findings.repair
+            && self.backing.resize(fd.as_fd(), self.len).is_ok()
+            && allocate(st, fd, &self.here);
+        self.found(findings, Severity::Lost, &what, mended);
+    }
+
+    fn grown(&self, fd: &OwnedFd, to: u64, findings: &mut Findings) {
+        let mended = findings.repair && self.backing.resize(fd.as_fd(), self.len).is_ok();
+        let what = format!("was grown to {to} bytes behind the store's back");
+        self.found(findings, Severity::Mendable, &what, mended);
+    }
+
+    fn with_holes(
+        &self,
+        st: &State,
+        fd: &OwnedFd,
+        allocated: PageCount,
+        findings: &mut Findings,
+    ) -> Result<()> {
+        let mut bytes = 0;
+        for PoolRun { pages, .. } in &self.here {
+            bytes += pages.bytes() - self.backing.resident(fd.as_fd(), *pages)?.bytes().min(pages.bytes());
+        }
+        if !self.backing.tells_which() {
+            bytes = PageCount(self.expected().saturating_sub(allocated.0)).bytes();
+        }
+        if bytes > 0 {
+            let what = format!("has holes: {bytes} bytes read as zero and may be lost");
+            let mended = findings.repair && allocate(st, fd, &self.here);
+            self.found(findings, Severity::Lost, &what, mended);
+        }
+        Ok(())
+    }
+
+    fn with_more(&self, st: &State, fd: &OwnedFd, findings: &mut Findings) -> Result<()> {
+        let mut stale = stale_ranges(st, self.pool, self.file, fd.as_fd())?;
+        stale.retain(|run| !self.held.iter().any(|held| held.intersect(*run).is_some()));
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let bytes: u64 = stale.iter().map(|run| run.bytes()).sum();
+        let what = format!("has {bytes} bytes of memory that belong to no extent");
+        let release = |run: &PageRange| self.backing.release(fd.as_fd(), *run);
+        let mended = findings.repair && stale.iter().try_for_each(release).is_ok();
+        self.found(findings, Severity::Mendable, &what, mended);
+        Ok(())
+    }
+}
+
 /// Whether pages lie where their pool is, as the kernel says: what moves pages behind the store's back doesn't tell it.
 fn check_place(st: &State, file: FileId, here: &[PoolRun], findings: &mut Findings) -> Result<()> {
     for PoolRun { pages, pool } in here {
@@ -310,83 +414,24 @@ impl Inner {
     ) -> Result<()> {
         // While programs write to it there is nothing to compare with.
         let Some(inode) = st.ns.get(file).filter(|inode| inode.ahead.is_none()) else { return Ok(()) };
-        let (len, pages) = (inode.len, PageCount::for_bytes(inode.len));
-        let here = pool_runs(&st.media.extents(pool, &inode.extents));
-        let expected: u64 = here.iter().map(|r| r.pages.count.0).sum();
-        let (path, name) = (st.path(file), st.pool_name(pool));
         debug_assert_eq!(inode.kind, Kind::File, "only files have pages");
-        let backing = st.pool(pool).backing.clone();
-        let Some(object) = object else {
-            let what = format!(
-                "{path}: its object in {name} is missing: {} bytes are lost",
-                PageCount(expected).bytes()
-            );
-            let mended = findings.repair && {
-                let fd = backing.create(file, len)?;
-                allocate(st, &fd, &here)
-            };
-            findings.trouble(Severity::Lost, what, mended, Trouble::Object(file, pool));
-            return Ok(());
-        };
-        let held = st.media.pools(pool).filter_map(|pool| st.pool(pool).held.get(&file));
-        let held: Vec<PageRange> = held.flatten().map(Extent::pages).collect();
-        let object_len = backing.object_len(len);
-        if object.len == object_len
-            && object.allocated.0 == expected + held.iter().map(|run| run.count.0).sum::<u64>()
-        {
-            return check_place(st, file, &here, findings);
+        let its = Its::new(st, pool, inode);
+        let Some(object) = object else { return its.missing(st, findings) };
+        let object_len = its.backing.object_len(its.len);
+        let held: u64 = its.held.iter().map(|run| run.count.0).sum();
+        if object.len == object_len && object.allocated.0 == its.expected() + held {
+            return check_place(st, file, &its.here, findings);
         }
-        let fd = backing.open(file, true)?;
+        let fd = its.backing.open(file, true)?;
         if object.len < object_len {
-            let left = PageCount::for_bytes(object.len);
-            let lost: u64 = here
-                .iter()
-                .filter_map(|r| r.pages.intersect(PageRange::new(left.0, pages.0 - left.0)))
-                .map(|r| r.bytes())
-                .sum();
-            let what = format!(
-                "{path}: its object in {name} was cut to {} bytes by who may write it: {lost} bytes are lost",
-                object.len
-            );
-            let mended =
-                findings.repair && backing.resize(fd.as_fd(), len).is_ok() && allocate(st, &fd, &here);
-            findings.trouble(Severity::Lost, what, mended, Trouble::Object(file, pool));
+            its.cut(st, &fd, object.len, findings);
             return Ok(());
         }
         if object.len > object_len {
-            let what = format!(
-                "{path}: its object in {name} was grown to {} bytes behind the store's back",
-                object.len
-            );
-            let mended = findings.repair && backing.resize(fd.as_fd(), len).is_ok();
-            findings.trouble(Severity::Mendable, what, mended, Trouble::Object(file, pool));
+            its.grown(&fd, object.len, findings);
         }
-        let mut bytes = 0;
-        for PoolRun { pages, .. } in &here {
-            bytes += pages.bytes() - backing.resident(fd.as_fd(), *pages)?.bytes().min(pages.bytes());
-        }
-        if !backing.tells_which() {
-            bytes = PageCount(expected.saturating_sub(object.allocated.0)).bytes();
-        }
-        if bytes > 0 {
-            let what =
-                format!("{path}: its object in {name} has holes: {bytes} bytes read as zero and may be lost");
-            let mended = findings.repair && allocate(st, &fd, &here);
-            findings.trouble(Severity::Lost, what, mended, Trouble::Object(file, pool));
-        }
-        let stale: Vec<PageRange> = stale_ranges(st, pool, file, fd.as_fd())?
-            .into_iter()
-            .filter(|s| !held.iter().any(|h| h.intersect(*s).is_some()))
-            .collect();
-        if !stale.is_empty() {
-            let bytes: u64 = stale.iter().map(|r| r.bytes()).sum();
-            let what =
-                format!("{path}: its object in {name} has {bytes} bytes of memory that belong to no extent");
-            let mended =
-                findings.repair && stale.iter().try_for_each(|r| backing.release(fd.as_fd(), *r)).is_ok();
-            findings.trouble(Severity::Mendable, what, mended, Trouble::Object(file, pool));
-        }
-        Ok(())
+        its.with_holes(st, &fd, object.allocated, findings)?;
+        its.with_more(st, &fd, findings)
     }
 
     /// The names file against the namespace. Of several names of a file any will do.

@@ -14,6 +14,7 @@ mod mount;
 mod moving;
 mod nodes;
 mod queue;
+mod quota;
 mod restart;
 mod rig;
 mod stats;
@@ -34,6 +35,7 @@ const FIGURES: &[(&str, &[&str], &str, Figure)] = &[
     ("mount", &["--dram", "1GiB", "--device", "sim0=emulated:1GiB"], "", mount::run),
     ("queue", &["--dram", "64MiB", "--device", "sim0=software:64MiB,cpu={cpu}"], "", queue::run),
     ("coprocessor", &["--dram", "2GiB", "--device", "sim0=software:1GiB,cpu={cpu}"], "", coprocessor::run),
+    ("quota", &["--dram", "64MiB", "--device", "sim0=emulated:1GiB"], "", quota::run),
     ("restart", &["--dram", "2GiB", "--device", "sim0=emulated:1GiB"], "", restart::run),
 ];
 

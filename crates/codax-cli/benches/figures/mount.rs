@@ -97,7 +97,7 @@ fn seconds(work: impl FnOnce() -> Result<()>) -> Result<f64> {
 }
 
 /// Times of each work, in turns whose order changes.
-fn in_turns<const N: usize>(
+pub fn in_turns<const N: usize>(
     rounds: usize,
     mut work: [Box<dyn FnMut() -> Result<()> + '_>; N],
 ) -> Result<[Vec<f64>; N]> {

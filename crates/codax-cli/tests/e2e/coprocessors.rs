@@ -83,6 +83,19 @@ fn a_device_without_memory_can_be_configured_and_helps_nobody_out() {
 }
 
 #[test]
+fn a_start_that_names_no_devices_has_their_coprocessors_too() {
+    let rig = Plan::new().without_devices().place();
+    rig.up_with(&["--device", "npu0=software:16MiB", "--device", "nic0=software"]);
+    let bytes = pattern(MIB + 5, 1);
+    rig.put("/f", &bytes, &["--on", "npu0"]).ok();
+    rig.kill();
+    rig.up();
+    for device in ["npu0", "nic0"] {
+        assert_eq!(rig.row(&["run", device, "crc32c", "/f"])["result"], crc32c(&bytes).as_str());
+    }
+}
+
+#[test]
 fn accesses_are_counted_by_the_pool_in_which_the_pages_are() {
     let rig = rig();
     let len = 5 * MIB + 123;

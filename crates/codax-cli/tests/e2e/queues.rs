@@ -8,7 +8,9 @@ use codax::queue::{
 use codax::{File, OpenOptions, Request, Store};
 use codax_core::driver::QueueId;
 use codax_wire::{Channel, Hello, MAGIC, Reply, SOCKET, VERSION};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
+use std::process::Stdio;
 use std::time::Duration;
 
 /// A store with a coprocessor.
@@ -544,6 +546,23 @@ fn a_daemon_that_is_killed_takes_its_coprocessor_with_it_and_the_next_has_anothe
     assert_eq!(rig.ok(&["reload"]).text(), "coprocessors of devices need a restart\n");
     program.end();
     rig.sound();
+}
+
+#[test]
+fn who_waits_for_a_device_at_rest_is_told_why() {
+    let rig = rig();
+    let bytes = pattern(MIB, 12);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    rig.ok(&["device", "drain", "sim0"]);
+    let mut run = rig.command(&["run", "sim0", "crc32c", "/f"]);
+    let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let mut said = String::new();
+    BufReader::new(run.stderr.take().expect("piped")).read_line(&mut said).expect("text");
+    assert_eq!(said, "sim0 is at rest: it goes on when it is online again (codax device online sim0)\n");
+    rig.ok(&["device", "online", "sim0"]);
+    let ended = run.wait_with_output().expect("it ends");
+    let told = String::from_utf8(ended.stdout).expect("text");
+    assert!(ended.status.success() && told.starts_with(&crc32c(&bytes)), "{told}");
 }
 
 #[test]

@@ -216,16 +216,7 @@ impl Inner {
                     match self.next_input(&d.inputs, left.max(Duration::from_millis(1))) {
                         Ok(input) => Some(input),
                         Err(RecvTimeoutError::Disconnected) => None,
-                        Err(RecvTimeoutError::Timeout) if late => {
-                            if !d.segment.can_be_left() {
-                                return Ended::Unfinished;
-                            }
-                            d.segment.leave();
-                            while let Some(action) = d.segment.next_action() {
-                                self.carry_out(d, action, order);
-                            }
-                            return Ended::Left;
-                        }
+                        Err(RecvTimeoutError::Timeout) if late => return self.leave(d, order),
                         Err(RecvTimeoutError::Timeout) => {
                             late = true;
                             d.segment.late(&format!("has not answered for {:.1} s", timeout.as_secs_f64()));
@@ -256,6 +247,18 @@ impl Inner {
                 awaited = waiting;
             }
         }
+    }
+
+    /// Leaves a segment to the background, if it is far enough for that.
+    fn leave(&self, d: &mut Drive, order: Option<&Order<'_>>) -> Ended {
+        if !d.segment.can_be_left() {
+            return Ended::Unfinished;
+        }
+        d.segment.leave();
+        while let Some(action) = d.segment.next_action() {
+            self.carry_out(d, action, order);
+        }
+        Ended::Left
     }
 
     /// The next input. Looks for it for a moment before it sleeps: most answers take some tens of microseconds, and what is frozen waits for
