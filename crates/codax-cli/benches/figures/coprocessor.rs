@@ -25,8 +25,8 @@ const NEEDLE: &[u8] = b"not in there";
 const LONG: u64 = 1 << 30;
 const STOPS: usize = 200;
 
-/// How often each side dies.
-const DEATHS: usize = 10;
+/// How often a program dies, and a coprocessor, which is started again after a pause that grows.
+const DEATHS: [usize; 2] = [10, 5];
 
 /// How long something that must come is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -242,7 +242,7 @@ fn stop(store: &Store, seen: &mut u64) -> Result<f64> {
 fn deaths(store: &Store) -> Result<()> {
     let long = file(store, "/long", LONG)?;
     let (mut programs, mut coprocessors) = (Vec::new(), Vec::new());
-    for _ in 0..DEATHS {
+    for _ in 0..DEATHS[0] {
         let mut program = hold(store)?;
         ensure!(queues(store)? == 1, "it has a queue");
         let begun = Instant::now();
@@ -252,7 +252,7 @@ fn deaths(store: &Store) -> Result<()> {
         program.wait()?;
     }
     let mut told = String::new();
-    for _ in 0..DEATHS {
+    for _ in 0..DEATHS[1] {
         let (device, pid) = Rig::coprocessor(store, "sim0")?;
         let queue = device.queue(64)?;
         let range = Range { file: queue.file(&long, false)?.into(), start: 0, len: LONG };
