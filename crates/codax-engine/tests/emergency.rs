@@ -394,7 +394,7 @@ fn who_says_where_it_is_to_be_is_obeyed() {
     let when = Some(When::Free(4096));
     for (emergency, line) in [
         (with(AtMost::Percent(50), None), "device sim0: at_most is 50% now"),
-        (with(AtMost::Percent(50), when), "device sim0: when is free:4096 now"),
+        (with(AtMost::Percent(50), when), "device sim0: when is free:4KiB now"),
         (ALLOW, "device sim0: at_most is 100% now, when is gone: whenever dram has no room"),
     ] {
         assert_eq!(store.reload(&options(&rig, emergency)).expect("reloaded"), [line]);
@@ -454,7 +454,7 @@ fn free_memory_is_a_condition_in_both_directions() {
     put(&s, "/f", MIB).expect("on the device, before anything is full");
     assert_eq!(pool_of(&s, "/f"), [1]);
     let (_, said, _) = events(&store, "emergency").pop().expect("noted");
-    assert_eq!(said, format!("in sim0, since memory is short (free:{})", 1_u64 << 50));
+    assert_eq!(said, "in sim0, since memory is short (free:1024TiB)");
     put(&s, "/more", 40 * MIB).expect("where the device is full, in dram");
     assert_eq!((sim0(&store).free, store.info().pools[0].free), (7 * MIB, 0));
     s.remove(&path("/more"), false).expect("removed");
@@ -468,7 +468,7 @@ fn free_memory_is_a_condition_in_both_directions() {
     let s = admin(&store);
     put(&s, "/f", 16 * MIB).expect("all of dram");
     let full = put(&s, "/g", 4096).expect_err("dram is full, and memory isn't short");
-    assert!(full.message.contains("sim0 waits for its condition (free:4096)"), "{full}");
+    assert!(full.message.contains("sim0 waits for its condition (free:4KiB)"), "{full}");
 }
 
 #[test]

@@ -159,14 +159,16 @@ fn with_version(image: &Image, version: u8) -> Image {
 }
 
 #[test]
-fn a_newer_version_is_refused_and_the_one_before_is_read() {
+fn a_newer_version_is_refused_and_those_before_are_read() {
     let (image, model) = small();
-    let error = open(&Sim::from_image(&with_version(&image, 6))).unwrap_err();
+    let error = open(&Sim::from_image(&with_version(&image, 7))).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Corrupt);
-    assert!(error.message.contains("format version 6"), "{error}");
+    assert!(error.message.contains("format version 7"), "{error}");
     assert!(error.message.contains(&log_name(&image)), "{error}");
-    let (_, found, _) = open(&Sim::from_image(&with_version(&image, 4))).unwrap();
-    assert_eq!(found, model);
+    for version in [4, 5] {
+        let (_, found, _) = open(&Sim::from_image(&with_version(&image, version))).unwrap();
+        assert_eq!(found, model, "version {version}");
+    }
     assert_eq!(open(&Sim::from_image(&with_version(&image, 3))).unwrap_err().kind, ErrorKind::Corrupt);
 }
 

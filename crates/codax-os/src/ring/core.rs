@@ -39,7 +39,11 @@ pub enum Reason {
 }
 
 /// The ring is closed, and stays so.
+///
+/// As wide as a word: beside a byte, in a `Result`, a request would be moved in pieces that begin at odd addresses, which a processor
+/// can't forward from the stores before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(align(8))]
 pub struct Closed(pub Reason);
 
 impl fmt::Display for Closed {
