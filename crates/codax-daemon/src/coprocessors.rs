@@ -1,5 +1,6 @@
 //! Coprocessors in software: this program once more for each, as the driver of a device; started again when it dies, ended with the daemon.
 
+use crate::detach;
 use crate::device::Device;
 use crate::server::start;
 use codax_core::change::BackingKind;
@@ -158,9 +159,13 @@ impl Watched {
         let mut command = Command::new(PROGRAM);
         command.arg0("codax").arg("--store").arg(&self.dir).args([SUBCOMMAND, "--device", &self.device]);
         command.args(self.cpu.map(|cpu| format!("--cpu={cpu}")));
-        command.env_remove(crate::detach::CHILD_VARIABLE);
+        command.env_remove(detach::CHILD_VARIABLE);
         // What a terminal sends to the daemon is not for it: the daemon ends it.
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        if detach::is_child() {
+            // What the daemon has until it serves is who started it's, and is waited for.
+            command.stderr(detach::log(&self.dir)?);
+        }
         let (pid, process) = {
             let mut state = self.state();
             if state.ending {

@@ -10,6 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Set for the second process.
@@ -53,12 +54,12 @@ pub fn spawn() -> Result<u32> {
 pub fn serve(config: Config) -> Result<()> {
     // Fails for the leader of a process group, which has no terminal to lose either.
     let _ = rustix::process::setsid();
-    let log = config.store.join(LOG_FILE);
+    let dir = config.store.clone();
     let mut ready = false;
     let served = server::run(
         config,
         |_| {
-            announce(&log)?;
+            announce(&dir)?;
             ready = true;
             Ok(())
         },
@@ -76,13 +77,20 @@ pub fn serve(config: Config) -> Result<()> {
 }
 
 /// Tells the first process that all is well, and lets go of everything it shares with this one.
-fn announce(log: &std::path::Path) -> Result<()> {
-    let failed = |e: io::Error| Error::internal(format!("{}: {e}", log.display()));
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(log).map_err(failed)?;
+fn announce(dir: &Path) -> Result<()> {
+    let file = log(dir)?;
+    let failed = |e: io::Error| Error::internal(format!("tell that the store is served: {e}"));
     std::env::set_current_dir("/").map_err(failed)?;
     let mut stdout = io::stdout();
     stdout.write_all(READY.as_bytes()).and_then(|()| stdout.flush()).map_err(failed)?;
     redirect(&file).map_err(failed)
+}
+
+/// The log of the store in this directory, to be written on.
+pub(crate) fn log(dir: &Path) -> Result<File> {
+    let path = dir.join(LOG_FILE);
+    let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+    opened.map_err(|e| Error::internal(format!("{}: {e}", path.display())))
 }
 
 fn silence() -> Result<()> {

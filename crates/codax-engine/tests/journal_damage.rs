@@ -166,8 +166,17 @@ fn a_newer_version_is_refused_and_those_before_are_read() {
     assert!(error.message.contains("format version 7"), "{error}");
     assert!(error.message.contains(&log_name(&image)), "{error}");
     for version in [4, 5] {
-        let (_, found, _) = open(&Sim::from_image(&with_version(&image, version))).unwrap();
+        let sim = Sim::from_image(&with_version(&image, version));
+        let (journal, found, _) = open(&sim).unwrap();
         assert_eq!(found, model, "version {version}");
+        // What is written from then on is not for who knows that version.
+        journal.renew().unwrap();
+        assert_eq!(journal.bytes(), 0, "all of it is in the database");
+        journal.renew().unwrap();
+        drop(journal);
+        let now = sim.image();
+        assert_eq!(now[&log_name(&now)][8..12], 6_u32.to_le_bytes());
+        assert_eq!(open(&sim).unwrap().1, model);
     }
     assert_eq!(open(&Sim::from_image(&with_version(&image, 3))).unwrap_err().kind, ErrorKind::Corrupt);
 }

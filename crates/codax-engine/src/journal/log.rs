@@ -147,6 +147,13 @@ impl Log {
         Ok((first, frames.seq))
     }
 
+    /// The version that its header says.
+    pub(super) fn version(&self) -> Result<u32> {
+        let bytes = self.read()?;
+        check_header_present(&bytes, &self.what)?;
+        Ok(u32_at(&bytes, AT_VERSION))
+    }
+
     /// Bytes of frames.
     pub(super) fn frame_bytes(&self) -> u64 {
         u64::from(self.committed - HEADER_BYTES)

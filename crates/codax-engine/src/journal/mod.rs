@@ -153,10 +153,19 @@ impl Journal {
     /// As [`Journal::maintain`], with another size in place of [`FOLD_AT`]: bytes of frames, 1 for any, as before a clean end. (A
     /// journal that is dropped without has lost nothing; its next start takes longer.)
     pub fn fold_above(&self, bytes: u64) -> Result<()> {
+        self.fold_if(|log| Ok(log.frame_bytes() >= bytes))
+    }
+
+    /// Begins a new log if the last one is of an older version, whose readers don't know all that is written from here on.
+    pub fn renew(&self) -> Result<()> {
+        self.fold_if(|log| Ok(log.version()? < log::LOG_VERSION))
+    }
+
+    fn fold_if(&self, wanted: impl FnOnce(&Log) -> Result<bool>) -> Result<()> {
         let mut folder = self.folder()?;
         self.fold_sealed(&mut folder)?;
         let mut writer = self.writer()?;
-        if writer.log.frame_bytes() >= bytes {
+        if wanted(&writer.log)? {
             self.rotate(&mut writer, &mut folder)?;
             drop(writer);
             self.fold_sealed(&mut folder)?;

@@ -142,6 +142,7 @@ impl Store {
             me: me.clone(),
         });
         inner.take_memory(&on_their_way, &renumbered, &mut notes)?;
+        inner.journal.renew()?;
         // All of them or none.
         inner.journal.append(&changed)?;
         new_pools.keep();
