@@ -33,6 +33,8 @@ pub(crate) struct Queue {
     session: SessionId,
     pub(super) device: String,
     pub(super) at: At,
+    /// What is in it was given up with what the device was at: it fails as soon as the ring's end is free.
+    pub(super) forgotten: bool,
     pub(super) ring: Ring,
     /// The ring's memory, for another process.
     memory: OwnedFd,
@@ -96,7 +98,8 @@ impl Session {
             st.next_queue += 1;
             let queue = QueueId(st.next_queue);
             let (at, files) = (At::Store(None), Vec::new());
-            let mut entry = Queue { session: self.id, device: device.to_owned(), at, ring, memory, files };
+            let (session, device) = (self.id, device.to_owned());
+            let mut entry = Queue { session, device, at, forgotten: false, ring, memory, files };
             let asked = match driver.standing() {
                 Standing::Running => Some(entry.begin_open(queue, &driver)),
                 _ => {
