@@ -1136,3 +1136,27 @@ fn what_is_given_up_for_a_reset_that_is_late_ends_as_reset() {
     consumer.complete(begun, &Completion::default());
     assert_eq!(program.status(next), 0);
 }
+
+#[test]
+fn queues_to_a_device_at_rest_are_made_also_while_its_driver_is_away() {
+    let working = || Description { operations: vec!["add".into()], ..npu() };
+    let mut d = Driven::new(working());
+    d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Save));
+    d.driving = None;
+    let program = Program::new(&d);
+    program.is_refused_at_once();
+    let waits = program.submit(0);
+    let Driven { store, admin, rig, .. } = d;
+    let mut d = Driven { admin, ..Driven::by(rig, store, working()) };
+    d.admin.online("sim0", &mut quiet()).unwrap();
+    program.is_handed(&d);
+    assert_eq!((d.next(), d.next()), (Asked::Restore(b"where it was".to_vec()), Asked::Resume));
+    let mut consumer = d.driver.rings.lock().unwrap()[&program.queue].consumer().unwrap();
+    let request = consumer.try_next().unwrap().expect("it has waited");
+    consumer.complete(request, &Completion::default());
+    assert_eq!(program.status(waits), 0);
+    // One that should run has to have somebody who does it.
+    d.driving = None;
+    fails(d.admin.open_queue("sim0", 4), ErrorKind::DeviceState, &["no driver now", "npu"]);
+}

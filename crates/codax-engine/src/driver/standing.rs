@@ -419,7 +419,7 @@ impl Inner {
 }
 
 /// Whether a device's coprocessor may run: it is online, or a drain takes its memory only.
-fn may_run(record: &PoolRecord) -> bool {
+pub(super) fn may_run(record: &PoolRecord) -> bool {
     match record.state {
         PoolState::Online => true,
         PoolState::Draining => record.drain_terms.running,
