@@ -88,7 +88,8 @@ impl Driver for Software {
 
     fn save(&self) -> Result<Vec<u8>> {
         let mut left = self.left();
-        *left = self.give_up();
+        // Beside what was not kept of a state that was saved before.
+        left.extend(self.give_up());
         Ok(saved::encode(&left))
     }
 

@@ -14,7 +14,9 @@ use codax_engine::driver::Driving;
 use codax_engine::fs::{Allocate, How, Set, Who};
 use codax_engine::table::TableReader;
 use codax_engine::{DeviceSpec, DrainOptions, Session, Store, StoreOptions};
-use codax_os::ring::{Completion, Descriptor, Reason, Ring, Submitter, Ticket, Unfinished};
+use codax_os::ring::{
+    Completion, Consumer, Descriptor, Reason, Request, Ring, Submitter, Ticket, Unfinished,
+};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -617,14 +619,13 @@ fn a_driver_that_never_answers_quiesce_refuses_the_drain_or_is_reset() {
     std::thread::scope(|scope| {
         let draining = scope.spawn(|| drain(DrainOptions::default()));
         assert_eq!(d.next(), Asked::Quiesce);
-        // It answers when the drain is over; then it is told to go on.
-        while d.state() == PoolState::Draining {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        open.send(()).unwrap();
         fails(draining.join().unwrap(), ErrorKind::Busy, &["sim0", "npu", "4711", "1.0 s", "--reset-device"]);
     });
     assert!(begun.elapsed() < LONG);
+    // Nobody has waited for it to go on: it is told when it answers.
+    d.stands(&Standing::Failed("quiesce: it has not answered within 1.0 s".into()));
+    d.quiet();
+    open.send(()).unwrap();
     assert_eq!((d.state(), pool_of(&d.admin, "/f")), (PoolState::Online, vec![1]));
     assert_eq!(d.next(), Asked::Resume);
     d.stands(&Standing::Running);
@@ -1025,4 +1026,137 @@ fn who_leaves_takes_his_queues_along_also_from_a_device_at_rest() {
     d.admin.online("sim0", &mut quiet()).unwrap();
     program.is_handed(&d);
     assert_eq!(d.next(), Asked::Restore(b"where it was".to_vec()));
+}
+
+#[test]
+fn a_device_goes_on_whose_drain_was_cancelled_before_it_had_come_to_rest() {
+    let d = Driven::new(npu());
+    let program = Program::served(&d);
+    let gate = d.driver.gate("quiesce");
+    fails(d.admin.drain("sim0", DrainOptions::default(), &mut |_| false), ErrorKind::Cancelled, &["sim0"]);
+    assert_eq!((d.next(), d.state()), (Asked::Quiesce, PoolState::Online));
+    // It is kept until the device runs.
+    let meanwhile = Program::new(&d);
+    d.quiet();
+    drop(gate);
+    meanwhile.is_handed(&d);
+    assert_eq!(d.next(), Asked::Resume);
+    d.stands(&Standing::Running);
+    // Also where it is `online` that cancels it.
+    let gate = d.driver.gate("quiesce");
+    std::thread::scope(|scope| {
+        let draining = scope.spawn(|| d.admin.drain("sim0", DrainOptions::default(), &mut quiet()));
+        assert_eq!(d.next(), Asked::Quiesce);
+        let returning = scope.spawn(|| d.admin.online("sim0", &mut quiet()));
+        fails(draining.join().unwrap(), ErrorKind::Cancelled, &["sim0"]);
+        drop(gate);
+        returning.join().unwrap().unwrap();
+    });
+    assert_eq!(d.next(), Asked::Resume);
+    d.stands(&Standing::Running);
+    assert_eq!((program.ring.closed(), meanwhile.ring.closed()), (None, None));
+}
+
+#[test]
+fn a_device_that_is_late_to_go_on_does_so_when_its_driver_answers() {
+    let d = Driven::impatient(npu());
+    let program = Program::served(&d);
+    let gate = d.driver.gate("resume");
+    d.driver.fail(Some("quiesce"));
+    fails(d.admin.drain("sim0", DrainOptions::default(), &mut quiet()), ErrorKind::Busy, &["on purpose"]);
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Resume));
+    d.stands(&Standing::Failed("resume: it has not answered within 1.0 s".into()));
+    let meanwhile = Program::new(&d);
+    meanwhile.is_refused_at_once();
+    drop(gate);
+    meanwhile.is_handed(&d);
+    assert_eq!(d.next(), Asked::Resume);
+    d.stands(&Standing::Running);
+    assert_eq!((program.ring.closed(), meanwhile.ring.closed()), (None, None));
+}
+
+/// A request of which a device has done half.
+fn half_done(d: &Driven, program: &Program) -> (Ticket, Consumer, Request) {
+    let descriptor = Descriptor { len: 8, ..Descriptor::default() };
+    let ticket = program.submitter.try_submit(&descriptor).unwrap();
+    let mut consumer = d.driver.rings.lock().unwrap()[&program.queue].consumer().unwrap();
+    let begun = consumer.try_next().unwrap().expect("it was submitted");
+    consumer.tell_left(&begun, 4);
+    (ticket, consumer, begun)
+}
+
+#[test]
+fn what_is_given_up_for_a_reset_that_is_late_ends_as_reset() {
+    let mut d = Driven::impatient(npu());
+    let program = Program::served(&d);
+    for drained in [false, true] {
+        let (ticket, consumer, begun) = half_done(&d, &program);
+        let gates = [d.driver.gate("quiesce"), d.driver.gate("reset")];
+        if drained {
+            let options = DrainOptions { reset: true, ..Default::default() };
+            fails(d.admin.drain("sim0", options, &mut quiet()), ErrorKind::DeviceState, &["can't be reset"]);
+        } else {
+            fails(d.admin.online_anew("sim0", &mut quiet()), ErrorKind::DeviceState, &["reset", "1.0 s"]);
+        }
+        d.stands(&Standing::Failed("reset: it has not answered within 1.0 s".into()));
+        let ticket = match program.submitter.poll(ticket) {
+            Err(Unfinished::Pending(ticket)) => ticket,
+            other => panic!("the device may still be at it: {other:?}"),
+        };
+        // It comes to it, and is asked once more, since nobody has heard whether it has.
+        let _ = consumer.suspend(vec![begun]);
+        drop(gates);
+        let asked = if drained { vec![Asked::Quiesce, Asked::Reset] } else { vec![Asked::Reset] };
+        asked.into_iter().chain([Asked::Reset]).for_each(|asked| assert_eq!(d.next(), asked));
+        assert_eq!(program.status(ticket), Completion::RESET);
+        program.is_handed(&d);
+        assert_eq!(d.next(), Asked::Resume);
+        d.stands(&Standing::Running);
+        let (next, mut consumer, begun) = half_done(&d, &program);
+        consumer.complete(begun, &Completion::default());
+        assert_eq!(program.status(next), 0);
+        let _ = consumer.suspend(Vec::new());
+    }
+    // Or it never does.
+    let (ticket, consumer, begun) = half_done(&d, &program);
+    let gate = d.driver.gate("reset");
+    fails(d.admin.online_anew("sim0", &mut quiet()), ErrorKind::DeviceState, &["reset", "1.0 s"]);
+    std::mem::forget((consumer, begun));
+    d.driving = None;
+    assert_eq!(program.status(ticket), Completion::RESET);
+    program.is_refused_at_once();
+    drop(gate);
+    let Driven { store, admin, rig, .. } = d;
+    let d = Driven { admin, ..Driven::by(rig, store, npu()) };
+    program.is_handed(&d);
+    assert_eq!(d.next(), Asked::Resume);
+    d.stands(&Standing::Running);
+    let (next, mut consumer, begun) = half_done(&d, &program);
+    assert_eq!(begun.descriptor().len, 8);
+    consumer.complete(begun, &Completion::default());
+    assert_eq!(program.status(next), 0);
+}
+
+#[test]
+fn queues_to_a_device_at_rest_are_made_also_while_its_driver_is_away() {
+    let working = || Description { operations: vec!["add".into()], ..npu() };
+    let mut d = Driven::new(working());
+    d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    assert_eq!((d.next(), d.next()), (Asked::Quiesce, Asked::Save));
+    d.driving = None;
+    let program = Program::new(&d);
+    program.is_refused_at_once();
+    let waits = program.submit(0);
+    let Driven { store, admin, rig, .. } = d;
+    let mut d = Driven { admin, ..Driven::by(rig, store, working()) };
+    d.admin.online("sim0", &mut quiet()).unwrap();
+    program.is_handed(&d);
+    assert_eq!((d.next(), d.next()), (Asked::Restore(b"where it was".to_vec()), Asked::Resume));
+    let mut consumer = d.driver.rings.lock().unwrap()[&program.queue].consumer().unwrap();
+    let request = consumer.try_next().unwrap().expect("it has waited");
+    consumer.complete(request, &Completion::default());
+    assert_eq!(program.status(waits), 0);
+    // One that should run has to have somebody who does it.
+    d.driving = None;
+    fails(d.admin.open_queue("sim0", 4), ErrorKind::DeviceState, &["no driver now", "npu"]);
 }

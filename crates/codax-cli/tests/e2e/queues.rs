@@ -8,6 +8,7 @@ use codax::queue::{
 use codax::{File, OpenOptions, Request, Store};
 use codax_core::driver::QueueId;
 use codax_wire::{Channel, Hello, MAGIC, Reply, SOCKET, VERSION};
+use rustix::process::Signal;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
@@ -371,9 +372,13 @@ fn moves_and_drains_under_work_in_flight_lose_nothing() {
     rig.sound();
 }
 
-fn kill(pid: u64) {
+fn signal(pid: u64, signal: Signal) {
     let process = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
-    rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("it is there");
+    rustix::process::kill_process(process, signal).expect("it is there");
+}
+
+fn kill(pid: u64) {
+    signal(pid, Signal::KILL);
 }
 
 /// Kills the coprocessor and waits for the next one.
@@ -488,6 +493,55 @@ fn a_reset_device_tells_what_it_has_forgotten() {
     assert!(well.len() as u64 >= done && !forgotten.is_empty(), "{told:?}");
     assert!(forgotten.iter().all(|told| *told == "-104"), "{told:?}");
     program.end();
+}
+
+#[test]
+fn what_a_reset_that_is_late_forgets_is_told_when_the_coprocessor_answers_or_dies() {
+    let rig = Plan::new()
+        .dram("256MiB")
+        .device_as("sim0=software:128MiB")
+        .config("quiesce_timeout = \"1s\"\n")
+        .up();
+    let bytes = pattern(32 * MIB, 6);
+    let (sum, len) = (crc32c(&bytes), bytes.len());
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    let mut program = Client::start(&rig, "submit", &["256"]);
+    assert_eq!(program.ask("file /f ro"), "1");
+    for how in [Signal::CONT, Signal::KILL] {
+        assert_eq!(program.ask(&format!("crc 1 {len} 100")), "100");
+        let coprocessor = pid(&rig);
+        signal(coprocessor, Signal::STOP);
+        rig.run(&["device", "online", "sim0", "--reset-device"])
+            .fails(6, &["sim0", "software", "reset", "1.0 s"]);
+        signal(coprocessor, how);
+        // The queue goes on, and what was half done is done in none of its requests.
+        let told: Vec<String> = (0..100).map(|_| program.ask("wait")).collect();
+        let (well, forgotten): (Vec<_>, Vec<_>) = told.iter().partition(|told| **told == sum);
+        assert!(!forgotten.is_empty(), "{} were done", well.len());
+        assert!(forgotten.iter().all(|told| *told == "-104"), "{told:?}");
+        assert_eq!(program.ask(&format!("crc 1 {len} 1")), "1");
+        assert_eq!(program.ask("wait"), sum);
+    }
+    program.end();
+    rig.sound();
+}
+
+#[test]
+fn a_coprocessor_goes_on_whose_drain_was_cancelled_before_it_was_at_rest() {
+    let rig = rig();
+    let bytes = pattern(MIB, 7);
+    rig.put("/f", &bytes, &["--on", "sim0"]).ok();
+    let coprocessor = pid(&rig);
+    signal(coprocessor, Signal::STOP);
+    let mut drain = rig.command(&["device", "drain", "sim0"]);
+    let mut drain = drain.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+    until("a drain", || (rig.state("sim0") == "draining").then_some(()));
+    signal(drain.id().into(), Signal::INT);
+    assert!(!drain.wait().expect("it ends").success());
+    assert_eq!(rig.state("sim0"), "online");
+    signal(coprocessor, Signal::CONT);
+    assert_eq!(result(&rig, &["crc32c", "/f"]), crc32c(&bytes));
+    rig.sound();
 }
 
 #[test]

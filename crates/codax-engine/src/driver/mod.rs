@@ -151,6 +151,8 @@ pub(crate) struct Driven {
     standing: Mutex<Standing>,
     /// Of those who bring it to rest or let it go on.
     turn: Mutex<()>,
+    /// Whether somebody lets it go on when it answers.
+    awaited: AtomicBool,
 }
 
 impl Driven {
@@ -167,6 +169,7 @@ impl Driven {
             gone: AtomicBool::new(false),
             standing: Mutex::new(standing),
             turn: Mutex::new(()),
+            awaited: AtomicBool::new(false),
         }
     }
 
@@ -187,8 +190,8 @@ impl Driven {
         };
         env.spawn("driver", Box::new(work));
         let standing = Mutex::new(Standing::Stopped);
-        let gone = AtomicBool::new(false);
-        Self { description, pid, calls: Some(calls), gone, standing, turn: Mutex::new(()) }
+        let (gone, awaited) = Default::default();
+        Self { description, pid, calls: Some(calls), gone, standing, turn: Mutex::new(()), awaited }
     }
 
     /// Asks the driver, after all that it was asked before.

@@ -4,6 +4,7 @@
 //! were granted open, so that a file that is removed meanwhile goes when the queue does. Of a device that is at rest it keeps both (`rest`).
 
 use crate::driver::rest::Attendance;
+use crate::driver::standing::may_run;
 use crate::driver::{Asked, Call, Driven, Fault};
 use crate::store::session::OpenFile;
 use crate::store::state::{State, is_dram};
@@ -33,6 +34,8 @@ pub(crate) struct Queue {
     session: SessionId,
     pub(super) device: String,
     pub(super) at: At,
+    /// What is in it was given up with what the device was at: it fails as soon as the ring's end is free.
+    pub(super) forgotten: bool,
     pub(super) ring: Ring,
     /// The ring's memory, for another process.
     memory: OwnedFd,
@@ -89,25 +92,24 @@ impl Session {
         let failed = |e: std::io::Error| Error::internal(format!("make a queue of {slots} requests: {e}"));
         let (ring, fd) = Ring::create(slots).map_err(failed)?;
         let memory = fd.try_clone().map_err(failed)?;
-        let (queue, driver, asked) = {
+        let (queue, asked) = {
             let mut st = inner.lock();
             let driver = inner.coprocessor(&st, device)?;
             st.room_for_a_queue(self.id, device)?;
             st.next_queue += 1;
             let queue = QueueId(st.next_queue);
             let (at, files) = (At::Store(None), Vec::new());
-            let mut entry = Queue { session: self.id, device: device.to_owned(), at, ring, memory, files };
-            let asked = match driver.standing() {
-                Standing::Running => Some(entry.begin_open(queue, &driver)),
-                _ => {
-                    inner.attend(&mut entry);
-                    None
-                }
-            };
+            let (session, device) = (self.id, device.to_owned());
+            let mut entry = Queue { session, device, at, forgotten: false, ring, memory, files };
+            let runs = driver.filter(|driver| driver.standing() == Standing::Running);
+            let asked = runs.map(|driver| (entry.begin_open(queue, &driver), driver));
+            if asked.is_none() {
+                inner.attend(&mut entry);
+            }
             st.queues.insert(queue, entry);
-            (queue, driver, asked)
+            (queue, asked)
         };
-        let Some(asked) = asked else { return Ok((queue, fd)) };
+        let Some((asked, driver)) = asked else { return Ok((queue, fd)) };
         let answer = inner.answer_of(asked, &driver, device);
         // Its end closes what it has, and may have come before the queue was there.
         let ended = || Error::device_state(format!("{device}: its driver {} is gone", driver.name()));
@@ -186,14 +188,18 @@ impl Session {
 }
 
 impl Inner {
-    /// The driver of a device that has a coprocessor.
-    fn coprocessor(&self, st: &State, device: &str) -> Result<Arc<Driven>> {
+    /// The driver of a device that has a coprocessor; none while it is at rest and the driver's process is away.
+    fn coprocessor(&self, st: &State, device: &str) -> Result<Option<Arc<Driven>>> {
         let pool = st.pool_named(device)?;
         let driver = st.pool(pool).driver.clone();
         if driver.is_active() && !driver.is_gone() {
-            return Ok(driver);
+            return Ok(Some(driver));
         }
         let last = if is_dram(pool) { None } else { self.saved().description(device)? };
+        let works = last.as_ref().is_some_and(|last| !last.operations.is_empty());
+        if works && !may_run(&st.pool(pool).record) {
+            return Ok(None);
+        }
         Err(match last {
             Some(last) => Error::device_state(format!(
                 "{device} has no driver now: {} is gone (codax device show {device})",

@@ -39,11 +39,16 @@ impl Attendance {
 }
 
 impl State {
-    /// A driver's queues are the store's from now on: it was asked to give them up.
-    pub fn take_queues(&mut self, driver: &Arc<Driven>) {
+    /// A driver's queues are the store's from now on: it was asked to give them up, and with `forgotten` all that is in them, whenever and whatever it answers.
+    pub fn take_queues(&mut self, driver: &Arc<Driven>, forgotten: bool) {
         for queue in self.queues.values_mut().filter(|queue| queue.is_at(driver)) {
-            queue.at = At::Store(None);
+            (queue.at, queue.forgotten) = (At::Store(None), forgotten);
         }
+    }
+
+    /// Whether a device was to forget queues, and nobody knows whether it has.
+    pub fn forgets_queues(&mut self, device: &str) -> bool {
+        self.at_rest(device).any(|(_, queue)| queue.forgotten)
     }
 
     /// The queues of a device that are the store's.
@@ -54,9 +59,12 @@ impl State {
 }
 
 impl Inner {
-    /// Has a thread attend a queue of the store's; nobody does if its end is taken.
+    /// Has a thread attend a queue of the store's; nobody does if its end is taken. Who waits for what is forgotten is told.
     pub fn attend(&self, queue: &mut Queue) {
         let Ok(mut attendant) = queue.ring.attendant() else { return };
+        if std::mem::take(&mut queue.forgotten) {
+            attendant.fail_all(&Completion::failed(Completion::RESET));
+        }
         let over = Arc::<AtomicBool>::default();
         let (going, ended) = channel::<()>();
         let ends = over.clone();
@@ -83,11 +91,7 @@ impl Inner {
     pub fn forget_queues(&self, device: &str) {
         self.free_queues(device);
         let mut st = self.lock();
-        for (_, queue) in st.at_rest(device) {
-            if let Ok(attendant) = queue.ring.attendant() {
-                attendant.fail_all(&Completion::failed(Completion::RESET));
-            }
-        }
+        st.at_rest(device).for_each(|(_, queue)| queue.forgotten = true);
         self.attend_queues(&mut st, device);
     }
 
@@ -96,6 +100,8 @@ impl Inner {
         self.free_queues(device);
         let asked: Vec<_> = {
             let mut st = self.lock();
+            // One that was to be forgotten, and whose end somebody holds all the same.
+            self.end_queues(&mut st, |queue| queue.device == device && queue.forgotten);
             st.at_rest(device).map(|(id, queue)| (id, queue.begin_open(id, driver))).collect()
         };
         for (id, asked) in asked {
@@ -112,12 +118,13 @@ impl Inner {
         }
     }
 
-    /// A driver is gone. Its queues go with it, but for those that somebody can go on with: of a device that has not gone on yet from the state that is `kept`.
+    /// A driver is gone. Its queues go with it, but for those that somebody can go on with: of a device that has not gone on yet from the state that is `kept`, and what is forgotten.
     pub fn leave_queues(&self, st: &mut State, device: &str, driver: &Arc<Driven>, kept: bool) {
         if kept {
-            st.take_queues(driver);
+            st.take_queues(driver, false);
         }
-        self.end_queues(st, |queue| queue.is_at(driver));
+        let held = |queue: &Queue| queue.device == device && matches!(queue.at, At::Store(None));
+        self.end_queues(st, |queue| queue.is_at(driver) || held(queue) && !kept && !queue.forgotten);
         for (_, queue) in st.at_rest(device) {
             if matches!(queue.at, At::Store(None)) {
                 queue.ring.release(End::Consumer);
@@ -129,7 +136,7 @@ impl Inner {
     /// Nobody knows any more how far a device was with its queues.
     pub fn lose_queues(&self, device: &str) {
         let at_rest = |queue: &Queue| queue.device == device && matches!(queue.at, At::Store(_));
-        self.end_queues(&mut self.lock(), at_rest);
+        self.end_queues(&mut self.lock(), |queue| at_rest(queue) && !queue.forgotten);
     }
 
     /// Ends the attendance of a device's queues, for another to take their ends.

@@ -4,13 +4,14 @@
 //! it is by `online`.
 
 use crate::driver::saved::{Saved, SavedState};
-use crate::driver::{Call, Driven, Fault};
+use crate::driver::{Call, Driven, Fault, LOOK_EVERY};
 use crate::store::state::{Job, State, is_dram};
 use crate::store::{Inner, Layout, Store};
 use codax_core::change::{LinkModel, PoolRecord, PoolState};
 use codax_core::driver::{Class, DeviceInfo, Driver, Health, LIST_MAX, Link, STATE_MAX, Standing, TEXT_MAX};
 use codax_core::units::format_size;
 use codax_core::{Error, ErrorKind, PageCount, PoolId, Result};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
@@ -173,7 +174,8 @@ impl Inner {
         (st.pool_name(pool), st.pool(pool).driver.clone())
     }
 
-    /// Lets a device go on that is at rest: from the state that is kept of it, if one is, or with `anew` from none. With `online` only if it is, or a drain lets it go on.
+    /// Lets a device go on that is at rest: from the state that is kept of it, if one is, or with `anew` from none. With `online` only if it is, or a drain lets it go on; then
+    /// who hangs isn't waited for.
     pub fn start_device(&self, pool: PoolId, anew: bool, online: bool) -> Result<()> {
         let (name, driver) = self.driver_of(pool);
         let _turn = driver.turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -185,54 +187,110 @@ impl Inner {
         if !driver.is_active() || away || (driver.standing() == Standing::Running && !anew) {
             return Ok(());
         }
-        let call = Call { in_any_case: true, ..Call::within(self.options().quiesce_timeout) };
-        let failed = |what: &str, fault: Fault| {
-            driver.set_standing(Standing::Failed(format!("{what}: {fault}")));
-            Error::device_state(format!("{name}: its driver {}: {what}: {fault}", driver.name()))
-        };
-        let gone = |result: std::result::Result<(), Fault>| match result {
-            Err(Fault::Gone) => Ok(()),
-            other => other,
-        };
-        if anew {
-            gone(self.reset(&driver, call)).map_err(|f| failed("reset", f))?;
+        let had_failed = matches!(driver.standing(), Standing::Failed(_));
+        let call = self.call_in_any_case();
+        let patience = if online { LOOK_EVERY } else { call.patience };
+        let before = if anew { Ok(()) } else { driver.ask(Call::within(patience), |_| Ok(())) };
+        if online && matches!(before, Err(Fault::Late(_))) {
+            self.start_when_it_answers(pool, &driver);
+            return Ok(());
+        }
+        self.went_well(pool, &driver, "what it was asked before", before)?;
+        if anew || self.lock().forgets_queues(&name) {
+            let reset = self.reset(&driver, call);
+            self.went_well(pool, &driver, "reset", reset)?;
             self.forget_queues(&name);
             self.saved().drop_state(&name)?;
-            self.hand_over_queues(&name, &driver);
-        } else if let Some(SavedState { driver: whose, state }) = self.saved().state(&name)? {
-            if whose != driver.description.driver {
-                let own = &driver.description.driver;
-                driver.set_standing(Standing::Failed(format!("the state that is kept is {whose}'s")));
-                return Err(Error::device_state(format!(
-                    "{name}: the state that is kept of it is that of the driver {whose}, and {own} drives it: start {whose}, or begin anew with codax device online {name} --reset-device"
-                )));
-            }
-            self.hand_over_queues(&name, &driver);
-            match driver.ask(call, move |driver| driver.restore(&state)) {
-                // Before it goes on: a state is given back once.
-                Ok(()) => self.saved().drop_state(&name)?,
-                Err(Fault::Gone) => return Ok(()),
-                Err(fault) => {
-                    let e = failed("restore", fault).message;
-                    let mut st = self.lock();
-                    st.take_queues(&driver);
-                    self.attend_queues(&mut st, &name);
-                    return Err(Error::device_state(format!(
-                        "{e}; its state is kept: try again, or begin anew with codax device online {name} --reset-device"
-                    )));
-                }
-            }
+        } else {
+            self.give_back_state(pool, &name, &driver)?;
+        }
+        if driver.is_gone() {
+            return Ok(());
         }
         self.hand_over_queues(&name, &driver);
-        gone(driver.ask(call, |driver| driver.resume())).map_err(|f| failed("resume", f))?;
+        let resumed = driver.ask(call, |driver| driver.resume());
+        self.went_well(pool, &driver, "resume", resumed)?;
         {
             // Who opens a queue asks the driver himself from now on.
             let _st = self.lock();
             driver.set_standing(Standing::Running);
         }
         self.hand_over_queues(&name, &driver);
+        if had_failed {
+            self.event("driver", &name, "it goes on", 0);
+        }
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// Gives a driver back the state that is kept of its device, if one is, and the queues before.
+    fn give_back_state(&self, pool: PoolId, name: &str, driver: &Arc<Driven>) -> Result<()> {
+        let Some(SavedState { driver: whose, state }) = self.saved().state(name)? else { return Ok(()) };
+        if whose != driver.description.driver {
+            let own = &driver.description.driver;
+            driver.set_standing(Standing::Failed(format!("the state that is kept is {whose}'s")));
+            return Err(Error::device_state(format!(
+                "{name}: the state that is kept of it is that of the driver {whose}, and {own} drives it: start {whose}, or begin anew with codax device online {name} --reset-device"
+            )));
+        }
+        self.hand_over_queues(name, driver);
+        match driver.ask(self.call_in_any_case(), move |driver| driver.restore(&state)) {
+            // Before it goes on: a state is given back once.
+            Ok(()) => self.saved().drop_state(name),
+            fault => self.went_well(pool, driver, "restore", fault).map_err(|e| {
+                let mut st = self.lock();
+                st.take_queues(driver, false);
+                self.attend_queues(&mut st, name);
+                Error::device_state(format!(
+                    "{}; its state is kept: try again, or begin anew with codax device online {name} --reset-device",
+                    e.message
+                ))
+            }),
+        }
+    }
+
+    /// What a driver was asked for to go on has come to this. Whose process is gone has nothing to go on with. One that is late may go on when it answers.
+    fn went_well(
+        &self,
+        pool: PoolId,
+        driver: &Arc<Driven>,
+        what: &str,
+        result: std::result::Result<(), Fault>,
+    ) -> Result<()> {
+        let fault = match result {
+            Ok(()) | Err(Fault::Gone) => return Ok(()),
+            Err(fault) => fault,
+        };
+        driver.set_standing(Standing::Failed(format!("{what}: {fault}")));
+        if matches!(fault, Fault::Late(_)) {
+            self.start_when_it_answers(pool, driver);
+        }
+        let name = self.lock().pool_name(pool);
+        Err(Error::device_state(format!("{name}: its driver {}: {what}: {fault}", driver.name())))
+    }
+
+    /// Lets a device go on, if it may, as soon as its driver has answered all that it was asked. That may be never, so it is beside the caller.
+    fn start_when_it_answers(&self, pool: PoolId, driver: &Arc<Driven>) {
+        if driver.awaited.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (me, driver) = (self.me.clone(), driver.clone());
+        let wait = move || {
+            let over = || me.strong_count() == 0;
+            let call = Call { patience: Duration::MAX, in_any_case: false, unwanted: &over };
+            let answered = driver.ask(call, |_| Ok(()));
+            driver.awaited.store(false, Ordering::Release);
+            let Some(inner) = me.upgrade().filter(|_| answered.is_ok()) else { return };
+            if let Err(e) = inner.start_device(pool, false, true) {
+                tracing::warn!("{e}");
+            }
+        };
+        self.env.spawn("late driver", Box::new(wait));
+    }
+
+    /// How a driver is asked for what changes what its device does.
+    fn call_in_any_case(&self) -> Call<'static> {
+        Call { in_any_case: true, ..Call::within(self.options().quiesce_timeout) }
     }
 
     /// Brings a device to rest and keeps its state, if it has one. With `reset` one that doesn't come to rest is reset, and its state is lost. A device without a driver
@@ -243,80 +301,104 @@ impl Inner {
         if !driver.is_active() || driver.standing() == Standing::Stopped {
             return Ok(());
         }
-        let within = self.options().quiesce_timeout;
         let unwanted = || job.cancelled();
-        let call = Call { patience: within, in_any_case: true, unwanted: &unwanted };
-        let lost = |what: &str| self.event("driver", &name, &format!("{what}; its state is lost"), 0);
+        let call = Call { unwanted: &unwanted, ..self.call_in_any_case() };
+        let within = call.patience;
         let begun = self.env.now();
-        let fault = match driver.ask(call, move |driver| driver.quiesce(within)) {
+        match driver.ask(call, move |driver| driver.quiesce(within)) {
             Ok(()) => {
                 let took = (self.env.now() - begun).as_micros();
                 self.event("driver", &name, &format!("it is at a safe point after {took} us"), 0);
-                None
+                self.save_state(&name, &driver, call)?;
             }
             Err(Fault::Gone) => {
-                lost("its driver is gone");
+                self.lost(&name, "its driver is gone");
                 return Ok(());
             }
-            Err(Fault::Unwanted) => return Err(Error::cancelled(format!("drain {name}: cancelled"))),
-            Err(fault) => Some(fault),
-        };
-        let was_reset = fault.is_some();
-        if let Some(fault) = fault {
-            let who = driver.name();
-            driver.set_standing(Standing::Failed(format!("quiesce: {fault}")));
-            if !reset {
-                return Err(Error::busy(format!(
-                    "{name} has not come to a safe point: its driver {who}: {fault}; nothing has moved. --reset-device resets it, and its state is lost"
-                )));
-            }
-            match self.reset(&driver, call) {
-                Ok(()) => lost(&format!("{who} was reset, since it did not come to a safe point: {fault}")),
-                Err(Fault::Gone) => lost("its driver is gone"),
-                Err(again) => {
-                    return Err(Error::device_state(format!(
-                        "{name} has not come to a safe point, and can't be reset: its driver {who}: {again}: end it, then {name} has none"
-                    )));
-                }
+            Err(fault) => {
+                // It was asked all the same: whatever ends this, it may come to rest, and has to be told to go on.
+                driver.set_standing(Standing::Failed(format!("quiesce: {fault}")));
+                self.reset_instead(&name, &driver, call, reset, &fault)?;
             }
         }
         driver.set_standing(Standing::Stopped);
-        if was_reset {
-            self.forget_queues(&name);
-        } else if driver.description.has_state {
-            match self.save(&driver, call) {
-                Ok(state) => self.keep_state(&name, &driver, state)?,
-                Err(Fault::Gone) => {
-                    lost("its driver is gone");
-                    self.lose_queues(&name);
-                }
-                Err(fault) => {
-                    return Err(Error::device_state(format!(
-                        "{name}: its driver {} has not handed over its state: {fault}",
-                        driver.name()
-                    )));
-                }
-            }
-        }
         self.attend_queues(&mut self.lock(), &name);
         Ok(())
     }
 
-    /// Has a driver hand over the device's state, and give up its queues.
-    fn save(&self, driver: &Arc<Driven>, call: Call<'_>) -> std::result::Result<Vec<u8>, Fault> {
-        self.giving_up(driver, |driver| driver.begin(true, |driver| driver.save()))?.wait(driver, call)
+    /// Keeps the state of a device that is at rest, if it has one. Its driver gives its queues up.
+    fn save_state(&self, name: &str, driver: &Arc<Driven>, call: Call<'_>) -> Result<()> {
+        if !driver.description.has_state {
+            return Ok(());
+        }
+        let who = driver.name();
+        let kept = match self.save(driver, call) {
+            Ok(state) => self.keep_state(name, driver, state),
+            Err(Fault::Gone) => {
+                self.lost(name, "its driver is gone");
+                self.lose_queues(name);
+                Ok(())
+            }
+            Err(fault) => Err(Error::device_state(format!(
+                "{name}: its driver {who} has not handed over its state: {fault}"
+            ))),
+        };
+        kept.inspect_err(|e| driver.set_standing(Standing::Failed(format!("save: {}", e.message))))
     }
 
-    /// Has a driver forget what the device is at, and give up its queues.
+    /// Resets a device that has not come to rest for this reason, if that is wanted.
+    fn reset_instead(
+        &self,
+        name: &str,
+        driver: &Arc<Driven>,
+        call: Call<'_>,
+        wanted: bool,
+        fault: &Fault,
+    ) -> Result<()> {
+        let who = driver.name();
+        if matches!(fault, Fault::Unwanted) {
+            return Err(Error::cancelled(format!("drain {name}: cancelled")));
+        }
+        if !wanted {
+            return Err(Error::busy(format!(
+                "{name} has not come to a safe point: its driver {who}: {fault}; nothing has moved. --reset-device resets it, and its state is lost"
+            )));
+        }
+        match self.reset(driver, call) {
+            Ok(()) => {
+                self.lost(name, &format!("{who} was reset, since it did not come to a safe point: {fault}"))
+            }
+            Err(Fault::Gone) => self.lost(name, "its driver is gone"),
+            Err(again) => {
+                driver.set_standing(Standing::Failed(format!("reset: {again}")));
+                return Err(Error::device_state(format!(
+                    "{name} has not come to a safe point, and can't be reset: its driver {who}: {again}: end it, then {name} has none"
+                )));
+            }
+        }
+        self.forget_queues(name);
+        Ok(())
+    }
+
+    fn lost(&self, name: &str, how: &str) {
+        self.event("driver", name, &format!("{how}; its state is lost"), 0);
+    }
+
+    /// Has a driver hand over the device's state, and give up its queues.
+    fn save(&self, driver: &Arc<Driven>, call: Call<'_>) -> std::result::Result<Vec<u8>, Fault> {
+        self.giving_up(driver, false, |driver| driver.begin(true, |driver| driver.save()))?.wait(driver, call)
+    }
+
+    /// Has a driver forget what the device is at, and give up its queues, which is final: if it is late nobody knows what it has done.
     fn reset(&self, driver: &Arc<Driven>, call: Call<'_>) -> std::result::Result<(), Fault> {
-        self.giving_up(driver, |driver| driver.begin(true, |driver| driver.reset()))?.wait(driver, call)
+        self.giving_up(driver, true, |driver| driver.begin(true, |driver| driver.reset()))?.wait(driver, call)
     }
 
     /// What it is handed before, it gives up; what comes after is kept for it.
-    fn giving_up<T>(&self, driver: &Arc<Driven>, ask: impl FnOnce(&Driven) -> T) -> T {
+    fn giving_up<T>(&self, driver: &Arc<Driven>, forgotten: bool, ask: impl FnOnce(&Driven) -> T) -> T {
         let mut st = self.lock();
         driver.set_standing(Standing::Stopped);
-        st.take_queues(driver);
+        st.take_queues(driver, forgotten);
         ask(driver)
     }
 
@@ -337,7 +419,7 @@ impl Inner {
 }
 
 /// Whether a device's coprocessor may run: it is online, or a drain takes its memory only.
-fn may_run(record: &PoolRecord) -> bool {
+pub(super) fn may_run(record: &PoolRecord) -> bool {
     match record.state {
         PoolState::Online => true,
         PoolState::Draining => record.drain_terms.running,

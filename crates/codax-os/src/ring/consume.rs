@@ -319,8 +319,9 @@ impl<S: Shared> Consumer<S> {
 
     /// Tells the submitter how many bytes of a request are left ([`Submitter::left`](super::Submitter::left)).
     pub fn tell_left(&self, request: &Request, bytes: u64) {
-        // In the place of its length, which was copied out.
-        self.core.slot(request.position).words[Descriptor::LEN_WORD].store(bytes, Ordering::Relaxed);
+        // Beside the descriptor, which another consumer may have to read again.
+        let word = &self.core.slot(request.position).words[Descriptor::DONE_WORD];
+        word.store(request.descriptor().done_word(bytes), Ordering::Relaxed);
     }
 
     /// Whether a request should be given up: it was cancelled, or nobody will see its completion. To be asked at each

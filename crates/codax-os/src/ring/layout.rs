@@ -10,14 +10,16 @@
 //!  64  u32  why it is closed, 0 if it isn't      10  u16  flags       ┘
 //!  68  u32  1 if the consumer sleeps             12  u32  first file  ─ 0
 //!  72  u32  threads that wait, asleep            16  u32  second file
-//!  76  u32  ends that are there: bit 0 the       20  u32  0
+//!  76  u32  ends that are there: bit 0 the       20  u32  how much is done, see below
 //!           submitter, bit 1 the consumer        24  u64  first offset
 //!  80  u32  requests that were cancelled         32  u64  second offset
 //! 4096      slots                                40  u64  length      ─ u64  time taken, in ns
 //!                                                48  [16] argument    ─ [16] result
 //! ```
 //!
-//! What stands to the right of a descriptor's field is what a completion puts in its place. Until then the length may be what is left of it.
+//! What stands to the right of a descriptor's field is what a completion puts in its place. Until then the descriptor stays as it was submitted, for whoever carries
+//! it out: how much is done of the length has a field of its own, which is 0 in a new request. It counts bytes, or the least power of two of them with which the length
+//! has 32 bits.
 //!
 //! Requests are counted from 0: the **position**. Position `p` has the slot `p % slots`, in the **lap** `p / slots`.
 //! The state is `2 * lap` if the slot waits for the submission of this lap (what the lap before left: 0 in fresh
@@ -111,8 +113,19 @@ impl Descriptor {
     /// Fails rather than waits if the device is drained.
     pub const FAIL_AT_ONCE: u16 = 2;
 
-    /// Which of a slot's words has the length.
+    /// Which of a slot's words have the length, and above the second file how much of it is done.
     pub(super) const LEN_WORD: usize = 4;
+    pub(super) const DONE_WORD: usize = 1;
+
+    /// The word with what is done, as it is when so many bytes are left.
+    pub(super) const fn done_word(&self, left: u64) -> u64 {
+        (self.len.saturating_sub(left) >> unit(self.len)) << 32 | self.files[1] as u64
+    }
+
+    /// How many bytes are left, by these two words.
+    pub(super) const fn left(len: u64, done_word: u64) -> u64 {
+        len.saturating_sub((done_word >> 32) << unit(len))
+    }
 
     /// As a slot has it.
     #[must_use]
@@ -178,6 +191,11 @@ impl Completion {
             result: joined([words[2], words[3]]),
         }
     }
+}
+
+/// What is done of so many bytes is counted in this power of two of them.
+const fn unit(len: u64) -> u32 {
+    (u64::BITS - len.leading_zeros()).saturating_sub(32)
 }
 
 const fn halves(bytes: [u8; 16]) -> [u64; 2] {
@@ -318,7 +336,28 @@ mod tests {
             argument,
         };
         assert_eq!(Descriptor::decode(request.encode()), request);
+        assert_eq!(
+            Descriptor::decode(request.encode()).done_word(3),
+            request.encode()[Descriptor::DONE_WORD]
+        );
         let completion = Completion { status: -125, took_ns: u64::MAX, result: argument };
         assert_eq!(Completion::decode(completion.encode()), completion);
+    }
+    #[test]
+    fn what_is_left_is_told_beside_the_request() {
+        for (len, near) in
+            [(0, 0), (1, 0), (64 << 20, 0), (u64::from(u32::MAX), 0), (1 << 40, 1 << 9), (u64::MAX, 1 << 32)]
+        {
+            let request = Descriptor { files: [1, u32::MAX], len, ..Descriptor::default() };
+            let words = request.encode();
+            assert_eq!(Descriptor::left(len, words[Descriptor::DONE_WORD]), len);
+            for left in [len, len / 3, 1.min(len), 0] {
+                let told = Descriptor { len, ..request }.done_word(left);
+                assert!(Descriptor::left(len, told) - left <= near, "{left} of {len}");
+                let mut words = words;
+                words[Descriptor::DONE_WORD] = told;
+                assert_eq!(Descriptor::decode(words), request, "{left} of {len}");
+            }
+        }
     }
 }

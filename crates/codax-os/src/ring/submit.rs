@@ -276,7 +276,8 @@ impl<S: Shared> Submitter<S> {
     #[must_use]
     pub fn left(&self, ticket: &Ticket) -> u64 {
         self.own(ticket.ring);
-        self.0.core.slot(ticket.position).words[Descriptor::LEN_WORD].load(Ordering::Relaxed)
+        let word = |word: usize| self.0.core.slot(ticket.position).words[word].load(Ordering::Relaxed);
+        Descriptor::left(word(Descriptor::LEN_WORD), word(Descriptor::DONE_WORD))
     }
 
     /// Asks the consumer to give the request up. It completes in any case: as [cancelled](Completion::CANCELLED), or

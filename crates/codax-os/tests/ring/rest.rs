@@ -66,6 +66,27 @@ fn an_attendant_gives_the_end_back_and_a_dead_consumer_s_is_released() {
     assert!(next.try_next().unwrap().is_none());
 }
 
+#[test]
+fn who_begins_a_request_anew_finds_all_of_it() {
+    let (submitter, mut consumer, fd) = ends(2);
+    let ring = Ring::open(&fd).unwrap();
+    let whole = Descriptor { files: [1, 2], ..request(3, 64 << 20) };
+    let ticket = submitter.try_submit(&whole).unwrap();
+    assert_eq!(submitter.left(&ticket), 64 << 20);
+    let begun = consumer.try_next().unwrap().unwrap();
+    consumer.tell_left(&begun, 5);
+    assert_eq!(submitter.left(&ticket), 5);
+    drop((begun, std::mem::ManuallyDrop::new(consumer)));
+    ring.release(codax_os::ring::End::Consumer);
+    let mut next = ring.consumer().unwrap();
+    let begun = next.try_next().unwrap().unwrap();
+    assert_eq!(begun.descriptor(), whole);
+    next.tell_left(&begun, 64 << 20);
+    assert_eq!(submitter.left(&ticket), 64 << 20);
+    next.complete(begun, &DRAINED);
+    assert_eq!(submitter.wait(ticket, soon()).unwrap(), DRAINED);
+}
+
 /// Numbers that look random.
 struct Random(u64);
 
