@@ -8,7 +8,7 @@ use codax::queue::{
 use codax::{File, OpenOptions, Request, Store};
 use codax_core::driver::QueueId;
 use codax_wire::{Channel, Hello, MAGIC, Reply, SOCKET, VERSION};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 use std::time::Duration;
@@ -563,6 +563,41 @@ fn who_waits_for_a_device_at_rest_is_told_why() {
     let ended = run.wait_with_output().expect("it ends");
     let told = String::from_utf8(ended.stdout).expect("text");
     assert!(ended.status.success() && told.starts_with(&crc32c(&bytes)), "{told}");
+}
+
+#[test]
+fn who_waits_or_polls_while_the_device_is_at_rest_is_told_of_the_daemon_s_end() {
+    for killed in [true, false] {
+        let rig = rig();
+        rig.put("/f", &pattern(MIB, 12), &["--on", "sim0"]).ok();
+        rig.ok(&["device", "drain", "sim0"]);
+        let mut run = rig.command(&["run", "sim0", "crc32c", "/f"]);
+        let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let mut stderr = BufReader::new(run.stderr.take().expect("piped"));
+        let mut said = String::new();
+        stderr.read_line(&mut said).expect("text");
+        assert!(said.contains("is at rest"), "{said}");
+        let store = Store::connect(rig.dir()).expect("a daemon");
+        let queue = store.device("sim0").queue(2).expect("a queue");
+        let mut ticket = Some(queue.submit(&Descriptor::default()).expect("open"));
+        if killed {
+            rig.kill()
+        } else {
+            rig.down()
+        }
+        let why = until("the end of the queue", || match queue.poll(ticket.take().expect("not complete")) {
+            Err(Unfinished::Pending(pending)) => {
+                ticket = Some(pending);
+                None
+            }
+            Err(Unfinished::Closed(why)) => Some(why.to_string()),
+            Ok(complete) => panic!("{complete:?}"),
+        });
+        assert_eq!(why, "the process at the queue's other end has died");
+        assert_eq!(run.wait().expect("it ends").code(), Some(6));
+        stderr.read_to_string(&mut said).expect("text");
+        assert!(said.contains(&why), "{said}");
+    }
 }
 
 #[test]
