@@ -131,6 +131,8 @@ fn kind_of(status: Status) -> ErrorKind {
         Status::NotAllowed => ErrorKind::Permission,
         Status::Drained | Status::Reset => ErrorKind::DeviceState,
         Status::Unreachable => ErrorKind::Lost,
+        Status::NoSpace => ErrorKind::NoSpace,
+        Status::QuotaExceeded => ErrorKind::QuotaExceeded,
         _ => ErrorKind::Invalid,
     }
 }

@@ -1,6 +1,7 @@
 //! Work on files by a software coprocessor: `codax run`, programs with queues, and what happens to work in flight.
 
 use crate::client::{self, Client};
+use crate::mount::{Mounted, mounted};
 use crate::rig::{MIB, NOBODY, Plan, Rig, pattern, root, skipped, until};
 use codax::queue::{
     Completion, Descriptor, Opcode, Queue, Range, Spec, Ticket, Unfinished, Which, descriptor,
@@ -253,6 +254,40 @@ fn what_can_not_be_run_is_refused_in_a_line() {
         rig.run(&[&["run", "sim0"], words].concat()).fails(code, &[says]);
     }
     assert!(rig.get("/f") == pattern(4099, 1));
+}
+
+#[test]
+fn what_is_only_read_keeps_its_holes() {
+    let plan = Plan::new().dram("64MiB").device_as("sim0=software:64MiB");
+    let Some(Mounted { rig, dir }) = mounted("what_is_only_read_keeps_its_holes", plan) else { return };
+    let sparse = |name: &str, len: u64, (at, bytes): (u64, &[u8])| {
+        let file = std::fs::File::create_new(dir.join(name)).expect("there is none");
+        file.set_len(len).expect("it takes nothing");
+        file.write_all_at(bytes, at).expect("there is room");
+    };
+    let text = b"the needle is in the haystack";
+    // Where what is asked for at a time ends.
+    sparse("hs", 500 * MIB, (300 * MIB + (64 << 10) - 5, text));
+    rig.put("/small", text, &[]).ok();
+    let used = || rig.pool("dram", "used");
+    let before = used();
+    let mut there = vec![0; 1 << 20];
+    there[(64 << 10) - 5..][..text.len()].copy_from_slice(text);
+    assert_eq!(result(&rig, &["crc32c", "/hs", "--range", "300MiB:1MiB"]), crc32c(&there));
+    assert_eq!(result(&rig, &["crc32c", "/hs", "--range", "499MiB:1MiB"]), crc32c(&vec![0; 1 << 20]));
+    let found = result(&rig, &["search", "/hs", "needle is in the haystack", "--range", "300MiB:2MiB"]);
+    assert_eq!(found, format!("found at {}", (64 << 10) - 1));
+    result(&rig, &["copy", "/hs", "/copy", "--range", "300MiB:1MiB"]);
+    assert!(rig.get("/copy") == there);
+    assert_eq!(used(), before + MIB, "only the copy takes frames");
+    // What is written has none, and says when there is no room.
+    rig.run(&["run", "sim0", "copy", "/small", "/hs"]).fails(4, &["no space"]);
+    std::fs::create_dir(dir.join("q")).expect("ours");
+    rig.ok(&["quota", "set", "--dir", "/q", "dram", "4MiB"]);
+    sparse("q/hs", 16 * MIB, (0, text));
+    rig.run(&["run", "sim0", "fill", "/q/hs", "7", "--range", "0:4KiB"]).fails(11, &["quota"]);
+    assert_eq!(result(&rig, &["crc32c", "/q/hs", "--range", "0:29"]), crc32c(text));
+    rig.sound();
 }
 
 #[test]
