@@ -230,6 +230,12 @@ fn what_can_not_be_run_is_refused_in_a_line() {
     let rig = Plan::new().device_as("sim0=software:16MiB").and_device("plain=emulated:16MiB").up();
     rig.put("/f", &pattern(4099, 1), &[]).ok();
     rig.put("/g", &pattern(99, 1), &[]).ok();
+    rig.put("/m", &[0; 16], &[]).ok();
+    rig.put("/v", &[0; 20], &[]).ok();
+    rig.ok(&["mkdir", "/hot", "--on", "plain"]);
+    rig.put("/hot/full", &pattern(16 * MIB, 1), &[]).ok();
+    let names = || rig.ok(&["ls", "/"]).text().to_owned() + rig.ok(&["ls", "/hot"]).text();
+    let before = names();
     for device in ["plain", "dram"] {
         rig.run(&["run", device, "crc32c", "/f"]).fails(2, &[device, "without a coprocessor", "software"]);
     }
@@ -250,9 +256,24 @@ fn what_can_not_be_run_is_refused_in_a_line() {
         (&["crc32c", "/f", "--result-at", "16"], 2, "--result-to"),
         (&["crc32c", "/f", "--result-to", "/g", "--result-at", "18446744073709551615"], 2, "too far"),
         (&["search", "/f"], 2, "without a TEXT"),
+        (&["matvec-f32", "/m", "/v", "/made"], 2, "longer than the matrix"),
+        (&["copy", "/f", "/made", "--range", "4000:100"], 2, "beyond its file"),
+        (&["sum-f32", "/f", "--result-to", "/made"], 2, "multiple"),
+        (&["crc32c", "/f", "--range", "4099:1", "--result-to", "/made"], 2, "beyond its file"),
+        (&["crc32c", "/f", "--result-to", "/made", "--result-at", "9223372036854775807"], 2, "/made"),
+        (&["crc32c", "/f", "--result-to", "/hot/made"], 4, "no space"),
+        (&["copy", "/f", "/hot/made"], 4, "no space"),
     ] {
         rig.run(&[&["run", "sim0"], words].concat()).fails(code, &[says]);
     }
+    assert_eq!(names(), before, "nothing was made for what was refused");
+    // What is written for nobody to keep lies elsewhere.
+    assert_eq!(result(&rig, &["search", "/hot/full", &"no such text".repeat(2)]), "none");
+    assert_eq!(
+        rig.row(&["run", "sim0", "histogram", "/hot/full"])["output"].as_array().map(Vec::len),
+        Some(256)
+    );
+    assert_eq!(names(), before);
     assert!(rig.get("/f") == pattern(4099, 1));
 }
 
