@@ -74,7 +74,9 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
     let range = args.range.as_deref().map(checked::range).transpose()?;
     let at = parse_size(&args.result_at)?;
     let store = context.store()?;
-    let queue = store.device(&args.device).queue(SLOTS)?;
+    // What a driver has not implemented is no failure of ours.
+    let without = |e: Error| if e.kind == ErrorKind::NotSupported { Error::invalid(e.message) } else { e };
+    let queue = store.device(&args.device).queue(SLOTS).map_err(without)?;
     let mut job = Job { store: &store, queue, spec: Spec::new(opcode), string: None, output: None };
     let written = job.prepare(args, range)?;
     // Before anything is made.

@@ -583,6 +583,7 @@ fn a_daemon_that_is_killed_takes_its_coprocessor_with_it_and_the_next_has_anothe
     rig.put("/f", &bytes, &["--on", "sim0"]).ok();
     let first = pid(&rig);
     let status = std::fs::read_to_string(format!("/proc/{first}/status")).expect("it is there");
+    assert!(status.starts_with("Name:\tcodax\n"), "{status}");
     assert!(status.lines().any(|line| line == format!("Cpus_allowed_list:\t{cpu}")), "{status}");
     let mut program = Client::start(&rig, "submit", &["256"]);
     assert_eq!(program.ask("file /f ro"), "1");
