@@ -3,9 +3,18 @@
 use crate::accesses::{Accesses, Part, Whereabouts};
 use codax::driver::Granted;
 use codax::queue::{Range, Status};
-use codax::{Access, File, FileId, Mapping, Memory, Store};
+use codax::{Access, Error, ErrorKind, File, FileId, Mapping, Memory, Store};
+use codax_core::info::FileInfo;
+use codax_core::{PageCount, PageRange};
+use codax_os::guard::Guard;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Ranges of so many bytes and more are written past the caches: their first bytes wouldn't be there any more when the last are written.
+const PAST_CACHES: usize = 4 << 20;
+
+/// Bytes that the daemon is asked for at a time.
+const ASKED: usize = 64 << 10;
 
 /// What a program has granted.
 #[derive(Debug, Default)]
@@ -40,35 +49,112 @@ pub struct Files {
     open: HashMap<u32, Open>,
 }
 
-/// Where a range lies.
+/// How a file's bytes are reached.
 #[derive(Clone, Debug)]
+enum Way {
+    Mapped(Arc<Mapping>),
+    /// By asking the daemon: a mapping would take frames for all holes, which who only reads may not even be allowed to.
+    Asked(File),
+}
+
+/// Where a range lies.
+#[derive(Debug)]
 pub struct Place {
     /// Which file, whatever number it goes by.
     pub file: FileId,
-    mapping: Option<Arc<Mapping>>,
-    start: usize,
-    len: usize,
+    /// None into an empty file.
+    way: Option<Way>,
+    start: u64,
+    len: u64,
+    ahead: Ahead,
     whereabouts: Arc<Whereabouts>,
 }
 
 impl Place {
-    /// Its bytes.
-    pub fn memory(&self) -> Option<Memory<'_>> {
-        self.mapping.as_ref().map(|mapping| mapping.memory().part(self.start, self.len))
+    /// Its bytes, if they are mapped.
+    fn memory(&self) -> Option<Memory<'_>> {
+        let Some(Way::Mapped(mapping)) = &self.way else { return None };
+        let (start, len) = usize::try_from(self.start).ok().zip(usize::try_from(self.len).ok())?;
+        Some(mapping.memory().part(start, len))
+    }
+
+    /// Copies bytes of it from `at` on; returns how many of them could be reached.
+    #[inline]
+    pub fn read(&mut self, guard: Guard, at: u64, to: &mut [u8]) -> usize {
+        match (self.memory(), usize::try_from(at)) {
+            (Some(memory), Ok(at)) => guard.read(memory, at, to),
+            _ => self.ask(at, to),
+        }
+    }
+
+    #[cold]
+    fn ask(&mut self, at: u64, to: &mut [u8]) -> usize {
+        let Some(Way::Asked(file)) = &self.way else { return 0 };
+        self.ahead.read(file, (self.start, self.len), at, to)
+    }
+
+    /// Copies bytes into it from `at` on; returns how many of them could be reached.
+    #[inline]
+    pub fn write(&self, guard: Guard, at: u64, from: &[u8]) -> usize {
+        let Some((memory, at)) = self.memory().zip(usize::try_from(at).ok()) else { return 0 };
+        match memory.len() {
+            PAST_CACHES.. => guard.write_past(memory, at, from),
+            _ => guard.write(memory, at, from),
+        }
     }
 
     /// Its offset in the file and its length, as a completion has them.
     pub fn range(&self) -> [u8; 16] {
-        (u128::from(self.len as u64) << 64 | u128::from(self.start as u64)).to_le_bytes()
+        (u128::from(self.len) << 64 | u128::from(self.start)).to_le_bytes()
     }
 
-    /// Counts what of it a step has read and written.
-    pub fn count(&self, read: Part, written: Part) {
-        self.whereabouts.count(self.start as u64, read, written);
+    /// Ends a step, of which this was read and written.
+    pub fn count(&mut self, read: Part, written: Part) {
+        self.ahead.bytes.clear();
+        self.whereabouts.count(self.start, read, written);
     }
 }
 
-type Mapped = (Option<Arc<Mapping>>, Arc<Whereabouts>);
+/// What the daemon was asked for and is not read yet: operations read less at a time than is worth a question. Good for a step.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// Where in the range it begins.
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Ahead {
+    /// Copies bytes of a file's range, which is given by offset and length, from `at` on; returns how many of them could be reached.
+    fn read(&mut self, file: &File, range: (u64, u64), at: u64, to: &mut [u8]) -> usize {
+        let mut done = 0;
+        while done < to.len() {
+            let from = at + done as u64;
+            let known =
+                from.checked_sub(self.at).and_then(|skip| self.bytes.get(usize::try_from(skip).ok()?..));
+            let Some(known) = known.filter(|known| !known.is_empty()) else {
+                match self.ask(file, range, from) {
+                    0 => break,
+                    _ => continue,
+                }
+            };
+            let n = known.len().min(to.len() - done);
+            to[done..done + n].copy_from_slice(&known[..n]);
+            done += n;
+        }
+        done
+    }
+
+    /// Asks for what comes from there on; returns how much that is.
+    fn ask(&mut self, file: &File, (start, len): (u64, u64), from: u64) -> usize {
+        let left = usize::try_from(len.saturating_sub(from)).unwrap_or(usize::MAX);
+        self.at = from;
+        self.bytes.resize(left.min(ASKED), 0);
+        // What can't be had is a fault where it lies, as in a mapping.
+        let got = file.read_at(&mut self.bytes, start + from).unwrap_or(0);
+        self.bytes.truncate(got);
+        got
+    }
+}
 
 impl Files {
     pub fn new(store: Store, accesses: Arc<Accesses>) -> Self {
@@ -81,33 +167,61 @@ impl Files {
         if !(if write { granted.write } else { granted.read }) {
             return Err(Status::NotAllowed);
         }
-        let end = range.start.checked_add(range.len).ok_or(Status::Beyond)?;
-        let (mapping, whereabouts) = self.mapped(&granted, end)?;
-        whereabouts.look();
-        let start = usize::try_from(range.start).map_err(|_| Status::Beyond)?;
-        let len = usize::try_from(range.len).map_err(|_| Status::Beyond)?;
-        Ok(Place { file: granted.file, mapping, start, len, whereabouts })
+        let Range { start, len, .. } = range;
+        let end = start.checked_add(len).ok_or(Status::Beyond)?;
+        let open = self.open(&granted)?;
+        let way = open.reach(&granted, end, write)?;
+        open.whereabouts.look();
+        let whereabouts = open.whereabouts.clone();
+        Ok(Place { file: granted.file, way, start, len, ahead: Ahead::default(), whereabouts })
     }
 
-    /// The file's mapping, if it reaches to `end`, and where the file lies; made anew if the file has grown since.
-    fn mapped(&mut self, granted: &Granted, end: u64) -> Result<Mapped, Status> {
-        let lost = |_| Status::Unreachable;
-        let open = match self.open.entry(granted.number) {
+    fn open(&mut self, granted: &Granted) -> Result<&mut Open, Status> {
+        Ok(match self.open.entry(granted.number) {
             std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
             std::collections::hash_map::Entry::Vacant(vacant) => {
-                let file = File::open_granted(&self.store, granted).map_err(lost)?;
+                let file = File::open_granted(&self.store, granted).map_err(refused)?;
                 let whereabouts = Arc::new(Whereabouts::new(&self.accesses, granted));
                 vacant.insert(Open { file, mapping: None, whereabouts })
             }
-        };
-        let reaches = |open: &Open| open.mapping.as_ref().map_or(0, |mapping| mapping.len() as u64) >= end;
-        if !reaches(open) {
-            if open.file.len().map_err(lost)? < end {
+        })
+    }
+}
+
+impl Open {
+    /// The way to the file's bytes up to `end`; it is mapped anew if it has grown since.
+    fn reach(&mut self, granted: &Granted, end: u64, write: bool) -> Result<Option<Way>, Status> {
+        let mapped = |open: &Self| open.mapping.as_ref().map_or(0, |mapping| mapping.len() as u64);
+        if mapped(self) < end {
+            let info = self.file.info().map_err(refused)?;
+            if info.len < end {
                 return Err(Status::Beyond);
             }
+            if !write && has_holes(&info) {
+                return Ok(Some(Way::Asked(self.file.clone())));
+            }
             let access = if granted.write { Access::ReadWrite } else { Access::ReadOnly };
-            open.mapping = Some(Arc::new(open.file.map(.., access).map_err(lost)?));
+            self.mapping = Some(Arc::new(self.file.map(.., access).map_err(refused)?));
         }
-        if reaches(open) { Ok((open.mapping.clone(), open.whereabouts.clone())) } else { Err(Status::Beyond) }
+        if mapped(self) < end {
+            return Err(Status::Beyond);
+        }
+        Ok(self.mapping.clone().map(Way::Mapped))
+    }
+}
+
+/// Whether there are pages that have no frames.
+fn has_holes(info: &FileInfo) -> bool {
+    let pages = PageRange::new(0, PageCount::for_bytes(info.len).0);
+    let there = info.runs.iter().filter_map(|run| run.pages.intersect(pages));
+    there.map(|pages| pages.count.0).sum::<u64>() < pages.count.0
+}
+
+/// What a request comes to whose file can't be had.
+fn refused(e: Error) -> Status {
+    match e.kind {
+        ErrorKind::NoSpace => Status::NoSpace,
+        ErrorKind::QuotaExceeded => Status::QuotaExceeded,
+        _ => Status::Unreachable,
     }
 }

@@ -29,6 +29,8 @@ use std::path::Path;
 
 /// Is the coprocessor of a device of the store in `dir` until the daemon goes; on one CPU if that is said.
 pub fn run(dir: &Path, device: &str, cpu: Option<u32>) -> Result<()> {
+    // The daemon started it by a link of /proc's, whose name it has now; messages and ps(1) have that.
+    let _ = std::fs::write("/proc/self/comm", "codax");
     if let Some(cpu) = cpu {
         // Before there are other threads: they have it from this one.
         codax_os::cpu::stay_on(&[cpu]).map_err(|e| Error::invalid(format!("cpu={cpu}: {e}")))?;

@@ -11,9 +11,6 @@ use std::time::{Duration, Instant};
 /// The longest search string.
 const STRING_MAX: u64 = codax_ops::NEEDLE_MAX as u64;
 
-/// Ranges of so many bytes and more are written past the caches: their first bytes wouldn't be there any more when the last are written.
-const PAST_CACHES: usize = 4 << 20;
-
 /// An operation between two steps, and whose it is.
 #[derive(Debug)]
 pub struct Running {
@@ -53,19 +50,15 @@ struct Places {
 
 impl Memory for Places {
     fn read(&mut self, which: Which, at: u64, to: &mut [u8]) -> Result<(), Fault> {
-        let (memory, off) = self.at(which, at)?;
-        whole(which, at, self.guard.read(memory, off, to), to.len())?;
+        let place = self.ranges[which as usize].as_mut().ok_or(Fault { which, at })?;
+        whole(which, at, place.read(self.guard, at, to), to.len())?;
         self.accessed[which as usize].0.add(at, to.len());
         Ok(())
     }
 
     fn write(&mut self, which: Which, at: u64, from: &[u8]) -> Result<(), Fault> {
-        let (memory, off) = self.at(which, at)?;
-        let done = match memory.len() {
-            PAST_CACHES.. => self.guard.write_past(memory, off, from),
-            _ => self.guard.write(memory, off, from),
-        };
-        whole(which, at, done, from.len())?;
+        let place = self.ranges[which as usize].as_ref().ok_or(Fault { which, at })?;
+        whole(which, at, place.write(self.guard, at, from), from.len())?;
         self.accessed[which as usize].1.add(at, from.len());
         Ok(())
     }
@@ -78,16 +71,11 @@ impl Places {
 
     /// Counts what this step has accessed.
     fn count(&mut self) {
-        for (place, (read, written)) in self.ranges.iter().zip(std::mem::take(&mut self.accessed)) {
+        for (place, (read, written)) in self.ranges.iter_mut().zip(std::mem::take(&mut self.accessed)) {
             if let Some(place) = place {
                 place.count(read, written);
             }
         }
-    }
-
-    fn at(&self, which: Which, at: u64) -> Result<(codax::Memory<'_>, usize), Fault> {
-        let memory = self.ranges[which as usize].as_ref().and_then(Place::memory);
-        memory.zip(usize::try_from(at).ok()).ok_or(Fault { which, at })
     }
 }
 
@@ -176,9 +164,9 @@ fn read_string(range: Range, files: &mut Files, grants: &Grants, guard: Guard) -
     if range.len > STRING_MAX {
         return Err(Status::Invalid);
     }
-    let place = files.find(grants, range, false)?;
+    let mut place = files.find(grants, range, false)?;
     let mut string = vec![0; usize::try_from(range.len).unwrap_or(0)];
-    let done = place.memory().map_or(0, |memory| guard.read(memory, 0, &mut string));
+    let done = place.read(guard, 0, &mut string);
     if done == string.len() { Ok(string) } else { Err(Status::Unreachable) }
 }
 
@@ -206,8 +194,7 @@ impl Running {
         let result = match &self.result {
             None => Some(result),
             Some(place) => {
-                let memory = place.memory();
-                let written = memory.map_or(0, |memory| self.places.guard.write(memory, 0, &result));
+                let written = place.write(self.places.guard, 0, &result);
                 (written == result.len()).then(|| place.range())
             }
         };

@@ -41,6 +41,12 @@ impl Store {
         check_table(&mut st, &mut findings);
         check_quotas(&mut st, &mut findings);
         check_nodes(&st, &inner.options(), &mut findings);
+        for pool in &st.pools {
+            let name = &pool.record.name;
+            for e in inner.unreadable(name) {
+                findings.add(Severity::Lost, format!("{name}: {}", e.message), false);
+            }
+        }
         for pool in st.media.all() {
             inner.check_medium(&mut st, pool, &mut findings)?;
         }

@@ -211,7 +211,7 @@ Operations, and what stands after PATH:
   crc32c, xxh3                            (the file, or --range of it)
   sum-f32, sum-f64, sum-i64, min-…, max-… (the same)
   search      TEXT     1 to 256 bytes
-  compare     SECOND   a path: the file that PATH is compared with
+  compare     SECOND   a path: the file that PATH, or --range of it, is compared with; all of it, and as long
   dot-f32, dot-f64, dot-i64   SECOND
   copy        OUTPUT   a path: made if it isn't there; written from its beginning
   fill        BYTE     a number from 0 to 255

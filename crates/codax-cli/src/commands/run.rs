@@ -59,6 +59,12 @@ struct Job<'a> {
     output: Option<File>,
 }
 
+/// Where an operation writes: to this path, or into a file without a name, to be printed.
+type Written<'a> = Option<&'a OsString>;
+
+/// What stands for the number of a file that is not made yet: no queue has so many.
+const UNMADE: u32 = u32::MAX;
+
 /// Longest string that is searched for.
 const STRING_MAX: usize = 256;
 
@@ -68,10 +74,18 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
     let range = args.range.as_deref().map(checked::range).transpose()?;
     let at = parse_size(&args.result_at)?;
     let store = context.store()?;
-    let queue = store.device(&args.device).queue(SLOTS)?;
+    // What a driver has not implemented is no failure of ours.
+    let without = |e: Error| if e.kind == ErrorKind::NotSupported { Error::invalid(e.message) } else { e };
+    let queue = store.device(&args.device).queue(SLOTS).map_err(without)?;
     let mut job = Job { store: &store, queue, spec: Spec::new(opcode), string: None, output: None };
-    job.prepare(args, range)?;
-    let request = job.request(args.result_to.as_deref(), at)?;
+    let written = job.prepare(args, range)?;
+    // Before anything is made.
+    let result = args.result_to.as_deref().map(|path| (path, at));
+    job.check(result)?;
+    if let Some(written) = written {
+        job.take(written)?;
+    }
+    let request = job.request(result)?;
     let completion = job.carry_out(context, args, &request)?;
     let status = Status::of(&completion);
     if status != Status::Done {
@@ -131,13 +145,15 @@ fn kind_of(status: Status) -> ErrorKind {
         Status::NotAllowed => ErrorKind::Permission,
         Status::Drained | Status::Reset => ErrorKind::DeviceState,
         Status::Unreachable => ErrorKind::Lost,
+        Status::NoSpace => ErrorKind::NoSpace,
+        Status::QuotaExceeded => ErrorKind::QuotaExceeded,
         _ => ErrorKind::Invalid,
     }
 }
 
 impl Job<'_> {
-    /// Opens the files, and says what is to be done with them.
-    fn prepare(&mut self, args: &RunArgs, range: Option<(u64, u64)>) -> Result<()> {
+    /// Opens the files that have to be there, and says what is to be done with them; returns where it writes, if there is a file to be made for it perhaps.
+    fn prepare<'a>(&mut self, args: &'a RunArgs, range: Option<(u64, u64)>) -> Result<Option<Written<'a>>> {
         let opcode = self.spec.opcode;
         let [first, second] = [args.more.first(), args.more.get(1)];
         let most = match opcode {
@@ -149,12 +165,12 @@ impl Job<'_> {
             return Err(usage(opcode, "more than it takes").into());
         }
         if opcode == Opcode::Nop {
-            return Ok(());
+            return Ok(None);
         }
         let path = args.path.as_ref().ok_or_else(|| usage(opcode, "without a PATH"))?;
         if opcode == Opcode::Fill {
             self.spec.parameter = vec![byte(first)?];
-            return self.give(Which::Output, path, range);
+            return self.give(Which::Output, path, range).map(|()| None);
         }
         self.give(Which::Input, path, range)?;
         match opcode {
@@ -163,78 +179,100 @@ impl Job<'_> {
                 if string.len() <= INLINE_MAX && args.result_to.is_none() {
                     self.spec.parameter = string;
                 } else {
-                    self.string = Some(self.put_string(path, &string)?);
+                    self.string = Some(self.put_string(&string)?);
                 }
+                Ok(None)
             }
             Opcode::MatvecF32 => {
                 self.give(Which::Second, first.ok_or_else(|| usage(opcode, "without a VECTOR"))?, None)?;
                 let columns = self.spec.len(Which::Second) / 4;
+                if self.spec.len(Which::Second) > self.spec.len(Which::Input) {
+                    let line = format!("{opcode}: a VECTOR of {columns} numbers is longer than the matrix");
+                    return Err(Error::invalid(line).into());
+                }
                 let rows = (self.spec.len(Which::Input) / 4).checked_div(columns).unwrap_or(0);
-                self.take(second, path, rows * 4)?;
+                Ok(Some(self.will_write(second, rows * 4)))
             }
             Opcode::Copy => {
                 let output = first.ok_or_else(|| usage(opcode, "without an OUTPUT"))?;
-                self.take(Some(output), path, self.spec.len(Which::Input))?;
+                Ok(Some(self.will_write(Some(output), self.spec.len(Which::Input))))
             }
-            Opcode::Histogram => self.take(first, path, HISTOGRAM_LEN)?,
+            Opcode::Histogram => Ok(Some(self.will_write(first, HISTOGRAM_LEN))),
             _ if most == 1 => {
                 let second = first.ok_or_else(|| usage(opcode, "without a SECOND"))?;
                 self.give(Which::Second, second, None)?;
+                Ok(None)
             }
-            _ => {}
+            _ => Ok(None),
         }
-        Ok(())
+    }
+
+    /// Notes that so much will be written, to a file that may have to be made yet.
+    fn will_write<'a>(&mut self, path: Written<'a>, len: u64) -> Written<'a> {
+        self.put(Which::Output, Range { file: UNMADE.into(), start: 0, len });
+        path
     }
 
     /// Puts what is searched for into a file that goes with this process.
-    fn put_string(&self, beside: &OsStr, string: &[u8]) -> Result<Range> {
+    fn put_string(&self, string: &[u8]) -> Result<Range> {
         let len = string.len() as u64;
-        let options = OpenOptions::new().read(true).write(true).unnamed(true).len(len);
-        let file = options.open(self.store, beside)?;
+        let file = self.scratch("/TEXT", len)?;
         file.write_at(string, 0)?;
         Ok(Range { file: self.queue.file(&file, false)?.into(), start: 0, len })
     }
 
-    /// What is handed in.
-    fn request(&self, result_path: Option<&OsStr>, at: u64) -> Result<Descriptor> {
-        let request = match (self.string, self.spec.ranges[Which::Input as usize]) {
+    /// A file without a name that goes with this process; `called` is for messages.
+    fn scratch(&self, called: &str, len: u64) -> Result<File> {
+        let options = OpenOptions::new().read(true).write(true).unnamed(true).mode(0o600).on("dram").len(len);
+        Ok(options.open(self.store, called)?)
+    }
+
+    fn plain(&self) -> Result<Descriptor> {
+        Ok(match (self.string, self.spec.ranges[Which::Input as usize]) {
             (Some(string), Some(input)) => search_for(input, string)?,
             _ => descriptor(&self.spec)?,
-        };
-        let Some(path) = result_path else { return Ok(request) };
-        // Before a file is made for nothing.
-        result_to(&request, 0, at)?;
-        let end =
-            at.checked_add(RESULT_LEN).ok_or_else(|| Error::invalid(format!("--result-at {at}: too far")))?;
-        let file = OpenOptions::new().read(true).write(true).create(true).open(self.store, path)?;
-        if file.len()? < end {
-            file.set_len(end)?;
+        })
+    }
+
+    /// Whether it makes sense, before its files are made.
+    fn check(&self, result: Option<(&OsStr, u64)>) -> Result<()> {
+        let plain = self.plain()?;
+        if let Some((_, at)) = result {
+            result_to(&plain, UNMADE, at)?;
+            result_end(at)?;
         }
-        Ok(result_to(&request, self.queue.file(&file, true)?, at)?)
+        Ok(())
+    }
+
+    /// What is handed in.
+    fn request(&self, result: Option<(&OsStr, u64)>) -> Result<Descriptor> {
+        let plain = self.plain()?;
+        let Some((path, at)) = result else { return Ok(plain) };
+        let file = self.open_or_make(path, result_end(at)?)?;
+        Ok(result_to(&plain, self.queue.file(&file, true)?, at)?)
     }
 
     /// A file that is there, or a part of it.
     fn give(&mut self, which: Which, path: &OsStr, range: Option<(u64, u64)>) -> Result<()> {
         let write = which == Which::Output;
         let file = OpenOptions::new().read(!write).write(write).open(self.store, path)?;
-        let len = file.len()?;
-        let (start, len) = range.unwrap_or((0, len));
+        let there = file.len()?;
+        let (start, len) = range.unwrap_or((0, there));
+        if start.checked_add(len).is_none_or(|end| end > there) {
+            let (path, there) = (path.display(), format_size(there));
+            let line = format!("{path}: {len} bytes from {start} on end beyond its file, which has {there}");
+            return Err(Error::invalid(line).into());
+        }
         self.name(which, &file, start, len)
     }
 
     /// A file to be written: made longer if it is shorter. Without a path it has no name, and is printed.
-    fn take(&mut self, path: Option<&OsString>, beside: &OsStr, len: u64) -> Result<()> {
-        let options = OpenOptions::new().read(true).write(true);
+    fn take(&mut self, path: Written<'_>) -> Result<()> {
+        let len = self.spec.len(Which::Output);
         let file = match path {
-            Some(path) => {
-                let file = options.create(true).open(self.store, path)?;
-                if file.len()? < len {
-                    file.set_len(len)?;
-                }
-                file
-            }
+            Some(path) => self.open_or_make(path, len)?,
             None => {
-                let file = options.unnamed(true).len(len).open(self.store, beside)?;
+                let file = self.scratch("/OUTPUT", len)?;
                 self.output = Some(file.clone());
                 file
             }
@@ -242,11 +280,24 @@ impl Job<'_> {
         self.name(Which::Output, &file, 0, len)
     }
 
+    /// A file of this length or more. A new one has it from the beginning: if there is no room, none is made.
+    fn open_or_make(&self, path: &OsStr, len: u64) -> Result<File> {
+        let file = OpenOptions::new().read(true).write(true).create(true).len(len).open(self.store, path)?;
+        if file.len()? < len {
+            file.set_len(len)?;
+        }
+        Ok(file)
+    }
+
     fn name(&mut self, which: Which, file: &File, start: u64, len: u64) -> Result<()> {
         let number = self.queue.file(file, which == Which::Output)?;
-        let spec = std::mem::replace(&mut self.spec, Spec::new(Opcode::Nop));
-        self.spec = spec.with(which, Range { file: number.into(), start, len });
+        self.put(which, Range { file: number.into(), start, len });
         Ok(())
+    }
+
+    fn put(&mut self, which: Which, range: Range) {
+        let spec = std::mem::replace(&mut self.spec, Spec::new(Opcode::Nop));
+        self.spec = spec.with(which, range);
     }
 
     /// Hands it in, and shows how far it is until it is complete.
@@ -302,6 +353,12 @@ fn numbers(file: &File, opcode: Opcode) -> Result<Vec<serde_json::Number>> {
         let finite = || Error::invalid("a row is no number, or infinite: give an OUTPUT path for the bytes");
         rows.iter().map(|row| number(row).ok_or_else(finite)).collect::<Result<_, _>>()?
     })
+}
+
+/// Where a result ends.
+fn result_end(at: u64) -> Result<u64> {
+    let end = at.checked_add(RESULT_LEN);
+    Ok(end.ok_or_else(|| Error::invalid(format!("--result-at {at}: too far")))?)
 }
 
 fn usage(opcode: Opcode, what: &str) -> Error {

@@ -48,6 +48,21 @@ fn a_frame_table_that_is_cut_is_found_and_made_anew() {
 }
 
 #[test]
+fn a_damaged_state_of_a_device_is_found_and_can_be_dropped() {
+    let rig = Plan::new().device_as("sim0=software:64MiB").up();
+    rig.ok(&["run", "sim0", "nop"]);
+    rig.ok(&["device", "drain", "sim0"]);
+    rig.sound();
+    cut(&rig, "meta/state.sim0");
+    let said = rig.run(&["check"]).fails(9, &[]);
+    assert!(said.text().contains("meta/state.sim0 is damaged: remove it to go on without"), "{said}");
+    rig.run(&["device", "online", "sim0"]).fails(9, &["state.sim0"]);
+    rig.ok(&["device", "online", "sim0", "--reset-device"]);
+    rig.ok(&["run", "sim0", "nop"]);
+    rig.sound();
+}
+
+#[test]
 fn a_names_file_that_is_cut_is_found_and_written_anew() {
     let rig = Plan::new().up();
     rig.put("/f", b"f", &["--on", "sim0"]).ok();

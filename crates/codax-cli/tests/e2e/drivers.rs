@@ -389,6 +389,7 @@ fn one_driver_a_device_and_of_the_user_that_is_configured() {
         let said = Client::spawn(&rig, "drive", &[device, "", "100"]).line();
         assert!(said.starts_with(kind) && said.contains(device), "{said}");
     }
+    rig.run(&["run", "sim0", "nop"]).fails(2, &["sim0", "takes no queues"]);
     // The first goes on.
     rig.ok(&["device", "drain", "sim0"]);
     assert_eq!([first.line(), first.line()], ["quiesce", "save"]);

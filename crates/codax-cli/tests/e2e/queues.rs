@@ -1,6 +1,7 @@
 //! Work on files by a software coprocessor: `codax run`, programs with queues, and what happens to work in flight.
 
 use crate::client::{self, Client};
+use crate::mount::{Mounted, mounted};
 use crate::rig::{MIB, NOBODY, Plan, Rig, pattern, root, skipped, until};
 use codax::queue::{
     Completion, Descriptor, Opcode, Queue, Range, Spec, Ticket, Unfinished, Which, descriptor,
@@ -9,7 +10,7 @@ use codax::{File, OpenOptions, Request, Store};
 use codax_core::driver::QueueId;
 use codax_wire::{Channel, Hello, MAGIC, Reply, SOCKET, VERSION};
 use rustix::process::Signal;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 use std::time::Duration;
@@ -230,6 +231,12 @@ fn what_can_not_be_run_is_refused_in_a_line() {
     let rig = Plan::new().device_as("sim0=software:16MiB").and_device("plain=emulated:16MiB").up();
     rig.put("/f", &pattern(4099, 1), &[]).ok();
     rig.put("/g", &pattern(99, 1), &[]).ok();
+    rig.put("/m", &[0; 16], &[]).ok();
+    rig.put("/v", &[0; 20], &[]).ok();
+    rig.ok(&["mkdir", "/hot", "--on", "plain"]);
+    rig.put("/hot/full", &pattern(16 * MIB, 1), &[]).ok();
+    let names = || rig.ok(&["ls", "/"]).text().to_owned() + rig.ok(&["ls", "/hot"]).text();
+    let before = names();
     for device in ["plain", "dram"] {
         rig.run(&["run", device, "crc32c", "/f"]).fails(2, &[device, "without a coprocessor", "software"]);
     }
@@ -250,10 +257,59 @@ fn what_can_not_be_run_is_refused_in_a_line() {
         (&["crc32c", "/f", "--result-at", "16"], 2, "--result-to"),
         (&["crc32c", "/f", "--result-to", "/g", "--result-at", "18446744073709551615"], 2, "too far"),
         (&["search", "/f"], 2, "without a TEXT"),
+        (&["matvec-f32", "/m", "/v", "/made"], 2, "longer than the matrix"),
+        (&["copy", "/f", "/made", "--range", "4000:100"], 2, "beyond its file"),
+        (&["sum-f32", "/f", "--result-to", "/made"], 2, "multiple"),
+        (&["crc32c", "/f", "--range", "4099:1", "--result-to", "/made"], 2, "beyond its file"),
+        (&["crc32c", "/f", "--result-to", "/made", "--result-at", "9223372036854775807"], 2, "/made"),
+        (&["crc32c", "/f", "--result-to", "/hot/made"], 4, "no space"),
+        (&["copy", "/f", "/hot/made"], 4, "no space"),
     ] {
         rig.run(&[&["run", "sim0"], words].concat()).fails(code, &[says]);
     }
+    assert_eq!(names(), before, "nothing was made for what was refused");
+    // What is written for nobody to keep lies elsewhere.
+    assert_eq!(result(&rig, &["search", "/hot/full", &"no such text".repeat(2)]), "none");
+    assert_eq!(
+        rig.row(&["run", "sim0", "histogram", "/hot/full"])["output"].as_array().map(Vec::len),
+        Some(256)
+    );
+    assert_eq!(names(), before);
     assert!(rig.get("/f") == pattern(4099, 1));
+}
+
+#[test]
+fn what_is_only_read_keeps_its_holes() {
+    let plan = Plan::new().dram("64MiB").device_as("sim0=software:64MiB");
+    let Some(Mounted { rig, dir }) = mounted("what_is_only_read_keeps_its_holes", plan) else { return };
+    let sparse = |name: &str, len: u64, (at, bytes): (u64, &[u8])| {
+        let file = std::fs::File::create_new(dir.join(name)).expect("there is none");
+        file.set_len(len).expect("it takes nothing");
+        file.write_all_at(bytes, at).expect("there is room");
+    };
+    let text = b"the needle is in the haystack";
+    // Where what is asked for at a time ends.
+    sparse("hs", 500 * MIB, (300 * MIB + (64 << 10) - 5, text));
+    rig.put("/small", text, &[]).ok();
+    let used = || rig.pool("dram", "used");
+    let before = used();
+    let mut there = vec![0; 1 << 20];
+    there[(64 << 10) - 5..][..text.len()].copy_from_slice(text);
+    assert_eq!(result(&rig, &["crc32c", "/hs", "--range", "300MiB:1MiB"]), crc32c(&there));
+    assert_eq!(result(&rig, &["crc32c", "/hs", "--range", "499MiB:1MiB"]), crc32c(&vec![0; 1 << 20]));
+    let found = result(&rig, &["search", "/hs", "needle is in the haystack", "--range", "300MiB:2MiB"]);
+    assert_eq!(found, format!("found at {}", (64 << 10) - 1));
+    result(&rig, &["copy", "/hs", "/copy", "--range", "300MiB:1MiB"]);
+    assert!(rig.get("/copy") == there);
+    assert_eq!(used(), before + MIB, "only the copy takes frames");
+    // What is written has none, and says when there is no room.
+    rig.run(&["run", "sim0", "copy", "/small", "/hs"]).fails(4, &["no space"]);
+    std::fs::create_dir(dir.join("q")).expect("ours");
+    rig.ok(&["quota", "set", "--dir", "/q", "dram", "4MiB"]);
+    sparse("q/hs", 16 * MIB, (0, text));
+    rig.run(&["run", "sim0", "fill", "/q/hs", "7", "--range", "0:4KiB"]).fails(11, &["quota"]);
+    assert_eq!(result(&rig, &["crc32c", "/q/hs", "--range", "0:29"]), crc32c(text));
+    rig.sound();
 }
 
 #[test]
@@ -581,6 +637,7 @@ fn a_daemon_that_is_killed_takes_its_coprocessor_with_it_and_the_next_has_anothe
     rig.put("/f", &bytes, &["--on", "sim0"]).ok();
     let first = pid(&rig);
     let status = std::fs::read_to_string(format!("/proc/{first}/status")).expect("it is there");
+    assert!(status.starts_with("Name:\tcodax\n"), "{status}");
     assert!(status.lines().any(|line| line == format!("Cpus_allowed_list:\t{cpu}")), "{status}");
     let mut program = Client::start(&rig, "submit", &["256"]);
     assert_eq!(program.ask("file /f ro"), "1");
@@ -617,6 +674,41 @@ fn who_waits_for_a_device_at_rest_is_told_why() {
     let ended = run.wait_with_output().expect("it ends");
     let told = String::from_utf8(ended.stdout).expect("text");
     assert!(ended.status.success() && told.starts_with(&crc32c(&bytes)), "{told}");
+}
+
+#[test]
+fn who_waits_or_polls_while_the_device_is_at_rest_is_told_of_the_daemon_s_end() {
+    for killed in [true, false] {
+        let rig = rig();
+        rig.put("/f", &pattern(MIB, 12), &["--on", "sim0"]).ok();
+        rig.ok(&["device", "drain", "sim0"]);
+        let mut run = rig.command(&["run", "sim0", "crc32c", "/f"]);
+        let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let mut stderr = BufReader::new(run.stderr.take().expect("piped"));
+        let mut said = String::new();
+        stderr.read_line(&mut said).expect("text");
+        assert!(said.contains("is at rest"), "{said}");
+        let store = Store::connect(rig.dir()).expect("a daemon");
+        let queue = store.device("sim0").queue(2).expect("a queue");
+        let mut ticket = Some(queue.submit(&Descriptor::default()).expect("open"));
+        if killed {
+            rig.kill()
+        } else {
+            rig.down()
+        }
+        let why = until("the end of the queue", || match queue.poll(ticket.take().expect("not complete")) {
+            Err(Unfinished::Pending(pending)) => {
+                ticket = Some(pending);
+                None
+            }
+            Err(Unfinished::Closed(why)) => Some(why.to_string()),
+            Ok(complete) => panic!("{complete:?}"),
+        });
+        assert_eq!(why, "the process at the queue's other end has died");
+        assert_eq!(run.wait().expect("it ends").code(), Some(6));
+        stderr.read_to_string(&mut said).expect("text");
+        assert!(said.contains(&why), "{said}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! does.
 
 use crate::backing::os_error;
+use crate::store::Inner;
 use codax_core::driver::{Description, STATE_MAX};
 use codax_core::{Error, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -76,6 +77,14 @@ impl Saved {
 
     pub fn keep_description(&self, device: &str, description: &Description) -> Result<()> {
         write(&self.description_path(device), description)
+    }
+}
+
+impl Inner {
+    /// Why what is kept of a device can't be read.
+    pub(crate) fn unreadable(&self, device: &str) -> impl Iterator<Item = Error> {
+        let saved = self.saved();
+        [saved.state(device).err(), saved.description(device).err()].into_iter().flatten()
     }
 }
 

@@ -39,10 +39,34 @@ use codax_core::{Error, Result};
 use codax_os::ring::{Ring, Submitter};
 use codax_wire::{Reply, Request};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often who waits looks whether the daemon is there: the ring itself tells of the end of the coprocessor.
+/// How often who waits or polls looks whether the daemon is there: the ring itself tells of the end of the coprocessor.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// When whoever of a queue's threads looked last.
+#[derive(Debug)]
+struct Looks {
+    since: Instant,
+    /// In milliseconds after that.
+    last: AtomicU64,
+}
+
+impl Looks {
+    fn new(since: Instant) -> Self {
+        Self { since, last: AtomicU64::new(0) }
+    }
+
+    /// Whether it is time to look again, and nobody else does.
+    fn due(&self, now: Instant) -> bool {
+        let passed = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let (now, last) =
+            (passed(now.saturating_duration_since(self.since)), self.last.load(Ordering::Relaxed));
+        now.saturating_sub(last) >= passed(LOOK_EVERY)
+            && self.last.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
 
 /// A device of a store.
 #[derive(Clone, Debug)]
@@ -81,7 +105,8 @@ impl Device {
         let (submitter, ring) = opened.map_err(failed).inspect_err(|_| {
             client.link.tell(generation, &Request::CloseQueue(id));
         })?;
-        Ok(Queue { client: client.clone(), id, generation, ends: Some((ring, submitter)) })
+        let looks = Looks::new(Instant::now());
+        Ok(Queue { client: client.clone(), id, generation, looks, ends: Some((ring, submitter)) })
     }
 }
 
@@ -97,6 +122,7 @@ pub struct Queue {
     id: QueueId,
     /// Of the connection over which it was got.
     generation: u64,
+    looks: Looks,
     /// Taken only by `drop`.
     ends: Option<(Ring, Submitter)>,
 }
@@ -144,8 +170,12 @@ impl Queue {
     }
 
     /// What became of a request, if it is complete.
+    #[inline]
     pub fn poll(&self, ticket: Ticket) -> std::result::Result<Completion, Unfinished> {
-        self.submitter().poll(ticket)
+        match self.submitter().poll(ticket) {
+            Err(Unfinished::Pending(pending)) => self.still(pending, Instant::now()),
+            other => other,
+        }
     }
 
     /// Waits until a request is complete; [`Unfinished::Pending`] only when the deadline has passed.
@@ -166,13 +196,25 @@ impl Queue {
                 Err(Unfinished::Pending(pending)) => ticket = pending,
                 other => return other,
             }
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return Err(Unfinished::Pending(ticket));
-            }
-            if !self.client.link.is_live(self.generation) {
-                self.ring().close(Reason::Died);
-            }
+            let now = Instant::now();
+            // Deadlines may be short and many: those who wait so look as often.
+            ticket = match self.still(ticket, now) {
+                Err(Unfinished::Pending(pending)) if deadline.is_none_or(|deadline| deadline > now) => {
+                    pending
+                }
+                other => return other,
+            };
         }
+    }
+
+    /// What becomes of a request that is not complete, if the daemon is gone.
+    fn still(&self, ticket: Ticket, now: Instant) -> std::result::Result<Completion, Unfinished> {
+        if !self.looks.due(now) || self.client.link.is_live(self.generation) {
+            return Err(Unfinished::Pending(ticket));
+        }
+        self.ring().close(Reason::Died);
+        // It may be complete by now.
+        self.submitter().poll(ticket)
     }
 
     /// How many bytes of a request's length are left to do, as long as it is not complete.
@@ -195,5 +237,23 @@ impl Drop for Queue {
             return;
         }
         self.client.link.tell(self.generation, &Request::CloseQueue(self.id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_those_who_wait_looks_when_it_is_time() {
+        let begun = Instant::now();
+        let looks = Looks::new(begun);
+        let due = |ms| looks.due(begun + Duration::from_millis(ms));
+        assert_eq!(
+            [0, 999, 1000, 1001, 1999, 2500, 3499, 3500].map(due),
+            [false, false, true, false, false, true, false, true]
+        );
+        // A clock that was read before another thread's.
+        assert!(!due(3400));
     }
 }

@@ -20,12 +20,16 @@ pub enum Status {
     NotAllowed = -13,
     /// The descriptor makes no sense for its operation: lengths, alignment, overlap, parameter (`EINVAL`).
     Invalid = -22,
+    /// A file has holes where it is to be written, and there is no room for them (`ENOSPC`).
+    NoSpace = -28,
     /// A range ends beyond its file (`ERANGE`).
     Beyond = -34,
     /// There is no such operation (`EOPNOTSUPP`).
     NoOperation = -95,
     /// The device was reset while it was at it (`ECONNRESET`).
     Reset = -104,
+    /// A file has holes where it is to be written, and a quota has no room for them (`EDQUOT`).
+    QuotaExceeded = -122,
     /// It was cancelled (`ECANCELED`).
     Cancelled = -125,
     /// None of these: another device's.
@@ -34,16 +38,18 @@ pub enum Status {
 
 impl Status {
     /// All but `Other`.
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Done,
         Self::Unreachable,
         Self::NoFile,
         Self::Drained,
         Self::NotAllowed,
         Self::Invalid,
+        Self::NoSpace,
         Self::Beyond,
         Self::NoOperation,
         Self::Reset,
+        Self::QuotaExceeded,
         Self::Cancelled,
     ];
 
@@ -70,9 +76,11 @@ impl fmt::Display for Status {
             Self::Drained => "the device is being drained",
             Self::NotAllowed => "the queue was not given a file for that: for reading, or for writing",
             Self::Invalid => "the ranges and parameters make no sense for the operation",
+            Self::NoSpace => "there is no space for the holes of a file that is to be written",
             Self::Beyond => "a range ends beyond its file",
             Self::NoOperation => "the device has no such operation",
             Self::Reset => "the device was reset",
+            Self::QuotaExceeded => "a quota has no room for the holes of a file that is to be written",
             Self::Cancelled => "it was cancelled",
             Self::Other => "it failed with a status that this release doesn't know",
         })
