@@ -6,7 +6,6 @@ use crate::backing::os_error;
 use crate::store::blocks::frames;
 use crate::store::state::{Pool, State};
 use crate::store::{Inner, Layout};
-use codax_core::emergency::{AtMost, Emergency};
 use codax_core::units::{format_size, parse_size};
 use codax_core::{PageCount, PoolId, Result};
 use std::fs;
@@ -69,8 +68,7 @@ impl Inner {
         let lent = |pool: &Pool| (pool.record.id, frames(&pool.lent).bytes());
         let pools: Vec<(PoolId, u64)> = st.pools.iter().map(lent).filter(|(_, lent)| *lent > 0).collect();
         for (pool, lent) in pools {
-            let nothing = || Allowed::new(Emergency { at_most: AtMost::ALL, when: None }, 0);
-            let allowed = st.emergency.allowed.entry(pool).or_insert_with(nothing);
+            let allowed = st.emergency.allowed.entry(pool).or_insert_with(Allowed::nothing);
             allowed.loan.lent_more(lent);
             let line =
                 format!("{} are lent to the rest of the system since before the start", format_size(lent));
