@@ -2,7 +2,7 @@
 //! is. It ends with the store, as all of it does.
 
 use super::Allowed;
-use crate::backing::os_error;
+use crate::backing::{os_error, write_whole};
 use crate::store::blocks::frames;
 use crate::store::state::{Pool, State};
 use crate::store::{Inner, Layout};
@@ -28,11 +28,9 @@ fn read(layout: &Layout, pool: &str) -> Result<u64> {
 
 fn write(layout: &Layout, pool: &str, bytes: u64) -> Result<()> {
     let path = path(layout, pool);
-    // It is there whole or not at all.
-    let new = layout.meta().join("lent");
     let written = match bytes {
         0 => fs::remove_file(&path),
-        _ => fs::write(&new, bytes.to_string()).and_then(|()| fs::rename(&new, &path)),
+        _ => write_whole(&path, &bytes.to_string()),
     };
     match written {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(os_error("write", &path.display(), &e)),

@@ -2,7 +2,7 @@
 //! changes, from where to where. Fewer than none where more has been lent than was raised.
 
 use super::no_pages;
-use crate::backing::os_error;
+use crate::backing::{os_error, write_whole};
 use codax_core::Result;
 use codax_core::change::NodeMemory;
 use codax_os::hugetlb::NodePages;
@@ -68,9 +68,7 @@ impl Raised {
     }
 
     fn write(&self, changing: &str) -> io::Result<()> {
-        let new = self.path.with_extension("new");
-        fs::write(&new, format!("{} {} {}{changing}\n", self.memory.node, self.unit, self.by))?;
-        fs::rename(&new, &self.path)
+        write_whole(&self.path, &format!("{} {} {}{changing}\n", self.memory.node, self.unit, self.by))
     }
 }
 
@@ -158,6 +156,20 @@ mod tests {
             fs::write(&path, bad).expect("room");
             parse(&path).expect_err(bad);
         }
+    }
+
+    #[test]
+    fn pools_have_nothing_in_common_whatever_they_are_called() {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
+        let names = ["cxl0", "cxl1", "new", "cxl0.new", "new-cxl0"];
+        for (by, name) in (0_i64..).zip(names) {
+            write_whole(&raised_path(dir.path(), name), &format!("1 2097152 {by}")).expect("room");
+        }
+        for (by, name) in (0_i64..).zip(names) {
+            let line = parse(&raised_path(dir.path(), name)).expect("well written").expect("written");
+            assert_eq!(line.2, by, "{name}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("there").count(), names.len());
     }
 
     #[test]
