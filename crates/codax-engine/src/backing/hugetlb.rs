@@ -706,4 +706,20 @@ mod tests {
         end(pool, &dir);
         assert_eq!(node.total().expect("there"), before);
     }
+
+    #[test]
+    fn what_was_given_back_isn_t_given_back_twice() {
+        let Some((pool, dir, _lock)) = pool(4) else { return };
+        let node = NodePages::of(0, 2 << 20).expect("there");
+        let path = raised_path(dir.path(), "p");
+        let said = fs::read_to_string(&path).expect("written");
+        let (all, by) = (node.set_aside().expect("there"), said.trim().rsplit(' ').next().expect("a number"));
+        let before = all - by.parse::<u64>().expect("a number");
+        end(pool, &dir);
+        assert_eq!(node.set_aside().expect("there"), before);
+        // As it is for who was killed when the kernel had done it.
+        fs::write(&path, format!("{} {all} {before}\n", said.trim())).expect("room");
+        give_back(&path).expect("well written");
+        assert_eq!((node.set_aside().expect("there"), path.exists()), (before, false));
+    }
 }

@@ -59,16 +59,16 @@ impl Raised {
         let from = self.pages.set_aside()?;
         let (to, ask) = ask(from);
         // Should we be killed while the kernel works, who comes next knows how far it may have come.
-        self.write(&format!(" {from} {to}"))?;
+        self.write(Some((from, to)))?;
         let asked = ask(&self.pages, to);
         let changed = changed(from, to, self.pages.set_aside()?);
         self.by += changed;
-        self.write("")?;
+        self.write(None)?;
         asked.map(|_| changed)
     }
 
-    fn write(&self, changing: &str) -> io::Result<()> {
-        write_whole(&self.path, &format!("{} {} {}{changing}\n", self.memory.node, self.unit, self.by))
+    fn write(&self, changing: Option<(u64, u64)>) -> io::Result<()> {
+        write(&self.path, (self.memory.node, self.unit, self.by, changing))
     }
 }
 
@@ -89,6 +89,11 @@ fn read(path: &Path, pages: &NodePages) -> io::Result<i64> {
 }
 
 type Line = (u32, u64, i64, Option<(u64, u64)>);
+
+fn write(path: &Path, (node, unit, by, changing): Line) -> io::Result<()> {
+    let changing = changing.map(|(from, to)| format!(" {from} {to}")).unwrap_or_default();
+    write_whole(path, &format!("{node} {unit} {by}{changing}\n"))
+}
 
 /// `None` if nothing was raised.
 fn parse(path: &Path) -> io::Result<Option<Line>> {
@@ -111,21 +116,12 @@ fn parse(path: &Path) -> io::Result<Option<Line>> {
 }
 
 /// Gives the node back what its reserve was raised by, as the file says, and forgets it: it has then what it had before, but for what others have changed. What
-/// of it somebody still maps goes when he lets go.
+/// of it somebody still maps goes when he lets go. Should it be cut short, who does it again gives back the rest.
 pub(crate) fn give_back(path: &Path) -> Result<()> {
     let restore = || -> io::Result<()> {
         let Some((node, unit, ..)) = parse(path)? else { return Ok(()) };
         match NodePages::of(node, unit) {
-            Ok(pages) => {
-                let _alone = pages.lock()?;
-                let before = pages.set_aside()?.saturating_add_signed(-read(path, &pages)?);
-                let now = pages.set_total(before)?;
-                if now < before {
-                    tracing::warn!(
-                        "node {node} had {before} huge pages before the store, and has {now}: the kernel finds no memory for those that were lent"
-                    );
-                }
-            }
+            Ok(pages) => restore_total(path, (node, unit), &pages)?,
             // The node has left with all that it had.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
@@ -133,6 +129,22 @@ pub(crate) fn give_back(path: &Path) -> Result<()> {
         fs::remove_file(path)
     };
     restore().map_err(|e| os_error("give back huge pages by", &path.display(), &e))
+}
+
+fn restore_total(path: &Path, (node, unit): (u32, u64), pages: &NodePages) -> io::Result<()> {
+    let _alone = pages.lock()?;
+    let (by, from) = (read(path, pages)?, pages.set_aside()?);
+    let before = from.saturating_add_signed(-by);
+    write(path, (node, unit, by, Some((from, before))))?;
+    let now = pages.set_total(before)?;
+    // What the kernel didn't find it won't be asked for again.
+    write(path, (node, unit, 0, None))?;
+    if now < before {
+        tracing::warn!(
+            "node {node} had {before} huge pages before the store, and has {now}: the kernel finds no memory for those that were lent"
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]
