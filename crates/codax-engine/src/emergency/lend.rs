@@ -190,16 +190,18 @@ impl Inner {
 
     fn take_back(&self, pool: PoolId, name: &str, lender: &dyn Lender, bytes: u64) -> Result<()> {
         let mut got = lender.take_back(bytes)?;
+        let mut failed = Ok(());
         if got < bytes && self.may_evict(pool) {
             // Who has it may have it elsewhere, now that there is room.
-            self.move_strangers_off(pool)?;
-            got += lender.take_back(bytes - got)?;
+            let moved = self.move_strangers_off(pool).and_then(|_| lender.take_back(bytes - got));
+            // What has come before that has come whatever becomes of the rest.
+            failed = moved.map(|more| got += more);
         }
         let mut st = self.lock();
         // The holder has more of the node than the pool has frames: that makes up for a page here and there which the kernel doesn't let go of.
         let p = st.pool(pool);
         let unused = p.alloc.free().0 + frames(&p.lent).0 + frames(&p.private).0;
-        let whole = lender.held()? >= PageCount(unused).bytes();
+        let whole = lender.held().is_ok_and(|held| held >= PageCount(unused).bytes());
         let lent = frames(&p.lent).bytes();
         let (got, bytes) = if whole { (lent, lent) } else { (got, bytes) };
         st.unlend(pool, got);
@@ -224,7 +226,7 @@ impl Inner {
             self.event("owed", name, &format!("wanted back, and others still have it: {who}"), owed);
         }
         self.changed.notify_all();
-        noted
+        failed.and(noted)
     }
 
     /// Whether it is time to move others' pages off a device's node.
