@@ -5,6 +5,7 @@ mod store_support;
 use codax_core::change::{LinkModel, PoolRecord, PoolState};
 use codax_core::emergency::{AtMost, Emergency, When};
 use codax_core::info::{JobInfo, PoolInfo};
+use codax_core::request::{Open, PlacementSpec};
 use codax_core::{ErrorKind, FileId, HUGE_SIZE, PageRange, Result};
 use codax_engine::backing::{Backing, Lender, ObjectInfo, Shm};
 use codax_engine::env::Env;
@@ -298,5 +299,50 @@ fn what_is_being_lent_of_a_device_that_is_allowed_nothing_any_more_comes_back() 
     assert!(sim0(&store).emergency.lent > 0);
     go.send(()).expect("it waits");
     until("it is back", || sim0(&store).emergency.lent == 0 && lent.lent() == 0);
+    store.close(true).expect("purged");
+}
+
+#[test]
+fn it_is_said_why_it_comes_back_and_how_much_it_is_about() {
+    let lent = Lent::new();
+    let store = lent.open();
+    let s = admin(&store);
+    let said = |why: &str| {
+        until(why, || {
+            let all = store.events(0, 1000).into_iter();
+            all.rev().find(|event| event.what == "return").is_some_and(|event| event.detail.contains(why))
+        });
+    };
+    until("all is lent", || sim0(&store).emergency.lent == 32 * MIB);
+    let pressure =
+        store.events(0, 1000).into_iter().find(|event| event.what == "pressure").expect("it is short");
+    assert_eq!(pressure.bytes, 32 * MIB);
+    lent.book.gives_back.store(true, Ordering::SeqCst);
+    let on = PlacementSpec::On { pool: "sim0".into(), strict: false };
+    let full = s.open(&Open { placement: Some(on), ..open_of("/f", MIB) }).expect_err("all is lent");
+    assert_eq!(full.kind, ErrorKind::NoSpace);
+    said("for a file that found no room: nothing is lent any more");
+    until("all is lent again", || sim0(&store).emergency.lent == 32 * MIB);
+    let mut less = lent.options(true);
+    less.devices[0].emergency.as_mut().expect("allowed").at_most = AtMost::Bytes(8 * MIB);
+    store.reload(&less).expect("reloaded");
+    said("since no more than that is allowed of it (at_most): 8 MiB are lent any more");
+    s.drain("sim0", DrainOptions::default(), &mut |_| true).expect("it comes back");
+    said("for a drain: nothing is lent any more");
+    drop(s);
+    store.close(true).expect("purged");
+}
+
+#[test]
+fn what_is_written_down_of_a_loan_stays_until_a_start_can_t_fail_any_more() {
+    let lent = Lent::new();
+    let store = lent.open();
+    until("all is lent", || sim0(&store).emergency.lent == 32 * MIB);
+    store.end();
+    let word = lent.rig.layout().meta().join("lent.sim0");
+    assert_eq!(std::fs::read_to_string(&word).expect("written down"), (32 * MIB).to_string());
+    // Without anybody who lends nothing is lent.
+    let store = Store::open(lent.options(true), TestEnv::new()).expect("the store opens");
+    assert_eq!((word.exists(), sim0(&store).emergency.lent, sim0(&store).free), (false, 0, 32 * MIB));
     store.close(true).expect("purged");
 }

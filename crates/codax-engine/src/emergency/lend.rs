@@ -55,6 +55,17 @@ impl State {
         })
     }
 
+    /// Why what is lent of a device is taken back where so much may be lent, for people.
+    fn why_back(&self, pool: PoolId, limit: u64) -> &'static str {
+        let allowed = self.emergency.allowed.get(&pool);
+        match allowed {
+            _ if !self.pool(pool).may_lend() => "for a drain",
+            Some(allowed) if allowed.wanted => "for a file that found no room",
+            Some(allowed) if allowed.loan.lent() <= limit => "since memory is not short any more",
+            _ => "since no more than that is allowed of it (at_most)",
+        }
+    }
+
     /// What of a device's loan nobody has taken yet.
     pub(super) fn unused_on(&self, pool: PoolId) -> u64 {
         let lent = self.emergency.allowed.get(&pool).map_or(0, |allowed| allowed.loan.lent());
@@ -107,11 +118,11 @@ impl State {
 impl Inner {
     /// Lends some of a device, or takes some back, if it is time to; whether it is to be looked at again soon.
     pub(super) fn look_after_loan(&self, pool: PoolId) -> bool {
-        let (lender, action, name) = {
+        let (lender, action, name, why) = {
             let mut st = self.lock();
             let Some(lender) = st.pool(pool).backing.lender() else { return false };
             let Some(view) = st.loan_view(pool, &*lender) else { return false };
-            let name = st.pool_name(pool);
+            let (name, why) = (st.pool_name(pool), st.why_back(pool, view.limit));
             let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return false };
             let action = allowed.loan.next(self.env.now(), view);
             if allowed.loan.lent() == 0 {
@@ -122,13 +133,13 @@ impl Inner {
                     return false;
                 }
             }
-            (lender, action, name)
+            (lender, action, name, why)
         };
         self.env.reached("loan:decided");
         let done = match action {
             LoanAction::Rest => Ok(()),
             LoanAction::Lend(bytes) => self.lend(pool, &name, &*lender, bytes),
-            LoanAction::TakeBack(bytes) => self.take_back(pool, &name, &*lender, bytes),
+            LoanAction::TakeBack(bytes) => self.take_back(pool, &name, &*lender, (bytes, why)),
         };
         if let Err(e) = done {
             self.lends_nothing(&mut self.lock(), pool, e.message);
@@ -188,7 +199,13 @@ impl Inner {
         noted
     }
 
-    fn take_back(&self, pool: PoolId, name: &str, lender: &dyn Lender, bytes: u64) -> Result<()> {
+    fn take_back(
+        &self,
+        pool: PoolId,
+        name: &str,
+        lender: &dyn Lender,
+        (bytes, why): (u64, &str),
+    ) -> Result<()> {
         let mut got = lender.take_back(bytes)?;
         let mut failed = Ok(());
         if got < bytes && self.may_evict(pool) {
@@ -219,7 +236,8 @@ impl Inner {
         drop(st);
         if back > 0 {
             let rest = if lent == 0 { "nothing is".to_owned() } else { format!("{} are", format_size(lent)) };
-            self.event("return", name, &format!("from the rest of the system: {rest} lent any more"), back);
+            let line = format!("from the rest of the system, {why}: {rest} lent any more");
+            self.event("return", name, &line, back);
         }
         if owed > 0 && before == 0 {
             let who = self.who_is_on(pool);

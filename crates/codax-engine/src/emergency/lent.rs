@@ -46,7 +46,8 @@ impl Pool {
         if bytes == 0 {
             return Ok(());
         }
-        let Some(lender) = self.backing.lender() else { return write(layout, name, 0) };
+        // Without one nothing of it is anybody's. That is written down when nothing can fail any more.
+        let Some(lender) = self.backing.lender() else { return Ok(()) };
         let count = PageCount::for_bytes(bytes).0.min(self.alloc.free().0);
         self.lent = self.alloc.allocate(PageCount(count), None).unwrap_or_default();
         self.lent.iter().for_each(|run| self.table.reserve(*run));
@@ -62,15 +63,20 @@ impl Inner {
     }
 
     /// Looks after what was lent before the start, also of devices that are allowed nothing any more.
-    pub(super) fn resume_loans(&self, st: &mut State) {
+    pub(super) fn resume_loans(&self, st: &mut State) -> Result<()> {
         let lent = |pool: &Pool| (pool.record.id, frames(&pool.lent).bytes());
-        let pools: Vec<(PoolId, u64)> = st.pools.iter().map(lent).filter(|(_, lent)| *lent > 0).collect();
+        let pools: Vec<(PoolId, u64)> = st.pools.iter().map(lent).collect();
         for (pool, lent) in pools {
+            if lent == 0 {
+                self.note_lent(st, pool)?;
+                continue;
+            }
             let allowed = st.emergency.allowed.entry(pool).or_insert_with(Allowed::nothing);
             allowed.loan.lent_more(lent);
             let line =
                 format!("{} are lent to the rest of the system since before the start", format_size(lent));
             self.event("lend", &st.pool_name(pool), &line, lent);
         }
+        Ok(())
     }
 }

@@ -226,7 +226,7 @@ impl Inner {
         st.count_spilled();
         let records: Vec<PoolRecord> = st.pools.iter().map(|pool| pool.record.clone()).collect();
         st.emergency.allow(&self.options(), records.iter())?;
-        self.resume_loans(&mut st);
+        self.resume_loans(&mut st)?;
         self.start_homing(&mut st);
         self.start_watch(&mut st);
         Ok(())
