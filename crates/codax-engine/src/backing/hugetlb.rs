@@ -99,7 +99,7 @@ struct Holder {
     capacity: u64,
     /// The holder; its pages are the first ones, without gaps.
     file: OwnedFd,
-    /// Locked while a page is on its way. How many pages behind its own are promised to it: free ones of the node, which it doesn't have to be given with
+    /// Locked while a page is on its way, after the node's count if that is locked as well. How many pages behind its own are promised to it: free ones of the node, which it doesn't have to be given with
     /// zeros before a file or another pool wants them.
     passing: Mutex<u64>,
     /// Bytes of the pool's frames that no file has, and nobody to whom they are lent.
