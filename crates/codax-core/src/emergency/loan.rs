@@ -8,6 +8,10 @@ pub const STEP_MIN: u64 = 32 << 20;
 /// How often something is lent or taken back.
 const EVERY: Duration = Duration::from_millis(50);
 
+/// How often it is tried at least to take something back. Each time that nothing comes the pause is twice as long, up to that, unless somebody waits for it: the
+/// kernel looks far and wide for a page that it can't put together.
+const SELDOM: Duration = Duration::from_secs(5);
+
 /// What there is to go by, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoanView {
@@ -39,10 +43,18 @@ pub enum LoanAction {
 }
 
 /// What is lent of a device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loan {
     lent: u64,
     acted: Option<Duration>,
+    /// How long nothing is taken back after that.
+    pause: Duration,
+}
+
+impl Default for Loan {
+    fn default() -> Self {
+        Self { lent: 0, acted: None, pause: EVERY }
+    }
 }
 
 impl Loan {
@@ -54,25 +66,34 @@ impl Loan {
 
     /// What is to be done at `now`; what became of it is told by [`Loan::lent_more`] and [`Loan::got_back`].
     pub fn next(&mut self, now: Duration, view: LoanView) -> LoanAction {
-        if self.acted.is_some_and(|acted| now.saturating_sub(acted) < EVERY) {
+        let action = self.wanted(view);
+        let pause = match action {
+            LoanAction::TakeBack(_) if !view.wanted => self.pause,
+            _ => EVERY,
+        };
+        if action == LoanAction::Rest || self.acted.is_some_and(|acted| now.saturating_sub(acted) < pause) {
             return LoanAction::Rest;
         }
+        self.acted = Some(now);
+        action
+    }
+
+    /// The same, were it time.
+    fn wanted(&self, view: LoanView) -> LoanAction {
         let least = (view.limit / 16).max(STEP_MIN);
         let step = least.next_multiple_of(view.unit);
         let over = self.lent.saturating_sub(view.limit);
-        let action = if self.lent > 0 && (view.wanted || over > 0) {
-            LoanAction::TakeBack(if view.wanted {
-                self.lent
-            } else {
-                over.next_multiple_of(view.unit).min(self.lent)
-            })
+        if self.lent > 0 && view.wanted {
+            LoanAction::TakeBack(self.lent)
+        } else if over > 0 {
+            LoanAction::TakeBack(over.next_multiple_of(view.unit).min(self.lent))
         } else if view.short && !view.wanted && view.unused < least {
             // What isn't asked for at once isn't given at once.
             match step.min(view.limit.saturating_sub(self.lent)).min(view.spare) / view.unit * view.unit {
                 0 => LoanAction::Rest,
                 bytes => LoanAction::Lend(bytes),
             }
-        } else if !view.short && self.lent > 0 && !view.wanted {
+        } else if !view.short && self.lent > 0 {
             // Only as much as others can have elsewhere: what is taken back must not make it short again.
             match step.min(self.lent).min(view.elsewhere) {
                 all if all == self.lent => LoanAction::TakeBack(all),
@@ -81,11 +102,7 @@ impl Loan {
             }
         } else {
             LoanAction::Rest
-        };
-        if action != LoanAction::Rest {
-            self.acted = Some(now);
         }
-        action
     }
 
     /// So much was lent.
@@ -96,6 +113,7 @@ impl Loan {
     /// So much has come back.
     pub fn got_back(&mut self, bytes: u64) {
         self.lent = self.lent.saturating_sub(bytes);
+        self.pause = if bytes == 0 { (self.pause * 2).min(SELDOM) } else { EVERY };
     }
 }
 
@@ -152,6 +170,32 @@ mod tests {
         assert_eq!(after(&mut loan, &mut now, 100, wanted, u64::MAX), 0, "nothing is lent meanwhile");
         let mut never = Loan::default();
         assert_eq!(after(&mut never, &mut now, 100, LoanView { limit: 0, ..short }, 0), 0);
+    }
+
+    #[test]
+    fn what_does_not_come_is_asked_for_less_and_less_often_unless_somebody_waits_for_it() {
+        let (mut loan, mut now) = (Loan::default(), Duration::ZERO);
+        let short = LoanView { short: true, ..CALM };
+        after(&mut loan, &mut now, 100, short, 0);
+        let mut tries = |loan: &mut Loan, seconds: u32, view| {
+            let mut tries = 0;
+            for _ in 0..seconds * 40 {
+                now += Duration::from_millis(25);
+                match loan.next(now, view) {
+                    LoanAction::TakeBack(_) => loan.got_back(0),
+                    LoanAction::Lend(bytes) => loan.lent_more(bytes),
+                    LoanAction::Rest => continue,
+                }
+                tries += 1;
+            }
+            tries
+        };
+        assert_eq!(tries(&mut loan, 3, CALM), 5, "after 0, 0.1, 0.3, 0.7 and 1.5 seconds, or a little more");
+        assert_eq!(tries(&mut loan, 50, CALM), 11);
+        assert_eq!(tries(&mut loan, 1, LoanView { wanted: true, ..CALM }), 20, "a drain does");
+        loan.got_back(64 * MIB);
+        let again = tries(&mut loan, 1, short);
+        assert_eq!((again, loan.lent()), (2, 256 * MIB), "what is lent is lent at once");
     }
 
     #[test]

@@ -99,7 +99,7 @@ struct Holder {
     capacity: u64,
     /// The holder; its pages are the first ones, without gaps.
     file: OwnedFd,
-    /// Locked while a page is on its way. How many pages behind its own are promised to it: free ones of the node, which it doesn't have to be given with
+    /// Locked while a page is on its way, after the node's count if that is locked as well. How many pages behind its own are promised to it: free ones of the node, which it doesn't have to be given with
     /// zeros before a file or another pool wants them.
     passing: Mutex<u64>,
     /// Bytes of the pool's frames that no file has, and nobody to whom they are lent.
@@ -124,9 +124,12 @@ impl Hugetlb {
         let unit = PageCount(memory.page.unit()).bytes();
         let failed = |what: &str, e: &io::Error| os_error(what, &path.display(), e);
         let raised_path = raised_path(meta, name);
-        let mut raised = Raised::open(&raised_path, memory, unit).map_err(|e| no_pages(memory, &e))?;
         // What is raised here is not for another store that starts at the same time.
-        let alone = raised.pages.lock().map_err(|e| no_pages(memory, &e))?;
+        let locked = Raised::lock(&raised_path, memory, unit);
+        let (mut raised, alone) = locked.map_err(|e| no_pages(memory, &e))?;
+        if let Err(e) = raised.settle() {
+            tracing::warn!("what was being lent when the last daemon ended: {e}");
+        }
         if !is_mounted(path)? {
             if place.is_shared() {
                 hugetlb::mount(path, unit, None, 0)
@@ -304,11 +307,6 @@ impl Holder {
         Ok(true)
     }
 
-    /// By how much the node's reserve was raised for it.
-    fn raised(&self) -> io::Result<Raised> {
-        Raised::open(&self.raised, self.memory, self.unit)
-    }
-
     /// Populates the holder with what is free, up to the pool's capacity. A page at a time: who wants one doesn't wait for all.
     fn fill(&self) -> Result<()> {
         while self.left()? > 0 {
@@ -329,11 +327,21 @@ impl Holder {
 
     /// The same, and has the kernel set aside what the node lacks.
     fn fill_all(&self, raised: &mut Raised) -> Result<()> {
+        self.fill()?;
         // What the kernel couldn't put together for itself it may put together for us, and the other way round.
         loop {
-            self.fill()?;
             let missing = self.left()?;
-            if missing == 0 || !raised.more(missing / self.unit)? {
+            let come = if missing == 0 { 0 } else { raised.more(missing / self.unit)? };
+            if come == 0 {
+                return Ok(());
+            }
+            self.fill()?;
+            let got = missing.saturating_sub(self.left()?) / self.unit;
+            // What it doesn't get, for a limit or since others were quicker, isn't to be asked for again and again.
+            if got < come {
+                raised.fewer(come - got)?;
+            }
+            if got == 0 {
                 return Ok(());
             }
         }
@@ -508,8 +516,8 @@ impl Backing for Hugetlb {
         let Some(holder) = self.holder.as_deref() else { return Ok(()) };
         holder.unused.store(unused.bytes(), Ordering::Relaxed);
         let failed = |e: io::Error| no_pages(holder.memory, &e);
-        let mut raised = holder.raised().map_err(failed)?;
-        let _alone = raised.pages.lock().map_err(failed)?;
+        let (mut raised, _alone) =
+            Raised::lock(&holder.raised, holder.memory, holder.unit).map_err(failed)?;
         holder.fill_all(&mut raised)
     }
 
@@ -620,11 +628,14 @@ mod tests {
         lock.lock().expect("nobody has it for ever");
         let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
         fs::create_dir(dir.path().join("p")).expect("room");
+        Some((open(&dir, pages), dir, lock))
+    }
+
+    fn open(dir: &tempfile::TempDir, pages: u64) -> Hugetlb {
         let memory = NodeMemory { node: 0, page: PageKind::Huge };
         let place = Place { path: dir.path().join("p"), sharers: Vec::new() };
         let bytes = pages * (2 << 20);
-        let pool = Hugetlb::open(place, "p", memory, (bytes, bytes), dir.path());
-        Some((pool.expect("two pages can be had"), dir, lock))
+        Hugetlb::open(place, "p", memory, (bytes, bytes), dir.path()).expect("some pages can be had")
     }
 
     fn end(pool: Hugetlb, dir: &tempfile::TempDir) {
@@ -705,5 +716,81 @@ mod tests {
         drop((lender, object));
         end(pool, &dir);
         assert_eq!(node.total().expect("there"), before);
+    }
+
+    #[test]
+    fn what_was_given_back_isn_t_given_back_twice() {
+        let Some((pool, dir, _lock)) = pool(4) else { return };
+        let node = NodePages::of(0, 2 << 20).expect("there");
+        let path = raised_path(dir.path(), "p");
+        let said = fs::read_to_string(&path).expect("written");
+        let (all, by) = (node.set_aside().expect("there"), said.trim().rsplit(' ').next().expect("a number"));
+        let before = all - by.parse::<u64>().expect("a number");
+        end(pool, &dir);
+        assert_eq!(node.set_aside().expect("there"), before);
+        // As it is for who was killed when the kernel had done it.
+        fs::write(&path, format!("{} {all} {before}\n", said.trim())).expect("room");
+        give_back(&path).expect("well written");
+        assert_eq!((node.set_aside().expect("there"), path.exists()), (before, false));
+    }
+
+    #[test]
+    fn what_finds_no_place_when_it_is_taken_back_isn_t_set_aside() {
+        let Some((pool, dir, _lock)) = pool(4) else { return };
+        let node = NodePages::of(0, 2 << 20).expect("there");
+        let lender = pool.lender().expect("a holder");
+        let all = node.total().expect("there");
+        pool.keep(PageCount::for_bytes(4 << 20));
+        assert_eq!(lender.lend(4 << 20), Ok(4 << 20));
+        // After a crash more may count as lent than is: the mount is full before that is back.
+        pool.keep(PageCount::for_bytes(8 << 20));
+        assert_eq!(lender.take_back(12 << 20), Ok(4 << 20));
+        assert_eq!((lender.held(), node.total().expect("there")), (Ok(8 << 20), all));
+        assert_eq!(lender.take_back(2 << 20), Ok(0));
+        assert_eq!(node.total().expect("there"), all);
+        drop(lender);
+        end(pool, &dir);
+        assert_eq!(node.total().expect("there"), all - 4);
+    }
+
+    #[test]
+    fn what_was_on_its_way_when_somebody_was_killed_is_the_kernel_s() {
+        let Some((pool, dir, _lock)) = pool(4) else { return };
+        let node = NodePages::of(0, 2 << 20).expect("there");
+        let all = node.total().expect("there");
+        let look = |pool: &Hugetlb| {
+            (pool.lender().expect("a holder").held().expect("there") >> 21, node.total().expect("there"))
+        };
+        // Between the holder and the kernel, when it was being lent.
+        {
+            let holder = pool.holder.as_deref().expect("a holder");
+            let (mut raised, _alone) =
+                Raised::lock(&holder.raised, holder.memory, holder.unit).expect("nobody has it");
+            raised.begin(2).expect("room");
+            for _ in 0..2 {
+                assert_eq!(holder.take_one(&mut holder.lock()), Ok(true));
+            }
+        }
+        assert_eq!(look(&pool), (2, all));
+        drop(pool);
+        let pool = open(&dir, 4);
+        assert_eq!(look(&pool), (2, all - 2));
+        // And back, when it was being taken back.
+        {
+            let holder = pool.holder.as_deref().expect("a holder");
+            let (mut raised, _alone) =
+                Raised::lock(&holder.raised, holder.memory, holder.unit).expect("nobody has it");
+            raised.begin(2).expect("room");
+            assert_eq!(raised.more(2), Ok(2));
+        }
+        assert_eq!(look(&pool), (2, all));
+        drop(pool);
+        let pool = open(&dir, 4);
+        assert_eq!(look(&pool), (2, all - 2));
+        pool.keep(PageCount::for_bytes(8 << 20));
+        assert_eq!(pool.lender().expect("a holder").take_back(4 << 20), Ok(4 << 20));
+        assert_eq!(look(&pool), (4, all));
+        end(pool, &dir);
+        assert_eq!(node.total().expect("there"), all - 4);
     }
 }

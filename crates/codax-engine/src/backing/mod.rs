@@ -22,8 +22,11 @@ use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, Result};
 use codax_os::copy::SourceMap;
 use codax_os::object;
 use codax_os::process::Held;
+use std::ffi::OsString;
+use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What keeps memory of a node from others, and can lend it to them: all in whole pages.
@@ -272,6 +275,14 @@ pub fn object_name(file: FileId) -> String {
 pub(crate) fn object_of(name: &str) -> Option<FileId> {
     let file = FileId(u64::from_str_radix(name, 16).ok()?);
     (object_name(file) == name).then_some(file)
+}
+
+/// Writes a small file that is there whole or not at all, by way of one of its own beside it.
+pub(crate) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = OsString::from("new-");
+    name.push(path.file_name().unwrap_or_default());
+    let new = path.with_file_name(name);
+    fs::write(&new, text).and_then(|()| fs::rename(&new, path))
 }
 
 /// An error of the system as one of the store's.

@@ -510,7 +510,8 @@ impl Inner {
             self.refresh_all(&mut st);
             self.retry_held(&mut st);
             let p = st.pool(pool);
-            let ours = frames(&p.absent).0 + frames(&p.lent).0 + frames(&p.private).0;
+            let ours = frames(&p.absent).0 + frames(&p.private).0;
+            // What is lent others have: its frames are not free.
             if p.alloc.free().0 + ours != p.alloc.capacity().0 || p.ahead > 0 {
                 return Ok(false);
             }

@@ -1,23 +1,19 @@
 //! Lending memory of a device's reserve to the rest of the system: what is lent is free on the node, for whoever comes, and its frames are nobody's.
 
+use super::Allowed;
 use super::watch::cause;
 use crate::backing::Lender;
-use crate::drain::Progress;
 use crate::store::Inner;
 use crate::store::blocks::frames;
-use crate::store::state::State;
+use crate::store::state::{Pool, State};
 use codax_core::change::PoolState;
 use codax_core::emergency::{LoanAction, LoanView};
 use codax_core::extent::FrameRun;
-use codax_core::info::JobInfo;
 use codax_core::placement::Placement;
 use codax_core::units::format_size;
-use codax_core::{Error, Frame, PageCount, PoolId, Result};
+use codax_core::{Frame, PageCount, PoolId, Result};
 use codax_os::{numa, probe};
 use std::time::Duration;
-
-/// How long a drain waits for what is lent, if it was told to wait no longer.
-const RECALL: Duration = Duration::from_secs(3);
 
 /// How often others' pages are moved off the node, to get back what they have of it.
 const EVICT_EVERY: Duration = Duration::from_secs(1);
@@ -28,12 +24,19 @@ const SPARE_PART: u64 = 16;
 /// How much has to have come back for that to be said before all has.
 const TELL: u64 = 16 << 20;
 
+impl Pool {
+    /// Whether anything of it may be lent: nothing of one that is drained, or is about to be.
+    fn may_lend(&self) -> bool {
+        self.record.state == PoolState::Online && self.job.is_none() && self.recalls == 0
+    }
+}
+
 impl State {
     /// What there is to go by when memory of a device is lent, or taken back.
     fn loan_view(&self, pool: PoolId, lender: &dyn Lender) -> Option<LoanView> {
         let allowed = self.emergency.allowed.get(&pool)?;
         let p = self.pool(pool);
-        let serves = p.record.state == PoolState::Online && p.job.is_none();
+        let serves = p.may_lend();
         let short = allowed.alarm.is_on() && allowed.unmeasured.is_none();
         let floor = match allowed.floor {
             0 => probe::memory_total().unwrap_or(0) / SPARE_PART,
@@ -47,9 +50,20 @@ impl State {
             unused: if short { self.unused_on(pool) } else { 0 },
             spare: if short && allowed.unlent.is_none() { spare() } else { 0 },
             elsewhere: if lent && !short { self.memory_left().unwrap_or(0).saturating_sub(floor) } else { 0 },
-            wanted: allowed.wanted || allowed.recalls > 0 || !serves,
+            wanted: allowed.wanted || !serves,
             unit: lender.unit(),
         })
+    }
+
+    /// Why what is lent of a device is taken back where so much may be lent, for people.
+    fn why_back(&self, pool: PoolId, limit: u64) -> &'static str {
+        let allowed = self.emergency.allowed.get(&pool);
+        match allowed {
+            _ if !self.pool(pool).may_lend() => "for a drain",
+            Some(allowed) if allowed.wanted => "for a file that found no room",
+            Some(allowed) if allowed.loan.lent() <= limit => "since memory is not short any more",
+            _ => "since no more than that is allowed of it (at_most)",
+        }
     }
 
     /// What of a device's loan nobody has taken yet.
@@ -104,11 +118,11 @@ impl State {
 impl Inner {
     /// Lends some of a device, or takes some back, if it is time to; whether it is to be looked at again soon.
     pub(super) fn look_after_loan(&self, pool: PoolId) -> bool {
-        let (lender, action, name) = {
+        let (lender, action, name, why) = {
             let mut st = self.lock();
             let Some(lender) = st.pool(pool).backing.lender() else { return false };
             let Some(view) = st.loan_view(pool, &*lender) else { return false };
-            let name = st.pool_name(pool);
+            let (name, why) = (st.pool_name(pool), st.why_back(pool, view.limit));
             let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return false };
             let action = allowed.loan.next(self.env.now(), view);
             if allowed.loan.lent() == 0 {
@@ -119,12 +133,13 @@ impl Inner {
                     return false;
                 }
             }
-            (lender, action, name)
+            (lender, action, name, why)
         };
+        self.env.reached("loan:decided");
         let done = match action {
             LoanAction::Rest => Ok(()),
             LoanAction::Lend(bytes) => self.lend(pool, &name, &*lender, bytes),
-            LoanAction::TakeBack(bytes) => self.take_back(pool, &name, &*lender, bytes),
+            LoanAction::TakeBack(bytes) => self.take_back(pool, &name, &*lender, (bytes, why)),
         };
         if let Err(e) = done {
             self.lends_nothing(&mut self.lock(), pool, e.message);
@@ -153,6 +168,10 @@ impl Inner {
         let noted = {
             let mut st = self.lock();
             let p = st.pool_mut(pool);
+            // A drain may have come since that was decided.
+            if !p.may_lend() {
+                return Ok(());
+            }
             let Some(runs) = p.alloc.allocate(PageCount::for_bytes(bytes), None) else { return Ok(()) };
             runs.iter().for_each(|run| p.table.reserve(*run));
             p.lent.extend(runs);
@@ -165,34 +184,41 @@ impl Inner {
         let given = *lent.as_ref().unwrap_or(&0);
         st.unlend(pool, bytes - given.min(bytes));
         let noted = self.note_lent(&st, pool);
-        let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return Ok(()) };
+        if given == 0 {
+            self.changed.notify_all();
+            return lent.and(noted);
+        }
+        // It may be allowed nothing any more: then this is to come back.
+        let allowed = st.emergency.allowed.entry(pool).or_insert_with(Allowed::nothing);
         allowed.loan.lent_more(given);
         allowed.owed = 0;
         let (all, cause) = (format_size(allowed.loan.lent()), cause(allowed));
         drop(st);
-        if given > 0 {
-            self.event(
-                "lend",
-                name,
-                &format!("to the rest of the system, whose memory is short ({cause}): {all} in all"),
-                given,
-            );
-        }
-        lent.and(noted)
+        let line = format!("to the rest of the system, whose memory is short ({cause}): {all} in all");
+        self.event("lend", name, &line, given);
+        noted
     }
 
-    fn take_back(&self, pool: PoolId, name: &str, lender: &dyn Lender, bytes: u64) -> Result<()> {
+    fn take_back(
+        &self,
+        pool: PoolId,
+        name: &str,
+        lender: &dyn Lender,
+        (bytes, why): (u64, &str),
+    ) -> Result<()> {
         let mut got = lender.take_back(bytes)?;
+        let mut failed = Ok(());
         if got < bytes && self.may_evict(pool) {
             // Who has it may have it elsewhere, now that there is room.
-            self.move_strangers_off(pool)?;
-            got += lender.take_back(bytes - got)?;
+            let moved = self.move_strangers_off(pool).and_then(|_| lender.take_back(bytes - got));
+            // What has come before that has come whatever becomes of the rest.
+            failed = moved.map(|more| got += more);
         }
         let mut st = self.lock();
         // The holder has more of the node than the pool has frames: that makes up for a page here and there which the kernel doesn't let go of.
         let p = st.pool(pool);
         let unused = p.alloc.free().0 + frames(&p.lent).0 + frames(&p.private).0;
-        let whole = lender.held()? >= PageCount(unused).bytes();
+        let whole = lender.held().is_ok_and(|held| held >= PageCount(unused).bytes());
         let lent = frames(&p.lent).bytes();
         let (got, bytes) = if whole { (lent, lent) } else { (got, bytes) };
         st.unlend(pool, got);
@@ -210,14 +236,15 @@ impl Inner {
         drop(st);
         if back > 0 {
             let rest = if lent == 0 { "nothing is".to_owned() } else { format!("{} are", format_size(lent)) };
-            self.event("return", name, &format!("from the rest of the system: {rest} lent any more"), back);
+            let line = format!("from the rest of the system, {why}: {rest} lent any more");
+            self.event("return", name, &line, back);
         }
         if owed > 0 && before == 0 {
             let who = self.who_is_on(pool);
             self.event("owed", name, &format!("wanted back, and others still have it: {who}"), owed);
         }
         self.changed.notify_all();
-        noted
+        failed.and(noted)
     }
 
     /// Whether it is time to move others' pages off a device's node.
@@ -230,71 +257,5 @@ impl Inner {
             allowed.evicted = Some(now);
         }
         due
-    }
-
-    /// Gets back what is lent of a device before it is drained, and has nothing lent until that is over. `Busy`, with who has it, if that takes longer than
-    /// `wait`; then it stays lent.
-    pub fn recall(
-        &self,
-        pool: PoolId,
-        name: &str,
-        wait: Duration,
-        progress: Progress<'_>,
-    ) -> Result<Recall<'_>> {
-        let recall = Recall::new(self, pool);
-        self.wait_for_loan(pool, name, wait, progress).map(|()| recall)
-    }
-
-    fn wait_for_loan(&self, pool: PoolId, name: &str, wait: Duration, progress: Progress<'_>) -> Result<()> {
-        let deadline = self.env.now() + wait.max(RECALL);
-        let begun = JobInfo { what: "drain".into(), ..JobInfo::default() };
-        loop {
-            let cancelled = !progress(&begun);
-            let mut st = self.lock();
-            let over = self.env.now() >= deadline || st.closing;
-            let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return Ok(()) };
-            let lent = allowed.loan.lent();
-            if lent == 0 {
-                return Ok(());
-            }
-            if cancelled {
-                return Err(Error::cancelled(format!("drain {name}: cancelled; nothing has moved")));
-            }
-            if over {
-                drop(st);
-                let who = self.who_is_on(pool);
-                return Err(Error::busy(format!(
-                    "drain {name}: {} of it are lent to the rest of the system and can't be got back now: {who} (--wait DUR waits)",
-                    format_size(lent)
-                )));
-            }
-            drop(self.wait_changed(st, Duration::from_millis(50)));
-        }
-    }
-}
-
-/// Nothing of a device is lent as long as this is there, and what is comes back.
-pub(crate) struct Recall<'a> {
-    inner: &'a Inner,
-    pool: PoolId,
-}
-
-impl<'a> Recall<'a> {
-    fn new(inner: &'a Inner, pool: PoolId) -> Self {
-        let recall = Self { inner, pool };
-        recall.count(u32::saturating_add);
-        recall
-    }
-
-    fn count(&self, change: fn(u32, u32) -> u32) {
-        if let Some(allowed) = self.inner.lock().emergency.allowed.get_mut(&self.pool) {
-            allowed.recalls = change(allowed.recalls, 1);
-        }
-    }
-}
-
-impl Drop for Recall<'_> {
-    fn drop(&mut self) {
-        self.count(u32::saturating_sub);
     }
 }

@@ -2,11 +2,10 @@
 //! is. It ends with the store, as all of it does.
 
 use super::Allowed;
-use crate::backing::os_error;
+use crate::backing::{os_error, write_whole};
 use crate::store::blocks::frames;
 use crate::store::state::{Pool, State};
 use crate::store::{Inner, Layout};
-use codax_core::emergency::{AtMost, Emergency};
 use codax_core::units::{format_size, parse_size};
 use codax_core::{PageCount, PoolId, Result};
 use std::fs;
@@ -29,11 +28,9 @@ fn read(layout: &Layout, pool: &str) -> Result<u64> {
 
 fn write(layout: &Layout, pool: &str, bytes: u64) -> Result<()> {
     let path = path(layout, pool);
-    // It is there whole or not at all.
-    let new = layout.meta().join("lent");
     let written = match bytes {
         0 => fs::remove_file(&path),
-        _ => fs::write(&new, bytes.to_string()).and_then(|()| fs::rename(&new, &path)),
+        _ => write_whole(&path, &bytes.to_string()),
     };
     match written {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(os_error("write", &path.display(), &e)),
@@ -49,7 +46,8 @@ impl Pool {
         if bytes == 0 {
             return Ok(());
         }
-        let Some(lender) = self.backing.lender() else { return write(layout, name, 0) };
+        // Without one nothing of it is anybody's. That is written down when nothing can fail any more.
+        let Some(lender) = self.backing.lender() else { return Ok(()) };
         let count = PageCount::for_bytes(bytes).0.min(self.alloc.free().0);
         self.lent = self.alloc.allocate(PageCount(count), None).unwrap_or_default();
         self.lent.iter().for_each(|run| self.table.reserve(*run));
@@ -65,16 +63,20 @@ impl Inner {
     }
 
     /// Looks after what was lent before the start, also of devices that are allowed nothing any more.
-    pub(super) fn resume_loans(&self, st: &mut State) {
+    pub(super) fn resume_loans(&self, st: &mut State) -> Result<()> {
         let lent = |pool: &Pool| (pool.record.id, frames(&pool.lent).bytes());
-        let pools: Vec<(PoolId, u64)> = st.pools.iter().map(lent).filter(|(_, lent)| *lent > 0).collect();
+        let pools: Vec<(PoolId, u64)> = st.pools.iter().map(lent).collect();
         for (pool, lent) in pools {
-            let nothing = || Allowed::new(Emergency { at_most: AtMost::ALL, when: None }, 0);
-            let allowed = st.emergency.allowed.entry(pool).or_insert_with(nothing);
+            if lent == 0 {
+                self.note_lent(st, pool)?;
+                continue;
+            }
+            let allowed = st.emergency.allowed.entry(pool).or_insert_with(Allowed::nothing);
             allowed.loan.lent_more(lent);
             let line =
                 format!("{} are lent to the rest of the system since before the start", format_size(lent));
             self.event("lend", &st.pool_name(pool), &line, lent);
         }
+        Ok(())
     }
 }

@@ -1,5 +1,5 @@
 //! Emergencies: pages for `dram` that find no room there go to devices whose operator allows it and come home again (`overflow`, `home`); for the rest of the
-//! system memory is lent out of a device's reserve (`lend`). What is short is seen by `watch`; what follows is decided in `codax_core::emergency`.
+//! system memory is lent out of a device's reserve (`lend`), and a drain gets it back (`recall`). What is short is seen by `watch`; what follows is decided in `codax_core::emergency`.
 //!
 //! That pages are on a device for such a reason is in their inode: their home is `dram`, from where no drain ever takes anything.
 
@@ -7,6 +7,7 @@ mod home;
 mod lend;
 mod lent;
 mod overflow;
+mod recall;
 mod stay;
 mod told;
 mod watch;
@@ -19,7 +20,7 @@ use crate::store::Inner;
 use crate::store::blocks::frames;
 use crate::store::state::{Job, State};
 use codax_core::change::PoolRecord;
-use codax_core::emergency::{Alarm, Emergency, EmergencyInfo, Homing, Loan, When};
+use codax_core::emergency::{Alarm, AtMost, Emergency, EmergencyInfo, Homing, Loan, When};
 use codax_core::{DRAM_NAME, Error, FileId, PageCount, PoolId, Result};
 use codax_os::{numa, probe};
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,10 +60,8 @@ pub(crate) struct Allowed {
     /// Why nothing of it can be lent, as was seen last.
     pub unlent: Option<String>,
     pub loan: Loan,
-    /// A drain or a file wants back what is lent.
+    /// A file wants back what is lent.
     pub wanted: bool,
-    /// Drains that have it back, or are about to: nothing is lent meanwhile.
-    pub recalls: u32,
     /// What was asked back and others still had, when it was asked last.
     pub owed: u64,
     /// What has come back and wasn't said yet.
@@ -74,22 +73,14 @@ pub(crate) struct Allowed {
 impl Allowed {
     pub fn new(settings: Emergency, at_most: u64) -> Self {
         let (alarm, loan) = (Alarm::default(), Loan::default());
-        let (floor, recalls, owed, back) = (0, 0, 0, 0);
+        let (floor, owed, back) = (0, 0, 0);
         let (unmeasured, unlent, evicted, wanted) = (None, None, None, false);
-        Self {
-            settings,
-            at_most,
-            alarm,
-            floor,
-            unmeasured,
-            unlent,
-            loan,
-            wanted,
-            recalls,
-            owed,
-            back,
-            evicted,
-        }
+        Self { settings, at_most, alarm, floor, unmeasured, unlent, loan, wanted, owed, back, evicted }
+    }
+
+    /// Of a device that is allowed nothing any more, of which something is lent still.
+    pub fn nothing() -> Self {
+        Self::new(Emergency { at_most: AtMost::ALL, when: None }, 0)
     }
 }
 
@@ -235,7 +226,7 @@ impl Inner {
         st.count_spilled();
         let records: Vec<PoolRecord> = st.pools.iter().map(|pool| pool.record.clone()).collect();
         st.emergency.allow(&self.options(), records.iter())?;
-        self.resume_loans(&mut st);
+        self.resume_loans(&mut st)?;
         self.start_homing(&mut st);
         self.start_watch(&mut st);
         Ok(())

@@ -189,7 +189,7 @@ impl Watcher {
                 }
                 false => format!("memory is not short any more ({cause})"),
             };
-            inner.event("pressure", &name, &line, 0);
+            inner.event("pressure", &name, &line, allowed.at_most);
         }
         if allowed.alarm.is_on() { next.min(LASTING) } else { next }
     }

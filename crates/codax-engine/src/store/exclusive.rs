@@ -2,7 +2,7 @@
 //!
 //! A device may be left out of the options later, so what was said is kept in a file beside the journal; it ends with the store, as all of it does.
 
-use crate::backing::{Reserve, Share, os_error};
+use crate::backing::{Reserve, Share, os_error, write_whole};
 use crate::options::StoreOptions;
 use crate::store::Inner;
 use crate::store::attach::unmount;
@@ -49,11 +49,7 @@ pub(crate) fn keep_modes<'a>(
             continue;
         }
         let path = word_path(layout, &pool.name);
-        let new = layout.meta().join("exclusive");
-        // A word is there whole or not at all.
-        fs::write(&new, mode.name())
-            .and_then(|()| fs::rename(&new, &path))
-            .map_err(|e| os_error("write", &path.display(), &e))?;
+        write_whole(&path, mode.name()).map_err(|e| os_error("write", &path.display(), &e))?;
     }
     Ok(())
 }

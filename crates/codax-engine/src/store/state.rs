@@ -146,6 +146,8 @@ pub(crate) struct Pool {
     pub spilled: PageCount,
     /// Frames whose memory is lent to the rest of the system. Nobody is given them either.
     pub lent: Vec<FrameRun>,
+    /// Drains that have that back, or are about to: nothing is lent meanwhile.
+    pub recalls: u32,
 }
 
 /// A drain, a return or a move that runs.

@@ -11,6 +11,7 @@ use codax_os::hugetlb::NodePages;
 use codax_os::numa::Located;
 use codax_os::object;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -49,8 +50,13 @@ impl Hugetlb {
 
     /// Brings pages; returns those that are elsewhere afterwards.
     fn gather(&self, located: &Located, mut strays: Vec<usize>, node: u32) -> Result<Vec<usize>> {
+        if strays.is_empty() {
+            return Ok(strays);
+        }
         let holder = self.holder()?;
         let at_once = usize::try_from(AT_ONCE / self.unit).unwrap_or(usize::MAX).max(1);
+        // Before the holder, as everybody does.
+        let _alone = self.lock_nodes(located, &strays, node)?;
         let mut promised = holder.lock();
         // Pages that the holder has let go of and nothing has moved to yet.
         let mut free = 0;
@@ -84,6 +90,17 @@ impl Hugetlb {
         Ok(strays)
     }
 
+    /// Keeps everybody, loans of their pools among them, from changing how many huge pages the node has, and those that pages are on: what they have is compared
+    /// with what they had. One after the other in one order, so that two moves don't wait for each other.
+    fn lock_nodes(&self, located: &Located, pages: &[usize], node: u32) -> Result<Vec<File>> {
+        let failed = |e: io::Error| self.failed("keep others from the nodes of", &e);
+        let mut nodes: BTreeSet<u32> =
+            located.nodes_of(pages).map_err(failed)?.into_iter().flatten().collect();
+        nodes.insert(node);
+        let lock = |node| NodePages::of(node, self.unit).and_then(|pages| pages.lock());
+        nodes.into_iter().map(lock).collect::<io::Result<_>>().map_err(failed)
+    }
+
     /// Asks the kernel to move pages, for each of which the node has a free one; returns those that stayed.
     fn ask(&self, located: &Located, pages: Vec<usize>, node: u32) -> Result<Vec<usize>> {
         let failed = |e: io::Error| self.failed("move pages in", &e);
@@ -108,7 +125,7 @@ impl Hugetlb {
     }
 }
 
-/// How many huge pages nodes have in all.
+/// How many huge pages nodes have in all, while nobody else changes that.
 struct Counts {
     to: (NodePages, u64),
     from: Vec<(NodePages, u64)>,
@@ -126,7 +143,6 @@ impl Counts {
         let made = to.total()?.saturating_sub(*had);
         let mut left = made;
         for (from, had) in self.from.iter().filter(|_| made > 0) {
-            let _alone = from.lock()?;
             let now = from.total()?;
             let lost = had.saturating_sub(now).min(left);
             if lost > 0 {
@@ -135,7 +151,6 @@ impl Counts {
             }
         }
         if left < made {
-            let _alone = to.lock()?;
             to.set_total(to.total()?.saturating_sub(made - left))?;
         }
         Ok(made - left)

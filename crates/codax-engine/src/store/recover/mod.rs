@@ -282,6 +282,7 @@ fn open_pools(
             fit: Fit::default(),
             private: Vec::new(),
             lent: Vec::new(),
+            recalls: 0,
             spilled: PageCount(0),
             record: record.clone(),
         });
