@@ -202,6 +202,17 @@ impl Driven {
         }
     }
 
+    /// That so much of `sim0` is used and held by now.
+    #[track_caller]
+    fn has(&self, used: u64, held: u64) {
+        let begun = Instant::now();
+        let has = || (self.store.info().pools[1].used, self.store.info().pools[1].held);
+        while has() != (used, held) {
+            assert!(begun.elapsed() < LONG, "{:?}", has());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn state(&self) -> PoolState {
         self.store.info().pools[1].state
     }
@@ -323,9 +334,10 @@ fn what_is_cut_off_or_removed_is_nobody_s_before_devices_have_let_go_of_it() {
     assert_eq!((d.admin.stat(&path("/f")).unwrap().len, d.store.info().pools[1].used), (3 * MIB, 3 * MIB));
     open.send(()).unwrap();
     assert!(matches!(d.next(), Asked::WriteBack(_)));
-    open.send(()).unwrap();
+    // Before it is cut, and before its frames are somebody else's.
+    (0..2).for_each(|_| open.send(()).unwrap());
     d.admin.set_len(file.handle, MIB).unwrap();
-    written_back(d.next(), &d.admin, "/f", 2 * MIB);
+    (0..2).for_each(|_| written_back(d.next(), &d.admin, "/f", 2 * MIB));
     assert_eq!(d.store.info().pools[1].used, MIB);
     d.admin.close(file.handle);
     d.admin.remove(&path("/f"), false).unwrap();
@@ -333,11 +345,7 @@ fn what_is_cut_off_or_removed_is_nobody_s_before_devices_have_let_go_of_it() {
     let held = || (d.store.info().pools[1].used, d.store.info().pools[1].held);
     assert_eq!(held(), (0, MIB));
     drop(open);
-    let begun = Instant::now();
-    while held() != (0, 0) {
-        assert!(begun.elapsed() < LONG);
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    d.has(0, 0);
     assert!(d.store.check(false).unwrap().is_empty());
 }
 
@@ -375,6 +383,12 @@ fn what_a_mount_cuts_off_or_punches_is_nobody_s_before_devices_have_let_go_of_it
                 written_back(asked, &d.admin, "/f", MIB);
                 assert_eq!(has(), before, "it waits for a slow one");
                 open.send(()).unwrap();
+                let Asked::WriteBack(again) = d.next() else { panic!("before frames are given back") };
+                assert_eq!(again.iter().map(|r| r.len).sum::<u64>(), MIB);
+                // What the kernel serves is gone as soon as anybody looks.
+                let free = || d.store.info().pools[1].free;
+                assert!(by_kernel || free() == 32 * MIB - before.1, "not before it is asked again");
+                open.send(()).unwrap();
                 taking.join().unwrap().unwrap();
             });
             assert_eq!(has(), after);
@@ -388,12 +402,45 @@ fn what_a_mount_cuts_off_or_punches_is_nobody_s_before_devices_have_let_go_of_it
         let held = || (d.store.info().pools[1].used, d.store.info().pools[1].held);
         assert_eq!(held(), (0, 2 * MIB));
         drop(open);
-        let begun = Instant::now();
-        while held() != (0, 0) {
-            assert!(begun.elapsed() < LONG);
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        d.has(0, 0);
         assert!(d.store.check(false).unwrap().is_empty());
+    }
+}
+
+/// A device may look up anew what is about to go: where it is late to let go of that, it is gone, and held.
+#[test]
+fn what_was_cut_off_or_punched_is_held_until_a_device_that_is_late_has_let_go_of_it_again() {
+    let d = Driven::impatient(npu());
+    let fs = d.store.fs(false);
+    let file = make(&d.admin, "/f", 4 * MIB, "sim0");
+    let id = d.admin.stat(&path("/f")).unwrap().id;
+    let handle = fs.open(id, true, true, WHO).unwrap().handle;
+    let punch = || {
+        let how = Allocate { keep_size: true, punch: true, zero: false };
+        fs.allocate(handle, MIB, MIB, how)
+    };
+    let cut = || d.admin.set_len(file.handle, 3 * MIB);
+    let takes: [&dyn Fn() -> Result<()>; 2] = [&cut, &punch];
+    for (take, used) in takes.into_iter().zip([3 * MIB, 2 * MIB]) {
+        let open = d.driver.gate("write_back");
+        open.send(()).unwrap();
+        take().unwrap();
+        assert!((0..2).all(|_| matches!(d.next(), Asked::WriteBack(_))));
+        let pool = &d.store.info().pools[1];
+        assert_eq!((pool.used, pool.held, pool.free), (used, MIB, pool.bytes - used - MIB));
+        assert!(d.store.check(false).unwrap().is_empty());
+        fails(d.admin.set_len(file.handle, 4 * MIB), ErrorKind::Busy, &["/f", "still held"]);
+        drop(open);
+        d.has(used, 0);
+        assert!(d.store.check(false).unwrap().is_empty());
+        while d.told.try_recv().is_ok() {}
+    }
+    // It is zeros where it grows again.
+    d.admin.set_len(file.handle, 4 * MIB).unwrap();
+    for at in [MIB, 3 * MIB] {
+        let mut bytes = vec![1; MIB as usize];
+        assert_eq!(fs.read(handle, at, &mut bytes).unwrap(), bytes.len());
+        assert!(bytes.iter().all(|byte| *byte == 0));
     }
 }
 

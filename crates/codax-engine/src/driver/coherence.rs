@@ -4,10 +4,11 @@
 use crate::drain::explain;
 use crate::driver::{Call, Driven, Fault};
 use crate::mover::Stuck;
-use crate::store::Inner;
 use crate::store::state::{Job, State};
+use crate::store::{Guard, Inner};
 use codax_core::driver::{Range, Reach};
-use codax_core::extent::{self, Extent};
+use codax_core::extent::{self, Extent, FrameRun};
+use codax_core::frame::FrameState;
 use codax_core::plan::Holder;
 use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, PoolId, Result};
 use std::sync::Arc;
@@ -48,6 +49,28 @@ impl Inner {
     /// Has devices let go of what is about to be given back of a file. `Busy`, with who it is, where one doesn't in time: then nothing is to be given back.
     pub fn let_go_of(&self, file: FileId, extents: Vec<Extent>) -> Result<()> {
         self.write_back(None, &[(file, extents)]).map_err(|stuck| explain(&self.lock().path(file), stuck))
+    }
+
+    /// Has devices let go once more of what a busy file has just lost: they may have looked it up anew until that was journalled. Whether one hasn't in time.
+    pub fn let_go_again<'a>(&'a self, st: Guard<'a>, file: FileId, gone: &[Extent]) -> (Guard<'a>, bool) {
+        if !st.may_be_cached(file, gone) {
+            return (st, false);
+        }
+        for e in gone {
+            let run = FrameRun { frame: e.frame, count: e.count };
+            st.pool(e.pool).table.assign(run, file, e.page, FrameState::Held);
+        }
+        let acting = st.acting;
+        drop(st);
+        let late = self.write_back(None, &[(file, gone.to_vec())]).is_err();
+        (self.lock_for(acting), late)
+    }
+
+    /// The same of an object that is ahead, from which it is gone already: it is nobody's, whoever doesn't let go in time.
+    pub fn forget_ahead(&self, file: FileId, gone: Vec<Extent>) {
+        if !gone.is_empty() {
+            let _ = self.write_back(None, &[(file, gone)]);
+        }
     }
 
     /// What devices are to let go of before an object that is ahead of its file loses `pages`: where none could have them, nobody looks.
