@@ -11,12 +11,14 @@ use codax_core::frame::FrameFlags;
 use codax_core::request::{Open, PlacementSpec};
 use codax_core::{Error, ErrorKind, Frame, ROOT, Result};
 use codax_engine::driver::Driving;
+use codax_engine::env::Env;
 use codax_engine::fs::{Allocate, How, Set, Who};
 use codax_engine::table::TableReader;
 use codax_engine::{DeviceSpec, DrainOptions, Session, Store, StoreOptions};
 use codax_os::ring::{Completion, Descriptor, Reason, Ring, Submitter, Ticket, Unfinished};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -442,6 +444,113 @@ fn what_was_cut_off_or_punched_is_held_until_a_device_that_is_late_has_let_go_of
         assert_eq!(fs.read(handle, at, &mut bytes).unwrap(), bytes.len());
         assert!(bytes.iter().all(|byte| *byte == 0));
     }
+}
+
+/// What is added to what is held of a file while a device is asked for the rest has not been asked for.
+#[test]
+fn what_becomes_held_while_a_device_is_asked_is_asked_for_before_it_goes() {
+    let d = Driven::impatient(npu());
+    let fs = d.store.fs(false);
+    d.admin.close(make(&d.admin, "/f", 4 * MIB, "sim0").handle);
+    d.admin.close(make(&d.admin, "/g", MIB, "sim0").handle);
+    let file = d.admin.stat(&path("/f")).unwrap().id;
+    let handle = fs.open(file, true, true, WHO).unwrap().handle;
+    let punch = |at| fs.allocate(handle, at, MIB, Allocate { keep_size: true, punch: true, zero: false });
+    let asked = || assert!(matches!(d.next(), Asked::WriteBack(_)));
+    let open = d.driver.gate("write_back");
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| punch(0));
+        asked();
+        open.send(()).unwrap();
+        asked();
+        d.driver.fail(Some("write_back"));
+        // Asked again it fails, and beside that once more.
+        open.send(()).unwrap();
+        first.join().unwrap().unwrap();
+        asked();
+        open.send(()).unwrap();
+        assert!(d.store.device("sim0").unwrap().health.is_ok());
+        d.driver.fail(None);
+        let second = scope.spawn(|| punch(MIB));
+        asked();
+        open.send(()).unwrap();
+        asked();
+        // From here on it is waited for, but for who does so already.
+        d.store.reload(&options(&d.rig, LONG)).unwrap();
+        d.admin.remove(&path("/g"), false).unwrap();
+        second.join().unwrap().unwrap();
+    });
+    d.has(2 * MIB, 3 * MIB);
+    d.quiet();
+    drop(open);
+    d.has(2 * MIB, 0);
+    let second = |r: &Range| r.file == file && r.at == MIB;
+    let mut later = d.told.try_iter();
+    assert!(later.any(|asked| matches!(asked, Asked::WriteBack(ranges) if ranges.iter().any(second))));
+    assert!(d.store.check(false).unwrap().is_empty());
+}
+
+/// An environment that counts the threads which ask devices.
+#[derive(Debug)]
+struct Counting {
+    env: Arc<TestEnv>,
+    asking: AtomicUsize,
+}
+
+impl Env for Counting {
+    fn now(&self) -> Duration {
+        self.env.now()
+    }
+
+    fn wall_ns(&self) -> i64 {
+        self.env.wall_ns()
+    }
+
+    fn random(&self) -> u64 {
+        self.env.random()
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.env.sleep(time);
+    }
+
+    fn spawn(&self, name: &str, job: Box<dyn FnOnce() + Send>) {
+        if name == "write back" {
+            self.asking.fetch_add(1, Ordering::Relaxed);
+        }
+        self.env.spawn(name, job);
+    }
+
+    fn reached(&self, point: &'static str) {
+        self.env.reached(point);
+    }
+}
+
+#[test]
+fn one_thread_asks_a_device_that_hangs_however_many_files_are_removed() {
+    let rig = Rig::new();
+    let env = Arc::new(Counting { env: TestEnv::new(), asking: AtomicUsize::new(0) });
+    let store = Store::open(options(&rig, LONG), env.clone()).unwrap();
+    let d = Driven::by(rig, store, npu()).running();
+    let names: Vec<String> = (0..200).map(|n| format!("/f{n}")).collect();
+    for name in &names {
+        d.admin.close(make(&d.admin, name, 64 << 10, "sim0").handle);
+    }
+    let open = d.driver.gate("write_back");
+    for (n, name) in names.iter().enumerate() {
+        d.admin.remove(&path(name), false).unwrap();
+        if n == 0 {
+            assert!(matches!(d.next(), Asked::WriteBack(_)));
+        }
+    }
+    assert_eq!(env.asking.load(Ordering::Relaxed), 1);
+    d.has(0, 200 * (64 << 10));
+    drop(open);
+    d.has(0, 0);
+    // Of all that came meanwhile at once.
+    assert!(matches!(d.next(), Asked::WriteBack(ranges) if ranges.len() >= 199));
+    d.quiet();
+    assert_eq!(env.asking.load(Ordering::Relaxed), 1);
 }
 
 #[test]

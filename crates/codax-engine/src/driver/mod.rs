@@ -17,7 +17,7 @@ mod rest;
 mod saved;
 mod standing;
 
-pub(crate) use coherence::Part;
+pub(crate) use coherence::{Asking, Part};
 pub(crate) use needs::{Fit, remember_needs};
 pub(crate) use queues::Queue;
 pub use standing::Driving;
