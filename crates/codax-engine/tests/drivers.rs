@@ -215,6 +215,15 @@ impl Driven {
         }
     }
 
+    /// That it has answered all that it was asked.
+    #[track_caller]
+    fn answers(&self) {
+        let begun = Instant::now();
+        while self.store.device("sim0").unwrap().health.is_err() {
+            assert!(begun.elapsed() < LONG);
+        }
+    }
+
     fn state(&self) -> PoolState {
         self.store.info().pools[1].state
     }
@@ -336,6 +345,7 @@ fn what_is_cut_off_or_removed_is_nobody_s_before_devices_have_let_go_of_it() {
     assert_eq!((d.admin.stat(&path("/f")).unwrap().len, d.store.info().pools[1].used), (3 * MIB, 3 * MIB));
     open.send(()).unwrap();
     assert!(matches!(d.next(), Asked::WriteBack(_)));
+    d.answers();
     // Before it is cut, and before its frames are somebody else's.
     (0..2).for_each(|_| open.send(()).unwrap());
     d.admin.set_len(file.handle, MIB).unwrap();
@@ -379,6 +389,7 @@ fn what_a_mount_cuts_off_or_punches_is_nobody_s_before_devices_have_let_go_of_it
             assert!(matches!(d.next(), Asked::WriteBack(_)));
             assert_eq!(has(), before);
             open.send(()).unwrap();
+            d.answers();
             std::thread::scope(|scope| {
                 let taking = scope.spawn(take);
                 let asked = d.next();
@@ -446,6 +457,48 @@ fn what_was_cut_off_or_punched_is_held_until_a_device_that_is_late_has_let_go_of
     }
 }
 
+/// A mount has few threads: they wait for all devices at once, and not again for one that does not answer.
+#[test]
+fn a_device_that_hangs_is_waited_for_once_and_beside_others() {
+    let rig = Rig::new();
+    let options = |time| {
+        let mut options = options(&rig, time);
+        options.devices.push(DeviceSpec::emulated("nic0", 0, LinkModel::default()));
+        options
+    };
+    let store = Store::open(options(Duration::from_secs(1)), TestEnv::new()).unwrap();
+    let (nic, told) = Told::new(Description { class: Class::Type1, memory: None, ..npu() });
+    let _driving = store.drive("nic0", nic.clone(), None).unwrap();
+    assert_eq!(told.recv_timeout(LONG).unwrap(), Asked::Resume);
+    let (driver, asked) = Told::new(npu());
+    let driving = store.drive("sim0", driver.clone(), Some(4711)).unwrap();
+    assert_eq!(asked.recv_timeout(LONG).unwrap(), Asked::Resume);
+    let admin = admin(&store);
+    admin.close(make(&admin, "/f", MIB, "sim0").handle);
+    let file = admin.stat(&path("/f")).unwrap().id;
+    let fs = store.fs(false);
+    let cut = || fs.set(file, &Set { len: Some(0), ..Set::default() });
+    let gates = [driver.gate("write_back"), nic.gate("write_back")];
+    std::thread::scope(|scope| {
+        let cutting = scope.spawn(cut);
+        for asked in [&asked, &told] {
+            assert!(matches!(asked.recv_timeout(LONG).unwrap(), Asked::WriteBack(_)));
+        }
+        gates[1].send(()).unwrap();
+        fails(cutting.join().unwrap(), ErrorKind::Busy, &["/f", "npu", "4711", "sim0", "within 1.0 s"]);
+    });
+    store.reload(&options(LONG)).unwrap();
+    let begun = Instant::now();
+    fails(cut(), ErrorKind::Busy, &["/f", "npu", "4711", "sim0", "asked before"]);
+    assert!(begun.elapsed() < LONG);
+    assert!(asked.try_recv().is_err() && told.try_recv().is_err(), "nobody is asked");
+    drop(gates);
+    let d = Driven { store, driver, told: asked, driving: Some(driving), admin, rig };
+    d.answers();
+    cut().unwrap();
+    d.has(0, 0);
+}
+
 /// What is added to what is held of a file while a device is asked for the rest has not been asked for.
 #[test]
 fn what_becomes_held_while_a_device_is_asked_is_asked_for_before_it_goes() {
@@ -469,7 +522,7 @@ fn what_becomes_held_while_a_device_is_asked_is_asked_for_before_it_goes() {
         first.join().unwrap().unwrap();
         asked();
         open.send(()).unwrap();
-        assert!(d.store.device("sim0").unwrap().health.is_ok());
+        d.answers();
         d.driver.fail(None);
         let second = scope.spawn(|| punch(MIB));
         asked();

@@ -2,7 +2,7 @@
 //! forgotten, with the translations of their addresses.
 
 use crate::drain::explain;
-use crate::driver::{Call, Driven, Fault};
+use crate::driver::{Asked, Call, Driven, Fault};
 use crate::mover::Stuck;
 use crate::store::state::{Job, State};
 use crate::store::{Guard, Inner};
@@ -12,6 +12,7 @@ use codax_core::frame::FrameState;
 use codax_core::plan::Holder;
 use codax_core::{Error, ErrorKind, FileId, PageCount, PageRange, PoolId, Result};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Extents of a file.
 pub(crate) type Part = (FileId, Vec<Extent>);
@@ -91,24 +92,40 @@ impl Inner {
         }
     }
 
-    /// Asks these devices, and waits for them; those that have not done it are returned.
+    /// Asks these devices, all at once, and waits for them; those that have not done it are returned.
     fn ask_users(&self, users: Vec<User>, unwanted: &dyn Fn() -> bool) -> Vec<Late> {
-        let patience = self.options().ack_timeout;
-        let mut late = Vec::new();
-        for mut user in users {
-            let call = Call { patience, in_any_case: false, unwanted };
+        let (patience, begun) = (self.options().ack_timeout, Instant::now());
+        let begin = |mut user: User| {
             let ranges = std::mem::take(&mut user.ranges);
-            match user.driver.ask(call, move |driver| driver.write_back(&ranges)) {
-                Ok(()) | Err(Fault::Gone) => {}
-                Err(fault) => late.push(Late { user, fault }),
+            let asked = user.driver.begin(false, move |driver| driver.write_back(&ranges));
+            (user, asked)
+        };
+        let asked: Vec<_> = users.into_iter().map(begin).collect();
+        let wait = |(user, asked): (User, std::result::Result<Asked<()>, Fault>)| {
+            let left = patience.saturating_sub(begun.elapsed());
+            let call = Call { patience: left, in_any_case: false, unwanted };
+            match asked.and_then(|asked| asked.wait(&user.driver, call)) {
+                Ok(()) | Err(Fault::Gone) => None,
+                // Nobody has had less time than that.
+                Err(Fault::Late(_)) => Some(Late { user, fault: Fault::Late(patience) }),
+                Err(fault) => Some(Late { user, fault }),
             }
-        }
-        late
+        };
+        asked.into_iter().filter_map(wait).collect()
     }
 
-    /// Has devices let go of what is about to be given back of a file. `Busy`, with who it is, where one doesn't in time: then nothing is to be given back.
+    /// Has devices let go of what is about to be given back of a file. `Busy`, with who it is, where one doesn't in time: then nothing is to be given back. One that
+    /// was late already, and has not answered since, isn't waited for again: a mount has few threads, and all others wait for these.
     pub fn let_go_of(&self, file: FileId, extents: Vec<Extent>) -> Result<()> {
-        self.write_back(None, &[(file, extents)]).map_err(|stuck| explain(&self.lock().path(file), stuck))
+        let users = self.lock().users_of(&[(file, extents)]);
+        let stuck = match users.iter().find(|user| user.driver.is_late()) {
+            Some(User { device, driver, .. }) => {
+                let why = format!("drives {device}, and has not answered yet what it was asked before");
+                Some(Stuck::Held(vec![driver.holder(why)]))
+            }
+            None => self.ask_users(users, &|| false).into_iter().next().map(Late::stuck),
+        };
+        stuck.map_or(Ok(()), |stuck| Err(explain(&self.lock().path(file), stuck)))
     }
 
     /// Has devices let go once more of what a busy file has just lost: they may have looked it up anew until that was journalled. Whether one hasn't in time.
