@@ -451,7 +451,7 @@ fn what_was_cut_off_or_punched_is_held_until_a_device_that_is_late_has_let_go_of
     // It is zeros where it grows again.
     d.admin.set_len(file.handle, 4 * MIB).unwrap();
     for at in [MIB, 3 * MIB] {
-        let mut bytes = vec![1; MIB as usize];
+        let mut bytes = vec![1; 1 << 20];
         assert_eq!(fs.read(handle, at, &mut bytes).unwrap(), bytes.len());
         assert!(bytes.iter().all(|byte| *byte == 0));
     }
