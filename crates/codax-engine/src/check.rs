@@ -433,7 +433,8 @@ impl Inner {
             its.cut(st, &fd, object.len, findings);
             return Ok(());
         }
-        if object.len > object_len {
+        // What is held of it is cut off when it is given back.
+        if object.len > object_len && its.held.is_empty() {
             its.grown(&fd, object.len, findings);
         }
         its.with_holes(st, &fd, object.allocated, findings)?;

@@ -11,6 +11,7 @@ use codax_core::frame::FrameFlags;
 use codax_core::request::{Open, PlacementSpec};
 use codax_core::{Error, ErrorKind, Frame, ROOT, Result};
 use codax_engine::driver::Driving;
+use codax_engine::env::Env;
 use codax_engine::fs::{Allocate, How, Set, Who};
 use codax_engine::table::TableReader;
 use codax_engine::{DeviceSpec, DrainOptions, Session, Store, StoreOptions};
@@ -19,6 +20,7 @@ use codax_os::ring::{
 };
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -204,6 +206,26 @@ impl Driven {
         }
     }
 
+    /// That so much of `sim0` is used and held by now.
+    #[track_caller]
+    fn has(&self, used: u64, held: u64) {
+        let begun = Instant::now();
+        let has = || (self.store.info().pools[1].used, self.store.info().pools[1].held);
+        while has() != (used, held) {
+            assert!(begun.elapsed() < LONG, "{:?}", has());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// That it has answered all that it was asked.
+    #[track_caller]
+    fn answers(&self) {
+        let begun = Instant::now();
+        while self.store.device("sim0").unwrap().health.is_err() {
+            assert!(begun.elapsed() < LONG);
+        }
+    }
+
     fn state(&self) -> PoolState {
         self.store.info().pools[1].state
     }
@@ -325,9 +347,11 @@ fn what_is_cut_off_or_removed_is_nobody_s_before_devices_have_let_go_of_it() {
     assert_eq!((d.admin.stat(&path("/f")).unwrap().len, d.store.info().pools[1].used), (3 * MIB, 3 * MIB));
     open.send(()).unwrap();
     assert!(matches!(d.next(), Asked::WriteBack(_)));
-    open.send(()).unwrap();
+    d.answers();
+    // Before it is cut, and before its frames are somebody else's.
+    (0..2).for_each(|_| open.send(()).unwrap());
     d.admin.set_len(file.handle, MIB).unwrap();
-    written_back(d.next(), &d.admin, "/f", 2 * MIB);
+    (0..2).for_each(|_| written_back(d.next(), &d.admin, "/f", 2 * MIB));
     assert_eq!(d.store.info().pools[1].used, MIB);
     d.admin.close(file.handle);
     d.admin.remove(&path("/f"), false).unwrap();
@@ -335,11 +359,7 @@ fn what_is_cut_off_or_removed_is_nobody_s_before_devices_have_let_go_of_it() {
     let held = || (d.store.info().pools[1].used, d.store.info().pools[1].held);
     assert_eq!(held(), (0, MIB));
     drop(open);
-    let begun = Instant::now();
-    while held() != (0, 0) {
-        assert!(begun.elapsed() < LONG);
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    d.has(0, 0);
     assert!(d.store.check(false).unwrap().is_empty());
 }
 
@@ -371,11 +391,18 @@ fn what_a_mount_cuts_off_or_punches_is_nobody_s_before_devices_have_let_go_of_it
             assert!(matches!(d.next(), Asked::WriteBack(_)));
             assert_eq!(has(), before);
             open.send(()).unwrap();
+            d.answers();
             std::thread::scope(|scope| {
                 let taking = scope.spawn(take);
                 let asked = d.next();
                 written_back(asked, &d.admin, "/f", MIB);
                 assert_eq!(has(), before, "it waits for a slow one");
+                open.send(()).unwrap();
+                let Asked::WriteBack(again) = d.next() else { panic!("before frames are given back") };
+                assert_eq!(again.iter().map(|r| r.len).sum::<u64>(), MIB);
+                // What the kernel serves is gone as soon as anybody looks.
+                let free = || d.store.info().pools[1].free;
+                assert!(by_kernel || free() == 32 * MIB - before.1, "not before it is asked again");
                 open.send(()).unwrap();
                 taking.join().unwrap().unwrap();
             });
@@ -390,13 +417,195 @@ fn what_a_mount_cuts_off_or_punches_is_nobody_s_before_devices_have_let_go_of_it
         let held = || (d.store.info().pools[1].used, d.store.info().pools[1].held);
         assert_eq!(held(), (0, 2 * MIB));
         drop(open);
-        let begun = Instant::now();
-        while held() != (0, 0) {
-            assert!(begun.elapsed() < LONG);
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        d.has(0, 0);
         assert!(d.store.check(false).unwrap().is_empty());
     }
+}
+
+/// A device may look up anew what is about to go: where it is late to let go of that, it is gone, and held.
+#[test]
+fn what_was_cut_off_or_punched_is_held_until_a_device_that_is_late_has_let_go_of_it_again() {
+    let d = Driven::impatient(npu());
+    let fs = d.store.fs(false);
+    let file = make(&d.admin, "/f", 4 * MIB, "sim0");
+    let id = d.admin.stat(&path("/f")).unwrap().id;
+    let handle = fs.open(id, true, true, WHO).unwrap().handle;
+    let punch = || {
+        let how = Allocate { keep_size: true, punch: true, zero: false };
+        fs.allocate(handle, MIB, MIB, how)
+    };
+    let cut = || d.admin.set_len(file.handle, 3 * MIB);
+    let takes: [&dyn Fn() -> Result<()>; 2] = [&cut, &punch];
+    for (take, used) in takes.into_iter().zip([3 * MIB, 2 * MIB]) {
+        let open = d.driver.gate("write_back");
+        open.send(()).unwrap();
+        take().unwrap();
+        assert!((0..2).all(|_| matches!(d.next(), Asked::WriteBack(_))));
+        let pool = &d.store.info().pools[1];
+        assert_eq!((pool.used, pool.held, pool.free), (used, MIB, pool.bytes - used - MIB));
+        assert!(d.store.check(false).unwrap().is_empty());
+        fails(d.admin.set_len(file.handle, 4 * MIB), ErrorKind::Busy, &["/f", "still held"]);
+        drop(open);
+        d.has(used, 0);
+        assert!(d.store.check(false).unwrap().is_empty());
+        while d.told.try_recv().is_ok() {}
+    }
+    // It is zeros where it grows again.
+    d.admin.set_len(file.handle, 4 * MIB).unwrap();
+    for at in [MIB, 3 * MIB] {
+        let mut bytes = vec![1; 1 << 20];
+        assert_eq!(fs.read(handle, at, &mut bytes).unwrap(), bytes.len());
+        assert!(bytes.iter().all(|byte| *byte == 0));
+    }
+}
+
+/// A mount has few threads: they wait for all devices at once, and not again for one that does not answer.
+#[test]
+fn a_device_that_hangs_is_waited_for_once_and_beside_others() {
+    let rig = Rig::new();
+    let options = |time| {
+        let mut options = options(&rig, time);
+        options.devices.push(DeviceSpec::emulated("nic0", 0, LinkModel::default()));
+        options
+    };
+    let store = Store::open(options(Duration::from_secs(1)), TestEnv::new()).unwrap();
+    let (nic, told) = Told::new(Description { class: Class::Type1, memory: None, ..npu() });
+    let _driving = store.drive("nic0", nic.clone(), None).unwrap();
+    assert_eq!(told.recv_timeout(LONG).unwrap(), Asked::Resume);
+    let (driver, asked) = Told::new(npu());
+    let driving = store.drive("sim0", driver.clone(), Some(4711)).unwrap();
+    assert_eq!(asked.recv_timeout(LONG).unwrap(), Asked::Resume);
+    let admin = admin(&store);
+    admin.close(make(&admin, "/f", MIB, "sim0").handle);
+    let file = admin.stat(&path("/f")).unwrap().id;
+    let fs = store.fs(false);
+    let cut = || fs.set(file, &Set { len: Some(0), ..Set::default() });
+    let gates = [driver.gate("write_back"), nic.gate("write_back")];
+    std::thread::scope(|scope| {
+        let cutting = scope.spawn(cut);
+        for asked in [&asked, &told] {
+            assert!(matches!(asked.recv_timeout(LONG).unwrap(), Asked::WriteBack(_)));
+        }
+        gates[1].send(()).unwrap();
+        fails(cutting.join().unwrap(), ErrorKind::Busy, &["/f", "npu", "4711", "sim0", "within 1.0 s"]);
+    });
+    store.reload(&options(LONG)).unwrap();
+    let begun = Instant::now();
+    fails(cut(), ErrorKind::Busy, &["/f", "npu", "4711", "sim0", "asked before"]);
+    assert!(begun.elapsed() < LONG);
+    assert!(asked.try_recv().is_err() && told.try_recv().is_err(), "nobody is asked");
+    drop(gates);
+    let d = Driven { store, driver, told: asked, driving: Some(driving), admin, rig };
+    d.answers();
+    cut().unwrap();
+    d.has(0, 0);
+}
+
+/// What is added to what is held of a file while a device is asked for the rest has not been asked for.
+#[test]
+fn what_becomes_held_while_a_device_is_asked_is_asked_for_before_it_goes() {
+    let d = Driven::impatient(npu());
+    let fs = d.store.fs(false);
+    d.admin.close(make(&d.admin, "/f", 4 * MIB, "sim0").handle);
+    d.admin.close(make(&d.admin, "/g", MIB, "sim0").handle);
+    let file = d.admin.stat(&path("/f")).unwrap().id;
+    let handle = fs.open(file, true, true, WHO).unwrap().handle;
+    let punch = |at| fs.allocate(handle, at, MIB, Allocate { keep_size: true, punch: true, zero: false });
+    let asked = || assert!(matches!(d.next(), Asked::WriteBack(_)));
+    let open = d.driver.gate("write_back");
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| punch(0));
+        asked();
+        open.send(()).unwrap();
+        asked();
+        d.driver.fail(Some("write_back"));
+        // Asked again it fails, and beside that once more.
+        open.send(()).unwrap();
+        first.join().unwrap().unwrap();
+        asked();
+        open.send(()).unwrap();
+        d.answers();
+        d.driver.fail(None);
+        let second = scope.spawn(|| punch(MIB));
+        asked();
+        open.send(()).unwrap();
+        asked();
+        // From here on it is waited for, but for who does so already.
+        d.store.reload(&options(&d.rig, LONG)).unwrap();
+        d.admin.remove(&path("/g"), false).unwrap();
+        second.join().unwrap().unwrap();
+    });
+    d.has(2 * MIB, 3 * MIB);
+    d.quiet();
+    drop(open);
+    d.has(2 * MIB, 0);
+    let second = |r: &Range| r.file == file && r.at == MIB;
+    let mut later = d.told.try_iter();
+    assert!(later.any(|asked| matches!(asked, Asked::WriteBack(ranges) if ranges.iter().any(second))));
+    assert!(d.store.check(false).unwrap().is_empty());
+}
+
+/// An environment that counts the threads which ask devices.
+#[derive(Debug)]
+struct Counting {
+    env: Arc<TestEnv>,
+    asking: AtomicUsize,
+}
+
+impl Env for Counting {
+    fn now(&self) -> Duration {
+        self.env.now()
+    }
+
+    fn wall_ns(&self) -> i64 {
+        self.env.wall_ns()
+    }
+
+    fn random(&self) -> u64 {
+        self.env.random()
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.env.sleep(time);
+    }
+
+    fn spawn(&self, name: &str, job: Box<dyn FnOnce() + Send>) {
+        if name == "write back" {
+            self.asking.fetch_add(1, Ordering::Relaxed);
+        }
+        self.env.spawn(name, job);
+    }
+
+    fn reached(&self, point: &'static str) {
+        self.env.reached(point);
+    }
+}
+
+#[test]
+fn one_thread_asks_a_device_that_hangs_however_many_files_are_removed() {
+    let rig = Rig::new();
+    let env = Arc::new(Counting { env: TestEnv::new(), asking: AtomicUsize::new(0) });
+    let store = Store::open(options(&rig, LONG), env.clone()).unwrap();
+    let d = Driven::by(rig, store, npu()).running();
+    let names: Vec<String> = (0..200).map(|n| format!("/f{n}")).collect();
+    for name in &names {
+        d.admin.close(make(&d.admin, name, 64 << 10, "sim0").handle);
+    }
+    let open = d.driver.gate("write_back");
+    for (n, name) in names.iter().enumerate() {
+        d.admin.remove(&path(name), false).unwrap();
+        if n == 0 {
+            assert!(matches!(d.next(), Asked::WriteBack(_)));
+        }
+    }
+    assert_eq!(env.asking.load(Ordering::Relaxed), 1);
+    d.has(0, 200 * (64 << 10));
+    drop(open);
+    d.has(0, 0);
+    // Of all that came meanwhile at once.
+    assert!(matches!(d.next(), Asked::WriteBack(ranges) if ranges.len() >= 199));
+    d.quiet();
+    assert_eq!(env.asking.load(Ordering::Relaxed), 1);
 }
 
 #[test]

@@ -17,7 +17,7 @@ mod rest;
 mod saved;
 mod standing;
 
-pub(crate) use coherence::Part;
+pub(crate) use coherence::{Asking, Part};
 pub(crate) use needs::{Fit, remember_needs};
 pub(crate) use queues::Queue;
 pub use standing::Driving;
@@ -27,7 +27,7 @@ use codax_core::change::PoolRecord;
 use codax_core::driver::{Class, Description, Driver, Reach, Standing};
 use codax_core::plan::Holder;
 use codax_core::{Error, Result};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -104,12 +104,14 @@ struct Queued {
     work: Work,
     in_any_case: bool,
     wanted: Arc<AtomicBool>,
+    number: u64,
 }
 
 /// What a driver was asked and may not have answered yet.
 pub(crate) struct Asked<T> {
     answered: mpsc::Receiver<Result<T>>,
     wanted: Arc<AtomicBool>,
+    number: u64,
 }
 
 impl<T> Asked<T> {
@@ -131,6 +133,9 @@ impl<T> Asked<T> {
             }
         };
         self.wanted.store(false, Ordering::Release);
+        if matches!(fault, Fault::Late(_)) {
+            driver.late.fetch_max(self.number, Ordering::AcqRel);
+        }
         Err(fault)
     }
 }
@@ -147,6 +152,10 @@ pub(crate) struct Driven {
     pub pid: Option<u32>,
     /// To its thread; none if there is nothing to ask it.
     calls: Option<Sender<Queued>>,
+    /// How many calls it was given, the last one that nobody waited for any more, and the last one that is over.
+    given: AtomicU64,
+    late: AtomicU64,
+    over: Arc<AtomicU64>,
     gone: AtomicBool,
     standing: Mutex<Standing>,
     /// Of those who bring it to rest or let it go on.
@@ -166,6 +175,9 @@ impl Driven {
             description: driver.describe(),
             pid: None,
             calls: None,
+            given: AtomicU64::new(0),
+            late: AtomicU64::new(0),
+            over: Arc::default(),
             gone: AtomicBool::new(false),
             standing: Mutex::new(standing),
             turn: Mutex::new(()),
@@ -181,17 +193,20 @@ impl Driven {
         env: &dyn Env,
     ) -> Self {
         let (calls, queued) = mpsc::channel::<Queued>();
+        let over = Arc::new(AtomicU64::new(0));
+        let done = over.clone();
         let work = move || {
-            for Queued { work, in_any_case, wanted } in queued {
+            for Queued { work, in_any_case, wanted, number } in queued {
                 if in_any_case || wanted.load(Ordering::Acquire) {
                     work(&*driver);
                 }
+                done.fetch_max(number, Ordering::AcqRel);
             }
         };
         env.spawn("driver", Box::new(work));
         let standing = Mutex::new(Standing::Stopped);
-        let (gone, awaited) = Default::default();
-        Self { description, pid, calls: Some(calls), gone, standing, turn: Mutex::new(()), awaited }
+        let (given, late, gone, turn, awaited) = Default::default();
+        Self { description, pid, calls: Some(calls), given, late, over, gone, standing, turn, awaited }
     }
 
     /// Asks the driver, after all that it was asked before.
@@ -216,19 +231,30 @@ impl Driven {
         let wanted = Arc::new(AtomicBool::new(true));
         let (answer, answered) = mpsc::channel();
         let work: Work = Box::new(move |driver| drop(answer.send(work(driver))));
-        let queued = Queued { work, in_any_case, wanted: wanted.clone() };
+        let number = self.next_number();
+        let queued = Queued { work, in_any_case, wanted: wanted.clone(), number };
         calls.send(queued).map_err(|_| died())?;
-        Ok(Asked { answered, wanted })
+        Ok(Asked { answered, wanted, number })
     }
 
     /// As [`Self::ask`], and nobody waits.
     pub fn tell(&self, work: impl FnOnce(&dyn Driver) -> Result<()> + Send + 'static) {
         let work: Work = Box::new(move |driver| drop(work(driver)));
-        let queued = Queued { work, in_any_case: true, wanted: Arc::default() };
+        let number = self.next_number();
+        let queued = Queued { work, in_any_case: true, wanted: Arc::default(), number };
         if let Some(calls) = self.calls.as_ref().filter(|_| !self.is_gone()) {
             // Its thread ends with it.
             let _ = calls.send(queued);
         }
+    }
+
+    fn next_number(&self) -> u64 {
+        self.given.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether somebody has waited for it in vain, and it has not answered since.
+    pub fn is_late(&self) -> bool {
+        self.late.load(Ordering::Acquire) > self.over.load(Ordering::Acquire)
     }
 
     /// Its process is gone, and with it what it mapped: nothing of the device's caches is left to be written back.

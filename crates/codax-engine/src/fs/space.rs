@@ -206,9 +206,10 @@ impl Inner {
             Err(e) => return (st, Err(e)),
         };
         let (mut st, resized) = self.with_ahead(st, file, "change of length", |backing, object| {
-            self.let_go_of(file, cached)?;
+            self.let_go_of(file, cached.clone())?;
             let stat = object::stat(object).map_err(|e| os_error("stat object of", &file, &e))?;
             backing.resize(object, len)?;
+            self.forget_ahead(file, cached);
             let end = end_of_page(stat.len).min(len);
             let page = PageRange::of_bytes(stat.len, 1);
             // What is a hole is zeros already, and stays one.
@@ -274,12 +275,14 @@ impl Inner {
         let cached = if punched { self.cached_ahead(&mut st, file, pages) } else { Ok(Vec::new()) };
         let (mut st, allocated) = self.with_ahead(st, file, "filling of holes", |backing, object| {
             let stat = object::stat(object).map_err(|e| os_error("stat object of", &file, &e))?;
-            self.let_go_of(file, cached?)?;
+            let cached = cached?;
+            self.let_go_of(file, cached.clone())?;
             if (mode.punch || mode.zero) && mapped {
                 write_zeros(backing, object, off, end.min(stat.len))?;
             } else if punched {
                 object::punch(object, off, end - off)
                     .map_err(|e| os_error("give back in object of", &file, &e))?;
+                self.forget_ahead(file, cached);
             }
             if mode.punch {
                 return Ok(());
@@ -510,7 +513,12 @@ impl Inner {
             }
         });
         if committed.is_ok() {
-            self.release_cut(&mut st, file, cut);
+            let late;
+            (st, late) = self.let_go_again(st, file, &cut);
+            match late {
+                true => self.give_up(&mut st, file, cut),
+                false => self.release_cut(&mut st, file, cut),
+            }
         }
         self.end_busy(&mut st, file);
         (st, committed)

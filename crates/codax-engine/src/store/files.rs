@@ -312,7 +312,12 @@ pub(crate) fn keep_only(
 }
 
 /// Cuts a file's object to `len` bytes, or removes it where the file keeps nothing in its pool.
-fn cut_object(backing: &dyn Backing, file: FileId, len: u64, kept: Option<&[PageRange]>) -> Result<()> {
+pub(super) fn cut_object(
+    backing: &dyn Backing,
+    file: FileId,
+    len: u64,
+    kept: Option<&[PageRange]>,
+) -> Result<()> {
     backing.unlock(file);
     let object = backing.open(file, true)?;
     backing.resize(object.as_fd(), len)?;
@@ -455,7 +460,7 @@ impl Inner {
         }
     }
 
-    /// [`Inner::shrink`] of a busy file, once no device has what is cut off in its caches.
+    /// [`Inner::shrink`] of a busy file, of which devices let go of what is cut off before it is gone, and once more before its frames are somebody else's.
     pub fn cut<'a>(&'a self, mut st: Guard<'a>, inode: &Inode, len: u64) -> (Guard<'a>, Result<()>) {
         let end = st.end_of(inode, len).0;
         let gone = extent::slice(&inode.extents, PageRange::new(end, u64::MAX - end));
@@ -469,12 +474,28 @@ impl Inner {
         let mut st = self.lock_for(acting);
         // Its mode may be another by now; where its pages are isn't.
         let now = st.ns.get(inode.id).cloned().unwrap_or_else(|| inode.clone());
-        let result = let_go.and_then(|()| self.shrink(&mut st, &now, len));
-        (st, result)
+        match let_go.and_then(|()| self.put_shorter(&mut st, &now, len)) {
+            Ok(cut) => {
+                let (mut st, late) = self.let_go_again(st, inode.id, &cut);
+                self.release_end(&mut st, &now, len, &cut, late);
+                (st, Ok(()))
+            }
+            Err(e) => (st, Err(e)),
+        }
     }
 
     /// Makes a file shorter. No device may have what is cut off in its caches, unless it lies behind the file's end: that is held until they have let go of it.
     pub fn shrink(&self, st: &mut State, inode: &Inode, len: u64) -> Result<()> {
+        let cut = self.put_shorter(st, inode, len)?;
+        match len == inode.len && st.may_be_cached(inode.id, &cut) {
+            true => self.give_up(st, inode.id, cut),
+            false => self.release_end(st, inode, len, &cut, false),
+        }
+        Ok(())
+    }
+
+    /// Journals that a file is shorter. What it had behind its end is returned.
+    fn put_shorter(&self, st: &mut State, inode: &Inode, len: u64) -> Result<Vec<Extent>> {
         let pages = st.end_of(inode, len);
         let mut now = inode.clone();
         let cut = extent::truncate(&mut now.extents, pages);
@@ -491,16 +512,22 @@ impl Inner {
         now.mtime_ns = self.env.wall_ns();
         now.ctime_ns = now.mtime_ns;
         self.commit(st, &[Change::Put(Box::new(now))])?;
-        if len == inode.len && st.may_be_cached(inode.id, &cut) {
-            self.give_up(st, inode.id, cut);
-            return Ok(());
-        }
+        Ok(cut)
+    }
+
+    /// Cuts the objects of a file that was as `inode` says and has lost `cut`, and gives back what that was: once devices have let go of it, if one is `late`.
+    fn release_end(&self, st: &mut State, inode: &Inode, len: u64, cut: &[Extent], late: bool) {
         for medium in st.media.of_extents(&inode.extents) {
-            let here = st.media.extents(medium, &cut);
+            let here = st.media.extents(medium, cut);
             // What the kernel serves to somebody is never another object from one moment to the next.
             let left = st.ns.get(inode.id).map(|now| st.media.pages(now, medium)).unwrap_or_default();
             let kept = (!left.is_empty() || st.served_by_kernel(inode.id)).then_some(&left[..]);
             let backing = st.pool(medium).backing.clone();
+            if late && !here.is_empty() {
+                // The object is cut when that is given back.
+                self.give_up(st, inode.id, here);
+                continue;
+            }
             if Looked::default().may_be_mapped((medium, &*backing), inode.id, &here) {
                 // Whoever maps a device sees what is there next.
                 let shorter = |_: &&[PageRange]| {
@@ -521,7 +548,6 @@ impl Inner {
                 }
             }
         }
-        Ok(())
     }
 
     /// Where the file's pages are, with an open description of each object: what lies in one object is one run, whichever pools it is in.

@@ -2,6 +2,7 @@
 
 use crate::backing::{Backing, os_error};
 use crate::store::Inner;
+use crate::store::files::cut_object;
 use crate::store::state::State;
 use codax_core::extent::{Extent, FrameRun};
 use codax_core::frame::FrameState;
@@ -97,7 +98,11 @@ impl Inner {
             return Ok(false);
         }
         let pages: Vec<PageRange> = extents.iter().map(Extent::pages).collect();
-        self.release_pages(st, file, pool, &pages, looked)
+        let gone = self.release_pages(st, file, pool, &pages, looked)?;
+        if gone {
+            st.shorten(file, pool)?;
+        }
+        Ok(gone)
     }
 
     /// [`Inner::release_object`] of memory for which there need not be frames.
@@ -176,6 +181,26 @@ impl Inner {
 }
 
 impl State {
+    /// Cuts an object that was left as long as it was as long as something of it was held: what of `pool` was is given back.
+    fn shorten(&self, file: FileId, pool: PoolId) -> Result<()> {
+        let Some(inode) = self.ns.get(file) else { return Ok(()) };
+        let more =
+            self.media.pools(self.media.of(pool)).any(|p| p != pool && self.pool(p).held.contains_key(&file));
+        // Who is at work on it gives it its length.
+        if more || inode.ahead.is_some() || self.is_busy(file) || !self.keeps_object(file, pool) {
+            return Ok(());
+        }
+        let backing = &self.pool(pool).backing;
+        let stat = codax_os::object::stat(self.open_object(pool, file, false)?)
+            .map_err(|e| os_error("stat object of", &file, &e))?;
+        match stat.len > backing.object_len(inode.len) {
+            true => {
+                cut_object(&**backing, file, inode.len, Some(&self.media.pages(inode, self.media.of(pool))))
+            }
+            false => Ok(()),
+        }
+    }
+
     /// Whether a file has pages in the object that holds the pool's.
     fn keeps_object(&self, file: FileId, pool: PoolId) -> bool {
         self.ns.get(file).is_some_and(|inode| !self.media.extents(pool, &inode.extents).is_empty())

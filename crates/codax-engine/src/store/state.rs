@@ -2,7 +2,7 @@
 
 use crate::backing::Backing;
 use crate::catalog::Catalog;
-use crate::driver::{Driven, Fit, Queue};
+use crate::driver::{Asking, Driven, Fit, Queue};
 use crate::emergency::{Book, Placed};
 use crate::fs::{FsHandle, Mount, MountHandle, MountUse};
 use crate::store::media::Media;
@@ -73,6 +73,7 @@ pub(crate) struct State {
     pub version: u64,
     /// Held frames of files that the caches of a device may have bytes of still: they are not given back before its driver has said otherwise.
     pub stale: BTreeSet<(PoolId, FileId)>,
+    pub asking: Asking,
     pub quotas: Quotas,
     /// Files of which somebody has, or had since there are quotas, a descriptor by which they can be grown.
     pub watched: BTreeSet<FileId>,
@@ -288,6 +289,7 @@ impl State {
             closed_devices: BTreeSet::new(),
             version: 0,
             stale: BTreeSet::new(),
+            asking: Asking::default(),
             quotas: Quotas::default(),
             watched: BTreeSet::new(),
             emergency: Book::default(),
