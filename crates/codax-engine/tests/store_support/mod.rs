@@ -11,7 +11,7 @@ use codax_core::name::StorePath;
 use codax_core::namespace::Cred;
 use codax_core::request::{Open, PlacementSpec};
 use codax_engine::env::Env;
-use codax_engine::store::{Layout, MakeBacking, purge_dir};
+use codax_engine::store::{Layout, MakeBacking, purge_contents};
 use codax_engine::{DeviceSpec, Opened, Peer, Session, Store, StoreOptions};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -102,7 +102,8 @@ impl Drop for Rig {
     fn drop(&mut self) {
         let layout = self.layout();
         if layout.dir.exists() {
-            let _ = purge_dir(&layout, &["dram".to_owned(), "sim0".to_owned(), "sim1".to_owned()]);
+            // Whichever pools a test has made.
+            let _ = purge_contents(&layout);
         }
     }
 }
