@@ -260,11 +260,15 @@ fn what_a_mount_takes_from_a_file_waits_for_a_slow_invalidate_and_for_none_for_e
         let before = rig.pool("sim0", "used");
         driver.tell("go on");
         std::thread::scope(|scope| {
-            let taking = scope.spawn(take);
+            // Until the late answer is there it is refused unasked.
+            let taking = scope.spawn(|| until("the driver to have answered", || take().ok()));
             assert_eq!(driver.line(), "write_back");
             assert_eq!(rig.pool("sim0", "used"), before);
             driver.tell("go on");
-            taking.join().expect("no panic").expect("it answers");
+            // Once more before it is somebody else's.
+            assert_eq!(driver.line(), "write_back");
+            driver.tell("go on");
+            taking.join().expect("it answers");
         });
         assert_eq!(rig.pool("sim0", "used"), before - MIB);
     }
