@@ -130,26 +130,29 @@ impl State {
             }
             None if need.fits => Ok(None),
             None => {
-                let room: Vec<String> = offers[1..]
-                    .iter()
-                    .map(|offer| {
-                        format!(
-                            "{} has room for {}{}",
-                            self.pool_name(offer.pool),
-                            format_size(PageCount(offer.frames).bytes()),
-                            self.bound(offer, file)
-                        )
-                    })
-                    .chain(why)
-                    .collect();
-                let full = PageCount(rest.count.0 - dram.min(budget).min(rest.count.0)).bytes();
-                Err(Error::no_space(format!(
-                    "no space in pool `dram`: {} ({full} bytes) more are needed, and for an emergency {}",
-                    format_size(full),
-                    room.join(", ")
-                )))
+                let fits = dram.min(budget).min(rest.count.0);
+                Err(self.nowhere(PageCount(rest.count.0 - fits), &offers[1..], why, file))
             }
         }
+    }
+
+    /// Why so much finds no room in `dram` nor anywhere else: what devices offer, and why others don't.
+    fn nowhere(&self, lacks: PageCount, offers: &[Offer], why: Vec<String>, file: Option<FileId>) -> Error {
+        let offer = |offer: &Offer| {
+            format!(
+                "{} has room for {}{}",
+                self.pool_name(offer.pool),
+                format_size(PageCount(offer.frames).bytes()),
+                self.bound(offer, file)
+            )
+        };
+        let room: Vec<String> = offers.iter().map(offer).chain(why).collect();
+        Error::no_space(format!(
+            "no space in pool `dram`: {} ({} bytes) more are needed, and for an emergency {}",
+            format_size(lacks.bytes()),
+            lacks.bytes(),
+            room.join(", ")
+        ))
     }
 
     /// Devices that take what has spilled to `from` when that is drained and `dram` has no room, the cheapest first, and how many frames of each.
