@@ -8,7 +8,6 @@ use codax_core::info::{JobInfo, PoolInfo};
 use codax_core::request::{Open, PlacementSpec};
 use codax_core::{ErrorKind, FileId, HUGE_SIZE, PageRange, Result};
 use codax_engine::backing::{Backing, Lender, ObjectInfo, Shm};
-use codax_engine::env::Env;
 use codax_engine::{DeviceSpec, DrainOptions, Store, StoreOptions};
 use codax_os::copy::SourceMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -146,53 +145,26 @@ impl Backing for Lending {
     }
 }
 
-/// As in earnest, but whoever has decided to lend something may be stopped.
-#[derive(Debug)]
-struct StoppingEnv {
-    env: Arc<TestEnv>,
-    decided: Gate,
-}
-
-impl Env for StoppingEnv {
-    fn now(&self) -> Duration {
-        self.env.now()
-    }
-
-    fn wall_ns(&self) -> i64 {
-        self.env.wall_ns()
-    }
-
-    fn random(&self) -> u64 {
-        self.env.random()
-    }
-
-    fn sleep(&self, time: Duration) {
-        self.env.sleep(time);
-    }
-
-    fn spawn(&self, name: &str, job: Box<dyn FnOnce() + Send>) {
-        self.env.spawn(name, job);
-    }
-
-    fn reached(&self, point: &'static str) {
-        if point == "loan:decided" {
-            self.decided.pass();
-        }
-    }
-}
-
 /// A store whose device of 32 MiB has a reserve that it lends of whenever memory is short, as it always is.
 struct Lent {
     rig: Rig,
     book: Arc<Book>,
-    env: Arc<StoppingEnv>,
+    env: Arc<TestEnv>,
+    /// Through which goes who has decided to lend something.
+    decided: Arc<Gate>,
 }
 
 impl Lent {
     fn new() -> Self {
         let (rig, book) = (Rig::new(), Arc::<Book>::default());
-        let env = Arc::new(StoppingEnv { env: TestEnv::new(), decided: Gate::default() });
-        Self { rig, book, env }
+        let decided = Arc::<Gate>::default();
+        let gate = decided.clone();
+        let env = TestEnv::seen_by(move |what| {
+            if what == "loan:decided" {
+                gate.pass();
+            }
+        });
+        Self { rig, book, env, decided }
     }
 
     fn options(&self, allowed: bool) -> StoreOptions {
@@ -251,13 +223,13 @@ fn a_drain_that_comes_while_something_is_being_lent_waits_for_it() {
 #[test]
 fn what_was_to_be_lent_isn_t_when_a_drain_has_come_before() {
     let lent = Lent::new();
-    let (there, go) = lent.env.decided.shut();
+    let (there, go) = lent.decided.shut();
     let store = lent.open();
     there.recv_timeout(Duration::from_secs(20)).expect("it is decided");
     admin(&store).drain("sim0", DrainOptions::default(), &mut |_| true).expect("nothing is lent");
     go.send(()).expect("it waits");
     // It has looked again by then.
-    let (there, go) = lent.env.decided.shut();
+    let (there, go) = lent.decided.shut();
     there.recv_timeout(Duration::from_secs(20)).expect("it goes on");
     drop(go);
     assert_eq!((sim0(&store).state, sim0(&store).emergency.lent, lent.lent()), (PoolState::Offline, 0, 0));

@@ -29,9 +29,9 @@ pub fn ask(channel: &Channel, request: &Request) -> (Reply, Vec<OwnedFd>) {
     channel.recv().expect("a reply").expect("no end")
 }
 
-/// Asks for a file's objects by descriptor, as a client that copies does.
-pub fn raw(channel: &Channel, path: &str, write: bool) -> Result<Vec<OwnedFd>, codax::Error> {
-    let open = Open {
+/// The request to open a file that is there.
+pub fn open(path: &str, write: bool) -> Request {
+    Request::Open(Open {
         path: StorePath::parse(path.as_bytes()).expect("a path"),
         read: true,
         write,
@@ -44,8 +44,12 @@ pub fn raw(channel: &Channel, path: &str, write: bool) -> Result<Vec<OwnedFd>, c
         no_emergency: false,
         len: 0,
         map: None,
-    };
-    let handle = match ask(channel, &Request::Open(open)).0 {
+    })
+}
+
+/// Asks for a file's objects by descriptor, as a client that copies does.
+pub fn raw(channel: &Channel, path: &str, write: bool) -> Result<Vec<OwnedFd>, codax::Error> {
+    let handle = match ask(channel, &open(path, write)).0 {
         Reply::Opened { handle, .. } => handle,
         Reply::Error(e) => return Err(e),
         other => panic!("{other:?}"),

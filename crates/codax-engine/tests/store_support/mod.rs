@@ -22,6 +22,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub struct TestEnv {
     started: Instant,
     random: AtomicU64,
+    seen: Seen,
+}
+
+/// Is told of threads as they are started, and of points that are reached, by their names.
+struct Seen(Box<dyn Fn(&str) + Send + Sync>);
+
+impl std::fmt::Debug for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Seen")
+    }
 }
 
 impl TestEnv {
@@ -31,7 +41,16 @@ impl TestEnv {
 
     /// One that draws other numbers than those with another seed.
     pub fn seeded(seed: u64) -> Arc<Self> {
-        Arc::new(Self { started: Instant::now(), random: AtomicU64::new(seed) })
+        Arc::new(Self::made(seed, Seen(Box::new(|_| ()))))
+    }
+
+    /// One in which this sees the names of threads that are started and of points that are reached.
+    pub fn seen_by(seen: impl Fn(&str) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self::made(1, Seen(Box::new(seen))))
+    }
+
+    fn made(seed: u64, seen: Seen) -> Self {
+        Self { started: Instant::now(), random: AtomicU64::new(seed), seen }
     }
 }
 
@@ -54,10 +73,13 @@ impl Env for TestEnv {
     }
 
     fn spawn(&self, name: &str, job: Box<dyn FnOnce() + Send>) {
+        (self.seen.0)(name);
         std::thread::Builder::new().name(name.to_owned()).spawn(job).expect("a thread");
     }
 
-    fn reached(&self, _point: &'static str) {}
+    fn reached(&self, point: &'static str) {
+        (self.seen.0)(point);
+    }
 }
 
 pub const MIB: u64 = 1 << 20;
