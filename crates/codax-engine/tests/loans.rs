@@ -43,6 +43,8 @@ struct Book {
     lent: AtomicU64,
     /// Whether others let go of it.
     gives_back: AtomicBool,
+    /// Whether it hasn't had all yet.
+    begins: AtomicBool,
 }
 
 impl Lender for Book {
@@ -52,6 +54,10 @@ impl Lender for Book {
 
     fn held(&self) -> Result<u64> {
         Ok(32 * MIB - self.lent.load(Ordering::SeqCst))
+    }
+
+    fn is_populated(&self) -> bool {
+        !self.begins.load(Ordering::SeqCst)
     }
 
     fn lend(&self, bytes: u64) -> Result<u64> {
@@ -197,6 +203,24 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+#[test]
+fn nothing_is_lent_of_what_is_not_populated_yet() {
+    let lent = Lent::new();
+    lent.book.begins.store(true, Ordering::SeqCst);
+    let (looked, go) = lent.decided.shut();
+    let store = lent.open();
+    looked.recv_timeout(Duration::from_secs(20)).expect("it is looked after");
+    let (again, go_again) = lent.decided.shut();
+    go.send(()).expect("it waits");
+    again.recv_timeout(Duration::from_secs(20)).expect("as long as memory is short");
+    assert_eq!(lent.lent(), 0);
+    lent.book.begins.store(false, Ordering::SeqCst);
+    go_again.send(()).expect("it waits");
+    until("it is lent", || lent.lent() > 0);
+    lent.book.gives_back.store(true, Ordering::SeqCst);
+    store.close(true).expect("purged");
 }
 
 #[test]

@@ -315,7 +315,7 @@ impl Reserved {
         self.rig.kill();
         self.rig.up();
         let now = emergency(&self.rig, "cxl0");
-        eprintln!("restart: {before} bytes were lent, {now}");
+        eprintln!("figure: restart: {before} bytes were lent, {now}");
         assert!(before > 0 && bytes(&now["lent"]) >= before, "{before}: {now}");
         let said = self.rig.events("lend");
         assert!(said.iter().any(|said| said.contains("since before the start")), "{said:?}");
@@ -383,7 +383,7 @@ fn ended_and_as_it_was(test: &str, page: &str) {
         assert!(most < 64 * MIB, "it has the device");
     }
     let kept = numa::watermarks(node).expect("there");
-    eprintln!("{page}, never: at most {most} bytes of the hog on the node; {kept:?}");
+    eprintln!("figure: {page}, never: at most {most} bytes of the hog on the node; {kept:?}");
     // No more than what the kernel keeps of each node, which it gives who finds nothing else; or what isn't the device's.
     assert!(most <= if page == "2M" { all - had } else { kept.kept }, "{most} of {kept:?}");
     drop(filled);
@@ -421,7 +421,7 @@ fn lives_and_a_drain_gets_it_back(test: &str, page: &str) {
     }
     let has = on_node(hog.pid(), node);
     let used = emergency(rig, "cxl0");
-    eprintln!("{page}, allow: {has} bytes of the hog on the node; {used}");
+    eprintln!("figure: {page}, allow: {has} bytes of the hog on the node; {used}");
     assert!(
         has >= 32 * MIB && bytes(&used["lent"]) >= has / 2 && bytes(&used["lent"]) <= at_most,
         "{has}: {used}"
@@ -580,7 +580,7 @@ fn the_kernel_s_word_of_pressure_is_followed_by_a_loan_within_a_second() {
         });
         ended.store(true, Ordering::Relaxed);
         eats.join().expect("it ran");
-        eprintln!("pressure: {} ms from the kernel's word to the first page lent", first.as_millis());
+        eprintln!("figure: pressure: {} ms from the kernel's word to the first page lent", first.as_millis());
         assert!(first < slowed(Duration::from_secs(1)), "{first:?}");
     });
     rig.sound();
@@ -596,7 +596,7 @@ fn a_churn_of_allocations_leaves_nothing_on_an_exclusive_node() {
     let mut churn = Client::start(&rig, "churn", &["1000000"]);
     assert_eq!(churn.number("go"), 1_000_000);
     let left = on_node(churn.pid(), node);
-    eprintln!("churn: {left} bytes of the program on the node after a million allocations");
+    eprintln!("figure: churn: {left} bytes of the program on the node after a million allocations");
     assert_eq!(left, 0);
     churn.end();
 }

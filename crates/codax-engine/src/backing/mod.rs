@@ -35,6 +35,10 @@ pub trait Lender: Send + Sync {
     fn unit(&self) -> u64;
     /// Bytes that it has, in files of nobody.
     fn held(&self) -> Result<u64>;
+    /// Whether it has had all that there was for it once. Before, others have what it hasn't got yet in any case.
+    fn is_populated(&self) -> bool {
+        true
+    }
     /// Why it can lend nothing, if it can't.
     fn why_not(&self) -> Option<String> {
         None

@@ -58,6 +58,7 @@ pub struct Reserve {
 struct Wake {
     due: bool,
     closed: bool,
+    populated: bool,
     /// How much the holder may have, while some of the node is lent: so much less than it had, and what files have taken from it or given back since.
     ceiling: Option<u64>,
 }
@@ -189,6 +190,11 @@ impl Reserve {
         self.held()
     }
 
+    /// It has had all that there was for it.
+    pub(crate) fn was_populated(&self) {
+        self.state().populated = true;
+    }
+
     /// As [`Reserve::fill`] without a share, with what processors keep of the node: whoever finds no other memory would get that.
     pub(crate) fn fill_whole(&self) -> Result<u64> {
         let mut held = self.fill(None)?;
@@ -269,6 +275,10 @@ impl Lender for Reserve {
 
     fn held(&self) -> Result<u64> {
         Self::held(self)
+    }
+
+    fn is_populated(&self) -> bool {
+        self.state().populated
     }
 
     fn lend(&self, bytes: u64) -> Result<u64> {

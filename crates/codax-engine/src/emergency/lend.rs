@@ -43,12 +43,13 @@ impl State {
             floor => floor + floor / 4,
         };
         let lent = allowed.loan.lent() > 0;
+        let lends = short && allowed.unlent.is_none() && lender.is_populated();
         let spare = || p.alloc.free().bytes().min(lender.held().unwrap_or(0));
         Some(LoanView {
             short,
             limit: if serves { allowed.at_most.saturating_sub(p.spilled.bytes()) } else { 0 },
             unused: if short { self.unused_on(pool) } else { 0 },
-            spare: if short && allowed.unlent.is_none() { spare() } else { 0 },
+            spare: if lends { spare() } else { 0 },
             elsewhere: if lent && !short { self.memory_left().unwrap_or(0).saturating_sub(floor) } else { 0 },
             wanted: allowed.wanted || !serves,
             unit: lender.unit(),

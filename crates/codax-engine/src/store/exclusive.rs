@@ -129,6 +129,9 @@ impl Inner {
                     None if mem::take(&mut first) => reserve.fill_whole(),
                     share => reserve.fill(share),
                 };
+                reserve.was_populated();
+                // Some may have been lent or taken meanwhile.
+                let target = inner.lock().pool(pool).alloc.free().bytes();
                 match filled {
                     Ok(held) => told.tell(&inner, (&name, share), held, target),
                     Err(e) if told.failure.as_ref() != Some(&e) => {
