@@ -78,6 +78,11 @@ impl Place {
         Some(mapping.memory().part(start, len))
     }
 
+    /// Some of its bytes, if they are mapped.
+    pub fn view(&self, at: u64, len: usize) -> Option<Memory<'_>> {
+        Some(self.memory()?.part(usize::try_from(at).ok()?, len))
+    }
+
     /// Copies bytes of it from `at` on; returns how many of them could be reached.
     #[inline]
     pub fn read(&mut self, guard: Guard, at: u64, to: &mut [u8]) -> usize {

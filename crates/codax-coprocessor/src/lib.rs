@@ -8,14 +8,15 @@
 //! * `counts`: what was done, by the thread that did it
 //! * `files`: granted files, opened and mapped when a request names them
 //! * `work`: a request that is being carried out
+//! * `places`: where its ranges lie, and how they are reached
 //! * `saved`: the state as bytes
-#![forbid(unsafe_code)]
 
 mod accesses;
 mod counts;
 mod device;
 mod files;
 mod gate;
+mod places;
 mod queue;
 mod saved;
 mod work;

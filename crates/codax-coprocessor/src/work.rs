@@ -1,9 +1,9 @@
 //! A request that is being carried out.
 
-use crate::accesses::Part;
 use crate::files::{Files, Grants, Place};
+use crate::places::Places;
 use codax::queue::{Completion, Descriptor, Range, Status, Wanted, wanted};
-use codax_ops::{DEFAULT_BUDGET, Fault, Memory, Operation, Outcome, Spec, Step, Which};
+use codax_ops::{DEFAULT_BUDGET, Operation, Outcome, Spec, Step, Which};
 use codax_os::guard::Guard;
 use codax_os::ring::Request;
 use std::time::{Duration, Instant};
@@ -37,50 +37,6 @@ pub enum Turn {
     More,
     /// It is complete.
     Complete(Completion),
-}
-
-/// Where an operation's ranges lie.
-#[derive(Debug)]
-struct Places {
-    guard: Guard,
-    ranges: [Option<Place>; 3],
-    /// What of each was read and written in this step.
-    accessed: [(Part, Part); 3],
-}
-
-impl Memory for Places {
-    fn read(&mut self, which: Which, at: u64, to: &mut [u8]) -> Result<(), Fault> {
-        let place = self.ranges[which as usize].as_mut().ok_or(Fault { which, at })?;
-        whole(which, at, place.read(self.guard, at, to), to.len())?;
-        self.accessed[which as usize].0.add(at, to.len());
-        Ok(())
-    }
-
-    fn write(&mut self, which: Which, at: u64, from: &[u8]) -> Result<(), Fault> {
-        let place = self.ranges[which as usize].as_ref().ok_or(Fault { which, at })?;
-        whole(which, at, place.write(self.guard, at, from), from.len())?;
-        self.accessed[which as usize].1.add(at, from.len());
-        Ok(())
-    }
-}
-
-impl Places {
-    fn new(guard: Guard, ranges: [Option<Place>; 3]) -> Self {
-        Self { guard, ranges, accessed: Default::default() }
-    }
-
-    /// Counts what this step has accessed.
-    fn count(&mut self) {
-        for (place, (read, written)) in self.ranges.iter_mut().zip(std::mem::take(&mut self.accessed)) {
-            if let Some(place) = place {
-                place.count(read, written);
-            }
-        }
-    }
-}
-
-fn whole(which: Which, at: u64, done: usize, wanted: usize) -> Result<(), Fault> {
-    if done == wanted { Ok(()) } else { Err(Fault { which, at: at + done as u64 }) }
 }
 
 /// A completion that says why nothing was done.

@@ -318,6 +318,16 @@ fn it_is_said_why_it_comes_back_and_how_much_it_is_about() {
     let full = s.open(&Open { placement: Some(on), ..open_of("/f", MIB) }).expect_err("all is lent");
     assert_eq!(full.kind, ErrorKind::NoSpace);
     said("for a file that found no room: nothing is lent any more");
+    // Who tries again finds it, though memory is short all the time.
+    let (looked, go) = lent.decided.shut();
+    looked.recv_timeout(Duration::from_secs(20)).expect("it is looked after");
+    drop(go);
+    let on = PlacementSpec::On { pool: "sim0".into(), strict: false };
+    let all = Open { placement: Some(on), ..open_of("/f", 32 * MIB) };
+    s.close(s.open(&all).expect("it is kept for it").handle);
+    assert_eq!(sim0(&store).emergency.lent, 0);
+    s.remove(&path("/f"), false).expect("removed");
+    lent.env.pass(Duration::from_secs(10));
     until("all is lent again", || sim0(&store).emergency.lent == 32 * MIB);
     let mut less = lent.options(true);
     less.devices[0].emergency.as_mut().expect("allowed").at_most = AtMost::Bytes(8 * MIB);

@@ -12,7 +12,7 @@ mod stats;
 
 use codax_ops::kernel::float::{self, Extreme, LANES};
 use codax_ops::kernel::{self, histogram, integer, xxh3};
-use codax_ops::{DEFAULT_BUDGET, Fault, Memory, Opcode, Operation, Range, Spec, Step, Which};
+use codax_ops::{DEFAULT_BUDGET, Fault, Look, Memory, Opcode, Operation, Range, Spec, Step, Which};
 use codax_os::area::{self, Region};
 use codax_os::guard::Guard;
 use codax_os::{mounts, object};
@@ -39,6 +39,14 @@ impl Memory for Mapped<'_> {
     fn write(&mut self, which: Which, at: u64, from: &[u8]) -> Result<(), Fault> {
         let done = self.0.write_past(self.1[which as usize], usize::try_from(at).unwrap_or(usize::MAX), from);
         if done == from.len() { Ok(()) } else { Err(Fault { which, at }) }
+    }
+
+    fn look(&mut self, len: usize, input: u64, second: Option<u64>, look: &mut Look<'_>) -> bool {
+        let view = |which, at| self.1[which as usize].part(usize::try_from(at).unwrap_or(usize::MAX), len);
+        let one = view(Which::Input, input);
+        let two = second.map_or(one.part(0, 0), |at| view(Which::Second, at));
+        // SAFETY: this process alone has the files, whole, and nothing writes what is looked at.
+        unsafe { self.0.look([one, two], look) }
     }
 }
 

@@ -1,8 +1,9 @@
 //! One chunk of an operation: what it reads, what is done with it, what it writes.
 //!
-//! Progress changes after the last access of the memory, so that a chunk that meets a fault can be done again.
+//! What is only read is computed on where it lies, if the memory allows that, and is copied out otherwise. Progress changes after the last access of the memory, so that a
+//! chunk that meets a fault can be done again.
 
-use crate::kernel::{float, integer, xxh3};
+use crate::kernel::{GRAIN, float, xxh3};
 use crate::memory::{Fault, Memory, Which};
 use crate::opcode::Opcode;
 use crate::spec::{NEEDLE_MAX, Spec};
@@ -11,6 +12,9 @@ use crate::work::Work;
 /// Bytes that are copied out and computed on together. Two of these and an operation's tables fit in a first-level cache; with
 /// much less, calls cost more than they bring.
 pub const CHUNK: usize = 4096;
+
+/// The most that is looked at where it lies, whatever the budget.
+const LOOK: u64 = 1 << 30;
 
 /// What memory gives at once, in bytes: the rest of a line that is read costs nothing.
 const LINE: usize = 64;
@@ -30,11 +34,13 @@ pub(crate) struct Buffers {
     output: [u8; CHUNK],
     /// Whether `second` has the vector.
     has_vector: bool,
+    /// Whether bytes have to be copied out: they couldn't be looked at where they lie.
+    copies: bool,
 }
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { input: [0; PIECE], second: [0; CHUNK], output: [0; CHUNK], has_vector: false }
+        Self { input: [0; PIECE], second: [0; CHUNK], output: [0; CHUNK], has_vector: false, copies: false }
     }
 }
 
@@ -42,6 +48,7 @@ impl Buffers {
     /// Before a step: what is kept from chunk to chunk may have been written since the last one.
     pub fn refresh(&mut self, spec: &Spec) {
         self.has_vector = false;
+        self.copies = false;
         if spec.opcode == Opcode::Fill {
             self.output.fill(spec.parameter[0]);
         }
@@ -80,86 +87,96 @@ pub(crate) struct Done {
     pub cost: u64,
 }
 
-/// Does the chunk that begins here.
+/// Does the chunk that begins here, of about `budget` bytes at most.
 pub(crate) fn run<M: Memory + ?Sized>(
     work: &mut Work,
     place: Place<'_>,
     buffers: &mut Buffers,
     memory: &mut M,
+    budget: u64,
 ) -> Result<Done, Fault> {
-    if let Work::Matvec(lanes) = work {
-        return multiply(lanes, place, buffers, memory);
-    }
-    let n = place.part(CHUNK);
-    let at = place.at;
     match work {
         Work::Fill => {
-            memory.write(Which::Output, at, &buffers.output[..n])?;
-            return Ok(Place::after(n, 1));
+            let n = place.part(CHUNK);
+            memory.write(Which::Output, place.at, &buffers.output[..n])?;
+            Ok(Place::after(n, 1))
         }
-        Work::Search { finder, found } => {
-            let len = place.part(n + finder.needle().len() - 1);
-            let bytes = &mut buffers.input[..place.part(len.next_multiple_of(LINE))];
-            memory.read(Which::Input, at, bytes)?;
-            *found = finder.find(&bytes[..len]).map(|i| at + i as u64);
-            return Ok(if found.is_some() { place.ended(n, 1) } else { Place::after(n, 1) });
+        Work::Copy => {
+            let bytes = &mut buffers.input[..place.part(CHUNK)];
+            memory.read(Which::Input, place.at, bytes)?;
+            memory.write(Which::Output, place.at, bytes)?;
+            Ok(Place::after(bytes.len(), 2))
         }
-        _ => {}
+        Work::Matvec(lanes) => multiply(lanes, place, buffers, memory, budget),
+        Work::Xxh3(acc) if place.end - place.at <= xxh3::BLOCK as u64 => end_hash(acc, place, memory),
+        _ => fold(work, place, buffers, memory, budget),
     }
-    let input = &mut buffers.input[..n];
+}
+
+/// Goes on with what is only read.
+fn fold<M: Memory + ?Sized>(
+    work: &mut Work,
+    place: Place<'_>,
+    buffers: &mut Buffers,
+    memory: &mut M,
+    budget: u64,
+) -> Result<Done, Fault> {
+    let at = place.at;
+    let two = place.spec.ranges[Which::Second as usize].is_some();
+    let ranges = if two { 2 } else { 1 };
+    let hash = matches!(work, Work::Xxh3(_));
+    let part = |most: usize| match place.part(most) {
+        // What a hash ends with isn't folded.
+        all if hash && at + all as u64 == place.end => (all - 1) / xxh3::BLOCK * xxh3::BLOCK,
+        n => n,
+    };
+    let done = |n, ended| if ended { place.ended(n, ranges) } else { Place::after(n, ranges) };
+    if !buffers.copies {
+        let n = part(at_once(budget / ranges));
+        let len = place.part(n + work.overlap());
+        let (mut next, mut ended) = (work.clone(), false);
+        let mut look = |input: &[u8], second: &[u8]| ended = next.fold(at, input, second);
+        if memory.look(len, at, two.then_some(at), &mut look) {
+            *work = next;
+            return Ok(done(n, ended));
+        }
+        buffers.copies = true;
+    }
+    let n = part(CHUNK);
+    let len = place.part(n + work.overlap());
+    let input = &mut buffers.input[..place.part(len.next_multiple_of(LINE))];
     memory.read(Which::Input, at, input)?;
-    match work {
-        Work::Copy => memory.write(Which::Output, at, input)?,
-        Work::Compare(_) | Work::Dot(..) | Work::DotI64(_) => {
-            let second = &mut buffers.second[..n];
-            memory.read(Which::Second, at, second)?;
-            return Ok(fold_pair(work, place, input, second));
-        }
-        Work::Xxh3(acc) => hash(acc, place, input, memory)?,
-        _ => work.fold(input),
+    let second = &mut buffers.second[..if two { n } else { 0 }];
+    if two {
+        memory.read(Which::Second, at, second)?;
     }
-    let ranges = if matches!(work, Work::Copy) { 2 } else { 1 };
-    Ok(Place::after(n, ranges))
+    let ended = work.fold(at, &input[..len], second);
+    Ok(done(n, ended))
 }
 
-/// Goes on with bytes of two ranges.
-fn fold_pair(work: &mut Work, place: Place<'_>, left: &[u8], right: &[u8]) -> Done {
-    match work {
-        Work::Dot(lanes, add) => add(lanes, left, right),
-        Work::DotI64(sum) => *sum = integer::dot(*sum, left, right),
-        Work::Compare(difference) if left != right => {
-            let pairs = left.iter().zip(right).enumerate();
-            let first = pairs.map(|(i, (a, b))| (i, a.cmp(b))).find(|(_, order)| order.is_ne());
-            *difference = first.map(|(i, order)| (place.at + i as u64, order as i64));
-            return place.ended(left.len(), 2);
-        }
-        _ => {}
-    }
-    Place::after(left.len(), 2)
+/// How much of each range is looked at for so many bytes of a budget: whole grains.
+fn at_once(bytes: u64) -> usize {
+    usize::try_from(bytes.clamp(1, LOOK)).map_or(GRAIN, |bytes| bytes.next_multiple_of(GRAIN))
 }
 
-/// Goes on with a hash, to its end if these are the last bytes.
-fn hash<M: Memory + ?Sized>(
+/// Ends a hash with its last bytes, a block at most.
+fn end_hash<M: Memory + ?Sized>(
     acc: &mut xxh3::Accumulators,
     place: Place<'_>,
-    bytes: &[u8],
     memory: &mut M,
-) -> Result<(), Fault> {
+) -> Result<Done, Fault> {
+    let n = place.part(xxh3::BLOCK);
+    let bytes = &mut [0; xxh3::BLOCK][..n];
+    memory.read(Which::Input, place.at, bytes)?;
     if place.end <= xxh3::SHORT {
         acc[0] = xxh3::short(bytes);
-        return Ok(());
+    } else {
+        // The last stripe may begin in the block before.
+        let mut last = [0; xxh3::STRIPE];
+        memory.read(Which::Input, place.end - xxh3::STRIPE as u64, &mut last)?;
+        xxh3::add_end(acc, bytes, &last);
     }
-    if place.end - place.at > bytes.len() as u64 {
-        xxh3::add_blocks(acc, bytes);
-        return Ok(());
-    }
-    // The last stripe may begin in the chunk before.
-    let mut last = [0; xxh3::STRIPE];
-    memory.read(Which::Input, place.end - xxh3::STRIPE as u64, &mut last)?;
-    let (blocks, rest) = bytes.split_at((bytes.len() - 1) / xxh3::BLOCK * xxh3::BLOCK);
-    xxh3::add_blocks(acc, blocks);
-    xxh3::add_end(acc, rest, &last);
-    Ok(())
+    Ok(Place::after(n, 1))
 }
 
 /// Goes on with the product of a matrix and a vector: whole rows as far as they fit in a chunk, else a part of one.
@@ -168,34 +185,47 @@ fn multiply<M: Memory + ?Sized>(
     place: Place<'_>,
     buffers: &mut Buffers,
     memory: &mut M,
+    budget: u64,
 ) -> Result<Done, Fault> {
     let row = place.spec.len(Which::Second);
     let at = place.at;
     let to = at / row * 4;
-    let Buffers { input, second, output, has_vector } = buffers;
+    let Buffers { input, second, output, has_vector, copies } = buffers;
     match usize::try_from(row) {
         Ok(width) if width <= CHUNK => {
-            let input = &mut input[..place.part(CHUNK / width * width)];
             let vector = &mut second[..width];
-            let output = &mut output[..input.len() / width * 4];
             if !*has_vector {
                 memory.read(Which::Second, 0, vector)?;
                 *has_vector = true;
             }
-            memory.read(Which::Input, at, input)?;
-            float::matvec(input, vector, output.as_chunks_mut().0);
-            memory.write(Which::Output, to, output)?;
-            let rows = output.len() as u64 / 4;
-            Ok(Done { bytes: input.len() as u64, cost: input.len() as u64 + rows * ROW })
+            let part = |rows: usize| place.part(rows.clamp(1, CHUNK / 4) * width);
+            let mut n = part(at_once(budget) / width);
+            let mut products = |rows: &[u8]| float::matvec(rows, vector, output.as_chunks_mut().0);
+            if *copies || !memory.look(n, at, None, &mut |rows, _| products(rows)) {
+                *copies = true;
+                n = part(CHUNK / width);
+                memory.read(Which::Input, at, &mut input[..n])?;
+                products(&input[..n]);
+            }
+            let rows = n / width;
+            memory.write(Which::Output, to, &output[..4 * rows])?;
+            Ok(Done { bytes: n as u64, cost: n as u64 + rows as u64 * ROW })
         }
         _ => {
             let column = at % row;
-            let n = Place { at: column, end: row, ..place }.part(CHUNK);
-            let (input, second) = (&mut input[..n], &mut second[..n]);
-            memory.read(Which::Input, at, input)?;
-            memory.read(Which::Second, column, second)?;
+            let part = |most| Place { at: column, end: row, ..place }.part(most);
+            let mut n = part(at_once(budget / 2));
             let mut sums = *lanes;
-            float::dot_f32(&mut sums, input, second);
+            let mut look = |input: &[u8], second: &[u8]| float::dot_f32(&mut sums, input, second);
+            if *copies || !memory.look(n, at, Some(column), &mut look) {
+                *copies = true;
+                n = part(CHUNK);
+                let (input, second) = (&mut input[..n], &mut second[..n]);
+                memory.read(Which::Input, at, input)?;
+                memory.read(Which::Second, column, second)?;
+                sums = *lanes;
+                float::dot_f32(&mut sums, input, second);
+            }
             if column + n as u64 == row {
                 memory.write(Which::Output, to, &float::narrow(&sums))?;
                 sums = [0.0; float::LANES];

@@ -9,6 +9,7 @@ pub mod integer;
 pub mod xxh3;
 
 use crc_fast::{CrcAlgorithm, Digest};
+use std::cmp::Ordering;
 
 /// Where ranges may be cut, in bytes.
 pub const GRAIN: usize = 1024;
@@ -21,6 +22,18 @@ pub fn crc32c(before: u32, bytes: &[u8]) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "a CRC of 32 bits, as the crate gives all")]
     let sum = digest.finalize() as u32;
     sum
+}
+
+/// Where two slices of one length differ first, and which is the smaller there.
+#[must_use]
+pub fn first_difference(left: &[u8], right: &[u8]) -> Option<(usize, Ordering)> {
+    const PIECE: usize = 4096;
+    let pieces = left.chunks(PIECE).zip(right.chunks(PIECE)).enumerate();
+    pieces.filter(|(_, (left, right))| left != right).find_map(|(piece, (left, right))| {
+        let orders = left.iter().zip(right).map(|(a, b)| a.cmp(b)).enumerate();
+        let (i, order) = orders.into_iter().find(|(_, order)| order.is_ne())?;
+        Some((piece * PIECE + i, order))
+    })
 }
 
 /// The elements of which `bytes` are made.

@@ -7,13 +7,13 @@
 //!
 //! # Memory that others write
 //!
-//! The ranges are mapped files: other processes may write them at any time, and a page may turn out not to be there. So an
-//! operation never borrows them; bytes are copied into a buffer of its own, and computed on there. A result of bytes that were
-//! written meanwhile is that of some mixture of old and new ones, and nothing worse.
+//! The ranges are mapped files: other processes may write them at any time, and a page may turn out not to be there. What an operation only reads it looks at
+//! where it lies, through [`Memory::look`], which may leave it in the middle; all that it has found out since is forgotten then. A result of bytes that were written meanwhile is
+//! that of some mixture of old and new ones, and nothing worse.
 //!
-//! The copy would nearly halve the speed if it were a pass of its own, over chunks of 64 KiB and more: memory would wait for the computation, and the computation for memory.
-//! Here a chunk is just [`CHUNK`] bytes long, which stay in the first-level cache, and whoever implements [`Memory::read`] for mappings has the memory fetch
-//! the bytes some KiB further on while it copies (codax-os's `Guard::read` does): these come in while the chunk is computed on. `BENCHMARKS.md` has what is left.
+//! Where that can't be had, bytes are copied out and computed on then. The copy would nearly halve the speed if it were a pass of its own, over chunks of 64 KiB and more:
+//! memory would wait for the computation, and the computation for memory. So a chunk is just [`CHUNK`] bytes long, which stay in the first-level cache, and whoever implements
+//! [`Memory::read`] for mappings has the memory fetch the bytes some KiB further on while it copies (codax-os's `Guard::read` does): these come in while the chunk is computed on.
 #![forbid(unsafe_code)]
 
 mod chunk;
@@ -27,7 +27,7 @@ mod value;
 mod work;
 
 pub use chunk::CHUNK;
-pub use memory::{Fault, Memory, Which};
+pub use memory::{Fault, Look, Memory, Which};
 pub use opcode::{Opcode, Shape};
 pub use operation::{DEFAULT_BUDGET, Operation, Step};
 pub use spec::{Invalid, NEEDLE_MAX, Range, Spec};

@@ -38,15 +38,26 @@ pub struct Fault {
     pub at: u64,
 }
 
-/// The ranges of one operation, as it reads and writes them: in chunks, from the front to the back, all inside the ranges of its
-/// [`crate::Spec`].
-///
-/// Bytes are copied out and in, so that others may write the memory at the same time. For mappings `read` should also have
-/// the memory fetch what lies some KiB behind what it copies: see the crate's first page.
+/// What looks at bytes of the input and of the second range.
+pub type Look<'a> = dyn FnMut(&[u8], &[u8]) + 'a;
+
+/// The ranges of one operation, as it reads and writes them: from the front to the back, all inside the ranges of its [`crate::Spec`]. Others may write
+/// the memory at the same time.
 pub trait Memory {
-    /// Fills `to` with the bytes at offset `at` of a range.
+    /// Fills `to` with the bytes at offset `at` of a range. For mappings it should also have the memory fetch what lies some KiB behind what it copies: see the crate's
+    /// first page.
     fn read(&mut self, which: Which, at: u64, to: &mut [u8]) -> Result<(), Fault>;
 
     /// Writes bytes at offset `at` of a range, the output.
     fn write(&mut self, which: Which, at: u64, from: &[u8]) -> Result<(), Fault>;
+
+    /// Has `look` go through `len` bytes where they lie: of the input from an offset on and, if there is another, of the second range from that on. False if
+    /// they can't be reached so: then they are read, to where it fails.
+    ///
+    /// A `look` may be left in the middle, at any byte that isn't there, and false be returned: it has nothing to drop then, holds no lock, and what it has found out is
+    /// forgotten. It takes bytes as values that may change from one load to the next.
+    fn look(&mut self, len: usize, input: u64, second: Option<u64>, look: &mut Look<'_>) -> bool {
+        let _ = (len, input, second, look);
+        false
+    }
 }

@@ -8,7 +8,7 @@ use crate::value::Outcome;
 use crate::work::Work;
 
 /// Budget of a step for who has no reason for another one, in bytes: less than a millisecond of every operation.
-pub const DEFAULT_BUDGET: u64 = 1 << 20;
+pub const DEFAULT_BUDGET: u64 = 2 << 20;
 
 /// An operation that runs, between two steps. Its position is its state.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ impl Operation {
                 return Ok(Step::More);
             }
             let place = Place { spec: &self.spec, at: self.at, end };
-            let done = chunk::run(&mut self.work, place, &mut self.buffers, memory)?;
+            let done = chunk::run(&mut self.work, place, &mut self.buffers, memory, left)?;
             self.at += done.bytes;
             left = left.saturating_sub(done.cost);
         }

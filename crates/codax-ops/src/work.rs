@@ -7,6 +7,7 @@ use crate::opcode::Opcode;
 use crate::spec::Spec;
 use crate::value::Outcome;
 use memchr::memmem::Finder;
+use std::sync::Arc;
 
 /// Progress, and what is needed to go on.
 #[derive(Clone, Debug)]
@@ -17,7 +18,7 @@ pub(crate) enum Work {
     /// The first difference, and -1 or 1.
     Compare(Option<(u64, i64)>),
     Search {
-        finder: Box<Finder<'static>>,
+        finder: Arc<Finder<'static>>,
         found: Option<u64>,
     },
     Crc32c(u32),
@@ -47,7 +48,7 @@ impl Work {
             Opcode::Fill => Self::Fill,
             Opcode::Compare => Self::Compare(None),
             Opcode::Search => {
-                Self::Search { finder: Box::new(Finder::new(&spec.parameter).into_owned()), found: None }
+                Self::Search { finder: Arc::new(Finder::new(&spec.parameter).into_owned()), found: None }
             }
             Opcode::Crc32c => Self::Crc32c(0),
             Opcode::Xxh3 => Self::Xxh3(xxh3::INITIAL),
@@ -68,28 +69,42 @@ impl Work {
         }
     }
 
-    /// Goes on with bytes of the input.
-    pub fn fold(&mut self, bytes: &[u8]) {
+    /// How many bytes behind those that it goes on with it looks at, too: a string that begins in these ends there.
+    pub fn overlap(&self) -> usize {
         match self {
-            Self::Crc32c(sum) => *sum = kernel::crc32c(*sum, bytes),
-            Self::Histogram(counts) => histogram::count(counts, bytes),
-            Self::Sum(lanes, add) => add(lanes, bytes),
-            Self::SumI64(sum) => *sum = integer::sum(*sum, bytes),
-            Self::Extreme(so_far, go_on) => *so_far = go_on(*so_far, bytes),
+            Self::Search { finder, .. } => finder.needle().len() - 1,
+            _ => 0,
+        }
+    }
+
+    /// Goes on with bytes of the input and of the second range, if it has one, which begin at an offset of theirs; says whether it has found what it looks for. May be left at
+    /// any load from them, see [`crate::Memory::look`]; then this is no good any more.
+    pub fn fold(&mut self, at: u64, input: &[u8], second: &[u8]) -> bool {
+        match self {
+            Self::Compare(difference) => {
+                let first = kernel::first_difference(input, second);
+                *difference = first.map(|(i, order)| (at + i as u64, order as i64));
+                return difference.is_some();
+            }
+            Self::Search { finder, found } => {
+                *found = finder.find(input).map(|i| at + i as u64);
+                return found.is_some();
+            }
+            Self::Crc32c(sum) => *sum = kernel::crc32c(*sum, input),
+            Self::Xxh3(acc) => xxh3::add_blocks(acc, input),
+            Self::Histogram(counts) => histogram::count(counts, input),
+            Self::Sum(lanes, add) => add(lanes, input),
+            Self::Dot(lanes, add) => add(lanes, input, second),
+            Self::SumI64(sum) => *sum = integer::sum(*sum, input),
+            Self::DotI64(sum) => *sum = integer::dot(*sum, input, second),
+            Self::Extreme(so_far, go_on) => *so_far = go_on(*so_far, input),
             Self::ExtremeI64 { so_far, greatest } => {
-                let both = so_far.iter().copied().chain(integer::extreme(bytes, *greatest));
+                let both = so_far.iter().copied().chain(integer::extreme(input, *greatest));
                 *so_far = if *greatest { both.max() } else { both.min() };
             }
-            Self::Nop
-            | Self::Copy
-            | Self::Fill
-            | Self::Compare(_)
-            | Self::Search { .. }
-            | Self::Xxh3(_)
-            | Self::Dot(..)
-            | Self::DotI64(_)
-            | Self::Matvec(_) => {}
+            Self::Nop | Self::Copy | Self::Fill | Self::Matvec(_) => {}
         }
+        false
     }
 
     /// The result, once all `len` bytes of the range that is gone through are done.

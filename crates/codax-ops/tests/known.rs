@@ -6,7 +6,8 @@ use codax_ops::{Opcode, Outcome, Value};
 use common::{Buffers, run, spec};
 
 fn of(opcode: Opcode, input: &[u8], second: &[u8], output: usize, parameter: &[u8]) -> (Value, Vec<u8>) {
-    let mut buffers = Buffers { ranges: [input.to_vec(), second.to_vec(), vec![0xee; output]], hole: None };
+    let mut buffers =
+        Buffers { ranges: [input.to_vec(), second.to_vec(), vec![0xee; output]], ..Buffers::default() };
     let outcome = run(spec(opcode, &buffers, parameter), &mut buffers);
     (outcome.value(opcode), buffers.ranges[2].clone())
 }
@@ -69,7 +70,7 @@ fn nan_is_kept_by_sums_and_skipped_by_extremes() {
     let infinities = f32s(&[f32::INFINITY, f32::INFINITY]);
     assert_eq!(value(Opcode::MinF32, &infinities), Value::Float(f64::INFINITY, 2));
     // One bit pattern, and one zero.
-    let mut buffers = Buffers { ranges: [numbers, vec![], vec![]], hole: None };
+    let mut buffers = Buffers { ranges: [numbers, vec![], vec![]], ..Buffers::default() };
     let Outcome(bytes) = run(spec(Opcode::SumF32, &buffers, &[]), &mut buffers);
     assert_eq!(bytes[..8], 0x7ff8_0000_0000_0000u64.to_le_bytes());
     let Outcome(bytes) = run(spec(Opcode::MinF32, &buffers, &[]), &mut buffers);

@@ -47,9 +47,11 @@ proptest! {
         len in length(),
         kind in 0..3u8,
         seed in any::<u64>(),
+        looks in any::<bool>(),
         steps in prop::collection::vec((0..3 * CHUNK as u64, any::<bool>()), 1..8),
     ) {
         let (mut buffers, parameter) = example(opcode, len, kind, seed);
+        buffers.looks = looks;
         let before = buffers.ranges.clone();
         let (outcome, output) = reference(opcode, &buffers.ranges, &parameter);
         let operation = Operation::new(spec(opcode, &buffers, &parameter)).unwrap();
@@ -68,8 +70,10 @@ proptest! {
         seed in any::<u64>(),
         range in any::<prop::sample::Index>(),
         byte in any::<prop::sample::Index>(),
+        looks in any::<bool>(),
     ) {
         let (mut buffers, parameter) = example(opcode, len, 2, seed);
+        buffers.looks = looks;
         let (outcome, output) = reference(opcode, &buffers.ranges, &parameter);
         let spec = spec(opcode, &buffers, &parameter);
         let taken: Vec<_> = Which::ALL.into_iter().filter(|which| spec.len(*which) > 0).collect();
@@ -83,7 +87,7 @@ proptest! {
         match operation.step(&mut buffers, u64::MAX) {
             Err(fault) => {
                 prop_assert_eq!((fault.which, fault.at), (which, hole));
-                prop_assert_eq!(operation.step(&mut buffers, 1), Err(fault), "it is still not there");
+                prop_assert_eq!(operation.step(&mut buffers, u64::MAX), Err(fault), "it is still not there");
                 operation = Operation::restore(&operation.save()).unwrap();
                 buffers.hole = None;
                 prop_assert_eq!(operation.step(&mut buffers, u64::MAX), Ok(Step::Done(outcome)));
@@ -106,12 +110,16 @@ proptest! {
 fn a_string_across_chunks_is_found() {
     for len in [1, 2, 7, 255, 256] {
         for from in CHUNK - len - 1..=CHUNK + 1 {
-            let mut buffers = Buffers { ranges: [vec![b'-'; 3 * CHUNK], vec![], vec![]], hole: None };
+            let mut buffers =
+                Buffers { ranges: [vec![b'-'; 3 * CHUNK], vec![], vec![]], ..Buffers::default() };
             let needle: Vec<u8> = (0..len).map(|i| b'a' + u8::try_from(i % 26).unwrap()).collect();
             buffers.ranges[0][from..from + len].copy_from_slice(&needle);
-            let operation = Operation::new(spec(Opcode::Search, &buffers, &needle)).unwrap();
-            let outcome = in_steps(operation, &mut buffers, &[(1, true)]);
-            assert_eq!(outcome.value(Opcode::Search), codax_ops::Value::Found(Some(from as u64)));
+            for (looks, budget) in [(false, 1), (true, CHUNK as u64)] {
+                buffers.looks = looks;
+                let operation = Operation::new(spec(Opcode::Search, &buffers, &needle)).unwrap();
+                let outcome = in_steps(operation, &mut buffers, &[(budget, true)]);
+                assert_eq!(outcome.value(Opcode::Search), codax_ops::Value::Found(Some(from as u64)));
+            }
         }
     }
 }
@@ -121,7 +129,7 @@ fn a_string_across_chunks_is_found() {
 fn a_step_sees_what_was_written_before_it() {
     let columns = CHUNK / 4;
     let ones = 1f32.to_le_bytes().repeat(columns);
-    let mut buffers = Buffers { ranges: [ones.repeat(2), ones, vec![0; 8]], hole: None };
+    let mut buffers = Buffers { ranges: [ones.repeat(2), ones, vec![0; 8]], ..Buffers::default() };
     let mut operation = Operation::new(spec(Opcode::MatvecF32, &buffers, &[])).unwrap();
     assert_eq!(operation.step(&mut buffers, 1), Ok(Step::More));
     buffers.ranges[1] = 2f32.to_le_bytes().repeat(columns);
@@ -132,7 +140,8 @@ fn a_step_sees_what_was_written_before_it() {
 /// Sums keep what a sum in `f32` would lose.
 #[test]
 fn sums_of_many_small_numbers_are_right() {
-    let mut buffers = Buffers { ranges: [0.1f32.to_le_bytes().repeat(1 << 20), vec![], vec![]], hole: None };
+    let mut buffers =
+        Buffers { ranges: [0.1f32.to_le_bytes().repeat(1 << 20), vec![], vec![]], ..Buffers::default() };
     let codax_ops::Value::Float(sum, count) =
         run(spec(Opcode::SumF32, &buffers, &[]), &mut buffers).value(Opcode::SumF32)
     else {

@@ -1,7 +1,8 @@
-//! Copying out of and into mappings of files that others may cut at any time, at the speed of a plain copy.
+//! Copying out of and into mappings of files that others may cut at any time, at the speed of a plain copy; and computing on such memory where it lies.
 #![allow(unsafe_code)]
-//! Unsafe code: a copy in assembly, and a handler of SIGBUS that ends it where it meets a page that isn't there. What must hold: the copy changes nothing but the bytes that it
-//! is for, uses no stack, and can be ended between any two of its instructions; the handler touches nothing but the instruction pointer of a thread that is in it.
+//! Unsafe code: a copy and a call in assembly, and a handler of SIGBUS that ends them where they meet a page that isn't there. What must hold: the copy changes nothing but the
+//! bytes that it is for, uses no stack, and can be ended between any two of its instructions; what is called can be left at any load, by its caller's word; the handler touches
+//! nothing but the registers of a thread that is in one of them.
 
 use crate::memory::Memory;
 use std::io;
@@ -60,6 +61,25 @@ impl Guard {
         from.len() - unsafe { arch::put_past(to, from.as_ptr(), from.len()) }
     }
 
+    /// Has `look` go through the bytes of two views (one may be empty) where they lie, which saves the copy. False if a page of them is missing, or if there is
+    /// no such way on this kind of machine: then `look` was left in the middle, or not called.
+    ///
+    /// # Safety
+    ///
+    /// - `look`, with all that it calls, can be left at any of its loads from the slices as if it went on there never more: nothing on its stack waits to be
+    ///   dropped, it holds no lock, and who calls this drops what it has written elsewhere by then.
+    /// - Others may write the bytes meanwhile, so each load may find another value: `look` takes them as values only, which no address and no number of
+    ///   iterations depends on unchecked.
+    #[inline]
+    #[must_use]
+    pub unsafe fn look(self, views: [Memory<'_>; 2], look: &mut dyn FnMut(&[u8], &[u8])) -> bool {
+        // SAFETY: mapped while the views are there. That others write them is what the second part of the contract is for.
+        let [one, two] = views.map(|view| unsafe { view.as_slice() });
+        let mut call = || look(one, two);
+        // SAFETY: the first part of the contract.
+        unsafe { arch::call([one.as_ptr_range(), two.as_ptr_range()], &mut call) }
+    }
+
     /// Whoever sees what this thread does from here on sees what it has written.
     #[inline]
     pub fn settle(self) {
@@ -69,8 +89,11 @@ impl Guard {
 
 #[cfg(target_arch = "x86_64")]
 mod arch {
+    use std::cell::Cell;
+    use std::ffi::c_void;
     use std::io;
-    use std::ptr::{addr_of, null_mut};
+    use std::ops::Range;
+    use std::ptr::{addr_of, null, null_mut};
 
     // A line at a time while there are whole ones, then bytes: `rdi` to, `rsi` from, `rdx` how many are left, which is what comes back. A fault goes on at the end.
     // Registers of 16 bytes: wider ones were tried, and are slower where lines are still on their way. What is asked for comes into the second-level cache: into the
@@ -163,6 +186,41 @@ mod arch {
         ".popsection",
     );
 
+    // Calls `rdi` with `rsi`, and keeps at `rdx` where the stack was meanwhile; 0 comes back. A fault goes on at the end, with 1 and that stack.
+    std::arch::global_asm!(
+        ".pushsection .text.codax_call_guarded, \"ax\", @progbits",
+        ".hidden codax_call_guarded",
+        ".hidden codax_call_guarded_end",
+        ".globl codax_call_guarded",
+        ".globl codax_call_guarded_end",
+        ".type codax_call_guarded, @function",
+        "codax_call_guarded:",
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push rdx",
+        "mov [rdx], rsp",
+        "mov rax, rdi",
+        "mov rdi, rsi",
+        "call rax",
+        "xor eax, eax",
+        "codax_call_guarded_end:",
+        "pop rdx",
+        "mov qword ptr [rdx], 0",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+        ".size codax_call_guarded, . - codax_call_guarded",
+        ".popsection",
+    );
+
     unsafe extern "C" {
         #[link_name = "codax_copy_guarded"]
         fn copy_guarded(to: *mut u8, from: *const u8, len: usize) -> usize;
@@ -172,6 +230,40 @@ mod arch {
         fn put_past_guarded(to: *mut u8, from: *const u8, len: usize) -> usize;
         #[link_name = "codax_copy_guarded_end"]
         static COPY_END: u8;
+        #[link_name = "codax_call_guarded"]
+        fn call_guarded(call: extern "C" fn(*mut c_void), with: *mut c_void, stack: *mut usize) -> usize;
+        #[link_name = "codax_call_guarded_end"]
+        static CALL_END: u8;
+    }
+
+    /// Where a thread goes on that meets a missing page in a call.
+    struct Landing {
+        /// Where its stack was; 0 while there is no call.
+        stack: Cell<usize>,
+        /// What may be missing.
+        views: Cell<[Range<*const u8>; 2]>,
+    }
+
+    thread_local! {
+        // Needs nothing to be made or dropped, so that the handler may have it.
+        static LANDING: Landing = const { Landing { stack: Cell::new(0), views: Cell::new([null()..null(), null()..null()]) } };
+    }
+
+    /// Calls; false if it was left at a load from one of the views. A panic ends the process.
+    ///
+    /// # Safety
+    ///
+    /// It can be left at any of these.
+    pub unsafe fn call(views: [Range<*const u8>; 2], mut call: &mut dyn FnMut()) -> bool {
+        extern "C" fn enter(call: *mut c_void) {
+            // SAFETY: it is the one below, which nobody else has meanwhile.
+            (unsafe { &mut *call.cast::<&mut dyn FnMut()>() })();
+        }
+        LANDING.with(|landing| {
+            landing.views.set(views);
+            // SAFETY: as the C calling convention has it, but that it may be left, by the contract; the place for the stack is this thread's.
+            unsafe { call_guarded(enter, (&raw mut call).cast(), landing.stack.as_ptr()) == 0 }
+        })
     }
 
     /// Copies; returns how many bytes are left.
@@ -231,14 +323,28 @@ mod arch {
     }
 
     /// The kernel calls this on the thread that met a missing page. It calls nothing that isn't allowed in a handler.
-    extern "C" fn on_sigbus(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
         let begin = copy_guarded as unsafe extern "C" fn(_, _, _) -> _ as usize;
         let end = addr_of!(COPY_END).addr();
         // SAFETY: with SA_SIGINFO the kernel hands over the thread's context, which is this handler's alone until it returns.
         let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
-        let at = &mut registers[libc::REG_RIP as usize];
-        if (begin..end).contains(&usize::try_from(*at).unwrap_or(0)) {
-            *at = i64::try_from(end).unwrap_or(0);
+        let register = |address: usize| i64::try_from(address).unwrap_or(0);
+        let at = registers[libc::REG_RIP as usize];
+        if (begin..end).contains(&usize::try_from(at).unwrap_or(0)) {
+            registers[libc::REG_RIP as usize] = register(end);
+            return;
+        }
+        // SAFETY: with SA_SIGINFO the kernel says where the page is missing.
+        let missing = unsafe { (*info).si_addr() }.cast_const().cast::<u8>();
+        let stack = LANDING.with(|landing| {
+            let views = landing.views.replace([null()..null(), null()..null()]);
+            let stack = landing.stack.get();
+            (stack != 0 && views.iter().any(|view| view.contains(&missing))).then_some(stack)
+        });
+        if let Some(stack) = stack {
+            registers[libc::REG_RAX as usize] = 1;
+            registers[libc::REG_RSP as usize] = register(stack);
+            registers[libc::REG_RIP as usize] = register(addr_of!(CALL_END).addr());
         } else {
             // It comes again when this returns, and ends the process.
             // SAFETY: a call that is allowed in a handler.
@@ -250,6 +356,17 @@ mod arch {
 /// Where there is no such copy the kernel does it, which is slower: there a missing page is a short count.
 #[cfg(not(target_arch = "x86_64"))]
 mod arch {
+    use std::ops::Range;
+
+    /// Nothing ends a call here.
+    ///
+    /// # Safety
+    ///
+    /// None.
+    pub unsafe fn call(_: [Range<*const u8>; 2], _: &mut dyn FnMut()) -> bool {
+        false
+    }
+
     /// # Safety
     ///
     /// `len` bytes at both places are of mappings that stay, writable at `to`, and don't overlap.
@@ -274,6 +391,95 @@ mod tests {
     use super::*;
     use crate::area::Region;
     use std::os::fd::AsFd;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    #[test]
+    fn a_page_that_is_cut_off_ends_a_look_and_nothing_else() {
+        let guard = Guard::install().unwrap();
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        file.set_len(4 * 4096).unwrap();
+        let region = Region::reserve_in(4 * 4096, 0, 4096).unwrap();
+        region.place(0, 4 * 4096, file.as_fd(), 0, true).unwrap();
+        let memory = region.memory();
+        memory.fill(0, memory.len(), 3);
+        let (first, last) = (memory.part(0, 2 * 4096), memory.part(2 * 4096, 2 * 4096));
+        let sum = |views| {
+            let mut sum = 0;
+            let add = |bytes: &[u8]| bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+            // SAFETY: sums of bytes; the one of a call that was left is dropped.
+            let done = unsafe { guard.look(views, &mut |one, two| sum = add(one) + 2 * add(two)) };
+            done.then_some(sum)
+        };
+        let none = memory.part(0, 0);
+        for _ in 0..3 {
+            assert_eq!(sum([first, last]), Some(9 * 8192));
+            assert_eq!(sum([last, none]), Some(3 * 8192));
+            file.set_len(2 * 4096).unwrap();
+            assert_eq!([sum([first, last]), sum([last, none]), sum([memory, none])], [None; 3]);
+            assert_eq!([sum([first, none]), sum([first, first])], [Some(3 * 8192), Some(9 * 8192)]);
+            // A copy in between ends by itself, whatever may be missing to the call that it is in.
+            let mut copied = 1;
+            // SAFETY: nothing of what is called has anything to drop or depends on a byte.
+            let looked =
+                unsafe { guard.look([last, none], &mut |_, _| copied = guard.read(last, 0, &mut [0; 64])) };
+            assert!(looked && copied == 0);
+            file.set_len(4 * 4096).unwrap();
+            last.fill(0, last.len(), 3);
+        }
+        let threads = std::thread::scope(|scope| {
+            let both = [[first, none], [none, last]].map(|views| scope.spawn(move || sum(views)));
+            both.map(|thread| thread.join().unwrap())
+        });
+        assert_eq!(threads, [Some(3 * 8192), Some(6 * 8192)]);
+    }
+
+    #[test]
+    fn a_look_while_others_cut_ends_or_sees_all() {
+        let guard = Guard::install().unwrap();
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        let len = 64 * 4096;
+        file.set_len(len).unwrap();
+        let len = usize::try_from(len).unwrap();
+        let region = Region::reserve_in(len, 0, 4096).unwrap();
+        region.place(0, len, file.as_fd(), 0, false).unwrap();
+        let memory = region.memory();
+        let (looks, done) = (AtomicU32::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Each once while a look goes on, somewhere.
+                for pages in (0..64).cycle() {
+                    for len in [pages * 4096, 64 * 4096] {
+                        let before = looks.load(Ordering::Relaxed);
+                        file.set_len(len).unwrap();
+                        while looks.load(Ordering::Relaxed) == before {
+                            if done.load(Ordering::Relaxed) {
+                                return;
+                            }
+                            std::thread::yield_now();
+                        }
+                    }
+                }
+            });
+            let (mut whole, mut left) = (0, 0);
+            while whole < 100 || left < 100 {
+                let mut sum = None;
+                let mut count = |one: &[u8], two: &[u8]| {
+                    sum = Some(one.iter().chain(two).map(|byte| u64::from(*byte)).sum::<u64>());
+                };
+                let halves = [memory.part(0, len / 2), memory.part(len / 2, len / 2)];
+                // SAFETY: a sum; the count of a call that was left is dropped.
+                let looked = unsafe { guard.look(halves, &mut count) };
+                if looked {
+                    assert_eq!(sum, Some(0));
+                    whole += 1;
+                } else {
+                    left += 1;
+                }
+                looks.fetch_add(1, Ordering::Relaxed);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
 
     #[test]
     fn a_page_that_is_cut_off_ends_the_copy_and_nothing_else() {

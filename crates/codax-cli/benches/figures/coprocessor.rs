@@ -171,6 +171,8 @@ fn stops(store: &Store) -> Result<()> {
     let queue = store.device("sim0").queue(64)?;
     let input = Range { file: queue.file(&long, true)?.into(), start: 0, len: LONG };
     let ranges = Ranges { queue, input, output: input };
+    // The first to touch memory waits for where it comes from.
+    ranges.time(Opcode::Fill)?;
     let mut seen = 0;
     for opcode in [Opcode::Crc32c, Opcode::Fill] {
         let mut at_work = VecDeque::new();

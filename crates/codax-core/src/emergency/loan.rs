@@ -25,7 +25,7 @@ pub struct LoanView {
     pub spare: u64,
     /// What can be had of the machine beside this node, above what has to stay free.
     pub elsewhere: u64,
-    /// Whether it is wanted back for a drain or a file, whatever the rest of the system does.
+    /// Whether it is wanted back, or kept, for a drain or a file, whatever the rest of the system does.
     pub wanted: bool,
     /// It is lent in whole pages of so many bytes.
     pub unit: u64,

@@ -33,7 +33,7 @@ impl Pool {
 
 impl State {
     /// What there is to go by when memory of a device is lent, or taken back.
-    fn loan_view(&self, pool: PoolId, lender: &dyn Lender) -> Option<LoanView> {
+    fn loan_view(&self, now: Duration, pool: PoolId, lender: &dyn Lender) -> Option<LoanView> {
         let allowed = self.emergency.allowed.get(&pool)?;
         let p = self.pool(pool);
         let serves = p.may_lend();
@@ -51,7 +51,7 @@ impl State {
             unused: if short { self.unused_on(pool) } else { 0 },
             spare: if lends { spare() } else { 0 },
             elsewhere: if lent && !short { self.memory_left().unwrap_or(0).saturating_sub(floor) } else { 0 },
-            wanted: allowed.wanted || !serves,
+            wanted: allowed.wanted || now < allowed.kept || !serves,
             unit: lender.unit(),
         })
     }
@@ -122,12 +122,13 @@ impl Inner {
         let (lender, action, name, why) = {
             let mut st = self.lock();
             let Some(lender) = st.pool(pool).backing.lender() else { return false };
-            let Some(view) = st.loan_view(pool, &*lender) else { return false };
+            let now = self.env.now();
+            let Some(view) = st.loan_view(now, pool, &*lender) else { return false };
             let (name, why) = (st.pool_name(pool), st.why_back(pool, view.limit));
             let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return false };
-            let action = allowed.loan.next(self.env.now(), view);
+            let action = allowed.loan.next(now, view);
             if allowed.loan.lent() == 0 {
-                allowed.wanted = false;
+                allowed.is_back(now);
                 if allowed.at_most == 0 {
                     // It is allowed no more, and nothing is to come back.
                     st.emergency.allowed.remove(&pool);
@@ -231,7 +232,7 @@ impl Inner {
         let (lent, owed) = (allowed.loan.lent(), allowed.owed);
         let back = if allowed.back >= TELL || lent == 0 { std::mem::take(&mut allowed.back) } else { 0 };
         if lent == 0 {
-            allowed.wanted = false;
+            allowed.is_back(self.env.now());
             lender.is_whole();
         }
         drop(st);

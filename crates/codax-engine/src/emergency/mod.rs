@@ -46,6 +46,9 @@ pub(crate) struct Book {
     refused: Option<Duration>,
 }
 
+/// For how long nothing of a device is lent after a file that found no room has had it back: who was told to try again is to find it.
+const KEPT: Duration = Duration::from_secs(10);
+
 /// What is allowed of a device, and how it stands.
 #[derive(Debug)]
 pub(crate) struct Allowed {
@@ -62,6 +65,8 @@ pub(crate) struct Allowed {
     pub loan: Loan,
     /// A file wants back what is lent.
     pub wanted: bool,
+    /// Until when nothing is lent, so that it finds what has come back.
+    pub kept: Duration,
     /// What was asked back and others still had, when it was asked last.
     pub owed: u64,
     /// What has come back and wasn't said yet.
@@ -74,8 +79,16 @@ impl Allowed {
     pub fn new(settings: Emergency, at_most: u64) -> Self {
         let (alarm, loan) = (Alarm::default(), Loan::default());
         let (floor, owed, back) = (0, 0, 0);
-        let (unmeasured, unlent, evicted, wanted) = (None, None, None, false);
-        Self { settings, at_most, alarm, floor, unmeasured, unlent, loan, wanted, owed, back, evicted }
+        let (unmeasured, unlent, evicted) = (None, None, None);
+        let (wanted, kept) = (false, Duration::ZERO);
+        Self { settings, at_most, alarm, floor, unmeasured, unlent, loan, wanted, kept, owed, back, evicted }
+    }
+
+    /// All that was lent is back at `now`: for the file that wanted it, for a while.
+    pub fn is_back(&mut self, now: Duration) {
+        if std::mem::take(&mut self.wanted) {
+            self.kept = now + KEPT;
+        }
     }
 
     /// Of a device that is allowed nothing any more, of which something is lent still.

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub struct TestEnv {
     started: Instant,
     random: AtomicU64,
+    /// Milliseconds that it is later than the clock says.
+    later_ms: AtomicU64,
     seen: Seen,
 }
 
@@ -50,13 +52,19 @@ impl TestEnv {
     }
 
     fn made(seed: u64, seen: Seen) -> Self {
-        Self { started: Instant::now(), random: AtomicU64::new(seed), seen }
+        Self { started: Instant::now(), random: AtomicU64::new(seed), later_ms: AtomicU64::new(0), seen }
+    }
+
+    /// Has time pass that nobody waits for.
+    pub fn pass(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).expect("not for ever");
+        self.later_ms.fetch_add(ms, Ordering::SeqCst);
     }
 }
 
 impl Env for TestEnv {
     fn now(&self) -> Duration {
-        self.started.elapsed()
+        self.started.elapsed() + Duration::from_millis(self.later_ms.load(Ordering::SeqCst))
     }
 
     fn wall_ns(&self) -> i64 {

@@ -1,7 +1,7 @@
 //! Ranges in buffers, and operations done as plainly as they can be.
 #![allow(dead_code, reason = "each test program uses some of it")]
 
-use codax_ops::{Fault, Memory, Opcode, Operation, Outcome, Range, Spec, Step, Which};
+use codax_ops::{Fault, Look, Memory, Opcode, Operation, Outcome, Range, Spec, Step, Which};
 
 /// Ranges in buffers, some of whose bytes can't be reached.
 #[derive(Clone, Debug, Default)]
@@ -9,6 +9,8 @@ pub struct Buffers {
     pub ranges: [Vec<u8>; 3],
     /// The byte of a range that nobody reaches.
     pub hole: Option<(Which, u64)>,
+    /// Whether they can be looked at where they lie.
+    pub looks: bool,
 }
 
 impl Buffers {
@@ -34,6 +36,22 @@ impl Memory for Buffers {
         let part = self.check(which, at, from.len())?;
         self.ranges[which as usize][part].copy_from_slice(from);
         Ok(())
+    }
+
+    fn look(&mut self, len: usize, input: u64, second: Option<u64>, look: &mut Look<'_>) -> bool {
+        if !self.looks {
+            return false;
+        }
+        let parts = [Some((Which::Input, input)), second.map(|at| (Which::Second, at))];
+        let there = parts.into_iter().flatten().all(|(which, at)| self.check(which, at, len).is_ok());
+        let bytes = |part: Option<(Which, u64)>| {
+            let (which, at) = part.map(|(which, at)| (which, usize::try_from(at).unwrap()))?;
+            Some(&self.ranges[which as usize][at..at + len])
+        };
+        let [input, second] = parts.map(|part| bytes(part).unwrap_or_default());
+        // What was found out by then is forgotten, be it never so much.
+        look(input, second);
+        there
     }
 }
 
@@ -180,7 +198,7 @@ pub fn example(opcode: Opcode, len: usize, kind: u8, seed: u64) -> (Buffers, Vec
     let input = contents(opcode, len, kind, &mut random);
     let mut second = contents(opcode, len, kind, &mut random);
     let mut parameter = Vec::new();
-    let mut buffers = Buffers { ranges: [input, second.clone(), vec![0xee; len]], hole: None };
+    let mut buffers = Buffers { ranges: [input, second.clone(), vec![0xee; len]], ..Buffers::default() };
     match opcode {
         Opcode::Fill => parameter.push(random.byte()),
         Opcode::Compare => {
