@@ -39,13 +39,14 @@ impl Memory for Places {
             None => Some(one.part(0, 0)),
         };
         let Some(two) = two else { return false };
+        let mut seen = 0;
         // SAFETY: `codax_ops` promises just that of what it looks with: it is left as if it went on there never more, and forgotten; and bytes are values to it. Its kernels and
         // those of the crates that it calls (crc-fast, memchr, the C library's comparison) load them into registers, and compute addresses of their positions alone.
-        let looked = unsafe { self.guard.look([one, two], look) };
+        let looked = unsafe { self.guard.look([one, two], &mut |one, two| seen = look(one, two)) };
         if looked {
             let [of_input, of_second, _] = &mut self.accessed;
-            of_input.0.add(input, len);
-            second.inspect(|at| of_second.0.add(*at, len));
+            of_input.0.add(input, seen);
+            second.inspect(|at| of_second.0.add(*at, seen));
         }
         looked
     }

@@ -340,6 +340,34 @@ fn it_is_said_why_it_comes_back_and_how_much_it_is_about() {
 }
 
 #[test]
+fn what_a_file_wanted_back_in_vain_is_asked_for_no_longer_than_it_waits() {
+    let lent = Lent::new();
+    let store = lent.open();
+    until("all is lent", || sim0(&store).emergency.lent == 32 * MIB);
+    let s = admin(&store);
+    let on = PlacementSpec::On { pool: "sim0".into(), strict: false };
+    let file = Open { placement: Some(on), ..open_of("/f", MIB) };
+    let looked_again = || {
+        let (looked, go) = lent.decided.shut();
+        looked.recv_timeout(Duration::from_secs(20)).expect("it is looked after");
+        drop(go);
+    };
+    assert_eq!(s.open(&file).expect_err("all is lent").kind, ErrorKind::NoSpace);
+    until("it is wanted back", || sim0(&store).emergency.owed == 32 * MIB);
+    lent.env.pass(Duration::from_secs(10));
+    until("it is wanted no more", || sim0(&store).emergency.owed == 0);
+    looked_again();
+    lent.book.gives_back.store(true, Ordering::SeqCst);
+    looked_again();
+    looked_again();
+    assert_eq!(sim0(&store).emergency.lent, 32 * MIB, "memory is short all the time");
+    assert_eq!(s.open(&file).expect_err("all is lent").kind, ErrorKind::NoSpace);
+    until("it is back", || sim0(&store).emergency.lent == 0);
+    drop(s);
+    store.close(true).expect("purged");
+}
+
+#[test]
 fn what_is_written_down_of_a_loan_stays_until_a_start_can_t_fail_any_more() {
     let lent = Lent::new();
     let store = lent.open();

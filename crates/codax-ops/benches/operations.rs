@@ -46,7 +46,7 @@ impl Memory for Mapped<'_> {
         let one = view(Which::Input, input);
         let two = second.map_or(one.part(0, 0), |at| view(Which::Second, at));
         // SAFETY: this process alone has the files, whole, and nothing writes what is looked at.
-        unsafe { self.0.look([one, two], look) }
+        unsafe { self.0.look([one, two], &mut |one, two| _ = look(one, two)) }
     }
 }
 

@@ -130,15 +130,21 @@ fn fold<M: Memory + ?Sized>(
         all if hash && at + all as u64 == place.end => (all - 1) / xxh3::BLOCK * xxh3::BLOCK,
         n => n,
     };
-    let done = |n, ended| if ended { place.ended(n, ranges) } else { Place::after(n, ranges) };
+    let done = |n, found: Option<usize>| match found {
+        Some(i) => place.ended(i + 1, ranges),
+        None => Place::after(n, ranges),
+    };
     if !buffers.copies {
         let n = part(at_once(budget / ranges));
         let len = place.part(n + work.overlap());
-        let (mut next, mut ended) = (work.clone(), false);
-        let mut look = |input: &[u8], second: &[u8]| ended = next.fold(at, input, second);
+        let (mut next, mut found) = (work.clone(), None);
+        let mut look = |input: &[u8], second: &[u8]| {
+            found = next.fold(at, input, second);
+            found.map_or(len, |i| i + 1)
+        };
         if memory.look(len, at, two.then_some(at), &mut look) {
             *work = next;
-            return Ok(done(n, ended));
+            return Ok(done(n, found));
         }
         buffers.copies = true;
     }
@@ -150,8 +156,8 @@ fn fold<M: Memory + ?Sized>(
     if two {
         memory.read(Which::Second, at, second)?;
     }
-    let ended = work.fold(at, &input[..len], second);
-    Ok(done(n, ended))
+    let found = work.fold(at, &input[..len], second);
+    Ok(done(n, found))
 }
 
 /// How much of each range is looked at for so many bytes of a budget: whole grains.
@@ -179,7 +185,7 @@ fn end_hash<M: Memory + ?Sized>(
     Ok(Place::after(n, 1))
 }
 
-/// Goes on with the product of a matrix and a vector: whole rows as far as they fit in a chunk, else a part of one.
+/// Goes on with the product of a matrix and a vector.
 fn multiply<M: Memory + ?Sized>(
     lanes: &mut float::Lanes,
     place: Place<'_>,
@@ -187,51 +193,74 @@ fn multiply<M: Memory + ?Sized>(
     memory: &mut M,
     budget: u64,
 ) -> Result<Done, Fault> {
-    let row = place.spec.len(Which::Second);
-    let at = place.at;
-    let to = at / row * 4;
-    let Buffers { input, second, output, has_vector, copies } = buffers;
-    match usize::try_from(row) {
-        Ok(width) if width <= CHUNK => {
-            let vector = &mut second[..width];
-            if !*has_vector {
-                memory.read(Which::Second, 0, vector)?;
-                *has_vector = true;
-            }
-            let part = |rows: usize| place.part(rows.clamp(1, CHUNK / 4) * width);
-            let mut n = part(at_once(budget) / width);
-            let mut products = |rows: &[u8]| float::matvec(rows, vector, output.as_chunks_mut().0);
-            if *copies || !memory.look(n, at, None, &mut |rows, _| products(rows)) {
-                *copies = true;
-                n = part(CHUNK / width);
-                memory.read(Which::Input, at, &mut input[..n])?;
-                products(&input[..n]);
-            }
-            let rows = n / width;
-            memory.write(Which::Output, to, &output[..4 * rows])?;
-            Ok(Done { bytes: n as u64, cost: n as u64 + rows as u64 * ROW })
-        }
-        _ => {
-            let column = at % row;
-            let part = |most| Place { at: column, end: row, ..place }.part(most);
-            let mut n = part(at_once(budget / 2));
-            let mut sums = *lanes;
-            let mut look = |input: &[u8], second: &[u8]| float::dot_f32(&mut sums, input, second);
-            if *copies || !memory.look(n, at, Some(column), &mut look) {
-                *copies = true;
-                n = part(CHUNK);
-                let (input, second) = (&mut input[..n], &mut second[..n]);
-                memory.read(Which::Input, at, input)?;
-                memory.read(Which::Second, column, second)?;
-                sums = *lanes;
-                float::dot_f32(&mut sums, input, second);
-            }
-            if column + n as u64 == row {
-                memory.write(Which::Output, to, &float::narrow(&sums))?;
-                sums = [0.0; float::LANES];
-            }
-            *lanes = sums;
-            Ok(Place::after(n, 2))
-        }
+    match usize::try_from(place.spec.len(Which::Second)) {
+        Ok(width) if width <= CHUNK => multiply_rows(width, place, buffers, memory, budget),
+        _ => multiply_part(lanes, place, buffers, memory, budget),
     }
+}
+
+/// Whole rows, of which each fits in a chunk.
+fn multiply_rows<M: Memory + ?Sized>(
+    width: usize,
+    place: Place<'_>,
+    buffers: &mut Buffers,
+    memory: &mut M,
+    budget: u64,
+) -> Result<Done, Fault> {
+    let at = place.at;
+    let Buffers { input, second, output, has_vector, copies } = buffers;
+    let vector = &mut second[..width];
+    if !*has_vector {
+        memory.read(Which::Second, 0, vector)?;
+        *has_vector = true;
+    }
+    let part = |rows: usize| place.part(rows.clamp(1, CHUNK / 4) * width);
+    let mut n = part(at_once(budget) / width);
+    let mut products = |rows: &[u8]| {
+        float::matvec(rows, vector, output.as_chunks_mut().0);
+        rows.len()
+    };
+    if *copies || !memory.look(n, at, None, &mut |rows, _| products(rows)) {
+        *copies = true;
+        n = part(CHUNK / width);
+        memory.read(Which::Input, at, &mut input[..n])?;
+        products(&input[..n]);
+    }
+    let rows = n / width;
+    memory.write(Which::Output, at / width as u64 * 4, &output[..4 * rows])?;
+    Ok(Done { bytes: n as u64, cost: n as u64 + rows as u64 * ROW })
+}
+
+/// A part of a row.
+fn multiply_part<M: Memory + ?Sized>(
+    lanes: &mut float::Lanes,
+    place: Place<'_>,
+    buffers: &mut Buffers,
+    memory: &mut M,
+    budget: u64,
+) -> Result<Done, Fault> {
+    let row = place.spec.len(Which::Second);
+    let (at, column) = (place.at, place.at % row);
+    let part = |most| Place { at: column, end: row, ..place }.part(most);
+    let mut n = part(at_once(budget / 2));
+    let mut sums = *lanes;
+    let mut look = |input: &[u8], second: &[u8]| {
+        float::dot_f32(&mut sums, input, second);
+        input.len()
+    };
+    if buffers.copies || !memory.look(n, at, Some(column), &mut look) {
+        buffers.copies = true;
+        n = part(CHUNK);
+        let (input, second) = (&mut buffers.input[..n], &mut buffers.second[..n]);
+        memory.read(Which::Input, at, input)?;
+        memory.read(Which::Second, column, second)?;
+        sums = *lanes;
+        float::dot_f32(&mut sums, input, second);
+    }
+    if column + n as u64 == row {
+        memory.write(Which::Output, at / row * 4, &float::narrow(&sums))?;
+        sums = [0.0; float::LANES];
+    }
+    *lanes = sums;
+    Ok(Place::after(n, 2))
 }

@@ -38,8 +38,8 @@ pub struct Fault {
     pub at: u64,
 }
 
-/// What looks at bytes of the input and of the second range.
-pub type Look<'a> = dyn FnMut(&[u8], &[u8]) + 'a;
+/// What looks at bytes of the input and of the second range; returns at how many of each.
+pub type Look<'a> = dyn FnMut(&[u8], &[u8]) -> usize + 'a;
 
 /// The ranges of one operation, as it reads and writes them: from the front to the back, all inside the ranges of its [`crate::Spec`]. Others may write
 /// the memory at the same time.
@@ -51,7 +51,7 @@ pub trait Memory {
     /// Writes bytes at offset `at` of a range, the output.
     fn write(&mut self, which: Which, at: u64, from: &[u8]) -> Result<(), Fault>;
 
-    /// Has `look` go through `len` bytes where they lie: of the input from an offset on and, if there is another, of the second range from that on. False if
+    /// Has `look` go through `len` bytes, or until it has found what it looks for, where they lie: of the input from an offset on and, if there is another, of the second range from that on. False if
     /// they can't be reached so: then they are read, to where it fails.
     ///
     /// A `look` may be left in the middle, at any byte that isn't there, and false be returned: it has nothing to drop then, holds no lock, and what it has found out is

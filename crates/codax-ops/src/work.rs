@@ -77,18 +77,19 @@ impl Work {
         }
     }
 
-    /// Goes on with bytes of the input and of the second range, if it has one, which begin at an offset of theirs; says whether it has found what it looks for. May be left at
-    /// any load from them, see [`crate::Memory::look`]; then this is no good any more.
-    pub fn fold(&mut self, at: u64, input: &[u8], second: &[u8]) -> bool {
+    /// Goes on with bytes of the input and of the second range, if it has one, which begin at an offset of theirs; says where in them it has found what it looks for, if it has.
+    /// May be left at any load from them, see [`crate::Memory::look`]; then this is no good any more.
+    pub fn fold(&mut self, at: u64, input: &[u8], second: &[u8]) -> Option<usize> {
         match self {
             Self::Compare(difference) => {
                 let first = kernel::first_difference(input, second);
                 *difference = first.map(|(i, order)| (at + i as u64, order as i64));
-                return difference.is_some();
+                return first.map(|(i, _)| i);
             }
             Self::Search { finder, found } => {
-                *found = finder.find(input).map(|i| at + i as u64);
-                return found.is_some();
+                let first = finder.find(input);
+                *found = first.map(|i| at + i as u64);
+                return first;
             }
             Self::Crc32c(sum) => *sum = kernel::crc32c(*sum, input),
             Self::Xxh3(acc) => xxh3::add_blocks(acc, input),
@@ -104,7 +105,7 @@ impl Work {
             }
             Self::Nop | Self::Copy | Self::Fill | Self::Matvec(_) => {}
         }
-        false
+        None
     }
 
     /// The result, once all `len` bytes of the range that is gone through are done.

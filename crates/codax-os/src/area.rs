@@ -48,6 +48,8 @@ pub struct Area {
     base: usize,
     len: usize,
     owned: Mutex<Vec<Range<usize>>>,
+    /// Addresses at which the kernel may have one mapping that ends and another that begins.
+    seams: Vec<usize>,
     maker: u32,
 }
 
@@ -104,7 +106,7 @@ impl Region {
     ) -> io::Result<()> {
         let to = part(self.base, self.len, off, len)?;
         phase_of(fd_off, HUGE)?;
-        map_object(to, len, fd, fd_off, write, sync)
+        map_object(to, len, fd, fd_off, write, sync).map(drop)
     }
 
     /// First address. Constant.
@@ -164,8 +166,8 @@ impl Area {
         let page = page_of(&fd)?;
         let len = len.checked_next_multiple_of(page).ok_or_else(too_large)?;
         let align = page.max(HUGE);
-        let area = Self::reserve(len, phase_of(fd_off, align)?, align)?;
-        map_object(area.base, area.len, fd, fd_off, write, sync)?;
+        let mut area = Self::reserve(len, phase_of(fd_off, align)?, align)?;
+        area.seams.extend(map_object(area.base, area.len, fd, fd_off, write, sync)?);
         Ok(area)
     }
 
@@ -195,13 +197,14 @@ impl Area {
         }
         let to_usize = crate::util::to_usize;
         let len = span.end.saturating_sub(span.start);
-        let area = Self::reserve(to_usize(len), phase_of(span.start, align)?, align)?;
+        let mut area = Self::reserve(to_usize(len), phase_of(span.start, align)?, align)?;
         for piece in pieces {
             let at =
                 piece.at.checked_sub(span.start).ok_or_else(|| invalid("a piece lies before its area"))?;
             let to = part(area.base, area.len, to_usize(at), to_usize(piece.len))?;
             phase_of(piece.fd_off, HUGE)?;
-            map_object(to, to_usize(piece.len), &piece.fd, piece.fd_off, write, sync)?;
+            let seam = map_object(to, to_usize(piece.len), &piece.fd, piece.fd_off, write, sync)?;
+            area.seams.extend([to, to + to_usize(piece.len)].into_iter().chain(seam));
         }
         Ok(area)
     }
@@ -265,8 +268,26 @@ impl Area {
         crate::util::retry(|| unsafe { rustix::mm::madvise(pointer(at), len, advice) })
     }
 
+    /// What there is of a part that was not [moved](Self::move_over) yet, in pieces that can be: offsets and lengths, from the front to the back.
+    #[must_use]
+    pub fn left(&self, off: usize, len: usize) -> Vec<(usize, usize)> {
+        let wanted = self.base + off..self.base + off + len;
+        let mut left = Vec::new();
+        for owned in self.lock().iter() {
+            let (mut from, end) = (owned.start.max(wanted.start), owned.end.min(wanted.end));
+            while from < end {
+                let seam = self.seams.iter().filter(|seam| (from + 1..end).contains(seam)).min();
+                let to = *seam.unwrap_or(&end);
+                left.push((from - self.base, to - from));
+                from = to;
+            }
+        }
+        left.sort_unstable();
+        left
+    }
+
     /// Moves a part over a part of a region, in one step: a thread sees the old mapping there or the new one. The
-    /// part then belongs to the region. Both addresses should be congruent modulo 2 MiB, so that whole page tables
+    /// part, which must be one mapping (a [piece](Self::left) is), then belongs to the region. Both addresses should be congruent modulo 2 MiB, so that whole page tables
     /// move.
     ///
     /// If the part is registered with a userfaultfd (a placeholder), this waits until another thread has read the
@@ -280,7 +301,12 @@ impl Area {
         // SAFETY: the source is ours (checked above, and the lock is held), the destination is the region's. No
         // references into either exist but those a caller of `Memory`'s unsafe methods answers for, and a move keeps
         // the bytes.
-        unsafe { rustix::mm::mremap_fixed(pointer(from), len, len, MremapFlags::MAYMOVE, pointer(to))? };
+        let moved =
+            unsafe { rustix::mm::mremap_fixed(pointer(from), len, len, MremapFlags::MAYMOVE, pointer(to)) };
+        if let Err(e) = moved {
+            close_gap(to, len);
+            return Err(e.into());
+        }
         let whole = owned.swap_remove(index);
         let rest = [whole.start..from, from + len..whole.end];
         owned.extend(rest.into_iter().filter(|part| !part.is_empty()));
@@ -309,7 +335,8 @@ impl Area {
         let len = whole_pages(len)?;
         let base = reserve_aligned(len, phase, align)?;
         let whole = base..base + len;
-        Ok(Self { base, len, owned: Mutex::new(vec![whole]), maker: std::process::id() })
+        let (owned, seams) = (Mutex::new(vec![whole]), Vec::new());
+        Ok(Self { base, len, owned, seams, maker: std::process::id() })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Range<usize>>> {
@@ -421,8 +448,16 @@ pub fn takes_sync(fd: impl AsFd, write: bool) -> io::Result<bool> {
     }
 }
 
-/// Maps an object at `to`, replacing what is there. The caller owns `to..to + len`. `sync`: with `MAP_SYNC`, of which is known that it can be.
-fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool, sync: bool) -> io::Result<()> {
+/// Maps an object at `to`, replacing what is there. The caller owns `to..to + len`. `sync`: with `MAP_SYNC`, of which is known that it can be. Returns where the kernel
+/// has it as two mappings, if it does.
+fn map_object(
+    to: usize,
+    len: usize,
+    fd: impl AsFd,
+    fd_off: u64,
+    write: bool,
+    sync: bool,
+) -> io::Result<Option<usize>> {
     let access = if write { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
     let shared = if sync { MapFlags::SHARED_VALIDATE | MapFlags::SYNC } else { MapFlags::SHARED };
     // Of hugetlbfs a mapping would keep pages back for the object's holes.
@@ -433,11 +468,7 @@ fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool, sy
     // methods answers for.
     let mapped = unsafe { rustix::mm::mmap(pointer(to), len, access, flags, &fd, fd_off) };
     if let Err(e) = mapped {
-        // A filesystem that refuses does so when what was there is unmapped already: the gap would be anybody's, and would be unmapped under them with
-        // the rest of the range.
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
-        // SAFETY: nothing is replaced: where something is mapped the kernel refuses.
-        let _ = unsafe { rustix::mm::mmap_anonymous(pointer(to), len, ProtFlags::empty(), flags) };
+        close_gap(to, len);
         return Err(e.into());
     }
     // SAFETY: as above; what is mapped there is the mapping just made.
@@ -447,15 +478,24 @@ fn map_object(to: usize, len: usize, fd: impl AsFd, fd_off: u64, write: bool, sy
     // Where it goes on behind the object's end, to that of a huge page, the kernel would make that page whole and take memory for it (khugepaged).
     // A device has no end to speak of, and huge pages of its own.
     if !(to + len).is_multiple_of(HUGE) || crate::object::char_device(&fd)?.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     let end = crate::util::to_usize(crate::object::stat(&fd)?.len.saturating_sub(fd_off));
     if len > end.next_multiple_of(PAGE) {
         let from = end / HUGE * HUGE;
         // SAFETY: as above; it changes no byte. A kernel without huge pages refuses it, and has no need of it.
         let _ = unsafe { rustix::mm::madvise(pointer(to + from), len - from, Advice::LinuxNoHugepage) };
+        return Ok(Some(to + from));
     }
-    Ok(())
+    Ok(None)
+}
+
+/// After a call that was to map something at `to` and failed: where the kernel has refused when what was there was unmapped already, the gap would be anybody's, and would be
+/// unmapped under them with the rest of the range.
+fn close_gap(to: usize, len: usize) {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
+    // SAFETY: nothing is replaced: where something is mapped the kernel refuses.
+    let _ = unsafe { rustix::mm::mmap_anonymous(pointer(to), len, ProtFlags::empty(), flags) };
 }
 
 /// Maps at `to` what is mapped at `from`. Flags are inherited, "not in children" among them.
@@ -467,8 +507,10 @@ unsafe fn duplicate_at(from: usize, len: usize, to: usize) -> io::Result<()> {
     let flags = MremapFlags::MAYMOVE;
     // SAFETY: with an old size of 0 the kernel leaves the source as it is (it refuses private mappings), and replaces
     // what is at the destination, which is the caller's by this function's contract.
-    unsafe { rustix::mm::mremap_fixed(pointer(from), 0, len, flags, pointer(to))? };
-    Ok(())
+    unsafe { rustix::mm::mremap_fixed(pointer(from), 0, len, flags, pointer(to)) }
+        .map(drop)
+        .inspect_err(|_| close_gap(to, len))
+        .map_err(Into::into)
 }
 
 /// Unmaps a range that the caller owns and that nobody uses any more.

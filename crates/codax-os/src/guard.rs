@@ -70,11 +70,16 @@ impl Guard {
     ///   dropped, it holds no lock, and who calls this drops what it has written elsewhere by then.
     /// - Others may write the bytes meanwhile, so each load may find another value: `look` takes them as values only, which no address and no number of
     ///   iterations depends on unchecked.
+    /// - It doesn't call this function in its turn.
     #[inline]
     #[must_use]
     pub unsafe fn look(self, views: [Memory<'_>; 2], look: &mut dyn FnMut(&[u8], &[u8])) -> bool {
-        // SAFETY: mapped while the views are there. That others write them is what the second part of the contract is for.
-        let [one, two] = views.map(|view| unsafe { view.as_slice() });
+        let slice = |view: Memory<'_>| {
+            let (first, len) = (view.as_ptr().cast_const(), view.len());
+            // SAFETY: mapped while the view is there, and bytes. That others write them is what the second part of the contract is for.
+            unsafe { std::slice::from_raw_parts(first, len) }
+        };
+        let [one, two] = views.map(slice);
         let mut call = || look(one, two);
         // SAFETY: the first part of the contract.
         unsafe { arch::call([one.as_ptr_range(), two.as_ptr_range()], &mut call) }
@@ -89,10 +94,12 @@ impl Guard {
 
 #[cfg(target_arch = "x86_64")]
 mod arch {
+    use std::any::Any;
     use std::cell::Cell;
     use std::ffi::c_void;
     use std::io;
     use std::ops::Range;
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
     use std::ptr::{addr_of, null, null_mut};
 
     // A line at a time while there are whole ones, then bytes: `rdi` to, `rsi` from, `rdx` how many are left, which is what comes back. A fault goes on at the end.
@@ -249,21 +256,53 @@ mod arch {
         static LANDING: Landing = const { Landing { stack: Cell::new(0), views: Cell::new([null()..null(), null()..null()]) } };
     }
 
-    /// Calls; false if it was left at a load from one of the views. A panic ends the process.
+    /// Where the kernel says what is wrong with a page, as far as it matters here (sigaction(2)).
+    #[repr(C)]
+    struct BusInfo {
+        numbers: [i32; 2],
+        code: i32,
+        /// A byte of it.
+        address: *const u8,
+        /// Of memory that is broken: the logarithm of how much of it.
+        lsb: i16,
+    }
+
+    impl BusInfo {
+        /// Whether it is about a page of this range. What is loaded may begin before it or end behind it, on its page.
+        fn is_of(&self, range: &Range<*const u8>) -> bool {
+            let broken = if self.code == libc::BUS_MCEERR_AR { self.lsb.clamp(0, 40) } else { 0 };
+            let page = 1_usize << broken.max(12);
+            let (start, end) = (range.start.addr() & !(page - 1), range.end.addr().next_multiple_of(page));
+            range.start < range.end && (start..end).contains(&self.address.addr())
+        }
+    }
+
+    /// Calls; false if it was left at a load from one of the views.
     ///
     /// # Safety
     ///
     /// It can be left at any of these.
-    pub unsafe fn call(views: [Range<*const u8>; 2], mut call: &mut dyn FnMut()) -> bool {
+    pub unsafe fn call(views: [Range<*const u8>; 2], call: &mut dyn FnMut()) -> bool {
+        struct Call<'a> {
+            call: &'a mut dyn FnMut(),
+            panicked: Option<Box<dyn Any + Send>>,
+        }
         extern "C" fn enter(call: *mut c_void) {
             // SAFETY: it is the one below, which nobody else has meanwhile.
-            (unsafe { &mut *call.cast::<&mut dyn FnMut()>() })();
+            let Call { call, panicked } = unsafe { &mut *call.cast::<Call<'_>>() };
+            // No panic passes the assembly.
+            *panicked = catch_unwind(AssertUnwindSafe(call)).err();
         }
-        LANDING.with(|landing| {
+        let mut call = Call { call, panicked: None };
+        let ended = LANDING.with(|landing| {
             landing.views.set(views);
             // SAFETY: as the C calling convention has it, but that it may be left, by the contract; the place for the stack is this thread's.
             unsafe { call_guarded(enter, (&raw mut call).cast(), landing.stack.as_ptr()) == 0 }
-        })
+        });
+        if let Some(payload) = call.panicked {
+            resume_unwind(payload);
+        }
+        ended
     }
 
     /// Copies; returns how many bytes are left.
@@ -334,12 +373,16 @@ mod arch {
             registers[libc::REG_RIP as usize] = register(end);
             return;
         }
-        // SAFETY: with SA_SIGINFO the kernel says where the page is missing.
-        let missing = unsafe { (*info).si_addr() }.cast_const().cast::<u8>();
+        // SAFETY: with SA_SIGINFO the kernel says what is wrong, in this form.
+        let info = unsafe { &*info.cast::<BusInfo>() };
+        if info.code == libc::BUS_MCEERR_AO {
+            // Some memory is broken, and this thread isn't there.
+            return;
+        }
         let stack = LANDING.with(|landing| {
             let views = landing.views.replace([null()..null(), null()..null()]);
             let stack = landing.stack.get();
-            (stack != 0 && views.iter().any(|view| view.contains(&missing))).then_some(stack)
+            (stack != 0 && views.iter().any(|view| info.is_of(view))).then_some(stack)
         });
         if let Some(stack) = stack {
             registers[libc::REG_RAX as usize] = 1;
@@ -347,8 +390,14 @@ mod arch {
             registers[libc::REG_RIP as usize] = register(addr_of!(CALL_END).addr());
         } else {
             // It comes again when this returns, and ends the process.
-            // SAFETY: a call that is allowed in a handler.
-            unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+            // SAFETY: calls that are allowed in a handler.
+            unsafe {
+                libc::signal(libc::SIGBUS, libc::SIG_DFL);
+                if info.code <= 0 {
+                    // Somebody has sent it.
+                    libc::raise(libc::SIGBUS);
+                }
+            }
         }
     }
 }
@@ -393,6 +442,7 @@ mod tests {
     use std::os::fd::AsFd;
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+    #[cfg(target_arch = "x86_64")]
     #[test]
     fn a_page_that_is_cut_off_ends_a_look_and_nothing_else() {
         let guard = Guard::install().unwrap();
@@ -433,6 +483,22 @@ mod tests {
         assert_eq!(threads, [Some(3 * 8192), Some(6 * 8192)]);
     }
 
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_panic_in_a_look_is_the_caller_s() {
+        let guard = Guard::install().unwrap();
+        let region = Region::reserve_in(4096, 0, 4096).unwrap();
+        let view = region.memory().part(0, 0);
+        let told = std::panic::catch_unwind(|| {
+            // SAFETY: it loads nothing.
+            unsafe { guard.look([view, view], &mut |_, _| std::panic::resume_unwind(Box::new(7))) }
+        });
+        assert_eq!(told.unwrap_err().downcast_ref(), Some(&7));
+        // SAFETY: as above.
+        assert!(unsafe { guard.look([view, view], &mut |_, _| ()) });
+    }
+
+    #[cfg(target_arch = "x86_64")]
     #[test]
     fn a_look_while_others_cut_ends_or_sees_all() {
         let guard = Guard::install().unwrap();

@@ -293,6 +293,41 @@ fn what_holds_an_object_is_not_inherited_by_children() {
     }
 }
 
+/// A move of more than one of the kernel's mappings may leave a gap where they were to be, in which a thread ends with a signal.
+#[test]
+fn an_area_is_moved_in_pieces_that_the_kernel_has_as_one_mapping() {
+    const END: usize = 2 * HUGE + 3 * PAGE;
+    let (_dir, old, new) = objects(END);
+    let region = Region::reserve(4 * HUGE).unwrap();
+    region.place(0, 4 * HUGE, &old, 0, true).unwrap();
+    region.memory().fill(0, END, 1);
+    // Behind the object's end the kernel is to make no huge page: from the one on that the end is in.
+    let staged = Area::object(&new, 0, 4 * HUGE, true).unwrap();
+    let pieces = [(0, 2 * HUGE), (2 * HUGE, 2 * HUGE)];
+    assert_eq!(staged.left(0, 4 * HUGE), pieces);
+    assert_eq!(staged.left(HUGE, 2 * HUGE), [(HUGE, HUGE), (2 * HUGE, HUGE)]);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(SeqCst) {
+                assert!((0..END).step_by(PAGE).all(|at| region.memory().load_u8(at) <= 1));
+            }
+        });
+        for (at, len) in pieces {
+            staged.move_over(at, len, &region, at).unwrap();
+            assert_eq!(staged.left(0, at + len), []);
+        }
+        stop.store(true, SeqCst);
+    });
+    assert!((0..END).step_by(PAGE).all(|at| region.memory().load_u8(at) == 0));
+    // What is beside pieces of objects is nobody's, and moved for itself as well.
+    let piece =
+        |at: usize, fd_off| codax_os::area::Piece { at: at as u64, fd: &old, fd_off, len: HUGE as u64 };
+    let both = [piece(HUGE, 0), piece(2 * HUGE, HUGE as u64)];
+    let staged = Area::assembled(&both, HUGE as u64..4 * HUGE as u64, true, false).unwrap();
+    assert_eq!(staged.left(0, 3 * HUGE), [(0, HUGE), (HUGE, HUGE), (2 * HUGE, HUGE)]);
+}
+
 #[test]
 fn addresses_follow_the_offset_in_the_file() {
     let (_dir, old, _new) = objects(HUGE);

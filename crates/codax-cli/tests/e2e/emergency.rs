@@ -296,6 +296,10 @@ fn reserved(test: &str, page: &str, emergency: &str) -> Option<Reserved> {
     let free = until("the node is free", || {
         numa::watermarks(node).ok().map(|marks| marks.free).filter(|free| *free > all / 2)
     });
+    if page == "1G" && free < 5 << 29 {
+        skipped(test, "wants a NUMA node without CPUs, with 2.5 GiB of free memory");
+        return None;
+    }
     let before = set_aside(node);
     let reserve = free / HUGE * HUGE - 24 * MIB;
     let (kind, whole) = match page {
@@ -523,10 +527,6 @@ fn comes_back_by_itself(test: &str, page: &str) {
 fn pages_of_a_gibibyte_are_lent_and_come_back() {
     const NAME: &str = "pages_of_a_gibibyte_are_lent";
     let _alone = alone();
-    let node = far().last().copied();
-    if node.and_then(|node| numa::watermarks(node).ok()).is_none_or(|marks| marks.free < 5 << 29) {
-        return skipped(NAME, "wants a NUMA node without CPUs, with 2.5 GiB of free memory");
-    }
     let Some(reserved) = reserved(NAME, "1G", ",emergency=allow,when=free:96MiB") else { return };
     let Reserved { rig, node, .. } = &reserved;
     let node = *node;

@@ -33,7 +33,8 @@ impl Pool {
 
 impl State {
     /// What there is to go by when memory of a device is lent, or taken back.
-    fn loan_view(&self, now: Duration, pool: PoolId, lender: &dyn Lender) -> Option<LoanView> {
+    fn loan_view(&mut self, now: Duration, pool: PoolId, lender: &dyn Lender) -> Option<LoanView> {
+        let claimed = self.emergency.allowed.get_mut(&pool)?.is_claimed(now);
         let allowed = self.emergency.allowed.get(&pool)?;
         let p = self.pool(pool);
         let serves = p.may_lend();
@@ -51,17 +52,17 @@ impl State {
             unused: if short { self.unused_on(pool) } else { 0 },
             spare: if lends { spare() } else { 0 },
             elsewhere: if lent && !short { self.memory_left().unwrap_or(0).saturating_sub(floor) } else { 0 },
-            wanted: allowed.wanted || now < allowed.kept || !serves,
+            wanted: claimed || !serves,
             unit: lender.unit(),
         })
     }
 
     /// Why what is lent of a device is taken back where so much may be lent, for people.
-    fn why_back(&self, pool: PoolId, limit: u64) -> &'static str {
+    fn why_back(&self, now: Duration, pool: PoolId, limit: u64) -> &'static str {
         let allowed = self.emergency.allowed.get(&pool);
         match allowed {
             _ if !self.pool(pool).may_lend() => "for a drain",
-            Some(allowed) if allowed.wanted => "for a file that found no room",
+            Some(allowed) if now < allowed.claimed => "for a file that found no room",
             Some(allowed) if allowed.loan.lent() <= limit => "since memory is not short any more",
             _ => "since no more than that is allowed of it (at_most)",
         }
@@ -124,16 +125,17 @@ impl Inner {
             let Some(lender) = st.pool(pool).backing.lender() else { return false };
             let now = self.env.now();
             let Some(view) = st.loan_view(now, pool, &*lender) else { return false };
-            let (name, why) = (st.pool_name(pool), st.why_back(pool, view.limit));
+            let (name, why) = (st.pool_name(pool), st.why_back(now, pool, view.limit));
             let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return false };
             let action = allowed.loan.next(now, view);
-            if allowed.loan.lent() == 0 {
-                allowed.is_back(now);
-                if allowed.at_most == 0 {
-                    // It is allowed no more, and nothing is to come back.
-                    st.emergency.allowed.remove(&pool);
-                    return false;
-                }
+            if view.short && !view.wanted && allowed.loan.lent() <= view.limit {
+                // Nobody wants anything back any more.
+                allowed.owed = 0;
+            }
+            if allowed.loan.lent() == 0 && allowed.at_most == 0 {
+                // It is allowed no more, and nothing is to come back.
+                st.emergency.allowed.remove(&pool);
+                return false;
             }
             (lender, action, name, why)
         };

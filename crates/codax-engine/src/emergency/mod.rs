@@ -46,8 +46,8 @@ pub(crate) struct Book {
     refused: Option<Duration>,
 }
 
-/// For how long nothing of a device is lent after a file that found no room has had it back: who was told to try again is to find it.
-const KEPT: Duration = Duration::from_secs(10);
+/// For how long what is lent of a device is taken back for a file that found no room, and then kept for it: who was told to try again is to find it.
+const CLAIMED: Duration = Duration::from_secs(10);
 
 /// What is allowed of a device, and how it stands.
 #[derive(Debug)]
@@ -63,10 +63,10 @@ pub(crate) struct Allowed {
     /// Why nothing of it can be lent, as was seen last.
     pub unlent: Option<String>,
     pub loan: Loan,
-    /// A file wants back what is lent.
+    /// A file has wanted back what is lent since that was looked at last.
     pub wanted: bool,
-    /// Until when nothing is lent, so that it finds what has come back.
-    pub kept: Duration,
+    /// Until when it is such a file's: taken back, and not lent.
+    pub claimed: Duration,
     /// What was asked back and others still had, when it was asked last.
     pub owed: u64,
     /// What has come back and wasn't said yet.
@@ -80,14 +80,35 @@ impl Allowed {
         let (alarm, loan) = (Alarm::default(), Loan::default());
         let (floor, owed, back) = (0, 0, 0);
         let (unmeasured, unlent, evicted) = (None, None, None);
-        let (wanted, kept) = (false, Duration::ZERO);
-        Self { settings, at_most, alarm, floor, unmeasured, unlent, loan, wanted, kept, owed, back, evicted }
+        let (wanted, claimed) = (false, Duration::ZERO);
+        Self {
+            settings,
+            at_most,
+            alarm,
+            floor,
+            unmeasured,
+            unlent,
+            loan,
+            wanted,
+            claimed,
+            owed,
+            back,
+            evicted,
+        }
     }
 
-    /// All that was lent is back at `now`: for the file that wanted it, for a while.
-    pub fn is_back(&mut self, now: Duration) {
+    /// Whether what is lent is a file's at `now`.
+    pub fn is_claimed(&mut self, now: Duration) -> bool {
         if std::mem::take(&mut self.wanted) {
-            self.kept = now + KEPT;
+            self.claimed = now + CLAIMED;
+        }
+        now < self.claimed
+    }
+
+    /// All that was lent is back at `now`.
+    pub fn is_back(&mut self, now: Duration) {
+        if self.is_claimed(now) {
+            self.claimed = now + CLAIMED;
         }
     }
 

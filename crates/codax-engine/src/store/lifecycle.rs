@@ -15,7 +15,7 @@ use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::media::{DramPages, medium_for};
 use crate::store::recover::MakeBacking;
 use crate::store::state::is_dram;
-use codax_core::change::{BackingKind, Change, DaxMemory, NodeMemory, PageKind, PoolRecord, PoolState};
+use codax_core::change::{BackingKind, DaxMemory, NodeMemory, PageKind, PoolRecord, PoolState};
 use codax_core::{DRAM, DRAM_NAME, Error, ErrorKind, PAGE_SIZE, PageCount, PoolId, Result};
 use codax_os::mounts::{self, TmpfsKind};
 use std::fs;
@@ -369,21 +369,7 @@ pub(crate) fn reconcile(
     let mut changed: Vec<PoolRecord> = Vec::new();
     let dram = options.dram_bytes.unwrap_or(options.dram_default);
     match known.iter().find(|p| p.id == DRAM) {
-        None => changed.push(PoolRecord {
-            id: DRAM,
-            name: DRAM_NAME.into(),
-            backing: BackingKind::Shm,
-            numa: None,
-            dax: None,
-            persistent: false,
-            retired: Vec::new(),
-            medium: DRAM,
-            frames: dram / PAGE_SIZE,
-            link: Default::default(),
-            state: PoolState::Online,
-            drain_limit: None,
-            drain_terms: Default::default(),
-        }),
+        None => changed.push(new_dram(dram)),
         Some(p) => {
             if let Some(bytes) = options.dram_bytes {
                 same_size(p, bytes)?;
@@ -427,6 +413,25 @@ pub(crate) fn reconcile(
         }
     }
     Ok(changed)
+}
+
+/// The host's own memory.
+fn new_dram(bytes: u64) -> PoolRecord {
+    PoolRecord {
+        id: DRAM,
+        name: DRAM_NAME.into(),
+        backing: BackingKind::Shm,
+        numa: None,
+        dax: None,
+        persistent: false,
+        retired: Vec::new(),
+        medium: DRAM,
+        frames: bytes / PAGE_SIZE,
+        link: Default::default(),
+        state: PoolState::Online,
+        drain_limit: None,
+        drain_terms: Default::default(),
+    }
 }
 
 /// A pool that the store knows, if the options change it.
@@ -561,88 +566,6 @@ impl Store {
                 }
             }),
         );
-    }
-
-    /// Takes what can change in a running store: links of devices, time-outs, chunk size. Returns a line for each change, and for each that
-    /// needs a restart.
-    pub fn reload(&self, new: &StoreOptions) -> Result<Vec<String>> {
-        let mut lines = Vec::new();
-        let mut st = self.inner.lock();
-        let known: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
-        for record in reconcile(&known, new, DramPages(None), &*self.inner.env)? {
-            let Some(at) = known.iter().position(|p| p.id == record.id) else {
-                lines.push(format!("device {} is new: it is taken up at the next start", record.name));
-                continue;
-            };
-            let mut now = record;
-            now.state = st.pools[at].record.state;
-            // Who drives it is another one from the next start on.
-            now.backing = st.pools[at].record.backing;
-            (now.drain_limit, now.drain_terms) =
-                (st.pools[at].record.drain_limit, st.pools[at].record.drain_terms);
-            self.inner.commit(&mut st, &[Change::Pool(now.clone())])?;
-            if now.link != known[at].link {
-                lines.push(format!("device {}: link model changed", now.name));
-            }
-            if now.dax != known[at].dax {
-                lines.push(format!(
-                    "device {}: its path counts when it is attached, or at the next start",
-                    now.name
-                ));
-            }
-            st.pools[at].record = now;
-        }
-        let records: Vec<PoolRecord> = st.pools.iter().map(|pool| pool.record.clone()).collect();
-        let allowed = st.emergency.allow(new, records.iter())?;
-        allowed.iter().for_each(|line| self.inner.event("reload", "store", line, 0));
-        lines.extend(allowed);
-        self.inner.start_watch(&mut st);
-        drop(st);
-        let mut options = self.inner.options.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if options.ack_timeout != new.ack_timeout {
-            lines.push(format!("ack_timeout is {:?} now", new.ack_timeout));
-        }
-        if options.chunk_bytes != new.chunk_bytes {
-            lines.push("chunk changed".to_owned());
-        }
-        if options.dram_nodes != new.dram_nodes {
-            lines.push("dram_nodes takes effect at the next start".to_owned());
-        }
-        let knows = |name: &str| options.devices.iter().find(|device| device.name == name)?.exclusive;
-        for device in new.devices.iter().filter(|device| device.exclusive != knows(&device.name)) {
-            lines.push(format!("device {}: exclusive takes effect at the next start", device.name));
-        }
-        if options.huge != new.huge {
-            lines.push("huge takes effect in pools made after the next start".to_owned());
-        }
-        if options.quiesce_timeout != new.quiesce_timeout {
-            lines.push(format!("quiesce_timeout is {:?} now", new.quiesce_timeout));
-        }
-        let StoreOptions { ack_timeout, chunk_bytes, resume_wait, quiesce_timeout, .. } = *new;
-        let mut devices = options.devices.clone();
-        devices.iter_mut().for_each(|device| (device.emergency, device.driver_user) = (None, None));
-        for now in &new.devices {
-            match devices.iter_mut().find(|device| device.name == now.name) {
-                Some(device) => {
-                    (device.dax, device.emergency) = (now.dax.clone(), now.emergency);
-                    device.driver_user = now.driver_user;
-                }
-                // What is said of a device that the options left out until now counts when it is attached.
-                None if now.dax.is_some() && known.iter().any(|pool| pool.name == now.name) => {
-                    devices.push(now.clone());
-                }
-                None => {}
-            }
-        }
-        *options = Arc::new(StoreOptions {
-            ack_timeout,
-            chunk_bytes,
-            resume_wait,
-            quiesce_timeout,
-            devices,
-            ..(**options).clone()
-        });
-        Ok(lines)
     }
 
     /// A read-only descriptor of the commit words.

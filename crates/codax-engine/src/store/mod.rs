@@ -18,6 +18,7 @@ pub(crate) mod media;
 mod new_pools;
 pub(crate) mod quota;
 mod recover;
+mod reload;
 pub(crate) use admin::pages_in;
 pub use lifecycle::{Layout, prepare_dir, purge_contents, purge_dir, purge_idle};
 pub use recover::MakeBacking;

@@ -6,6 +6,7 @@ use crate::setting::{self, Helper, named, skip, turn};
 use codax_os::area::{Area, Region};
 use codax_os::copy::SourceMap;
 use codax_os::dax::{DaxDevice, DaxMap, OpenError};
+use codax_os::guard::Guard;
 use codax_os::topology::SYSFS;
 use codax_os::{durable, filesystem, object};
 use std::fs::{File, OpenOptions};
@@ -78,6 +79,15 @@ fn a_poisoned_page_is_a_short_count() {
         let target = tempfile::tempfile_in("/dev/shm").unwrap();
         let copied = SourceMap::new(&file, 2 * UNITS).unwrap().copy_to(0, 2 * UNITS, &target).unwrap();
         assert_eq!(copied, if lost { off } else { 2 * UNITS });
+        let region = Region::reserve(2 * UNIT).unwrap();
+        region.place(0, 2 * UNIT, &file, 0, false).unwrap();
+        let at = usize::try_from(off).unwrap();
+        // Where the kernel says that the page is may lie before what is looked at.
+        let (guard, page) = (Guard::install().unwrap(), region.memory().part(at, 4096));
+        for view in [page, page.part(100, 64), page.part(4000, 96)] {
+            assert_eq!(raw::can_look(guard, view), !lost);
+        }
+        assert!(raw::can_look(guard, region.memory().part(0, at)));
     }
     for variable in ["CODAX_TEST_DEVDAX", "CODAX_TEST_HMEM"] {
         let Some(device) = setting::device(variable, NAME) else { continue };

@@ -1,6 +1,8 @@
 //! What tests of damage ask of the kernel, and nothing else may: poisoned pages, and where a file lies on its disk.
 #![allow(unsafe_code)]
 
+use codax_os::area::Memory;
+use codax_os::guard::Guard;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::with_exposed_provenance_mut;
@@ -49,4 +51,14 @@ pub fn place_on_disk(fd: impl AsFd, off: u64) -> io::Result<(u64, u64)> {
     }
     let into = off - map.logical;
     Ok((map.physical + into, map.extent_length - into))
+}
+
+/// Whether all bytes could be looked at where they lie.
+pub fn can_look(guard: Guard, view: Memory<'_>) -> bool {
+    let mut sum = 0;
+    let mut add = |bytes: &[u8], _: &[u8]| sum = bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+    // SAFETY: a sum of bytes, which is dropped.
+    let looked = unsafe { guard.look([view, view.part(0, 0)], &mut add) };
+    std::hint::black_box(sum);
+    looked
 }

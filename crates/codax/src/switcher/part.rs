@@ -3,7 +3,7 @@
 //! Every step can be taken again after it failed half-way: what a part has done already is in its [`Stage`].
 
 use super::segment::Tools;
-use codax_core::{HUGE_SIZE, PageRange};
+use codax_core::PageRange;
 use codax_os::area::{Area, Region};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -39,8 +39,6 @@ pub(super) struct Part {
     stage: Stage,
     /// Of the old object or device, what lies side by side there: a mapping's duplicate goes on in the object, whatever is mapped behind it.
     old_pieces: Vec<Piece>,
-    /// Of what is staged, what doesn't lie over the region yet: the first one last.
-    new_pieces: Vec<Piece>,
     /// The old object's pages, at these offsets in the part.
     old: Vec<(usize, Area)>,
     /// Whether those can't be duplicated, and must be moved if they are needed again.
@@ -68,18 +66,9 @@ pub(super) struct How<'a> {
 
 impl Part {
     /// The pages `pages` of a file, which a mapping shows from `at` on in its region.
-    pub(super) fn new(at: usize, pages: PageRange, old_pieces: Vec<Piece>, new_pieces: Vec<Piece>) -> Self {
-        let new_pieces = new_pieces.into_iter().rev().collect();
-        Self {
-            at,
-            len: bytes(pages.bytes()),
-            pages,
-            stage: Stage::Idle,
-            old_pieces,
-            new_pieces,
-            old: Vec::new(),
-            single: false,
-        }
+    pub(super) fn new(at: usize, pages: PageRange, old_pieces: Vec<Piece>) -> Self {
+        let (stage, old, single) = (Stage::Idle, Vec::new(), false);
+        Self { at, len: bytes(pages.bytes()), pages, stage, old_pieces, old, single }
     }
 
     pub(super) fn stage(&self) -> Stage {
@@ -117,8 +106,8 @@ impl Part {
                 self.old.push((0, Area::object(object, self.pages.offset(), self.len, whole.write)?));
             }
             None => {
-                for piece in &self.old_pieces {
-                    duplicate(whole.region, self.at, *piece, &mut self.old)?;
+                for &Piece { at, len } in &self.old_pieces {
+                    self.old.push((at, Area::duplicate(whole.region, self.at + at, len)?));
                 }
             }
         }
@@ -158,16 +147,8 @@ impl Part {
         // Only to spare later accesses their faults.
         let _ = whole.staged.populate(from, self.len, whole.write);
         // One after the other, each in one step: what isn't laid over yet is the placeholder, or the old bytes, which nobody can change.
-        while let Some(&piece) = self.new_pieces.last() {
-            let Piece { at, len } = piece;
-            match whole.staged.move_over(from + at, len, whole.region, self.at + at) {
-                Ok(()) => drop(self.new_pieces.pop()),
-                Err(e) => {
-                    let (first, rest) = halves(whole.staged.base() + from, piece, e)?;
-                    self.new_pieces.pop();
-                    self.new_pieces.extend([rest, first]);
-                }
-            }
+        for (at, len) in whole.staged.left(from, self.len) {
+            whole.staged.move_over(at, len, whole.region, whole.staged_at + at)?;
         }
         self.stage = Stage::Switched;
         self.wake(tools, whole.region);
@@ -186,9 +167,12 @@ impl Part {
             Stage::Frozen => {}
             Stage::Held => {
                 for (at, area) in &self.old {
-                    match self.single {
-                        true => area.move_over(0, area.len(), whole.region, self.at + at)?,
-                        false => area.duplicate_over(0, area.len(), whole.region, self.at + at)?,
+                    if !self.single {
+                        area.duplicate_over(0, area.len(), whole.region, self.at + at)?;
+                        continue;
+                    }
+                    for (from, len) in area.left(0, area.len()) {
+                        area.move_over(from, len, whole.region, self.at + at + from)?;
                     }
                 }
             }
@@ -208,45 +192,7 @@ impl Part {
     }
 }
 
-/// Maps once more what a region maps at `at`, a piece of it, as one area, or as several where the kernel has it as several.
-fn duplicate(region: &Region, at: usize, piece: Piece, into: &mut Vec<(usize, Area)>) -> io::Result<()> {
-    match Area::duplicate(region, at + piece.at, piece.len) {
-        Ok(area) => {
-            into.push((piece.at, area));
-            Ok(())
-        }
-        Err(e) => {
-            let (first, rest) = halves(region.base() + at, piece, e)?;
-            duplicate(region, at, first, into)?;
-            duplicate(region, at, rest, into)
-        }
-    }
-}
-
-/// A piece at `base` in two, where the kernel has it as several mappings; the error if that isn't what it says. Mappings of devices and huge pages are cut at
-/// theirs only.
-fn halves(base: usize, piece: Piece, e: io::Error) -> io::Result<(Piece, Piece)> {
-    let Piece { at, len } = piece;
-    if e.raw_os_error() != Some(EFAULT) || len <= PAGE {
-        return Err(e);
-    }
-    let huge = len > HUGE && (base + at).is_multiple_of(HUGE);
-    let half = (len / 2).next_multiple_of(if huge { HUGE } else { PAGE });
-    Ok((Piece { at, len: half }, Piece { at: at + half, len: len - half }))
-}
-
-/// What `mremap` says of a range that is more than one mapping.
-const EFAULT: i32 = 14;
-
-/// Bytes in a page.
-const PAGE: usize = 4096;
-
-/// Bytes in a huge page.
-const HUGE: usize = codax_os::area::HUGE;
-
 /// Lossless: offsets in a mapping, which memory holds already.
 pub(super) fn bytes(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
-
-const _: () = assert!(HUGE_SIZE == HUGE as u64 && codax_core::PAGE_SIZE == PAGE as u64);

@@ -102,10 +102,10 @@ impl Segment {
         let span = PageRange::new(start, end - start);
         let offset = |pages: PageRange| bytes(pages.offset() - live.pages.offset());
         let part = |pages: PageRange| {
-            let old = pieces(&live.runs, pages);
-            let new = pieces(&self.new_runs(pages), pages);
-            let new = with_rest(new, pages).ok_or_else(|| io::Error::other("its places have gaps"))?;
-            Ok(Part::new(offset(pages), pages, old, new))
+            if !are_without_gaps(&self.new_runs(pages), pages) {
+                return Err(io::Error::other("its places have gaps"));
+            }
+            Ok(Part::new(offset(pages), pages, pieces(&live.runs, pages)))
         };
         let parts: io::Result<Vec<_>> = pages.into_iter().map(|pages| pages.map(part).transpose()).collect();
         let parts = parts?;
@@ -246,21 +246,14 @@ fn pieces(runs: &[Run], pages: PageRange) -> Vec<Piece> {
     runs.iter().filter_map(|run| run.cut(pages)).map(piece).collect()
 }
 
-/// The same pieces, and one for the rest behind them, of which nothing is on the device: no part of the file. `None` if there are gaps before.
-fn with_rest(mut pieces: Vec<Piece>, pages: PageRange) -> Option<Vec<Piece>> {
-    let mut reached = 0;
-    for piece in &pieces {
-        if piece.at != reached {
-            return None;
+/// Whether these runs have the first of the pages, and all others up to where they end: what comes behind is no part of the file.
+fn are_without_gaps(runs: &[Run], pages: PageRange) -> bool {
+    let mut reached = pages.start.0;
+    for run in runs {
+        if run.pages.start.0 != reached {
+            return false;
         }
-        reached += piece.len;
+        reached = run.pages.end();
     }
-    let whole = bytes(pages.bytes());
-    if reached == 0 {
-        return None;
-    }
-    if reached < whole {
-        pieces.push(Piece { at: reached, len: whole - reached });
-    }
-    Some(pieces)
+    reached > pages.start.0
 }
