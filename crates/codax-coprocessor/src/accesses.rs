@@ -4,8 +4,9 @@
 //! when an operation begins and after a step, and not again for 100 ms, on a connection of its own, on which nothing has to wait for a move.
 
 use codax::driver::{Counter, Granted};
-use codax::{File, Store};
+use codax::{Error, File, Result, Store};
 use codax_core::extent::PoolRun;
+use codax_core::info::FileInfo;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -101,15 +102,22 @@ impl Whereabouts {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the store, if it is time to.
+    /// Asks the store what the file is like.
+    pub fn ask(&self) -> Result<FileInfo> {
+        let unknown = || Error::not_found("a file that was granted is gone");
+        let info = self.file.as_ref().ok_or_else(unknown)?.info()?;
+        *self.seen() = (Some(Instant::now()), info.runs.clone());
+        Ok(info)
+    }
+
+    /// The same, if it is time to.
     pub fn look(&self) {
-        let mut seen = self.seen();
-        if seen.0.is_some_and(|at| at.elapsed() < GOOD_FOR) {
+        if self.seen().0.is_some_and(|at| at.elapsed() < GOOD_FOR) {
             return;
         }
-        seen.0 = Some(Instant::now());
-        if let Some(info) = self.file.as_ref().and_then(|file| file.info().ok()) {
-            seen.1 = info.runs;
+        if self.ask().is_err() {
+            // It is asked again as soon, not for each step.
+            self.seen().0 = Some(Instant::now());
         }
     }
 

@@ -38,6 +38,8 @@ struct Open {
     file: File,
     /// Of all that it had when it was mapped; none of an empty one.
     mapping: Option<Arc<Mapping>>,
+    /// How often files had been cut when all of that was there.
+    cuts: Option<u64>,
     whereabouts: Arc<Whereabouts>,
 }
 
@@ -187,31 +189,41 @@ impl Files {
             std::collections::hash_map::Entry::Vacant(vacant) => {
                 let file = File::open_granted(&self.store, granted).map_err(refused)?;
                 let whereabouts = Arc::new(Whereabouts::new(&self.accesses, granted));
-                vacant.insert(Open { file, mapping: None, whereabouts })
+                vacant.insert(Open { file, mapping: None, cuts: None, whereabouts })
             }
         })
     }
 }
 
 impl Open {
-    /// The way to the file's bytes up to `end`; it is mapped anew if it has grown since.
+    /// The way to the file's bytes up to `end`. The store is asked whether it has them, but where all were there before and nothing has been cut since; the file is mapped anew if
+    /// it has grown, or is to be written and has holes, which a mapping fills.
     fn reach(&mut self, granted: &Granted, end: u64, write: bool) -> Result<Option<Way>, Status> {
-        let mapped = |open: &Self| open.mapping.as_ref().map_or(0, |mapping| mapping.len() as u64);
-        if mapped(self) < end {
-            let info = self.file.info().map_err(refused)?;
+        if end == 0 {
+            // Of an empty file there is nothing to map.
+            return Ok(None);
+        }
+        let mapped = self.mapping.as_ref().filter(|mapping| mapping.len() as u64 >= end);
+        let cuts = mapped.map(|mapping| mapping.cuts());
+        if cuts.is_none() || cuts != self.cuts {
+            let info = self.whereabouts.ask().map_err(refused)?;
             if info.len < end {
                 return Err(Status::Beyond);
             }
-            if !write && has_holes(&info) {
+            let holes = has_holes(&info);
+            if holes && !write {
                 return Ok(Some(Way::Asked(self.file.clone())));
             }
-            let access = if granted.write { Access::ReadWrite } else { Access::ReadOnly };
-            self.mapping = Some(Arc::new(self.file.map(.., access).map_err(refused)?));
+            self.cuts = cuts.filter(|_| !holes);
+            if mapped.is_none() || holes {
+                let access = if granted.write { Access::ReadWrite } else { Access::ReadOnly };
+                self.mapping = Some(Arc::new(self.file.map(.., access).map_err(refused)?));
+            }
         }
-        if mapped(self) < end {
-            return Err(Status::Beyond);
+        match &self.mapping {
+            Some(mapping) if mapping.len() as u64 >= end => Ok(Some(Way::Mapped(mapping.clone()))),
+            _ => Err(Status::Beyond),
         }
-        Ok(self.mapping.clone().map(Way::Mapped))
     }
 }
 

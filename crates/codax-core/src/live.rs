@@ -102,6 +102,9 @@ pub struct MoverAck {
 const WORD_FIELD_BITS: u32 = 24;
 const WORD_FIELD_MASK: u64 = (1 << WORD_FIELD_BITS) - 1;
 
+/// The word, beside those of moves, that counts how often something of a file was cut off or punched out.
+pub const CUTS: usize = 515;
+
 /// The commit word that says: of segment `id`, the first `count` chunks are committed.
 ///
 /// ```text

@@ -198,6 +198,13 @@ impl Mapping {
         self.file.id
     }
 
+    /// A number that is another each time after something of a file of the store, this one or another, was cut off or punched out: as long as it is the same, and
+    /// the same daemon lives, the file is as long as it was. To look is a load from memory.
+    #[must_use]
+    pub fn cuts(&self) -> u64 {
+        self.switcher.cuts()
+    }
+
     /// Holds its frames where they are, for transfers that go past the CPU's page tables, until the guard is dropped. Waits for
     /// a move of them that is under way.
     pub fn pin(&self) -> Result<Pin<'_>> {

@@ -7,13 +7,14 @@
 //!                    bits 32..48  low 16 bits of the log's number
 //!                    bits 48..64  check: low 16 bits of crc32c over the low 6 bytes
 //! word 514         epoch of the store, drawn when it was made
-//! word 515..1024   0
+//! word 515         how often something of a file was cut off or punched out: while it is the same, what clients have mapped is all there
+//! word 516..1024   0
 //! ```
 //!
 //! Clients map the file read-only and read the first part when the daemon is gone.
 
 use super::storage::{Storage, StorageWords, failed};
-use codax_core::live::{decode_word, encode_word};
+use codax_core::live::{CUTS, decode_word, encode_word};
 use codax_core::{Error, MoveId, Result};
 use std::io;
 use std::sync::Arc;
@@ -27,7 +28,8 @@ pub const WORDS: &str = "words";
 const COUNT: usize = 1024;
 const LOG: [usize; 2] = [512, 513];
 const EPOCH: usize = 514;
-const _: () = assert!(LOG[0] == SLOTS as usize && EPOCH < COUNT && (COUNT * 8).is_multiple_of(4096));
+const _: () =
+    assert!(LOG[0] == SLOTS as usize && EPOCH < CUTS && CUTS < COUNT && (COUNT * 8).is_multiple_of(4096));
 
 /// Name under which the words file is made.
 pub(super) const WORDS_NEW: &str = "words.new";
@@ -51,6 +53,12 @@ impl CommitWords {
         let index = self.index(slot)?;
         let stored = self.words.store(index, encode_word(id, count)).and_then(|()| self.words.sync());
         stored.map_err(|error| failed("store a commit word in", &self.what, &error))
+    }
+
+    /// Something of a file was cut off or punched out. One at a time: under the store's lock.
+    pub fn count_cut(&self) -> Result<()> {
+        let counted = self.words.store(CUTS, self.words.load(CUTS).wrapping_add(1));
+        counted.map_err(|error| failed("count a cut in", &self.what, &error))
     }
 
     /// How many chunks of move `id` are committed. `Corrupt` if the word doesn't check, or counts for another move.

@@ -128,7 +128,12 @@ impl Inner {
         self.env.reached("committed");
         let places_anew = self.places_anew(st, changes);
         let payers = st.payers_before(changes);
+        let cuts = changes.iter().any(|change| st.is_cut_by(change));
         changes.iter().for_each(|change| self.apply(st, change));
+        if cuts && let Err(e) = self.journal.words().count_cut() {
+            // It is a store into mapped memory.
+            tracing::error!("{e}");
+        }
         st.charge_anew(payers, changes);
         self.tell_quotas(st);
         if places_anew {

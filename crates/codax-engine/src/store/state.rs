@@ -10,7 +10,7 @@ use crate::store::quota::Maker;
 use crate::store::session::SessionEntry;
 use crate::table::FrameTable;
 use codax_core::alloc::FrameAllocator;
-use codax_core::change::{PoolRecord, PoolState};
+use codax_core::change::{Change, PoolRecord, PoolState};
 use codax_core::driver::QueueId;
 use codax_core::extent::{self, Extent, FrameRun, PoolRun};
 use codax_core::frame::{FrameFlags, FrameState};
@@ -576,6 +576,13 @@ impl State {
             self.check_quota(pool, file, PageCount(count))?;
         }
         Err(Error::no_space(refused.message + &self.want_back(placement)))
+    }
+
+    /// Whether a change leaves a file with less than it has: an end before its end, or fewer pages.
+    pub fn is_cut_by(&self, change: &Change) -> bool {
+        let Change::Put(now) = change else { return false };
+        let pages = |inode: &Inode| inode.extents.iter().map(|e| e.count.0).sum::<u64>();
+        self.ns.get(now.id).is_some_and(|before| now.len < before.len || pages(now) < pages(before))
     }
 
     /// [`State::room`] for a file: no more than what quotas leave it.

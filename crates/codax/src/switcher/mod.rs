@@ -20,7 +20,7 @@ pub use waits::WaitStats;
 
 use crate::device;
 use crate::link::{self, Attempt, Identity, Link, Turn, lock, unexpected};
-use codax_core::live::{MoverAck, MoverMsg, Step, decode_word};
+use codax_core::live::{CUTS, MoverAck, MoverMsg, Step, decode_word};
 use codax_core::{Error, ErrorKind, FileId, MoveId, Result};
 use codax_os::area::Region;
 use codax_os::uffd::Uffd;
@@ -67,6 +67,8 @@ pub(crate) struct Switcher {
 #[derive(Debug)]
 pub(crate) struct Shared {
     link: Arc<Link>,
+    /// The daemon's words, of the last attachment.
+    words: Mutex<Arc<SharedWords>>,
     sibling: Sibling,
     uffd: Uffd,
     kernel_faults: bool,
@@ -87,7 +89,7 @@ pub(crate) struct Shared {
 /// What an `Attach` gives: our end of the control socket, the commit words, and perhaps a descriptor of `/dev/userfaultfd`.
 struct Attached {
     control: OwnedFd,
-    words: SharedWords,
+    words: Arc<SharedWords>,
     device: Option<OwnedFd>,
 }
 
@@ -116,6 +118,7 @@ impl Switcher {
         let control = Channel::new(attached.control);
         let shared = Arc::new(Shared {
             link: Arc::clone(link),
+            words: Mutex::new(Arc::clone(&attached.words)),
             sibling,
             uffd,
             kernel_faults,
@@ -178,6 +181,12 @@ impl Switcher {
 
 /// What mappings ask for.
 impl Shared {
+    /// See [`crate::Mapping::cuts`].
+    pub(crate) fn cuts(&self) -> u64 {
+        let words = lock(&self.words);
+        if words.len() > CUTS { words.load(CUTS) } else { 0 }
+    }
+
     /// To be called before the daemon is asked for a layout.
     pub(crate) fn making(self: &Arc<Self>) -> Making {
         let since = lock(&self.registry).start_making();
@@ -399,7 +408,7 @@ fn committed(words: &SharedWords, slot: u16, id: MoveId) -> u32 {
 }
 
 /// The thread that does the steps.
-fn run(shared: &Shared, mut control: Channel, mut words: SharedWords) {
+fn run(shared: &Shared, mut control: Channel, mut words: Arc<SharedWords>) {
     loop {
         serve(shared, &control, &words);
         // The daemon is dead, and all that it wrote is in memory.
@@ -434,7 +443,7 @@ fn serve(shared: &Shared, control: &Channel, words: &SharedWords) {
 }
 
 /// Connects again, as long as it takes. `None` when all is over.
-fn reconnect(shared: &Shared) -> Option<(Channel, SharedWords)> {
+fn reconnect(shared: &Shared) -> Option<(Channel, Arc<SharedWords>)> {
     let mut pause = PAUSE_MIN;
     while !shared.link.stopped() {
         if let Ok(attached) = reattach(shared) {
@@ -449,7 +458,7 @@ fn reconnect(shared: &Shared) -> Option<(Channel, SharedWords)> {
     None
 }
 
-fn reattach(shared: &Shared) -> Result<(Channel, SharedWords)> {
+fn reattach(shared: &Shared) -> Result<(Channel, Arc<SharedWords>)> {
     let link = &shared.link;
     let channel = link::connect_limited(link.dir())?;
     let identity = link::identity(link.dir());
@@ -477,6 +486,7 @@ fn reattach(shared: &Shared) -> Result<(Channel, SharedWords)> {
     link::limit(&channel, None)?;
     let control = Channel::new(attached.control);
     *lock(&shared.control) = Some(duplicate(&control)?);
+    *lock(&shared.words) = Arc::clone(&attached.words);
     // Who stops us shuts the socket down after saying so: either the new one, or we see it here.
     if link.stopped() {
         return Err(Error::cancelled("the store is being closed"));
@@ -511,7 +521,7 @@ fn attached(control: OwnedFd, fds: Vec<OwnedFd>) -> Result<Attached> {
     let words = fds.next().ok_or_else(|| Error::corrupt("the daemon sent no commit words"))?;
     let words = SharedWords::from_fd_ro(words)
         .map_err(|e| Error::internal(format!("map the daemon's commit words: {e}")))?;
-    Ok(Attached { control, words, device: fds.next() })
+    Ok(Attached { control, words: Arc::new(words), device: fds.next() })
 }
 
 fn control_pair() -> Result<(OwnedFd, OwnedFd)> {
