@@ -80,6 +80,11 @@ impl Place {
         Some(mapping.memory().part(start, len))
     }
 
+    /// Whether the daemon is asked for its bytes.
+    pub fn asks(&self) -> bool {
+        matches!(self.way, Some(Way::Asked(_)))
+    }
+
     /// Some of its bytes, if they are mapped.
     pub fn view(&self, at: u64, len: usize) -> Option<Memory<'_>> {
         Some(self.memory()?.part(usize::try_from(at).ok()?, len))

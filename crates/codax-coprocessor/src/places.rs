@@ -4,8 +4,11 @@
 
 use crate::accesses::Part;
 use crate::files::Place;
-use codax_ops::{Fault, Look, Memory, Which};
+use codax_ops::{DEFAULT_BUDGET, Fault, Look, Memory, Which};
 use codax_os::guard::Guard;
+
+/// Bytes of a step that asks the store for them.
+const ASKED_AT_ONCE: u64 = 128 << 10;
 
 /// Where an operation's ranges lie.
 #[derive(Debug)]
@@ -55,6 +58,12 @@ impl Memory for Places {
 impl Places {
     pub fn new(guard: Guard, ranges: [Option<Place>; 3]) -> Self {
         Self { guard, ranges, accessed: Default::default() }
+    }
+
+    /// How much a step goes through: less where each piece of it is a question to the store.
+    pub fn budget(&self) -> u64 {
+        let asks = self.ranges.iter().flatten().any(Place::asks);
+        if asks { ASKED_AT_ONCE } else { DEFAULT_BUDGET }
     }
 
     /// Counts what this step has accessed.

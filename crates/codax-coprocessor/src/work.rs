@@ -3,7 +3,7 @@
 use crate::files::{Files, Grants, Place};
 use crate::places::Places;
 use codax::queue::{Completion, Descriptor, Range, Status, Wanted, wanted};
-use codax_ops::{DEFAULT_BUDGET, Operation, Outcome, Spec, Step, Which};
+use codax_ops::{Operation, Outcome, Spec, Step, Which};
 use codax_os::guard::Guard;
 use codax_os::ring::Request;
 use std::time::{Duration, Instant};
@@ -134,7 +134,8 @@ impl Running {
 
     /// Takes a step.
     pub fn step(&mut self) -> Turn {
-        let step = self.operation.step(&mut self.places, DEFAULT_BUDGET);
+        let budget = self.places.budget();
+        let step = self.operation.step(&mut self.places, budget);
         self.places.count();
         // Who hears of it sees all that it has written.
         self.places.guard.settle();

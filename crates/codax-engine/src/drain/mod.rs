@@ -351,8 +351,10 @@ impl Inner {
         let stopped = stopped.map_err(|e| if job.cancelled() { self.cut_short(&name) } else { e });
         let result = stopped.and_then(|()| self.empty_pool(pool, plan, options, job));
         let mut st = self.lock();
+        // A device that was drained of data only goes on, also with another driver and after a restart.
+        let offline = DrainOptions { running: options.running, ..DrainOptions::default() };
         let ended = match &result {
-            Ok(_) => self.set_pool_state(&mut st, pool, PoolState::Offline, &DrainOptions::default()),
+            Ok(_) => self.set_pool_state(&mut st, pool, PoolState::Offline, &offline),
             // The next start goes on with it.
             Err(_) if st.closing => Ok(()),
             Err(_) => self.set_pool_state(&mut st, pool, PoolState::Online, &DrainOptions::default()),

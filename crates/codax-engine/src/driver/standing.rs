@@ -418,12 +418,12 @@ impl Inner {
     }
 }
 
-/// Whether a device's coprocessor may run: it is online, or a drain takes its memory only.
+/// Whether a device's coprocessor may run: it is online, or a drain takes or took its memory only.
 pub(super) fn may_run(record: &PoolRecord) -> bool {
     match record.state {
         PoolState::Online => true,
-        PoolState::Draining => record.drain_terms.running,
-        PoolState::Offline | PoolState::Detached => false,
+        PoolState::Draining | PoolState::Offline => record.drain_terms.running,
+        PoolState::Detached => false,
     }
 }
 

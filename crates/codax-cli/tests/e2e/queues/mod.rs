@@ -435,6 +435,31 @@ fn moves_and_drains_under_work_in_flight_lose_nothing() {
     rig.sound();
 }
 
+#[test]
+fn a_device_that_is_drained_of_data_only_goes_on_computing() {
+    let rig = rig();
+    let (mut program, sum, _) = at_work(&rig);
+    rig.ok(&["device", "drain", "sim0", "--keep-running"]);
+    assert_eq!(rig.pools_of("/f"), ["dram"]);
+    for n in 0..100 {
+        assert_eq!(program.ask("wait"), sum, "{n}");
+    }
+    program.end();
+    // So does the next process, and the next daemon's.
+    replaced(&rig);
+    assert_eq!(result(&rig, &["crc32c", "/f"]), sum);
+    rig.kill();
+    rig.up();
+    assert_eq!(result(&rig, &["crc32c", "/f"]), sum);
+    rig.ok(&["device", "online", "sim0"]);
+    assert_eq!(rig.pools_of("/f"), ["sim0"]);
+    // Those terms were that drain's.
+    rig.ok(&["device", "drain", "sim0"]);
+    let shown = rig.ok(&["device", "show", "sim0"]);
+    assert!(shown.text().contains("at rest"), "{shown}");
+    rig.sound();
+}
+
 fn signal(pid: u64, signal: Signal) {
     let process = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
     rustix::process::kill_process(process, signal).expect("it is there");
