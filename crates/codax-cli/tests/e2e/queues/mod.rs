@@ -538,6 +538,11 @@ fn kill(pid: u64) {
 fn replaced(rig: &Rig) -> u64 {
     let first = pid(rig);
     kill(first);
+    next_after(rig, first)
+}
+
+/// The coprocessor that comes after this one, which has ended.
+fn next_after(rig: &Rig, first: u64) -> u64 {
     until("another coprocessor", || {
         rig.row(&["device", "show", "sim0"])["device"]["pid"].as_u64().filter(|pid| *pid != first)
     })
@@ -551,7 +556,8 @@ fn work_in_flight_outlives_the_coprocessor_of_a_drained_device_and_completes_onc
     let done = program.number("done");
     assert!(done < 100, "all was done before the drain");
     assert_eq!((counter(&rig, "operations"), counter(&rig, "queue depth")), (done, 100 - done));
-    kill(pid(&rig));
+    let first = pid(&rig);
+    kill(first);
     // Whether there is a coprocessor or not: who doesn't want to wait is told, and so is who has given it up.
     for _ in 0..20 {
         assert_eq!(program.ask("ask 1 2 0 0 0 0 0 0"), "handed in");
@@ -560,6 +566,7 @@ fn work_in_flight_outlives_the_coprocessor_of_a_drained_device_and_completes_onc
     }
     until("answers", || (program.number("done") == done + 40).then_some(()));
     // And once more when it waits for its device, with a file that it was given since.
+    next_after(&rig, first);
     replaced(&rig);
     assert_eq!(program.ask("file /f ro"), "2");
     assert_eq!(program.ask(&format!("crc 2 {len} 10")), "10");
@@ -705,10 +712,7 @@ fn a_coprocessor_that_is_killed_is_started_again_and_who_waits_is_told() {
     kill(first);
     let told = std::iter::repeat_with(|| program.ask("wait")).find(|told| *told != sum);
     assert_eq!(told.as_deref(), Some("the process at the queue's other end has died"));
-    let next = until("another coprocessor", || {
-        rig.row(&["device", "show", "sim0"])["device"]["pid"].as_u64().filter(|pid| *pid != first)
-    });
-    assert_ne!(next, first);
+    let next = next_after(&rig, first);
     assert_eq!(result(&rig, &["crc32c", "/f"]), sum);
     assert!(rig.events("driver").iter().any(|line| line.contains("started again")));
     program.end();
