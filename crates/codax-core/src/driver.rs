@@ -76,7 +76,8 @@ pub trait Driver: Send + Sync + Debug {
     }
 
     /// A program wants to hand in work: `ring` is the memory of its queue (`docs/queues.md`), of which the device takes the consumer's end when it runs. Called while it
-    /// runs, and before [`Driver::restore`] and [`Driver::resume`] for each queue that waits for it.
+    /// runs, and before [`Driver::restore`] and [`Driver::resume`] for each queue that waits for it. One that comes while it is at rest may be closed at once: so the store asks
+    /// whether it takes any.
     fn open_queue(&self, queue: QueueId, ring: OwnedFd) -> Result<()> {
         let _ = (queue, ring);
         Err(Error::not_supported("it takes no queues"))

@@ -29,8 +29,10 @@ pub(crate) fn serve(shared: &Shared, channel: &Arc<Channel>, who: &Applicant, dr
     let Drive { device, description } = drive;
     let allowed = shared.store.driver_user(&device);
     if who.uid != 0 && who.uid != allowed {
+        let may =
+            if allowed == 0 { "only root may".to_owned() } else { format!("uid {allowed} and root may") };
         return Err(Error::permission(format!(
-            "device {device}: uid {allowed} may drive it, and root, not uid {}: driver_user in the configuration says so",
+            "device {device}: {may} drive it, not uid {}: driver_user in the configuration says who else may",
             who.uid
         )));
     }

@@ -26,7 +26,9 @@ impl Range {
         self.start.saturating_add(self.len)
     }
 
-    fn overlaps(&self, other: &Self) -> bool {
+    /// Whether it has a byte in common with another one.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
         let empty = self.len == 0 || other.len == 0;
         !empty && self.file == other.file && self.start < other.end() && other.start < self.end()
     }

@@ -12,7 +12,7 @@ use codax::queue::{
 use codax::{File, OpenOptions, Store};
 use codax_core::driver::Standing;
 use codax_core::units::{format_size, parse_size};
-use codax_core::{Error, ErrorKind};
+use codax_core::{Error, ErrorKind, FileId};
 use serde::Serialize;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
@@ -43,9 +43,9 @@ struct Row {
     bytes: u64,
     /// How long it took, by the coprocessor's account.
     nanos: u64,
-    /// What an operation that writes has written, where no path was given for it.
+    /// What an operation that writes has written, where no path was given for it. JSON has no NaN and no infinity: these are text.
     #[serde(skip_serializing_if = "Option::is_none")]
-    output: Option<Vec<serde_json::Number>>,
+    output: Option<Vec<serde_json::Value>>,
 }
 
 /// An operation with its files open.
@@ -53,6 +53,8 @@ struct Job<'a> {
     store: &'a Store,
     queue: Queue,
     spec: Spec,
+    /// Which files it reads, by the paths that were given: one file may have several.
+    reads: Vec<(Which, FileId, &'a OsStr)>,
     /// Where the string is that is searched for, if it lies in a file.
     string: Option<Range>,
     /// What was written, to be printed.
@@ -77,7 +79,8 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
     // What a driver has not implemented is no failure of ours.
     let without = |e: Error| if e.kind == ErrorKind::NotSupported { Error::invalid(e.message) } else { e };
     let queue = store.device(&args.device).queue(SLOTS).map_err(without)?;
-    let mut job = Job { store: &store, queue, spec: Spec::new(opcode), string: None, output: None };
+    let spec = Spec::new(opcode);
+    let mut job = Job { store: &store, queue, spec, reads: Vec::new(), string: None, output: None };
     let written = job.prepare(args, range)?;
     // Before anything is made.
     let result = args.result_to.as_deref().map(|path| (path, at));
@@ -118,16 +121,13 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
 }
 
 /// What a person sees: what was written in lines, or the result in one.
-fn shown(
-    device: &str,
-    result: &str,
-    output: Option<&[serde_json::Number]>,
-    bytes: u64,
-    nanos: u64,
-) -> String {
+fn shown(device: &str, result: &str, output: Option<&[serde_json::Value]>, bytes: u64, nanos: u64) -> String {
     if let Some(numbers) = output {
         return numbers.iter().fold(String::new(), |mut lines, number| {
-            let _ = writeln!(lines, "{number}");
+            let _ = match number.as_str() {
+                Some(text) => writeln!(lines, "{text}"),
+                None => writeln!(lines, "{number}"),
+            };
             lines
         });
     }
@@ -151,9 +151,9 @@ fn kind_of(status: Status) -> ErrorKind {
     }
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
     /// Opens the files that have to be there, and says what is to be done with them; returns where it writes, if there is a file to be made for it perhaps.
-    fn prepare<'a>(&mut self, args: &'a RunArgs, range: Option<(u64, u64)>) -> Result<Option<Written<'a>>> {
+    fn prepare(&mut self, args: &'a RunArgs, range: Option<(u64, u64)>) -> Result<Option<Written<'a>>> {
         let opcode = self.spec.opcode;
         let [first, second] = [args.more.first(), args.more.get(1)];
         let most = match opcode {
@@ -161,11 +161,13 @@ impl Job<'_> {
             Opcode::Copy | Opcode::Compare | Opcode::Fill | Opcode::Search | Opcode::Histogram => 1,
             _ => usize::from(opcode.shape().elements[Which::Second as usize].is_some()),
         };
-        if args.more.len() > most || opcode == Opcode::Nop && args.path.is_some() {
-            return Err(usage(opcode, "more than it takes").into());
+        if args.more.len() > most {
+            return Err(usage(opcode, "was given more than it takes").into());
         }
         if opcode == Opcode::Nop {
-            return Ok(None);
+            let nothing = args.path.is_none() && range.is_none();
+            let takes = || usage(opcode, "takes neither a PATH nor --range").into();
+            return if nothing { Ok(None) } else { Err(takes()) };
         }
         let path = args.path.as_ref().ok_or_else(|| usage(opcode, "without a PATH"))?;
         if opcode == Opcode::Fill {
@@ -208,7 +210,7 @@ impl Job<'_> {
     }
 
     /// Notes that so much will be written, to a file that may have to be made yet.
-    fn will_write<'a>(&mut self, path: Written<'a>, len: u64) -> Written<'a> {
+    fn will_write(&mut self, path: Written<'a>, len: u64) -> Written<'a> {
         self.put(Which::Output, Range { file: UNMADE.into(), start: 0, len });
         path
     }
@@ -248,12 +250,14 @@ impl Job<'_> {
     fn request(&self, result: Option<(&OsStr, u64)>) -> Result<Descriptor> {
         let plain = self.plain()?;
         let Some((path, at)) = result else { return Ok(plain) };
-        let file = self.open_or_make(path, result_end(at)?)?;
+        let len = result_end(at)?;
+        let file = self.open_or_make(path, len)?;
+        grow(&file, len)?;
         Ok(result_to(&plain, self.queue.file(&file, true)?, at)?)
     }
 
     /// A file that is there, or a part of it.
-    fn give(&mut self, which: Which, path: &OsStr, range: Option<(u64, u64)>) -> Result<()> {
+    fn give(&mut self, which: Which, path: &'a OsStr, range: Option<(u64, u64)>) -> Result<()> {
         let write = which == Which::Output;
         let file = OpenOptions::new().read(!write).write(write).open(self.store, path)?;
         let there = file.len()?;
@@ -263,6 +267,9 @@ impl Job<'_> {
             let line = format!("{path}: {len} bytes from {start} on end beyond its file, which has {there}");
             return Err(Error::invalid(line).into());
         }
+        if !write {
+            self.reads.push((which, file.id(), path));
+        }
         self.name(which, &file, start, len)
     }
 
@@ -270,7 +277,13 @@ impl Job<'_> {
     fn take(&mut self, path: Written<'_>) -> Result<()> {
         let len = self.spec.len(Which::Output);
         let file = match path {
-            Some(path) => self.open_or_make(path, len)?,
+            Some(path) => {
+                let file = self.open_or_make(path, len)?;
+                // Before it is changed.
+                self.lies_apart(file.id(), path)?;
+                grow(&file, len)?;
+                file
+            }
             None => {
                 let file = self.scratch("/OUTPUT", len)?;
                 self.output = Some(file.clone());
@@ -280,13 +293,28 @@ impl Job<'_> {
         self.name(Which::Output, &file, 0, len)
     }
 
-    /// A file of this length or more. A new one has it from the beginning: if there is no room, none is made.
+    /// A file as it is, or a new one, which has this length from the beginning: if there is no room, none is made.
     fn open_or_make(&self, path: &OsStr, len: u64) -> Result<File> {
-        let file = OpenOptions::new().read(true).write(true).create(true).len(len).open(self.store, path)?;
-        if file.len()? < len {
-            file.set_len(len)?;
-        }
-        Ok(file)
+        Ok(OpenOptions::new().write(true).create(true).len(len).open(self.store, path)?)
+    }
+
+    /// Refuses an output that lies on what is read. The queue has another number for each time that it was given a file, and a file may have several paths.
+    fn lies_apart(&self, file: FileId, path: &OsStr) -> Result<()> {
+        let range = |which: Which| self.spec.ranges[which as usize].unwrap_or_default();
+        let output = range(Which::Output);
+        let on_output = |(which, id, _): &&(Which, FileId, &OsStr)| {
+            *id == file && Range { file: output.file, ..range(*which) }.overlaps(&output)
+        };
+        let Some((which, _, read)) = self.reads.iter().find(on_output) else { return Ok(()) };
+        let said = |Range { start, len, .. }: Range, path: &OsStr| {
+            format!("{len} bytes of {} from {start} on", path.display())
+        };
+        let (output, read) = (said(output, path), said(range(*which), read));
+        let opcode = self.spec.opcode;
+        let line = format!(
+            "{opcode}: the output, {output}, overlaps the {which} range, {read}, in the same file: give another OUTPUT"
+        );
+        Err(Error::invalid(line).into())
     }
 
     fn name(&mut self, which: Which, file: &File, start: u64, len: u64) -> Result<()> {
@@ -323,7 +351,10 @@ impl Job<'_> {
             if silent.take_if(|since| since.elapsed() > SILENT).is_some() && left == request.len {
                 self.say_why_it_waits(&args.device, &progress);
             }
-            progress.bytes(request.len.saturating_sub(left), request.len, "");
+            // Of what goes through no bytes there is nothing to show.
+            if request.len > 0 {
+                progress.bytes(request.len.saturating_sub(left), request.len, "");
+            }
         }
     }
 }
@@ -340,7 +371,7 @@ impl Job<'_> {
 }
 
 /// What was written to a file, as numbers.
-fn numbers(file: &File, opcode: Opcode) -> Result<Vec<serde_json::Number>> {
+fn numbers(file: &File, opcode: Opcode) -> Result<Vec<serde_json::Value>> {
     let mut bytes = vec![0; usize::try_from(file.len()?)?];
     file.read_at(&mut bytes, 0)?;
     Ok(if opcode == Opcode::Histogram {
@@ -348,11 +379,22 @@ fn numbers(file: &File, opcode: Opcode) -> Result<Vec<serde_json::Number>> {
         counts.iter().map(|count| u64::from_le_bytes(*count).into()).collect()
     } else {
         let (rows, _) = bytes.as_chunks::<4>();
-        // JSON has no NaN and no infinity.
-        let number = |row: &[u8; 4]| serde_json::Number::from_f64(f32::from_le_bytes(*row).into());
-        let finite = || Error::invalid("a row is no number, or infinite: give an OUTPUT path for the bytes");
-        rows.iter().map(|row| number(row).ok_or_else(finite)).collect::<Result<_, _>>()?
+        rows.iter().map(|row| number(f32::from_le_bytes(*row).into())).collect()
     })
+}
+
+/// A number, or the word for what is none in JSON, as the results of other operations have it.
+fn number(value: f64) -> serde_json::Value {
+    let number = serde_json::Number::from_f64(value).map(serde_json::Value::Number);
+    number.unwrap_or_else(|| value.to_string().into())
+}
+
+/// Has a file this length, if it is shorter.
+fn grow(file: &File, len: u64) -> Result<()> {
+    if file.len()? < len {
+        file.set_len(len)?;
+    }
+    Ok(())
 }
 
 /// Where a result ends.

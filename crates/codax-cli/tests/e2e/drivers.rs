@@ -160,6 +160,7 @@ fn a_device_shows_what_its_driver_says() {
     for line in ["class", "type 3", "caches", "none", "driver", "expander"] {
         assert!(shown.text().contains(line), "{shown}");
     }
+    assert!(shown.text().contains("\nlink           none\n"), "{shown}");
     let _driver = start(&rig, "", "100");
     let shown = rig.ok(&["device", "show", "sim0"]);
     for line in [
@@ -178,7 +179,29 @@ fn a_device_shows_what_its_driver_says() {
     assert_eq!((&row["name"], &row["device"]["description"]["class"]), (&"sim0".into(), &"type2".into()));
     assert_eq!(row["device"]["counters"][0]["value"], 41);
     assert!(rig.row(&["device", "show", "dram"])["device"].is_null());
+    assert!(!rig.ok(&["device", "show", "dram"]).text().contains("link"));
     assert_eq!(rig.events("driver").len(), 1);
+}
+
+#[test]
+fn a_device_shows_what_its_link_is_and_what_it_needs() {
+    let figures = "read_ns=300,write_ns=150,gbps=12.5";
+    let rig = Plan::new()
+        .device_as(&format!("sim0=software:16MiB,{figures}"))
+        .and_device("nic0=software")
+        .and_device(&format!("sim1=emulated:16MiB,{figures}"))
+        .up();
+    let announced = "read 300 ns, write 150 ns, 12.5 GB/s, as announced";
+    let has = |name: &str, line: &str| {
+        let shown = rig.ok(&["device", "show", name]);
+        assert!(shown.text().lines().any(|found| found == line), "`{line}`: {shown}");
+    };
+    has("sim0", &format!("link           {announced}"));
+    has("sim1", &format!("link           {announced}"));
+    has("nic0", "link           none");
+    let driver = Client::spawn(&rig, "drive", &["sim1", "", "100"]);
+    assert_eq!(driver.line(), "resume");
+    has("sim1", &format!("link           CXL 2.0 x8: {announced}"));
 }
 
 #[test]
@@ -397,6 +420,7 @@ fn one_driver_a_device_and_of_the_user_that_is_configured() {
     // The first goes on.
     rig.ok(&["device", "drain", "sim0"]);
     assert_eq!([first.line(), first.line()], ["quiesce", "save"]);
+    rig.run(&["run", "sim0", "nop"]).fails(2, &["sim0", "takes no queues"]);
     if !root() {
         return skipped("one_driver_a_device_and_of_the_user_that_is_configured", "other users need root");
     }
@@ -404,6 +428,7 @@ fn one_driver_a_device_and_of_the_user_that_is_configured() {
     let words = ["sim0", "", "100"];
     let said = client::run(&rig, "drive", &words, Some(NOBODY));
     assert!(said[0].starts_with("Permission") && said[0].contains("driver_user"), "{said:?}");
+    assert!(said[0].contains(&format!("only root may drive it, not uid {NOBODY}")), "{said:?}");
     let rig = Plan::new().device_as(&format!("sim0=emulated:64MiB,driver_user={NOBODY}")).up();
     let mut command = client::itself(&rig, "drive", &words);
     std::os::unix::process::CommandExt::uid(&mut command, NOBODY);

@@ -29,7 +29,7 @@ use codax_core::plan::Holder;
 use codax_core::{Error, Result};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often who waits for a driver looks whether he still wants to.
@@ -162,6 +162,8 @@ pub(crate) struct Driven {
     turn: Mutex<()>,
     /// Whether somebody lets it go on when it answers.
     awaited: AtomicBool,
+    /// Whether it takes queues, since it was first asked.
+    takes_queues: Arc<OnceLock<bool>>,
 }
 
 impl Driven {
@@ -182,6 +184,7 @@ impl Driven {
             standing: Mutex::new(standing),
             turn: Mutex::new(()),
             awaited: AtomicBool::new(false),
+            takes_queues: Arc::default(),
         }
     }
 
@@ -205,8 +208,9 @@ impl Driven {
         };
         env.spawn("driver", Box::new(work));
         let standing = Mutex::new(Standing::Stopped);
-        let (given, late, gone, turn, awaited) = Default::default();
-        Self { description, pid, calls: Some(calls), given, late, over, gone, standing, turn, awaited }
+        let (given, late, gone, turn, awaited, takes_queues) = Default::default();
+        let calls = Some(calls);
+        Self { description, pid, calls, given, late, over, gone, standing, turn, awaited, takes_queues }
     }
 
     /// Asks the driver, after all that it was asked before.

@@ -11,10 +11,10 @@ use crate::store::state::{State, is_dram};
 use crate::store::{Inner, Opened, Session};
 use codax_core::driver::{Counter, Granted, QueueId, Standing};
 use codax_core::request::Handle;
-use codax_core::{Error, FileId, Result, SessionId};
+use codax_core::{Error, ErrorKind, FileId, Result, SessionId};
 use codax_os::ring::{Reason, Ring};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Most requests that fit in a queue.
 const SLOTS_MAX: u32 = 4096;
@@ -68,11 +68,22 @@ impl Queue {
         let granted = (1..).zip(&self.files).map(|(number, open)| open.granted(queue, number));
         let granted: Vec<Granted> = granted.collect();
         self.at = At::Driver(driver.clone());
+        let takes = driver.takes_queues.clone();
         driver.begin(false, move |driver| {
-            driver.open_queue(queue, memory)?;
+            noted(&takes, driver.open_queue(queue, memory))?;
             granted.into_iter().try_for_each(|file| driver.grant(file))
         })
     }
+}
+
+/// What a driver said to a queue, after it is noted whether it takes any.
+fn noted(takes: &OnceLock<bool>, opened: Result<()>) -> Result<()> {
+    match &opened {
+        Ok(()) => drop(takes.set(true)),
+        Err(e) if e.kind == ErrorKind::NotSupported => drop(takes.set(false)),
+        Err(_) => {}
+    }
+    opened
 }
 
 impl OpenFile {
@@ -90,6 +101,7 @@ impl Session {
             return Err(Error::invalid(line));
         }
         let failed = |e: std::io::Error| Error::internal(format!("make a queue of {slots} requests: {e}"));
+        inner.may_take_queues(device)?;
         let (ring, fd) = Ring::create(slots).map_err(failed)?;
         let memory = fd.try_clone().map_err(failed)?;
         let (queue, asked) = {
@@ -214,6 +226,33 @@ impl Inner {
         })
     }
 
+    /// Refuses a queue that would wait for a driver which takes none. One that is at rest and was never asked is asked, with a queue that it is to forget at once.
+    fn may_take_queues(&self, device: &str) -> Result<()> {
+        let failed = |e: std::io::Error| Error::internal(format!("make a queue: {e}"));
+        let (driver, queue) = {
+            let mut st = self.lock();
+            let driver = self.coprocessor(&st, device)?;
+            let rests = |driver: &Arc<Driven>| driver.standing() != Standing::Running && !driver.is_late();
+            let Some(driver) = driver.filter(rests) else { return Ok(()) };
+            st.next_queue += 1;
+            (driver, QueueId(st.next_queue))
+        };
+        if driver.takes_queues.get() == Some(&true) {
+            return Ok(());
+        }
+        let (_, memory) = Ring::create(2).map_err(failed)?;
+        let takes = driver.takes_queues.clone();
+        let asked = driver.begin(false, move |driver| {
+            noted(&takes, driver.open_queue(queue, memory))?;
+            driver.close_queue(queue)
+        });
+        match self.answer_of(asked, &driver, device) {
+            Err(e) if e.kind == ErrorKind::NotSupported => Err(e),
+            // What else it says, or that it says nothing, is of now: when it goes on it is asked again.
+            _ => Ok(()),
+        }
+    }
+
     /// What a driver answers to who waits for it, for people.
     fn answer_of(
         &self,
@@ -252,12 +291,12 @@ impl Inner {
         let ended = st.queues.iter().filter(|(_, queue)| which(queue));
         let ended: Vec<QueueId> = ended.map(|(id, _)| *id).collect();
         for queue in ended {
-            self.end_queue(st, queue);
+            self.end_queue(st, queue, Reason::Died);
         }
     }
 
-    pub(super) fn end_queue(&self, st: &mut State, queue: QueueId) {
-        let files = st.end_queue(queue, Reason::Died);
+    pub(super) fn end_queue(&self, st: &mut State, queue: QueueId, reason: Reason) {
+        let files = st.end_queue(queue, reason);
         self.close_files(st, &files);
     }
 }

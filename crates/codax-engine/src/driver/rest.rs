@@ -8,7 +8,7 @@ use crate::driver::{Call, Driven, Fault};
 use crate::store::Inner;
 use crate::store::state::State;
 use codax_core::driver::QueueId;
-use codax_os::ring::{Completion, End, Ring};
+use codax_os::ring::{Completion, End, Reason, Ring};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -112,7 +112,7 @@ impl Inner {
                 Err(fault) => {
                     let line = format!("{} was not able to take a queue again: {fault}", driver.name());
                     self.event("driver", device, &line, 0);
-                    self.end_queue(&mut self.lock(), id);
+                    self.end_queue(&mut self.lock(), id, Reason::NotTaken);
                 }
             }
         }

@@ -143,6 +143,20 @@ impl Driver for Told {
     }
 }
 
+/// A driver that takes no queues.
+#[derive(Debug)]
+struct Queueless;
+
+impl Driver for Queueless {
+    fn describe(&self) -> Description {
+        Description { operations: vec!["add".into()], ..npu() }
+    }
+
+    fn save(&self) -> Result<Vec<u8>> {
+        Ok(b"where it was".to_vec())
+    }
+}
+
 fn npu() -> Description {
     Description { has_state: true, ..Description::coprocessor("npu", "1.0") }
 }

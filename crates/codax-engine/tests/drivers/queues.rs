@@ -291,3 +291,44 @@ fn queues_to_a_device_at_rest_are_made_also_while_its_driver_is_away() {
     d.driving = None;
     fails(d.admin.open_queue("sim0", 4), ErrorKind::DeviceState, &["no driver now", "npu"]);
 }
+
+#[test]
+fn a_device_at_rest_whose_driver_takes_no_queues_refuses_them_as_one_that_runs() {
+    let rig = Rig::new();
+    let store = Store::open(options(&rig, LONG), TestEnv::new()).unwrap();
+    let admin = admin(&store);
+    let driving = store.drive("sim0", Arc::new(Queueless), Some(4711)).unwrap();
+    admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    // It is asked, and then it is known.
+    for _ in 0..2 {
+        fails(admin.open_queue("sim0", 4), ErrorKind::NotSupported, &["sim0", "npu", "takes no queues"]);
+    }
+    drop(driving);
+    // One that takes some is handed another, which it is to forget, and then its own when it goes on.
+    let d = Driven { admin, ..Driven::by(rig, store, Queueless.describe()) };
+    let program = Program::new(&d);
+    assert!(matches!(d.next(), Asked::OpenQueue(queue) if queue != program.queue));
+    let meanwhile = Program::new(&d);
+    d.quiet();
+    program.is_refused_at_once();
+    d.admin.online("sim0", &mut quiet()).unwrap();
+    let handed = [d.next(), d.next(), d.next(), d.next()];
+    for program in [&program, &meanwhile] {
+        assert!(handed.contains(&Asked::OpenQueue(program.queue)), "{handed:?}");
+    }
+    assert_eq!(d.next(), Asked::Restore(b"where it was".to_vec()));
+}
+
+#[test]
+fn who_waits_for_a_device_is_told_that_its_new_driver_takes_no_queues() {
+    let mut d = Driven::new(Queueless.describe());
+    let program = Program::served(&d);
+    d.admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
+    let waits = program.submit(0);
+    d.driving = None;
+    let driving = d.store.drive("sim0", Arc::new(Queueless), Some(4712)).unwrap();
+    d.admin.online("sim0", &mut quiet()).unwrap();
+    let ended = program.submitter.wait(waits, Some(Instant::now() + LONG));
+    assert!(matches!(&ended, Err(Unfinished::Closed(closed)) if closed.0 == Reason::NotTaken), "{ended:?}");
+    drop(driving);
+}

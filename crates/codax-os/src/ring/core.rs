@@ -36,6 +36,8 @@ pub enum Reason {
     Died,
     /// Somebody has written what neither end writes.
     Corrupt,
+    /// A device that was at rest goes on, and its driver has not taken it.
+    NotTaken,
 }
 
 /// The ring is closed, and stays so.
@@ -52,6 +54,9 @@ impl fmt::Display for Closed {
             Reason::Left => "the queue was closed by its other end",
             Reason::Died => "the process at the queue's other end has died",
             Reason::Corrupt => "the queue's memory was overwritten",
+            Reason::NotTaken => {
+                "the driver with which the device goes on has not taken the queue (codax events)"
+            }
         })
     }
 }
@@ -64,6 +69,7 @@ impl Reason {
             Self::Left => 1,
             Self::Died => 2,
             Self::Corrupt => 3,
+            Self::NotTaken => 4,
         }
     }
 
@@ -72,6 +78,7 @@ impl Reason {
             0 => None,
             1 => Some(Self::Left),
             2 => Some(Self::Died),
+            4 => Some(Self::NotTaken),
             _ => Some(Self::Corrupt),
         }
     }

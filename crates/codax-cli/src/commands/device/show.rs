@@ -6,6 +6,7 @@ use crate::commands::{Context, info, unexpected};
 use crate::output::progress::held_lines;
 use crate::output::{table, text};
 use anyhow::Result;
+use codax_core::change::LinkModel;
 use codax_core::driver::{Cache, DeviceInfo, Health, Needs, Reach, Standing};
 use codax_core::emergency::EmergencyInfo;
 use codax_core::info::{Exclusive, PoolInfo};
@@ -40,13 +41,13 @@ pub fn run(context: &Context, name: &str) -> Result<()> {
     };
     let row = Row { pool, device };
     context.print([&row], || {
-        let told = row.device.as_ref().map(driver_facts);
+        let told = row.device.as_ref().map(|device| driver_facts(pool, device));
         table::facts(facts_of(pool).into_iter().chain(told.into_iter().flatten()).collect::<Vec<_>>())
     })
 }
 
 /// What a device is and does, as its driver says.
-fn driver_facts(device: &DeviceInfo) -> Vec<(&'static str, String)> {
+fn driver_facts(pool: &PoolInfo, device: &DeviceInfo) -> Vec<(&'static str, String)> {
     let told = &device.description;
     let list = |list: Vec<String>| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
     let cache = |cache: &Cache| format!("{} {}", cache.name, format_size(cache.bytes));
@@ -80,7 +81,7 @@ fn driver_facts(device: &DeviceInfo) -> Vec<(&'static str, String)> {
     vec![
         ("class", told.class.name().to_owned()),
         ("caches", caches),
-        ("link", told.link.name.clone()),
+        ("link", link(pool, &told.link.name)),
         ("driver", driver),
         ("operations", if told.caches_files() { list(told.operations.clone()) } else { String::new() }),
         ("coprocessor", standing),
@@ -91,9 +92,27 @@ fn driver_facts(device: &DeviceInfo) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// What a link is called, and its figures: those of the configuration, or else of its driver.
+fn link(pool: &PoolInfo, name: &str) -> String {
+    let LinkModel { read_ns, write_ns, mbps } = pool.link;
+    let name = (!name.is_empty()).then(|| name.to_owned());
+    let figures = [
+        read_ns.map(|ns| format!("read {ns} ns")),
+        write_ns.map(|ns| format!("write {ns} ns")),
+        mbps.map(|_| format!("{} GB/s", gbps(mbps))),
+    ];
+    let figures: Vec<String> = figures.into_iter().flatten().collect();
+    let figures = (!figures.is_empty()).then(|| format!("{}, as announced", figures.join(", ")));
+    let told: Vec<String> = name.into_iter().chain(figures).collect();
+    if told.is_empty() { "none".to_owned() } else { told.join(": ") }
+}
+
 /// What a device needs of its memory, if it is anything.
 fn needs(needs: &Needs) -> String {
     let mut all = Vec::new();
+    if needs.unit > PAGE_SIZE {
+        all.push(format!("whole units of {}", format_size(needs.unit)));
+    }
     if needs.contiguous {
         all.push("each file in one run".to_owned());
     }
@@ -115,7 +134,6 @@ fn facts_of(pool: &PoolInfo) -> Vec<(&'static str, String)> {
         [] => String::new(),
         pools => format!("moves from and to {}, whoever uses the file", pools.join(", ")),
     };
-    let ns = |ns: Option<u32>| ns.map_or_else(String::new, |ns| format!("{ns} ns, as announced"));
     let job_lines = pool.job.as_ref().map_or_else(String::new, |running| {
         [vec![job(running)], held_lines(&running.waiting)].concat().join("\n")
     });
@@ -137,14 +155,6 @@ fn facts_of(pool: &PoolInfo) -> Vec<(&'static str, String)> {
         ("free", memory(format_size(pool.free))),
         ("keeps", kept(pool)),
         ("damaged", if pool.retired > 0 { format_size(pool.retired) } else { String::new() }),
-        ("read", ns(pool.link.read_ns)),
-        ("write", ns(pool.link.write_ns)),
-        (
-            "bandwidth",
-            pool.link
-                .mbps
-                .map_or_else(String::new, |_| format!("{} GB/s, as announced", gbps(pool.link.mbps))),
-        ),
         ("huge pages", memory(huge(pool))),
         ("exclusive", exclusive(pool)),
         ("emergency", memory(emergency(pool))),
@@ -222,4 +232,17 @@ fn huge(pool: &PoolInfo) -> String {
             &format!("\n{} are missing, and given to nobody: {}", format_size(reserve.missing), reserve.why);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn needs_are_said_where_there_are_any() {
+        assert_eq!(needs(&Needs::default()), "");
+        let all = Needs { unit: 2 << 20, align: 4 << 20, contiguous: true, private: Vec::new() };
+        let said = "whole units of 2 MiB, each file in one run, from multiples of 4 MiB on";
+        assert_eq!(needs(&all), said);
+    }
 }

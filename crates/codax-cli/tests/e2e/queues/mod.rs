@@ -4,7 +4,7 @@ pub mod harm;
 
 use crate::client::{self, Client};
 use crate::mount::{Mounted, mounted};
-use crate::rig::{MIB, NOBODY, Plan, Rig, pattern, root, skipped, until};
+use crate::rig::{MIB, NOBODY, Plan, Rig, pattern, root, run_limited, skipped, until};
 use codax::queue::{
     Completion, Descriptor, Opcode, Queue, Range, Spec, Ticket, Unfinished, Which, descriptor,
 };
@@ -14,6 +14,7 @@ use codax_wire::Reply;
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -251,7 +252,9 @@ fn what_can_not_be_run_is_refused_in_a_line() {
         (&["crc32c", "/f", "--range", "4000:100"], 2, "beyond its file"),
         (&["crc32c", "/f", "--range", "4000"], 2, "OFFSET:LENGTH"),
         (&["sum-f32", "/f"], 2, "multiple"),
-        (&["copy", "/f", "/f"], 2, "make no sense"),
+        (&["nop", "/f"], 2, "nop takes neither a PATH nor --range"),
+        (&["nop", "--range", "0:1"], 2, "nop takes neither a PATH nor --range"),
+        (&["fill", "/f", "1", "2"], 2, "fill was given more than it takes"),
         (&["compare", "/f", "/g"], 2, "second"),
         (&["fill", "/f", "256"], 2, "from 0 to 255"),
         (&["search", "/f", &"x".repeat(257)], 2, "1 to 256"),
@@ -278,6 +281,93 @@ fn what_can_not_be_run_is_refused_in_a_line() {
     );
     assert_eq!(names(), before);
     assert!(rig.get("/f") == pattern(4099, 1));
+}
+
+#[test]
+fn an_output_on_what_is_read_is_named_and_nothing_is_changed() {
+    let plan = Plan::new().device_as("sim0=software:16MiB");
+    let (rig, dir) = match mounted("an output on a hard link", plan.clone()) {
+        Some(Mounted { rig, dir }) => (rig, Some(dir)),
+        None => (plan.up(), None),
+    };
+    let numbers: Vec<u8> = (0..64_u8).flat_map(|n| f32::from(n).to_le_bytes()).collect();
+    let files = [("/small", pattern(16, 1)), ("/m", numbers.clone()), ("/v", numbers[..4].to_vec())];
+    files.iter().for_each(|(path, bytes)| drop(rig.put(path, bytes, &[]).ok()));
+    let refused = |words: &[&str], says: &[&str]| {
+        rig.run(&[&["run", "sim0"], words].concat()).fails(2, &[&["overlaps", "same file"], says].concat());
+        files.iter().for_each(|(path, bytes)| assert!(rig.get(path) == *bytes, "{words:?}: {path}"));
+    };
+    let of = "16 bytes of /small from 0 on";
+    refused(&["histogram", "/small", "/small"], &["the output, 2048 bytes of /small from 0 on", "input", of]);
+    refused(&["copy", "/small", "/small"], &["copy: the output", of]);
+    refused(&["copy", "/small", "/small", "--range", "3:9"], &["9 bytes of /small from 3 on"]);
+    refused(&["matvec-f32", "/m", "/v", "/v"], &["256 bytes of /v", "second range, 4 bytes of /v"]);
+    refused(&["matvec-f32", "/m", "/v", "/m"], &["256 bytes of /m", "input"]);
+    if let Some(dir) = dir {
+        std::fs::hard_link(dir.join("small"), dir.join("other")).expect("one file, two names");
+        refused(&["copy", "/small", "/other"], &["16 bytes of /other", of]);
+        refused(&["histogram", "/other", "/small"], &["2048 bytes of /small", "16 bytes of /other"]);
+    }
+    // Apart in one file.
+    rig.ok(&["run", "sim0", "copy", "/small", "/small", "--range", "8:8"]);
+    assert_eq!(rig.get("/small"), [&pattern(16, 1)[8..], &pattern(16, 1)[8..]].concat());
+    rig.sound();
+}
+
+#[test]
+fn what_is_only_written_need_not_be_read() {
+    if !root() {
+        return skipped("what_is_only_written_need_not_be_read", "other users need root");
+    }
+    let rig = Plan::new().device_as("sim0=software:16MiB").user(NOBODY).up();
+    rig.put("/f", &pattern(4099, 1), &[]).ok();
+    let run = |words: &[&str]| {
+        let all = [&["run", "sim0"], words].concat();
+        run_limited(rig.command(&all).uid(NOBODY - 1).gid(NOBODY - 1), all.join(" "), b"")
+    };
+    for path in ["/out", "/results"] {
+        rig.put(path, b"", &[]).ok();
+        rig.ok(&["chmod", "602", path]);
+    }
+    run(&["copy", "/f", "/out"]).ok();
+    assert!(rig.get("/out") == pattern(4099, 1));
+    run(&["crc32c", "/f", "--result-to", "/results"]).ok();
+    assert_eq!(rig.get("/results").len(), 16);
+    run(&["crc32c", "/out"]).fails(7, &["/out"]);
+    rig.ok(&["chmod", "604", "/out"]);
+    run(&["copy", "/f", "/out"]).fails(7, &["/out"]);
+    rig.sound();
+}
+
+#[test]
+fn rows_that_are_no_numbers_are_printed_as_sums_are() {
+    let rig = Plan::new().device_as("sim0=software:16MiB").up();
+    let bytes = |numbers: &[f32]| -> Vec<u8> { numbers.iter().flat_map(|n| n.to_le_bytes()).collect() };
+    rig.put("/m", &bytes(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 2.5]), &[]).ok();
+    rig.put("/v", &bytes(&[1.0]), &[]).ok();
+    assert_eq!(rig.ok(&["run", "sim0", "matvec-f32", "/m", "/v"]).text(), "NaN\ninf\n-inf\n2.5\n");
+    let row = rig.row(&["run", "sim0", "matvec-f32", "/m", "/v"]);
+    assert_eq!(row["output"], serde_json::json!(["NaN", "inf", "-inf", 2.5]));
+    assert_eq!(result(&rig, &["sum-f32", "/m"]), "NaN");
+}
+
+#[test]
+fn a_no_op_that_waits_shows_no_bytes() {
+    let rig = rig();
+    rig.ok(&["device", "drain", "sim0"]);
+    let mut run = rig.command(&["run", "sim0", "nop"]);
+    let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let mut stderr = BufReader::new(run.stderr.take().expect("piped"));
+    let mut said = String::new();
+    stderr.read_line(&mut said).expect("text");
+    assert!(said.contains("is at rest"), "{said}");
+    // What is shown comes every 2 s.
+    std::thread::sleep(Duration::from_millis(2500));
+    rig.ok(&["device", "online", "sim0"]);
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).expect("text");
+    assert!(run.wait().expect("it ends").success());
+    assert_eq!(rest, "");
 }
 
 #[test]
@@ -473,6 +563,11 @@ fn kill(pid: u64) {
 fn replaced(rig: &Rig) -> u64 {
     let first = pid(rig);
     kill(first);
+    next_after(rig, first)
+}
+
+/// The coprocessor that comes after this one, which has ended.
+fn next_after(rig: &Rig, first: u64) -> u64 {
     until("another coprocessor", || {
         rig.row(&["device", "show", "sim0"])["device"]["pid"].as_u64().filter(|pid| *pid != first)
     })
@@ -486,7 +581,8 @@ fn work_in_flight_outlives_the_coprocessor_of_a_drained_device_and_completes_onc
     let done = program.number("done");
     assert!(done < 100, "all was done before the drain");
     assert_eq!((counter(&rig, "operations"), counter(&rig, "queue depth")), (done, 100 - done));
-    kill(pid(&rig));
+    let first = pid(&rig);
+    kill(first);
     // Whether there is a coprocessor or not: who doesn't want to wait is told, and so is who has given it up.
     for _ in 0..20 {
         assert_eq!(program.ask("ask 1 2 0 0 0 0 0 0"), "handed in");
@@ -495,6 +591,7 @@ fn work_in_flight_outlives_the_coprocessor_of_a_drained_device_and_completes_onc
     }
     until("answers", || (program.number("done") == done + 40).then_some(()));
     // And once more when it waits for its device, with a file that it was given since.
+    next_after(&rig, first);
     replaced(&rig);
     assert_eq!(program.ask("file /f ro"), "2");
     assert_eq!(program.ask(&format!("crc 2 {len} 10")), "10");
@@ -640,10 +737,7 @@ fn a_coprocessor_that_is_killed_is_started_again_and_who_waits_is_told() {
     kill(first);
     let told = std::iter::repeat_with(|| program.ask("wait")).find(|told| *told != sum);
     assert_eq!(told.as_deref(), Some("the process at the queue's other end has died"));
-    let next = until("another coprocessor", || {
-        rig.row(&["device", "show", "sim0"])["device"]["pid"].as_u64().filter(|pid| *pid != first)
-    });
-    assert_ne!(next, first);
+    let next = next_after(&rig, first);
     assert_eq!(result(&rig, &["crc32c", "/f"]), sum);
     assert!(rig.events("driver").iter().any(|line| line.contains("started again")));
     program.end();
