@@ -645,13 +645,10 @@ fn of_others(rig: &Rig, node: u32) -> u64 {
 /// Has a program allocate and let go so many times where all nodes but the device's have too little for what it has at once; how much more others have of that
 /// node then, while it has it.
 fn churned(rig: &Rig, node: u32, (mode, rounds): (&str, u64)) -> u64 {
-    let _off = WithoutSwap::new();
-    let _room = RoomForTheKernel::new();
-    let others: Vec<u32> = nodes().iter().map(|other| other.node).filter(|other| *other != node).collect();
+    let others = nodes().into_iter().map(|other| other.node).filter(|other| *other != node);
     let marks = |node: u32| numa::watermarks(node).expect("there");
-    let _filled = fill_others(rig, node, marks(others[0]).low + 64 * MIB);
     // Below the low mark the next node's turn comes; above the lowest one nobody is ended.
-    let left = others.iter().map(|other| marks(*other)).map(|m| m.free.saturating_sub(m.low.midpoint(m.min)));
+    let left = others.map(marks).map(|m| m.free.saturating_sub(m.low.midpoint(m.min)));
     let has: u64 = left.sum();
     let before = of_others(rig, node);
     let mut churn = Client::start(rig, "churn", &[&rounds.to_string(), &has.to_string()]);
@@ -675,6 +672,11 @@ fn a_churn_of_allocations_leaves_nothing_on_an_exclusive_node() {
     let _alone = alone();
     let Some(reserved) = reserved(NAME, "thp", ",emergency=never") else { return };
     let node = reserved.node;
+    let _off = WithoutSwap::new();
+    let _room = RoomForTheKernel::new();
+    // For both: that takes the longest.
+    let aside = Plan::new().without_devices().place();
+    let _filled = fill_others(&aside, node, 96 * MIB);
     let left = churned(&reserved.rig, node, ("reserve", 1_000_000));
     let kept = numa::watermarks(node).expect("there").min / 2;
     // Of what the kernel keeps of each node it gives up to half to its own in need.
