@@ -4,14 +4,18 @@ use crate::coprocessors;
 use crate::device::{Device, DeviceEntry, check_distinct, parse_device};
 use crate::nodes;
 use crate::quantity::{Size, Span, pool_bytes};
+use codax_core::emergency::When;
 use codax_core::mounting::MountOptions;
+use codax_core::units::format_size;
 use codax_core::{Error, ErrorKind, HUGE_SIZE, Result};
 use codax_engine::{HugeMode, StoreOptions};
 use codax_os::cgroup::MemoryCgroups;
-use codax_os::topology;
+use codax_os::{probe, topology};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use toml::Spanned;
 use tracing_subscriber::EnvFilter;
 
 /// Variable that says what is logged; comes before the configuration's `log`.
@@ -65,13 +69,15 @@ pub struct Config {
     pub log: String,
     /// Permission bits of the socket.
     pub socket_mode: u32,
+    /// Where devices stand that are the configuration file's, by their names.
+    places: BTreeMap<String, String>,
     /// Where it all came from, for a reload.
     source: CommandLine,
 }
 
 /// The configuration file, `codax.toml`. Every key may be left out; any other key is an error.
 ///
-/// Sizes are text with a unit (`KiB`, `MiB`, `GiB`, `TiB`) or a number of bytes, times are text with `ms`, `s` or `m`. The command line comes
+/// Sizes are text with a unit (`KiB`, `MiB`, `GiB`, `TiB`) or a number of bytes, times are text with `us`, `ms`, `s`, `m` or `h`. The command line comes
 /// before the file. SIGHUP and `codax reload` read it again: they take what a device's link announces and what an emergency may have of it, `ack_timeout`, `quiesce_timeout`, `chunk`, `resume_wait`, `log` and `socket_mode`, and say of
 /// other changes that they need a restart.
 #[derive(Debug, Default, Deserialize)]
@@ -108,7 +114,7 @@ struct ConfigFile {
     /// Permission bits of the socket, as octal text: who may connect at all; files have owners and modes of their own. Default: "0666".
     socket_mode: Option<String>,
     /// Devices beside `dram`. One given on the command line with the same name comes before one given here.
-    device: Vec<DeviceEntry>,
+    device: Vec<Spanned<DeviceEntry>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -163,16 +169,17 @@ impl Config {
     pub fn load(line: &CommandLine) -> Result<Self> {
         let mut source = line.clone();
         source.config = source.config.as_deref().map(absolute).transpose()?;
-        let file = source.config.as_deref().map_or_else(|| Ok(ConfigFile::default()), read_file)?;
+        let (file, places) = source.config.as_deref().map_or_else(|| Ok(Default::default()), read_file)?;
         let place = source.config.as_ref().map_or_else(String::new, |path| format!("{}: ", path.display()));
         let config = Self::from_file(file).map_err(|e| Error::new(e.kind, format!("{place}{e}")))?;
-        config.overridden(source)
+        Self { places, ..config }.overridden(source)
     }
 
     /// What the engine is opened with, on this machine. `Invalid` names a device that it hasn't.
     pub fn store_options(&self) -> Result<StoreOptions> {
         let machine = topology::nodes(Path::new(topology::SYSFS));
-        let devices = nodes::resolve(&self.devices, &machine)?;
+        check_floors(&self.devices, probe::memory_total()).map_err(|e| self.placed(e))?;
+        let devices = nodes::resolve(&self.devices, &machine).map_err(|e| self.placed(e))?;
         coprocessors::check(&self.devices)?;
         Ok(StoreOptions {
             dram_bytes: self.dram,
@@ -192,6 +199,15 @@ impl Config {
         })
     }
 
+    /// An error that may be about a device, with where that is written if it is the configuration file's.
+    pub(crate) fn placed(&self, e: Error) -> Error {
+        let about = |name: &str| e.message.starts_with(&format!("device {name}: "));
+        match self.places.iter().find(|(name, _)| about(name)) {
+            Some((_, place)) => Error::new(e.kind, format!("{place}: {e}")),
+            None => e,
+        }
+    }
+
     /// Where the nodes of `dram` were said.
     fn dram_nodes_key(&self) -> &'static str {
         if self.source.dram_nodes.is_some() { "--dram-nodes" } else { "dram_nodes" }
@@ -203,7 +219,8 @@ impl Config {
     }
 
     fn from_file(file: ConfigFile) -> Result<Self> {
-        let devices = file.device.into_iter().map(DeviceEntry::check).collect::<Result<Vec<_>>>()?;
+        let devices =
+            file.device.into_iter().map(|entry| entry.into_inner().check()).collect::<Result<Vec<_>>>()?;
         check_distinct(&devices)?;
         let log = file.log.unwrap_or_else(|| "warn".into());
         check_filter("log", &log)?;
@@ -224,6 +241,7 @@ impl Config {
             chunk: file.chunk.map(check_chunk).transpose()?,
             log,
             socket_mode: file.socket_mode.map_or(Ok(0o666), |text| check_mode(&text))?,
+            places: BTreeMap::new(),
             source: CommandLine::default(),
         })
     }
@@ -254,6 +272,7 @@ impl Config {
         let typed = source.devices.iter().map(|text| parse_device(text)).collect::<Result<Vec<_>>>()?;
         check_distinct(&typed)?;
         self.devices.retain(|device| typed.iter().all(|other| other.name != device.name));
+        self.places.retain(|name, _| typed.iter().all(|device| device.name != *name));
         self.devices.extend(typed);
         if let Ok(log) = std::env::var(LOG_VARIABLE)
             && !log.is_empty()
@@ -266,7 +285,8 @@ impl Config {
     }
 }
 
-fn read_file(path: &Path) -> Result<ConfigFile> {
+/// The file's contents, and where its devices stand.
+fn read_file(path: &Path) -> Result<(ConfigFile, BTreeMap<String, String>)> {
     let text = std::fs::read_to_string(path).map_err(|e| {
         let kind = match e.kind() {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
@@ -275,14 +295,24 @@ fn read_file(path: &Path) -> Result<ConfigFile> {
         };
         Error::new(kind, format!("configuration {}: {e}", path.display()))
     })?;
-    parse_file(&text).map_err(|e| Error::new(e.kind, format!("{}:{e}", path.display())))
+    let file = parse_file(&text).map_err(|e| Error::new(e.kind, format!("{}:{e}", path.display())))?;
+    let place = |device: &Spanned<DeviceEntry>| {
+        let line = line_at(&text, device.span().start);
+        (device.get_ref().name().to_owned(), format!("{}:{line}", path.display()))
+    };
+    let places = file.device.iter().map(place).collect();
+    Ok((file, places))
+}
+
+/// The number of a line, by a byte in it.
+fn line_at(text: &str, at: usize) -> usize {
+    text.get(..at).unwrap_or_default().matches('\n').count() + 1
 }
 
 /// The file's contents; an error begins with its line number.
 fn parse_file(text: &str) -> Result<ConfigFile> {
     toml::from_str(text).map_err(|e| {
-        let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
+        let line = line_at(text, e.span().map_or(0, |span| span.start));
         Error::invalid(format!("{line}: {}", e.message().replace('\n', "; ")))
     })
 }
@@ -293,6 +323,24 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 fn dram_bytes(key: &str, size: Size) -> Result<u64> {
     pool_bytes(size).map_err(|e| Error::new(e.kind, format!("{key}: {e}")))
+}
+
+/// Refuses a condition that would always be fulfilled: less free memory than more than the machine has.
+fn check_floors(devices: &[Device], machine: Option<u64>) -> Result<()> {
+    let total = machine.unwrap_or(u64::MAX);
+    for device in devices {
+        match device.emergency.and_then(|emergency| emergency.when) {
+            Some(when @ When::Free(bytes)) if bytes > total => {
+                return Err(Error::invalid(format!(
+                    "device {}: when: {when} is more than the machine has, {}: it would always be so",
+                    device.name,
+                    format_size(total)
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn check_time(key: &str, span: Span, (min, max): (Duration, Duration)) -> Result<Duration> {
@@ -406,6 +454,29 @@ mod tests {
     }
 
     #[test]
+    fn a_device_of_the_file_is_named_with_its_line() {
+        let device = |more: &str| {
+            format!(
+                "# Ours.\n\n[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 8192\nemergency = \"allow\"\n{more}"
+            )
+        };
+        let config = load(&device("when = \"free:1000TiB\""), &line()).unwrap();
+        let error = config.store_options().unwrap_err().message;
+        assert!(error.contains("codax.toml:3: device a: when: free:1000TiB is more than"), "{error}");
+        let typed = CommandLine { devices: vec!["a=emulated:8192".to_owned()], ..line() };
+        let typed = load(&device(""), &typed).unwrap();
+        let error = Error::invalid("device a: something");
+        assert_eq!(typed.placed(error.clone()), error, "it is the command line's");
+        assert!(
+            load(&device(""), &line())
+                .unwrap()
+                .placed(error)
+                .message
+                .ends_with("codax.toml:3: device a: something")
+        );
+    }
+
+    #[test]
     fn a_file_says_of_dax_what_the_command_line_says() {
         let text = "[[device]]\nname = \"a\"\nbacking = \"devdax\"\npath = \"/dev/dax0.0\"\nformat = \"force\"\nread_ns = 350\n\
                     [[device]]\nname = \"b\"\nbacking = \"fsdax\"\npath = \"/mnt/pmem0/codax\"\nsize = \"1GiB\"\nformat = true\npersistent = false\n";
@@ -452,6 +523,14 @@ mod tests {
             ("mount = \"\"", "mount"),
             ("mount_options = \"ro,colour\"", "mount_options: a mount has no option `colour`"),
             ("[[device]]\nname = \"a\"\nsize = 4096", "missing field `backing`"),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 4096\nemergency = true",
+                "emergency: write \"never\" or \"allow\"",
+            ),
+            (
+                "[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 4096\nwhen = 5",
+                "when: write a condition, as \"free:512MiB\"",
+            ),
             ("[[device]]\nname = \"a\"\nbacking = \"emulated\"", "`size` is missing"),
             ("[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 4096\nnode = 1", "`node` is nothing"),
             ("[[device]]\nname = \"a\"\nbacking = \"numa\"", "`node` is missing"),
@@ -494,10 +573,6 @@ mod tests {
             (
                 "[[device]]\nname = \"a\"\nbacking = \"fsdax\"\npath = \"/a\"\nreserve = \"all\"",
                 "`reserve` is nothing",
-            ),
-            (
-                "[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 4096\nemergency = true",
-                "invalid type",
             ),
             (
                 "[[device]]\nname = \"a\"\nbacking = \"emulated\"\nsize = 4096\nemergency = \"allow\"\nat_most = true",

@@ -1,7 +1,7 @@
 //! Devices as they are written: on the command line (`sim0=emulated:1GiB,read_ns=300,gbps=8`) and in the configuration.
 
 use crate::dax::{self, WrittenFormat};
-use crate::emergency::{EmergencyWish, WrittenPart};
+use crate::emergency::{EmergencyWish, WrittenPart, WrittenWhen, WrittenWord};
 use crate::quantity::{Rate, Size, pool_bytes};
 use codax_core::change::{LinkModel, NodeMemory, PageKind};
 use codax_core::emergency::Emergency;
@@ -83,12 +83,12 @@ pub(crate) struct DeviceEntry {
     driver_user: Option<u32>,
     /// Whether it may be used when memory is exhausted: "allow", for files that find no room in `dram`, and of a node that is kept by a reserve for the rest of
     /// the system too; "never". Default: "never".
-    emergency: Option<String>,
+    emergency: Option<WrittenWord>,
     /// How much of it: a size, or a part of its capacity, as "25%". Default: all.
     at_most: Option<WrittenPart>,
     /// When: "free:SIZE", while less memory than that is free; "some:STALL/WINDOW" or "full:STALL/WINDOW", while processes wait for memory for so long within
     /// so long (PSI). Default: whenever `dram` has no room; for the rest of the system while less than 1/32 of the memory is free.
-    when: Option<String>,
+    when: Option<WrittenWhen>,
     /// The CPU on which the coprocessor of a "software" runs. Default: any.
     cpu: Option<u32>,
     /// Announced latency of a read in nanoseconds.
@@ -170,6 +170,10 @@ pub struct Software {
 }
 
 impl DeviceEntry {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn check(self) -> Result<Device> {
         check_name(&self.name)?;
         let link =
@@ -186,7 +190,7 @@ impl DeviceEntry {
             _ => return Err(unknown_backing(&self.name, &self.backing)),
         }
         .map_err(|e| about(&self.name, &e))?;
-        let wish = EmergencyWish::new(self.emergency.as_deref(), self.at_most.as_ref(), self.when.as_deref());
+        let wish = EmergencyWish::new(self.emergency.as_ref(), self.at_most.as_ref(), self.when.as_ref());
         device.emergency = wish.and_then(EmergencyWish::check).map_err(|e| about(&self.name, &e))?;
         Ok(device)
     }

@@ -23,19 +23,38 @@ pub(crate) enum WrittenPart {
     Bytes(u64),
 }
 
+/// Whether a device may be used, in the configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged, expecting = "emergency: write \"never\" or \"allow\"")]
+pub(crate) enum WrittenWord {
+    Text(String),
+}
+
+/// A condition in the configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "when: write a condition, as \"free:512MiB\", \"some:150ms/1s\" or \"full:150ms/1s\""
+)]
+pub(crate) enum WrittenWhen {
+    Text(String),
+}
+
 impl EmergencyWish {
     /// What is in the configuration.
     pub(crate) fn new(
-        emergency: Option<&str>,
+        emergency: Option<&WrittenWord>,
         at_most: Option<&WrittenPart>,
-        when: Option<&str>,
+        when: Option<&WrittenWhen>,
     ) -> Result<Self> {
         let mut wish = Self::default();
         let at_most = at_most.map(|part| match part {
             WrittenPart::Text(text) => text.clone(),
             WrittenPart::Bytes(bytes) => bytes.to_string(),
         });
-        for (key, value) in KEYS.into_iter().zip([emergency, at_most.as_deref(), when]) {
+        let word = emergency.map(|WrittenWord::Text(text)| text.as_str());
+        let when = when.map(|WrittenWhen::Text(text)| text.as_str());
+        for (key, value) in KEYS.into_iter().zip([word, at_most.as_deref(), when]) {
             if let Some(value) = value {
                 wish.item(key, value)?;
             }

@@ -126,16 +126,10 @@ fn check_pages(device: &Device, memory: NodeMemory, node: &Node) -> Result<()> {
 
 /// Refuses to count on movable memory that isn't.
 fn check_movable(device: &Device, wish: NodeWish, node: &Node) -> Result<()> {
-    if wish.exclusive != Some(Exclusive::Movable) || node.is_movable() == Some(true) {
-        return Ok(());
+    match wish.exclusive {
+        Some(Exclusive::Movable) => codax_engine::store::check_movable(&device.name, node),
+        _ => Ok(()),
     }
-    let stuck = node.blocks.online - node.blocks.movable;
-    let why = format!(
-        "exclusive=movable: {stuck} of the {} blocks of memory of node {} aren't movable: bring them online as such (daxctl offline-memory, \
-         then online-memory without --no-movable), or take exclusive=reserve",
-        node.blocks.online, node.node
-    );
-    Err(wrong(device, &why))
 }
 
 /// What was said of a link, and what the firmware says where nothing was.

@@ -99,7 +99,7 @@ fn serve_in(
     closing: impl FnOnce(bool) -> Result<()>,
 ) -> Result<()> {
     let env = Arc::new(RealEnv::new()?);
-    let store = Store::open(config.store_options()?, env)?;
+    let store = Store::open(config.store_options()?, env).map_err(|e| config.placed(e))?;
     let listener = Arc::new(place.listen(config.socket_mode)?);
     let (commands, wanted) = channel();
     let meta = codax_engine::store::Layout { dir: config.store.clone() }.meta();
@@ -195,7 +195,7 @@ impl Daemon {
 
     fn take_config(&mut self) -> Result<Vec<String>> {
         let new = self.config.reload()?;
-        let mut lines = self.shared.store.reload(&new.store_options()?)?;
+        let mut lines = self.shared.store.reload(&new.store_options()?).map_err(|e| new.placed(e))?;
         if new.log != self.config.log {
             self.log.set(&new.log)?;
             lines.push(format!("log is {} now", new.log));

@@ -22,7 +22,7 @@ impl Session {
         let pool = inner.lock().pool_named(name)?;
         let strangers = inner.evict_strangers(pool, dry_run, mounts)?;
         if !dry_run {
-            inner.note_moved(name, &strangers);
+            inner.note_moved(name, &strangers, "by hand");
         }
         Ok(strangers)
     }
@@ -58,13 +58,10 @@ impl Inner {
         Ok(strangers)
     }
 
-    fn note_moved(&self, name: &str, strangers: &Strangers) {
-        let moved: u64 = strangers.processes.iter().map(|process| process.moved).sum();
-        let names = strangers.processes.iter().filter(|process| process.moved > 0).take(8);
-        let names: Vec<_> = names.map(|process| format!("{} ({})", process.pid, process.command)).collect();
-        let stay = strangers.processes.iter().filter(|process| !process.why.is_empty()).count();
-        let detail = format!("pages of processes moved off: {}; of {stay} some stay", names.join(", "));
-        self.event("strangers", name, &detail, moved);
+    /// Says what was moved, and why.
+    fn note_moved(&self, name: &str, strangers: &Strangers, why: &str) {
+        let moved = strangers.processes.iter().map(|process| process.moved).sum();
+        self.event("strangers", name, &moved_line(strangers, why), moved);
     }
 
     /// The same on the store's own account, as far as processes are concerned that mounts know of.
@@ -78,7 +75,7 @@ impl Inner {
         let strangers = self.strangers_on(pool, false)?;
         if strangers.processes.iter().any(|process| process.moved > 0) {
             let name = self.lock().pool_name(pool);
-            self.note_moved(&name, &strangers);
+            self.note_moved(&name, &strangers, "to get back what is lent");
         }
         Ok(())
     }
@@ -111,6 +108,21 @@ fn refuges(nodes: &[Node], node: u32, dram: &[u32]) -> Vec<u32> {
     let chosen =
         |other: &&Node| if dram.is_empty() { !other.cpus.is_empty() } else { dram.contains(&other.node) };
     nodes.iter().filter(chosen).map(|other| other.node).filter(|other| *other != node).collect()
+}
+
+/// What was moved, for people.
+fn moved_line(strangers: &Strangers, why: &str) -> String {
+    let names = strangers.processes.iter().filter(|process| process.moved > 0).take(8);
+    let names: Vec<_> = names.map(|process| format!("{} ({})", process.pid, process.command)).collect();
+    let mut line = match names.is_empty() {
+        true => format!("no pages of processes moved off, {why}"),
+        false => format!("pages of processes moved off, {why}: {}", names.join(", ")),
+    };
+    let stay = strangers.processes.iter().filter(|process| !process.why.is_empty()).count();
+    if stay > 0 {
+        line += &format!("; of {stay} some stay");
+    }
+    line
 }
 
 /// What may keep pages of a process where they are.
@@ -157,6 +169,28 @@ mod tests {
     #[test]
     fn memory_of_no_file_is_never_the_store_s() {
         assert_eq!(filesystems([0, 7, 0].into_iter()), Filesystems::from([7]));
+    }
+
+    #[test]
+    fn what_was_moved_is_told_with_its_cause() {
+        let process = |pid, moved, why: &str| Stranger {
+            pid,
+            command: "hog".into(),
+            bytes: 8 << 20,
+            moved,
+            why: why.into(),
+        };
+        let line = |processes: &[Stranger]| {
+            moved_line(&Strangers { processes: processes.to_vec(), ..Strangers::default() }, "by hand")
+        };
+        assert_eq!(line(&[]), "no pages of processes moved off, by hand");
+        assert_eq!(
+            line(&[process(7, 0, "pinned")]),
+            "no pages of processes moved off, by hand; of 1 some stay"
+        );
+        let some = [process(7, 4096, ""), process(8, 4096, "pinned"), process(9, 0, "gone")];
+        assert_eq!(line(&some[..1]), "pages of processes moved off, by hand: 7 (hog)");
+        assert_eq!(line(&some), "pages of processes moved off, by hand: 7 (hog), 8 (hog); of 2 some stay");
     }
 
     #[test]

@@ -115,6 +115,40 @@ fn never_is_the_default_and_nothing_is_used_then() {
     assert_eq!(full.message, "no space in pool `dram`: 1 MiB (1048576 bytes) more are needed");
     assert_eq!((sim0(&store).used, sim0(&store).emergency), (0, EmergencyInfo::default()));
     assert!(events(&store, "emergency").is_empty());
+    let refused = vec![("/f".to_owned(), full.message, 17 * MIB)];
+    assert_eq!(events(&store, "refuse"), refused);
+}
+
+#[test]
+fn a_refusal_is_told_of_each_file_once_a_second() {
+    let rig = Rig::new();
+    let env = TestEnv::new();
+    let store = Store::open(options(&rig, None), env.clone()).expect("the store opens");
+    let s = admin(&store);
+    put(&s, "/full", 16 * MIB).expect("all of dram");
+    let grow = |name: &str| {
+        let opened = s.open(&open_of(name, 0)).expect("it is empty");
+        let more = s.set_len(opened.handle, 4096).expect_err("there is no room");
+        assert_eq!(more.kind, ErrorKind::NoSpace);
+        s.close(opened.handle);
+    };
+    let told = || events(&store, "refuse").into_iter().map(|(of, _, _)| of).collect::<Vec<_>>();
+    ["/a", "/b", "/a", "/b"].into_iter().for_each(grow);
+    assert_eq!(told(), ["/a", "/b"]);
+    env.pass(Duration::from_secs(1));
+    ["/a", "/a"].into_iter().for_each(grow);
+    assert_eq!(told(), ["/a", "/b", "/a"]);
+}
+
+#[test]
+fn a_drain_that_can_t_be_is_refused_with_what_it_is_about() {
+    let rig = Rig::new();
+    let store = open(options(&rig, None));
+    let s = admin(&store);
+    put(&s, "/f", 3 * MIB).expect("there is room");
+    s.drain("dram", DrainOptions::default(), &mut quiet()).expect_err("it is the host's own");
+    let (of, _, bytes) = events(&store, "refuse").pop().expect("noted");
+    assert_eq!((of.as_str(), bytes), ("dram", 3 * MIB));
 }
 
 #[test]

@@ -174,18 +174,26 @@ impl Lent {
     }
 
     fn options(&self, allowed: bool) -> StoreOptions {
-        let always = Emergency { at_most: AtMost::ALL, when: Some(When::Free(1 << 50)) };
+        self.options_of(AtMost::ALL, allowed)
+    }
+
+    fn options_of(&self, at_most: AtMost, allowed: bool) -> StoreOptions {
+        let always = Emergency { at_most, when: Some(When::Free(1 << 50)) };
         let sim0 = DeviceSpec::emulated("sim0", 32 * MIB, LinkModel::default());
         let devices = vec![DeviceSpec { emergency: allowed.then_some(always), ..sim0 }];
         StoreOptions { devices, ..self.rig.options() }
     }
 
     fn open(&self) -> Store {
+        self.open_of(AtMost::ALL)
+    }
+
+    fn open_of(&self, at_most: AtMost) -> Store {
         let book = self.book.clone();
         let make = move |pool: &PoolRecord, shm| -> Arc<dyn Backing> {
             if pool.name == "sim0" { Arc::new(Lending { shm, book: book.clone() }) } else { Arc::new(shm) }
         };
-        Store::open_with(self.options(true), self.env.clone(), &make).expect("the store opens")
+        Store::open_with(self.options_of(at_most, true), self.env.clone(), &make).expect("the store opens")
     }
 
     fn lent(&self) -> u64 {
@@ -241,6 +249,48 @@ fn a_drain_that_comes_while_something_is_being_lent_waits_for_it() {
     };
     admin(&store).drain("sim0", DrainOptions::default(), &mut progress).expect("it came back");
     assert_eq!((sim0(&store).state, sim0(&store).emergency.lent, lent.lent()), (PoolState::Offline, 0, 0));
+    store.close(true).expect("purged");
+}
+
+#[test]
+fn a_drain_that_waits_for_what_is_lent_takes_no_files_meanwhile() {
+    let lent = Lent::new();
+    let store = lent.open_of(AtMost::Percent(50));
+    let s = admin(&store);
+    until("half is lent", || sim0(&store).emergency.lent == 16 * MIB);
+    // Files may have the other half now, and nobody else.
+    lent.book.begins.store(true, Ordering::SeqCst);
+    store.reload(&lent.options(true)).expect("reloaded");
+    let dram = store.info().pools[0].free;
+    s.close(s.open(&open_of("/full", dram)).expect("all of dram").handle);
+    let mut refused = None;
+    let mut progress = |_: &JobInfo| {
+        if refused.is_none() {
+            refused = Some(s.open(&open_of("/f", MIB)).map(|opened| s.close(opened.handle)));
+            lent.book.gives_back.store(true, Ordering::SeqCst);
+        }
+        true
+    };
+    s.drain("sim0", DrainOptions::default(), &mut progress).expect("it came back");
+    let refused = refused.expect("it waited").expect_err("there is no room");
+    assert!(refused.message.contains("sim0 is about to be drained"), "{refused}");
+    store.close(true).expect("purged");
+}
+
+#[test]
+fn a_device_that_may_lend_less_than_a_page_says_so() {
+    let lent = Lent::new();
+    let store = lent.open_of(AtMost::Bytes(MIB));
+    until("it is said", || sim0(&store).emergency.unlent.is_some());
+    let why = "at_most allows 1 MiB, less than a page, 2 MiB";
+    assert_eq!(sim0(&store).emergency.unlent.as_deref(), Some(why));
+    let said = || store.events(0, 1000).into_iter().filter(|event| event.what == "refuse");
+    until("it is told", || said().any(|event| event.subject == "sim0" && event.detail.contains(why)));
+    assert_eq!(lent.lent(), 0);
+    store.reload(&lent.options(true)).expect("reloaded");
+    until("it lends", || lent.lent() > 0);
+    assert_eq!(sim0(&store).emergency.unlent, None);
+    lent.book.gives_back.store(true, Ordering::SeqCst);
     store.close(true).expect("purged");
 }
 

@@ -226,6 +226,7 @@ pub struct QuotaSetArgs {
     pub pool: String,
 
     /// How much of it, in whole frames of 4 KiB; 0 is nothing
+    #[arg(allow_hyphen_values = true)]
     pub size: String,
 }
 

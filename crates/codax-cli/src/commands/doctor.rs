@@ -1,5 +1,6 @@
 //! `codax doctor`: what this machine can do for a store, what follows, and what mends it. Asks the kernel, and a daemon only which devices it has.
 
+mod kept;
 mod nodes;
 mod numa;
 mod served;
@@ -37,6 +38,9 @@ pub fn run(context: &Context, args: &DoctorArgs) -> Result<()> {
     if let Some(Err(e)) = &store {
         let follows = "which devices it has is not known";
         rows.push(Row::bad(Level::Limited, "daemon", format!("{e:#}"), follows, "codax status"));
+    }
+    if daemon.is_none() {
+        rows.extend(kept::rows(&context.dir));
     }
     rows.extend(nodes::rows(&context.dir, store.and_then(Result::ok).as_ref(), &facts.numa.far));
     context.print(&rows, || rows.iter().map(text).collect())?;

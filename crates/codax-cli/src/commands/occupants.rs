@@ -67,7 +67,8 @@ pub struct NodeRow {
     pub node: u32,
     /// Its memory in all.
     pub total: u64,
-    free: u64,
+    /// What is free of it.
+    pub free: u64,
     /// What the store has there.
     store: u64,
     /// Files that are cached.
@@ -81,11 +82,29 @@ pub struct NodeRow {
     pub kernel: u64,
     slab: u64,
     slab_reclaimable: u64,
+    /// Which of these kinds can be moved to other nodes.
+    movable: Movable,
     /// Who maps memory of the node.
     processes: Vec<ProcessRow>,
     /// Processes that couldn't be looked into.
     unseen: u64,
 }
+
+/// Whether memory of a kind can be moved to other nodes, under whoever has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+struct Movable {
+    page_cache: bool,
+    shared: bool,
+    anonymous: bool,
+    /// To where such pages are free.
+    huge: bool,
+    kernel: bool,
+    /// What of it is reclaimable goes when the kernel drops its caches.
+    slab: bool,
+}
+
+const MOVABLE: Movable =
+    Movable { page_cache: true, shared: true, anonymous: true, huge: true, kernel: false, slab: false };
 
 /// A process that maps memory of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -135,6 +154,7 @@ impl NodeRow {
             kernel: found.kernel,
             slab: found.slab,
             slab_reclaimable: found.slab_reclaimable,
+            movable: MOVABLE,
             processes: processes.collect(),
             unseen: found.unseen,
         }

@@ -75,6 +75,8 @@ fn bad_words_get_their_code_and_one_line() {
         (&["mv", "/f"], 2, &["<TO>", "codax mv --help"]),
         (&["mvv"], 2, &["mvv", "'mv'", "codax --help"]),
         (&["quota", "set", "sim0"], 2, &["--user", "codax quota set --help"]),
+        (&["quota", "set", "--dir", "/", "sim0", "-5"], 2, &["`-5` is not a size"]),
+        (&["quota", "set", "--dir", "/", "sim0", "-5MiB"], 2, &["`-5MiB` is not a size"]),
         (&["ls", "--much"], 2, &["--much", "codax ls --help"]),
         // A store that is served already, here.
         (&["up"], 5, &["another daemon"]),

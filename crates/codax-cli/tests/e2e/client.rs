@@ -166,7 +166,7 @@ fn child() {
         );
     }
     if role == "churn" {
-        return crate::emergency::churn(number(words[0]));
+        return crate::emergency::churn(number(words[0]), number(words[1]));
     }
     if role == "map-device" {
         return holders::map_device(words[0], number(words[1]), number(words[2]));

@@ -2,7 +2,7 @@
 
 use crate::cgroup::Cgroup;
 use crate::client::{self, Client, check_counted, counted};
-use crate::exclusive::{Filled, WithoutSwap, on_node};
+use crate::exclusive::{Filled, WithoutSwap, of_device, on_node};
 use crate::mount::mounted;
 use crate::numa::{alone, at_its_place, far, nodes};
 use crate::rig::{MIB, Plan, Rig, Running, pattern, root, skipped, until};
@@ -142,6 +142,11 @@ fn what_can_t_be_meant_is_refused_before_anything_is_made() {
             "sim0=emulated:64MiB,emergency=allow,at_most=65MiB",
             "at_most: 65 MiB is more than the device has, 64 MiB",
         ),
+        ("sim0=emulated:64KiB,emergency=allow,at_most=1%", "655 bytes, less than a frame has, 4 KiB"),
+        (
+            "sim0=emulated:64MiB,emergency=allow,when=free:1000TiB",
+            "free:1000TiB is more than the machine has",
+        ),
         ("sim0=emulated:64MiB,emergency=perhaps", "neither never nor allow"),
         ("sim0=emulated:64MiB,at_most=5%", "wants emergency=allow"),
         ("sim0=emulated:64MiB,emergency=allow,when=later", "`later` is not a condition"),
@@ -149,6 +154,23 @@ fn what_can_t_be_meant_is_refused_before_anything_is_made() {
     ] {
         let rig = Plan::new().device_as(device).place();
         rig.try_up("").expect_err("refused").fails(2, &[says]);
+    }
+}
+
+#[test]
+fn what_can_t_be_meant_in_the_file_is_named_with_its_line() {
+    let device = "[[device]]\nname = \"sim0\"\nbacking = \"emulated\"\nsize = \"64MiB\"\n";
+    for (more, says) in [
+        (
+            "emergency = \"allow\"\nat_most = \"65MiB\"\n",
+            "codax.toml:1: device sim0: at_most: 65 MiB is more than the device has",
+        ),
+        ("emergency = \"allow\"\nwhen = \"free:1000TiB\"\n", "codax.toml:1: device sim0: when: free:1000TiB"),
+        ("emergency = true\n", "emergency: write \"never\" or \"allow\""),
+        ("when = 5\n", "when: write a condition"),
+    ] {
+        let rig = Plan::new().without_devices().config(&format!("{device}{more}")).place();
+        rig.try_up("").expect_err("refused").fails(2, &[says, "codax.toml:"]);
     }
 }
 
@@ -251,19 +273,28 @@ fn below_a_limit_of_memory_what_is_free_is_what_that_leaves() {
     assert_eq!(cgroup.killed(), "0");
 }
 
-/// Allocates and lets go of blocks of memory, a number of times, and answers with how many it touched.
-pub fn churn(rounds: u64) {
+/// Allocates and lets go of blocks of memory, a number of times, and has about so many bytes of them at once: also when it has answered with how many it
+/// touched. When the machine has no more, it is who ends.
+pub fn churn(rounds: u64, bytes: u64) {
+    // On average.
+    const BLOCK: u64 = 8 << 10;
+    std::fs::write("/proc/self/oom_score_adj", "1000").expect("anybody may offer himself");
+    let blocks = usize::try_from(bytes / BLOCK).expect("it fits").max(1);
+    let mut ring: Vec<Vec<u8>> = vec![Vec::new(); blocks];
     client::serve(|_| {
-        let mut ring: Vec<Vec<u8>> = vec![Vec::new(); 2048];
         let mut seed = 7_u64;
         let mut touched = 0_u64;
         for round in 0..rounds {
             seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
             let len = 64 + usize::try_from(seed >> 33).expect("it fits") % 16_384;
-            let mut block = vec![0_u8; len];
-            block.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+            let mut block = Vec::with_capacity(len);
+            for byte in block.spare_capacity_mut().iter_mut().step_by(4096) {
+                byte.write(1);
+            }
+            // Whoever compiles this may not know that nobody reads it.
+            std::hint::black_box(&mut block);
             touched += 1;
-            let at = usize::try_from(round).expect("it fits") % ring.len();
+            let at = usize::try_from(round).expect("it fits") % blocks;
             ring[at] = block;
         }
         touched.to_string()
@@ -605,17 +636,55 @@ fn the_kernel_s_word_of_pressure_is_followed_by_a_loan_within_a_second() {
     rig.sound();
 }
 
+/// Memory of others on a node that is the device `cxl0`, as `doctor` has it.
+fn of_others(rig: &Rig, node: u32) -> u64 {
+    let row = of_device(rig, node);
+    ["page_cache", "shared", "anonymous", "huge"].iter().map(|kind| bytes(&row["node"][kind])).sum()
+}
+
+/// Has a program allocate and let go so many times where all nodes but the device's have too little for what it has at once; how much more others have of that
+/// node then, while it has it.
+fn churned(rig: &Rig, node: u32, (mode, rounds): (&str, u64)) -> u64 {
+    let others = nodes().into_iter().map(|other| other.node).filter(|other| *other != node);
+    let marks = |node: u32| numa::watermarks(node).expect("there");
+    // Below the low mark the next node's turn comes; above the lowest one nobody is ended.
+    let left = others.map(marks).map(|m| m.free.saturating_sub(m.low.midpoint(m.min)));
+    let has: u64 = left.sum();
+    let before = of_others(rig, node);
+    let mut churn = Client::start(rig, "churn", &[&rounds.to_string(), &has.to_string()]);
+    let begun = Instant::now();
+    assert_eq!(churn.number("go"), rounds);
+    let took = begun.elapsed();
+    let now = of_others(rig, node);
+    let itself = on_node(churn.pid(), node);
+    eprintln!(
+        "figure: churn: {mode}: {rounds} allocations in {} ms, {has} bytes at once: others have {now} bytes of the node, {before} before; the program {itself}; {:?}",
+        took.as_millis(),
+        marks(node)
+    );
+    churn.end();
+    now.saturating_sub(before).max(itself)
+}
+
 #[test]
 fn a_churn_of_allocations_leaves_nothing_on_an_exclusive_node() {
+    const NAME: &str = "a_churn_of_allocations";
     let _alone = alone();
-    let Some(Reserved { rig, node, .. }) = reserved("a_churn_of_allocations", "thp", ",emergency=never")
-    else {
-        return;
-    };
-    let mut churn = Client::start(&rig, "churn", &["1000000"]);
-    assert_eq!(churn.number("go"), 1_000_000);
-    let left = on_node(churn.pid(), node);
-    eprintln!("figure: churn: {left} bytes of the program on the node after a million allocations");
-    assert_eq!(left, 0);
-    churn.end();
+    let Some(reserved) = reserved(NAME, "thp", ",emergency=never") else { return };
+    let node = reserved.node;
+    let _off = WithoutSwap::new();
+    let _room = RoomForTheKernel::new();
+    // For both: that takes the longest.
+    let aside = Plan::new().without_devices().place();
+    let _filled = fill_others(&aside, node, 96 * MIB);
+    let left = churned(&reserved.rig, node, ("reserve", 1_000_000));
+    let kept = numa::watermarks(node).expect("there").min / 2;
+    // Of what the kernel keeps of each node it gives up to half to its own in need.
+    assert_eq!(left.saturating_sub(kept), 0, "{left} bytes, of which the kernel keeps {kept}");
+    reserved.purge();
+    // Who isn't kept off comes, and soon.
+    let rig = Plan::new().dram("64MiB").device_as(&format!("cxl0=numa:{node},exclusive=none")).up();
+    let left = churned(&rig, node, ("none", 50_000));
+    assert!(left > 4 * MIB, "{left} bytes: the test has others go nowhere near the node");
+    rig.sound();
 }

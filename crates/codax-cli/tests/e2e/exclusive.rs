@@ -48,7 +48,7 @@ fn plan(test: &str, more: &str) -> Option<(Plan, u32)> {
 }
 
 /// What `doctor` says of the device's node.
-fn of_device(rig: &Rig, node: u32) -> Value {
+pub fn of_device(rig: &Rig, node: u32) -> Value {
     let said = rig.run(&["doctor", "--json"]);
     let json: Value = serde_json::from_str(said.text().lines().next().expect("an object")).expect("JSON");
     let fact = format!("cxl0 (node {node})");
@@ -88,6 +88,9 @@ fn doctor_names_who_is_on_a_device() {
     assert!(of(holder.pid()).is_none(), "{row}");
     let found = of(hog.pid()).expect("it is there");
     assert!(found["bytes"].as_u64() >= Some(24 * MIB) && found["movable"] == true, "{row}");
+    for (kind, movable) in [("page_cache", true), ("shared", true), ("huge", true), ("slab", false)] {
+        assert_eq!(row["node"]["movable"][kind], movable, "{kind}: {row}");
+    }
     assert!(
         row["node"]["kernel"].as_u64() > Some(0) && row["node"]["store"].as_u64() >= Some(4 * MIB),
         "{row}"
@@ -228,7 +231,7 @@ fn a_program_that_eats_all_memory_gets_none_of_a_reserve() {
         let shown = rig.ok(&["device", "show", "cxl0"]).text().to_owned();
         let most = exhaust(&rig, node, 16 * MIB);
         let kept = numa::watermarks(node).expect("there");
-        eprintln!("{page}, {mode}: at most {most} bytes of the hog on the node; {kept:?}");
+        eprintln!("figure: {page}, {mode}: at most {most} bytes of the hog on the node; {kept:?}");
         match mode {
             "none" => assert!(most >= 16 * MIB, "{most} bytes: it would have the whole node"),
             // Of what the kernel keeps of each node for emergencies, it gives who is about to be ended up to half.
@@ -341,6 +344,44 @@ fn a_reserve_leaves_dram_what_it_has_room_for() {
     let rig = Plan::new().dram(&too_much).device_as(&format!("{device},reserve=32MiB")).up();
     let said = until("it is said", || rig.events("reserve").pop());
     assert!(said.contains("32 MiB are missing"), "dram may have all there is: {said}");
+}
+
+#[test]
+fn doctor_says_what_it_can_t_know_without_a_daemon() {
+    let Some(device) = with_dram("doctor_says_what_it_can_t_know_without_a_daemon") else { return };
+    let rig = Plan::new().dram("64MiB").device_as(&format!("{device},reserve=16MiB")).up();
+    rig.kill();
+    let said = rig.run(&["doctor"]).fails(1, &["cxl0"]);
+    assert!(said.text().contains("exclusive=reserve, and no daemon runs"), "{said}");
+    let row = rig.run(&["doctor", "--json"]).rows().into_iter().find(|row| row["fact"] == "cxl0");
+    assert_eq!(row.expect("a row for it")["level"], "missing");
+}
+
+#[test]
+fn movable_is_checked_of_a_mode_that_is_kept_too() {
+    let Some(device) = with_dram("movable_is_checked_of_a_mode_that_is_kept_too") else { return };
+    let node: u32 = device.split([':', ',']).nth(1).and_then(|node| node.parse().ok()).expect("a number");
+    if nodes().iter().any(|each| each.node == node && each.is_movable() == Some(true)) {
+        return skipped("movable_is_checked_of_a_mode_that_is_kept_too", "wants memory that isn't movable");
+    }
+    let rig = Plan::new().dram("64MiB").without_devices().place();
+    rig.up_with(&["--device", &format!("cxl0=numa:{node},cpus=yes,page=4K,reserve=16MiB")]);
+    // As if the node had been movable when that was said.
+    let word = rig.dir().join("meta/exclusive.cxl0");
+    let says = ["device cxl0: exclusive=movable", "aren't movable", "or take exclusive=reserve"];
+    rig.kill();
+    fs::write(&word, "movable").expect("ours");
+    rig.try_up("").expect_err("refused").fails(2, &says);
+    fs::write(&word, "none").expect("ours");
+    rig.up();
+    rig.ok(&["device", "drain", "cxl0"]);
+    rig.ok(&["device", "detach", "cxl0"]);
+    rig.kill();
+    fs::write(&word, "movable").expect("ours");
+    rig.up();
+    rig.run(&["device", "attach", "cxl0"]).fails(2, &says);
+    assert_eq!(rig.state("cxl0"), "detached");
+    rig.sound();
 }
 
 #[test]

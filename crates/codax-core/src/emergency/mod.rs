@@ -62,7 +62,7 @@ impl AtMost {
         })
     }
 
-    /// In bytes, of a device of `capacity` bytes. `Invalid` for more than it has.
+    /// In bytes, of a device of `capacity` bytes. `Invalid` for more than it has, or less than a frame.
     pub fn of(self, capacity: u64) -> Result<u64> {
         match self {
             Self::Bytes(bytes) if bytes > capacity => Err(Error::invalid(format!(
@@ -72,7 +72,14 @@ impl AtMost {
             ))),
             Self::Bytes(bytes) => Ok(bytes),
             Self::Percent(percent) => {
-                Ok(capacity / 100 * u64::from(percent) + capacity % 100 * u64::from(percent) / 100)
+                match capacity / 100 * u64::from(percent) + capacity % 100 * u64::from(percent) / 100 {
+                    bytes @ ..PAGE_SIZE => Err(Error::invalid(format!(
+                        "at_most: {percent}% of the device's {} are {bytes} bytes, less than a frame has, {}",
+                        format_size(capacity),
+                        format_size(PAGE_SIZE)
+                    ))),
+                    bytes => Ok(bytes),
+                }
             }
         }
     }
@@ -189,6 +196,12 @@ mod tests {
         assert_eq!(AtMost::Percent(25).of(4096 * 10), Ok(10_240));
         assert_eq!(AtMost::ALL.of(u64::MAX), Ok(u64::MAX));
         assert_eq!(AtMost::Bytes(5).of(5), Ok(5));
+        assert_eq!(AtMost::Percent(1).of(100 * 4096), Ok(4096));
+        let less = AtMost::Percent(1).of(100 * 4096 - 1).unwrap_err();
+        assert_eq!(
+            less.message,
+            "at_most: 1% of the device's 400 KiB are 4095 bytes, less than a frame has, 4 KiB"
+        );
         let more = AtMost::Bytes(2 << 30).of(1 << 30).unwrap_err();
         assert_eq!(more.message, "at_most: 2 GiB is more than the device has, 1 GiB");
     }

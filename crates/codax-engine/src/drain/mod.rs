@@ -8,7 +8,7 @@ use crate::mover::{Order, Pace, Stuck};
 use crate::store::blocks::frames;
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::state::{Job, State, is_dram};
-use crate::store::{Inner, Session, Store};
+use crate::store::{Inner, Session, Store, pages_in};
 use codax_core::change::{Change, DrainTerms, PoolRecord, PoolState};
 use codax_core::extent::{self, PoolRun};
 use codax_core::info::{HeldFile, JobInfo, JobReport};
@@ -130,7 +130,10 @@ impl Session {
         let pool = {
             let st = inner.lock();
             let pool = st.pool_named(name)?;
-            let refused = |e: &Error| inner.event("refuse", name, &format!("drain: {e}"), 0);
+            let held =
+                || st.files_on(pool).flat_map(|inode| pages_in(inode, pool)).map(|pages| pages.bytes());
+            let refused =
+                |e: &Error| inner.event("refuse", name, &format!("drain: {e}"), held().sum::<u64>());
             drainable(&st, pool, name).inspect_err(refused)?;
             pool
         };
@@ -627,7 +630,7 @@ impl Inner {
 /// What files with these paths have of a pool.
 fn bytes_of(st: &State, pool: PoolId, paths: &BTreeSet<&str>) -> u64 {
     let files = st.files_on(pool).filter(|inode| paths.contains(st.path(inode.id).as_str()));
-    files.flat_map(|inode| crate::store::pages_in(inode, pool)).map(|pages| pages.bytes()).sum()
+    files.flat_map(|inode| pages_in(inode, pool)).map(|pages| pages.bytes()).sum()
 }
 
 fn drainable(st: &State, pool: PoolId, name: &str) -> Result<()> {

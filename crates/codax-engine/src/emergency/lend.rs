@@ -25,8 +25,8 @@ const SPARE_PART: u64 = 16;
 const TELL: u64 = 16 << 20;
 
 impl Pool {
-    /// Whether anything of it may be lent: nothing of one that is drained, or is about to be.
-    fn may_lend(&self) -> bool {
+    /// Whether anything of it may be lent, or used for files: nothing of one that is drained, or is about to be.
+    pub(super) fn may_help(&self) -> bool {
         self.record.state == PoolState::Online && self.job.is_none() && self.recalls == 0
     }
 }
@@ -37,7 +37,7 @@ impl State {
         let claimed = self.emergency.allowed.get_mut(&pool)?.is_claimed(now);
         let allowed = self.emergency.allowed.get(&pool)?;
         let p = self.pool(pool);
-        let serves = p.may_lend();
+        let serves = p.may_help();
         let short = allowed.alarm.is_on() && allowed.unmeasured.is_none();
         let floor = match allowed.floor {
             0 => probe::memory_total().unwrap_or(0) / SPARE_PART,
@@ -61,7 +61,7 @@ impl State {
     fn why_back(&self, now: Duration, pool: PoolId, limit: u64) -> &'static str {
         let allowed = self.emergency.allowed.get(&pool);
         match allowed {
-            _ if !self.pool(pool).may_lend() => "for a drain",
+            _ if !self.pool(pool).may_help() => "for a drain",
             Some(allowed) if now < allowed.claimed => "for a file that found no room",
             Some(allowed) if allowed.loan.lent() <= limit => "since memory is not short any more",
             _ => "since no more than that is allowed of it (at_most)",
@@ -124,6 +124,7 @@ impl Inner {
             let mut st = self.lock();
             let Some(lender) = st.pool(pool).backing.lender() else { return false };
             let now = self.env.now();
+            self.tell_too_little(&mut st, pool, lender.unit());
             let Some(view) = st.loan_view(now, pool, &*lender) else { return false };
             let (name, why) = (st.pool_name(pool), st.why_back(now, pool, view.limit));
             let Some(allowed) = st.emergency.allowed.get_mut(&pool) else { return false };
@@ -168,12 +169,22 @@ impl Inner {
         allowed.unlent = Some(why);
     }
 
+    /// Says so if a device may lend less than a page, which it lends whole.
+    fn tell_too_little(&self, st: &mut State, pool: PoolId, unit: u64) {
+        let Some(at_most) = st.emergency.allowed.get(&pool).map(|allowed| allowed.at_most) else { return };
+        // Of one that is allowed nothing any more only what is lent comes back.
+        if (1..unit).contains(&at_most) {
+            let (at_most, page) = (format_size(at_most), format_size(unit));
+            self.lends_nothing(st, pool, format!("at_most allows {at_most}, less than a page, {page}"));
+        }
+    }
+
     fn lend(&self, pool: PoolId, name: &str, lender: &dyn Lender, bytes: u64) -> Result<()> {
         let noted = {
             let mut st = self.lock();
             let p = st.pool_mut(pool);
             // A drain may have come since that was decided.
-            if !p.may_lend() {
+            if !p.may_help() {
                 return Ok(());
             }
             let Some(runs) = p.alloc.allocate(PageCount::for_bytes(bytes), None) else { return Ok(()) };

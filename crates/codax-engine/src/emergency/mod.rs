@@ -42,8 +42,8 @@ pub(crate) struct Book {
     /// Whether a thread sees to it that they go home, and what it is doing.
     pub goes_home: bool,
     pub job: Option<Arc<Job>>,
-    /// When it was said last that something was refused.
-    refused: Option<Duration>,
+    /// When it was said last of a file that it was refused something.
+    refused: BTreeMap<FileId, Duration>,
 }
 
 /// For how long what is lent of a device is taken back for a file that found no room, and then kept for it: who was told to try again is to find it.

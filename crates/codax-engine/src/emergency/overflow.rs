@@ -17,7 +17,7 @@ use codax_core::{DRAM, Error, FileId, HUGE_PAGES, PAGE_SIZE, PageCount, PageRang
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// How often it is said that there was no room anywhere: who writes a byte at a time would say nothing else.
+/// How often it is said of a file that there was no room anywhere: who writes a byte at a time would say nothing else.
 const REFUSALS_EVERY: Duration = Duration::from_secs(1);
 
 /// Frames that new pages of a file have got.
@@ -188,6 +188,9 @@ impl State {
         if p.record.state != PoolState::Online || p.job.is_some() {
             return Err("is not online".to_owned());
         }
+        if !p.may_help() {
+            return Err("is about to be drained".to_owned());
+        }
         let nodes: Vec<u32> = p.record.numa.iter().map(|memory| memory.node).collect();
         if let Some(gone) = self.without_device(pool).or_else(|| WithMemory::now().lost(&nodes)) {
             return Err(format!("is not there ({gone})"));
@@ -255,12 +258,13 @@ impl State {
 }
 
 impl Inner {
-    /// Says that new pages of a file found no room, where devices might have helped.
+    /// Says that new pages of a file found no room.
     pub fn tell_no_room(&self, st: &mut State, file: FileId, e: &Error, bytes: u64) {
         let now = self.env.now();
-        let again = st.emergency.refused.is_none_or(|last| now.saturating_sub(last) >= REFUSALS_EVERY);
-        if !st.emergency.allowed.is_empty() && e.kind == codax_core::ErrorKind::NoSpace && again {
-            st.emergency.refused = Some(now);
+        st.emergency.refused.retain(|_, last| now.saturating_sub(*last) < REFUSALS_EVERY);
+        let again = !st.emergency.refused.contains_key(&file);
+        if e.kind == codax_core::ErrorKind::NoSpace && again {
+            st.emergency.refused.insert(file, now);
             // One that is being made has no name yet.
             let unnamed = st.live.get(&file).and_then(|live| live.unnamed.as_ref());
             let subject = match unnamed.filter(|_| st.ns.path_of(file).is_none()) {

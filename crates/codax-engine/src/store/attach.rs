@@ -4,7 +4,7 @@ use crate::backing::{Backing, Shm, ShmOptions, give_back, os_error, raised_path}
 use crate::dax::Take;
 use crate::drain::DrainOptions;
 use crate::store::blocks::{own_medium, with_retired};
-use crate::store::exclusive::drop_reserve;
+use crate::store::exclusive::{check_mode, drop_reserve};
 use crate::store::lifecycle::{Layout, Opened, detached_huge, huge_place, is_shared, open_backing};
 use crate::store::recover::adopt;
 use crate::store::state::{Job, State, is_dram};
@@ -64,6 +64,7 @@ impl Session {
             return Err(Error::device_state(format!("{name} is not detached")));
         }
         memory_is_there(&record)?;
+        check_mode(&record, st.pool(pool).exclusive)?;
         let layout = Layout { dir: inner.options().dir.clone() };
         let all: Vec<PoolRecord> = st.pools.iter().map(|p| p.record.clone()).collect();
         let state = if gone { record.state } else { PoolState::Offline };

@@ -11,7 +11,7 @@ use codax_core::change::{PageKind, PoolRecord, PoolState};
 use codax_core::info::Exclusive;
 use codax_core::units::format_size;
 use codax_core::{DRAM, Error, PageCount, PoolId, Result};
-use codax_os::topology;
+use codax_os::topology::{self, Node};
 use std::fs;
 use std::io;
 use std::mem;
@@ -22,8 +22,28 @@ use std::time::Duration;
 /// How often a reserve is looked at that nobody wakes: what strangers have let go of makes no sound.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// How the files begin that keep a mode; the device's name follows.
+const WORD: &str = "exclusive.";
+
 fn word_path(layout: &Layout, pool: &str) -> PathBuf {
-    layout.meta().join(format!("exclusive.{pool}"))
+    layout.meta().join(format!("{WORD}{pool}"))
+}
+
+/// The modes that the store in a directory keeps, by its devices' names: for who has no daemon to ask. Those with huge pages that are set aside have none.
+/// `NotFound` if there is no store.
+pub fn kept_modes(dir: &Path) -> io::Result<Vec<(String, Exclusive)>> {
+    let mut modes = Vec::new();
+    for entry in fs::read_dir(Layout { dir: dir.to_owned() }.meta())? {
+        let entry = entry?;
+        let Some(name) =
+            entry.file_name().to_str().and_then(|name| Some(name.strip_prefix(WORD)?.to_owned()))
+        else {
+            continue;
+        };
+        modes.push((name, Exclusive::parse(&fs::read_to_string(entry.path())?).unwrap_or_default()));
+    }
+    modes.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    Ok(modes)
 }
 
 /// What keeps others off a pool's node: as the options say, or as they said last.
@@ -65,6 +85,27 @@ fn said(layout: &Layout, pool: &PoolRecord) -> Result<Exclusive> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Exclusive::default()),
         Err(e) => Err(os_error("read", &path.display(), &e)),
     }
+}
+
+/// Refuses to count on movable memory of a node that isn't.
+pub fn check_movable(device: &str, node: &Node) -> Result<()> {
+    if node.is_movable() == Some(true) {
+        return Ok(());
+    }
+    let stuck = node.blocks.online - node.blocks.movable;
+    Err(Error::invalid(format!(
+        "device {device}: exclusive=movable: {stuck} of the {} blocks of memory of node {} aren't movable: bring them online as such (daxctl \
+         offline-memory, then online-memory without --no-movable), or take exclusive=reserve",
+        node.blocks.online, node.node
+    )))
+}
+
+/// The same of a pool for which that is to keep others off, if its node has memory online: without, it may be that of before.
+pub(crate) fn check_mode(pool: &PoolRecord, mode: Exclusive) -> Result<()> {
+    let Some(memory) = pool.numa.filter(|_| mode == Exclusive::Movable) else { return Ok(()) };
+    let nodes = topology::nodes(Path::new(topology::SYSFS));
+    let node = nodes.iter().find(|node| node.node == memory.node && node.bytes.unwrap_or(0) > 0);
+    node.map_or(Ok(()), |node| check_movable(&pool.name, node))
 }
 
 /// The reserve of a pool in small or transparent huge pages, if it is to have one; one that it has no more is given back.

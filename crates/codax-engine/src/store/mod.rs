@@ -20,6 +20,7 @@ pub(crate) mod quota;
 mod recover;
 mod reload;
 pub(crate) use admin::pages_in;
+pub use exclusive::{check_movable, kept_modes};
 pub use lifecycle::{Layout, prepare_dir, purge_contents, purge_dir, purge_idle};
 pub use recover::MakeBacking;
 pub(crate) use recover::{names_of, resident, stale_ranges};

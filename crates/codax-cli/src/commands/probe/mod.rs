@@ -162,7 +162,7 @@ fn text(row: &Row) -> String {
 
 /// A pool for tests.
 #[cfg(test)]
-fn sample(id: u16, name: &str, state: PoolState) -> PoolInfo {
+pub fn sample(id: u16, name: &str, state: PoolState) -> PoolInfo {
     use codax_core::change::{BackingKind, LinkModel};
     PoolInfo {
         id: PoolId(id),

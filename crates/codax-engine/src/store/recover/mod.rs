@@ -12,7 +12,7 @@ use crate::events::Events;
 use crate::journal::{CommitWords, Journal};
 use crate::names::NamesFile;
 use crate::options::StoreOptions;
-use crate::store::exclusive::{keep_modes, mode_of};
+use crate::store::exclusive::{check_mode, keep_modes, mode_of};
 use crate::store::lifecycle::{Layout, dram_pages, open_backing, prepare_dir, prepare_meta, reconcile};
 use crate::store::lost::{WithMemory, nodes_of};
 use crate::store::new_pools::NewPools;
@@ -253,6 +253,9 @@ fn open_pools(
     new: &mut NewPools<'_>,
 ) -> Result<(Vec<Pool>, Vec<Note>)> {
     let all: Vec<PoolRecord> = replayed.pools.values().cloned().collect();
+    for record in all.iter().filter(|record| record.state != PoolState::Detached) {
+        check_mode(record, mode_of(layout, record, options)?)?;
+    }
     let mut pools = Vec::with_capacity(replayed.pools.len());
     let mut notes = Vec::new();
     for (at, record) in replayed.pools.values().enumerate() {
