@@ -78,7 +78,8 @@ impl State {
 impl Inner {
     /// Sees to it that what is on devices for want of room goes home, on a thread that is there as long as something is.
     pub(super) fn start_homing(&self, st: &mut State) {
-        if st.emergency.files.is_empty() || std::mem::replace(&mut st.emergency.goes_home, true) {
+        let none = st.emergency.files.is_empty() || !st.emergency.begun;
+        if none || std::mem::replace(&mut st.emergency.goes_home, true) {
             return;
         }
         let (weak, env) = (self.me.clone(), self.env.clone());

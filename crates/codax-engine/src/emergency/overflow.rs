@@ -239,7 +239,8 @@ impl State {
     /// `NoSpace` if so much `more` of a file may not come to a device to which it has spilled, and from where a mount's kernel serves it. It can't grow elsewhere as long
     /// as that is so; therefore the device's condition isn't asked: that is beside what has spilled, and goes home with it.
     pub fn check_spilling(&self, file: FileId, pool: PoolId, more: PageCount) -> Result<()> {
-        if more.0 == 0 || !self.has_spilled(file, pool) {
+        let named = || self.placement(file).pools().contains(&pool);
+        if more.0 == 0 || !self.has_spilled(file, pool) || named() {
             return Ok(());
         }
         let left = match self.ns.forbids_emergency(file) {

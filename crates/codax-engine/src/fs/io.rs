@@ -217,7 +217,13 @@ impl Fs {
         inner.absorb(&mut st, file)?;
         let off = at.offset(&st, file);
         check_end(off.saturating_add(data.len() as u64))?;
-        let kept = inner.reserve_ahead(&mut st, file, PageRange::of_bytes(off, data.len() as u64))?;
+        let kept = match inner.reserve_ahead(&mut st, file, PageRange::of_bytes(off, data.len() as u64)) {
+            Ok(kept) => kept,
+            Err(e) => {
+                inner.tell_no_room(&mut st, file, &e, data.len() as u64);
+                return Err(e);
+            }
+        };
         let (mut st, written) = inner.with_ahead(st, file, "write", |backing, object| match at {
             At::End => backing.append(object, data),
             At::Offset(_) => backing.write(object, data, off).map(|()| data.len()),

@@ -26,6 +26,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 const IN_HUGE_PAGES: &str = "lies in pages of hugetlbfs, which FUSE doesn't pass through";
 /// Why the daemon serves a file on a medium of its own.
 const ON_DAX: &str = "lies on a DAX device, whose frames and names the daemon keeps in step";
+/// Why the daemon serves a file without pages, or a new one, where little is left of `dram`.
+const NEAR_THE_END: &str = "may outgrow what is left of dram, and goes on on a device that helps out then";
 /// What a quota changes of how the kernel serves a file.
 const COUNTED: &str = "; who writes to it asks the daemon, since a quota counts that";
 /// What it changes that the file is on a device for want of room in `dram`.
@@ -231,7 +233,7 @@ impl Fs {
         let mut st = self.lock();
         let id = self.take_id(&mut st)?;
         let maker = Maker { uid: new.who.uid, dir };
-        let chosen = || st.pool_of_empty(&st.ns.placement(dir), &|pool| st.room_for_new(maker, pool));
+        let chosen = || st.pool_of_empty(dir, &st.ns.placement(dir), &|pool| st.room_for_new(maker, pool));
         let pool = self.mounted.mount.privileged.then(chosen).flatten();
         let how = match pool {
             None => {
@@ -371,17 +373,22 @@ impl Fs {
                     };
                     (ServedBy::Kernel, format!("all of it is one object in {}{counted}", st.pool_name(pool)))
                 }
-                Err(why @ (IN_HUGE_PAGES | ON_DAX | HAS_LOST)) => (ServedBy::Daemon, format!("it {why}")),
+                Err(why @ (IN_HUGE_PAGES | ON_DAX | HAS_LOST | NEAR_THE_END)) => {
+                    (ServedBy::Daemon, format!("it {why}"))
+                }
                 Err(why) => (ServedBy::Daemon, why.to_owned()),
             },
             Kind::Dir => {
                 let placement = st.ns.placement(id);
-                let chosen = st.pool_of_empty(&placement, &|pool| st.room(pool));
+                let chosen = st.pool_of_empty(id, &placement, &|pool| st.room(pool));
                 match (chosen, st.placed_apart(&placement)) {
                     (Some(pool), _) => {
                         (ServedBy::Kernel, format!("a new file here is one object in {}", st.pool_name(pool)))
                     }
                     (None, Some(why)) => (ServedBy::Daemon, format!("a new file here {why}")),
+                    (None, None) if st.outgrows_dram(id, &placement) => {
+                        (ServedBy::Daemon, format!("a new file here {NEAR_THE_END}"))
+                    }
                     (None, None) => (
                         ServedBy::Daemon,
                         "the placement here names no single pool that takes new pages".to_owned(),
@@ -532,8 +539,11 @@ impl State {
             if let Some(why) = self.placed_apart(&placement) {
                 return Err(why);
             }
-            let placed = self.pool_of_empty(&placement, &room);
-            return placed.ok_or("it is empty, and its placement names no single pool that takes new pages");
+            let placed = self.pool_of_empty(inode.id, &placement, &room);
+            return placed.ok_or(match self.outgrows_dram(inode.id, &placement) {
+                true => NEAR_THE_END,
+                false => "it is empty, and its placement names no single pool that takes new pages",
+            });
         };
         if self.media.of_extents(&inode.extents).len() > 1 {
             return Err("it is spread over several objects");
@@ -566,7 +576,7 @@ impl State {
             Placement::On { pool, .. } => self.not_passed(*pool),
             Placement::Prefer(pool) => self
                 .not_passed(*pool)
-                .filter(|_| self.pool_of_empty(placement, &|pool| self.room(pool)).is_none()),
+                .filter(|_| self.pool_of_first(placement, &|pool| self.room(pool)).is_none()),
             Placement::Interleave(pools) => match pools[..] {
                 [pool] => self.not_passed(pool),
                 _ => None,
@@ -574,11 +584,21 @@ impl State {
         }
     }
 
-    /// Where the object of a file without pages is to be, of such a placement, to which pools have so much room.
-    fn pool_of_empty(&self, placement: &Placement, room: &dyn Fn(PoolId) -> Room) -> Option<PoolId> {
+    /// Where the object of a file without pages is to be, or of a new one in a directory, of such a placement, to which pools have so much room.
+    fn pool_of_empty(
+        &self,
+        id: FileId,
+        placement: &Placement,
+        room: &dyn Fn(PoolId) -> Room,
+    ) -> Option<PoolId> {
         let chosen = self.pool_of_first(placement, room);
         // The kernel would find no room there, or soon; the daemon finds it on a device that helps out.
-        chosen.filter(|pool| *pool != DRAM || !self.would_spill_soon(placement))
+        chosen.filter(|pool| *pool != DRAM || !self.outgrows_dram(id, placement))
+    }
+
+    /// Whether such a file may find no room in `dram` soon, and on a device that helps out.
+    fn outgrows_dram(&self, id: FileId, placement: &Placement) -> bool {
+        self.may_spill(id) && self.would_spill_soon(placement)
     }
 
     /// Where the first pages of a file of such a placement are, if a mount's kernel serves files from there.

@@ -26,7 +26,13 @@ fn appender(store: &Mounted) -> File {
     OpenOptions::new().append(true).open(store.at("f")).expect("opens")
 }
 
+/// Whoever can. A mount serves a file in one way until its last handle is closed, of which the daemon hears a little later.
 fn editor(store: &Mounted) -> File {
+    until("the kernel would serve it", || {
+        let stat = store.rig.ok(&["stat", "/f"]);
+        let says = ["by the kernel", "who writes to it asks the daemon"];
+        says.iter().all(|says| stat.text().contains(says)).then_some(())
+    });
     OpenOptions::new().read(true).write(true).open(store.at("f")).expect("opens")
 }
 
@@ -118,8 +124,6 @@ fn what_grows_on_the_device_is_marked_and_goes_home() {
     let rig = &store.rig;
     appender(&store).write_all(&pattern(MIB, 3)).expect("it is allowed");
     assert_eq!((used(rig), rig.pool("sim0", "used")), (5 * MIB, 5 * MIB));
-    let served = rig.ok(&["stat", "/f"]);
-    assert!(served.text().contains("for want of room in dram; who writes to it asks the daemon"), "{served}");
     let file = editor(&store);
     file.write_all_at(&pattern(MIB, 4), 5 * MIB).expect("it is allowed");
     // A hole that is filled by who maps it.
@@ -148,11 +152,22 @@ fn holes_filled_beyond_what_is_allowed_count_and_nothing_more_is_given() {
     file.set_len(8 * MIB).expect("it may be filled");
     rig.put("/g", &pattern(3 * MIB, 7), &[]).ok();
     let map = mapped(&file, 8 << 20);
-    (4 << 20..8 << 20).step_by(4096).for_each(|at| map.memory().store_u64(at, 5));
-    until("it is found", || (rig.pool("sim0", "used") == 11 * MIB).then_some(()));
-    assert_eq!(used(rig), 11 * MIB);
+    let fill = |from: usize| (from << 20..8 << 20).step_by(4096).for_each(|at| map.memory().store_u64(at, 5));
+    fill(6);
+    until("it is found", || (rig.pool("sim0", "used") == 9 * MIB).then_some(()));
+    assert_eq!(used(rig), 9 * MIB);
+    // A start finds it as well.
+    rig.kill();
+    fill(4);
+    rig.up();
+    assert_eq!((used(rig), rig.pool("sim0", "used")), (11 * MIB, 11 * MIB));
     rig.put("/more", &pattern(MIB, 8), &[]).fails(4, &["sim0 has all that at_most allows of it, 8 MiB"]);
-    no_space(file.write_at(&[1], 8 * MIB));
+    no_space(appender(&store).write_all(&[1]));
+    assert!(
+        rig.events("refuse")
+            .iter()
+            .any(|said| said.contains("/f") && said.contains("it is open, and on sim0"))
+    );
     drop((map, file));
     goes_home(&store, 8 * MIB);
 }
@@ -166,6 +181,11 @@ fn a_new_file_that_outgrows_what_is_left_goes_on_on_the_device() {
     rig.put("/full", &pattern(31 * MIB, 1), &[]).ok();
     let (from, to) = (rig.beside("twenty"), store.at("b"));
     fs::write(&from, pattern(20 * MIB, 2)).expect("ours");
+    rig.ok(&["mkdir", "--no-emergency", "/never"]);
+    for (dir, by) in [("", "may outgrow what is left of dram"), ("never", "is one object in dram")] {
+        let said = rig.run(&["doctor", store.at(dir).to_str().expect("text")]);
+        assert!(said.text().contains(by), "{said}");
+    }
     fs::copy(&from, &to).expect("with what is on the device");
     assert_eq!(rig.pools_of("/b"), ["dram", "sim0"]);
     assert!(fs::read(&to).expect("there") == pattern(20 * MIB, 2));
