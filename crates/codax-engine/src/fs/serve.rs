@@ -552,7 +552,8 @@ impl State {
             return Err("what it grows by has no room in dram, and goes to a device that helps out");
         }
         let in_one = inode.extents.iter().all(|e| e.pool == last);
-        if !(in_one && inode.is_whole()) && !inode.spilled().is_empty() {
+        let whole = in_one && inode.is_whole();
+        if !whole && !inode.spilled().is_empty() {
             return Err(SPILLED_IN_PART);
         }
         if in_one {
@@ -593,7 +594,8 @@ impl State {
     ) -> Option<PoolId> {
         let chosen = self.pool_of_first(placement, room);
         // The kernel would find no room there, or soon; the daemon finds it on a device that helps out.
-        chosen.filter(|pool| *pool != DRAM || !self.outgrows_dram(id, placement))
+        let spills = || self.would_spill(placement) || self.outgrows_dram(id, placement);
+        chosen.filter(|pool| *pool != DRAM || !spills())
     }
 
     /// Whether such a file may find no room in `dram` soon, and on a device that helps out.
