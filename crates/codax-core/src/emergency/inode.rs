@@ -36,6 +36,12 @@ impl Inode {
 
     /// Notes that these pages, which it gets, are such.
     pub fn note_spilled(&mut self, pages: &[PageRange]) {
+        // Where there was a hole something may be noted of what was there before.
+        for new in pages {
+            let rest =
+                |&PoolRun { pages, pool }| pages.without(*new).map(move |pages| PoolRun { pages, pool });
+            self.away = self.away.iter().flat_map(rest).collect();
+        }
         self.away.extend(pages.iter().map(|&pages| PoolRun { pages, pool: DRAM }));
         self.away.sort_by_key(|run| run.pages.start);
         self.away.dedup_by(|next, last| {
@@ -68,6 +74,9 @@ mod tests {
         inode.note_spilled(&[PageRange::new(4, 4)]);
         assert_eq!(inode.away, [PoolRun { pages: PageRange::new(4, 8), pool: DRAM }]);
         inode.away.push(PoolRun { pages: PageRange::new(12, 4), pool: PoolId(1) });
+        assert_eq!(inode.spilled(), [extent(4, 8, 1)]);
+        // What was punched and has spilled again is noted once.
+        inode.note_spilled(&[PageRange::new(6, 4)]);
         assert_eq!(inode.spilled(), [extent(4, 8, 1)]);
     }
 

@@ -78,7 +78,8 @@ impl State {
 impl Inner {
     /// Sees to it that what is on devices for want of room goes home, on a thread that is there as long as something is.
     pub(super) fn start_homing(&self, st: &mut State) {
-        if st.emergency.files.is_empty() || std::mem::replace(&mut st.emergency.goes_home, true) {
+        let none = st.emergency.files.is_empty() || !st.emergency.begun;
+        if none || std::mem::replace(&mut st.emergency.goes_home, true) {
             return;
         }
         let (weak, env) = (self.me.clone(), self.env.clone());
@@ -95,6 +96,18 @@ impl Inner {
         self.env.spawn("homing", Box::new(work));
     }
 
+    /// Finds what programs have by themselves made of files that have spilled, and from which a mount's kernel serves them: it counts.
+    fn find_spilled(&self, st: &mut State) {
+        let ahead = |file: &FileId| st.ns.get(*file).is_some_and(|inode| inode.ahead.is_some());
+        let files: Vec<FileId> = st.emergency.files.iter().copied().filter(ahead).collect();
+        for file in files {
+            // Who is at work on it takes in what there is by himself.
+            if !st.is_busy(file) {
+                self.refresh(st, file);
+            }
+        }
+    }
+
     /// Brings home what there is room for; whether there is or may be more. `not_yet` are files that somebody holds, and until when they are left alone.
     fn bring_home_spilled(&self, not_yet: &mut BTreeMap<FileId, Duration>) -> bool {
         let now = self.env.now();
@@ -102,6 +115,7 @@ impl Inner {
         let job = Arc::new(Job::new("home"));
         let (orders, pace) = {
             let mut st = self.lock();
+            self.find_spilled(&mut st);
             st.count_spilled();
             if st.closing || st.emergency.files.is_empty() {
                 st.emergency.goes_home = false;

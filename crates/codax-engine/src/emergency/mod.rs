@@ -39,6 +39,8 @@ pub(crate) struct Book {
     pub homing: Homing,
     /// Whether a thread looks after what is short.
     pub watched: bool,
+    /// Whether the store is open: what a start takes in goes nowhere before.
+    begun: bool,
     /// Whether a thread sees to it that they go home, and what it is doing.
     pub goes_home: bool,
     pub job: Option<Arc<Job>>,
@@ -261,6 +263,7 @@ impl Inner {
         let records: Vec<PoolRecord> = st.pools.iter().map(|pool| pool.record.clone()).collect();
         st.emergency.allow(&self.options(), records.iter())?;
         self.resume_loans(&mut st)?;
+        st.emergency.begun = true;
         self.start_homing(&mut st);
         self.start_watch(&mut st);
         Ok(())

@@ -1,14 +1,14 @@
 //! Where pages for `dram` go that find no room there.
 
-use super::floor;
 use super::told::Cause;
+use super::{Allowed, floor};
 use crate::budget::Budget;
 use crate::store::Inner;
 use crate::store::blocks::frames;
 use crate::store::lost::WithMemory;
 use crate::store::state::State;
 use codax_core::change::PoolState;
-use codax_core::emergency::{Offer, When, spill};
+use codax_core::emergency::{Offer, When, margin, spill};
 use codax_core::extent::{self, Extent, FrameRun, PoolRun};
 use codax_core::frame::FrameFlags;
 use codax_core::placement::{Placement, Room};
@@ -183,21 +183,8 @@ impl State {
 
     /// How many frames of a device may be used now; else why none.
     fn offer(&self, pool: PoolId, need: &Need) -> std::result::Result<u64, String> {
-        let Some(allowed) = self.emergency.allowed.get(&pool) else { return Err("says never".to_owned()) };
+        let allowed = self.helper(pool)?;
         let p = self.pool(pool);
-        if p.record.state != PoolState::Online || p.job.is_some() {
-            return Err("is not online".to_owned());
-        }
-        if !p.may_help() {
-            return Err("is about to be drained".to_owned());
-        }
-        let nodes: Vec<u32> = p.record.numa.iter().map(|memory| memory.node).collect();
-        if let Some(gone) = self.without_device(pool).or_else(|| WithMemory::now().lost(&nodes)) {
-            return Err(format!("is not there ({gone})"));
-        }
-        if let Some(why) = &allowed.unmeasured {
-            return Err(format!("waits for a condition that can't be measured here: {why}"));
-        }
         let pressed = match allowed.settings.when {
             None => !need.fits,
             Some(When::Free(floor)) => need.left.is_some_and(|left| left < floor.saturating_add(need.bytes)),
@@ -210,6 +197,32 @@ impl State {
         if need.limited && p.backing.is_charged() {
             return Err("would take the same memory as dram".to_owned());
         }
+        self.left_of(pool, allowed)
+    }
+
+    /// What is allowed of a device that can help out, be its condition fulfilled or not; else why it can't.
+    fn helper(&self, pool: PoolId) -> std::result::Result<&Allowed, String> {
+        let Some(allowed) = self.emergency.allowed.get(&pool) else { return Err("says never".to_owned()) };
+        let p = self.pool(pool);
+        if p.record.state != PoolState::Online || p.job.is_some() {
+            return Err("is not online".to_owned());
+        }
+        if !p.may_help() {
+            return Err("is about to be drained".to_owned());
+        }
+        let nodes: Vec<u32> = p.record.numa.iter().map(|memory| memory.node).collect();
+        if let Some(gone) = self.without_device(pool).or_else(|| WithMemory::now().lost(&nodes)) {
+            return Err(format!("is not there ({gone})"));
+        }
+        match &allowed.unmeasured {
+            Some(why) => Err(format!("waits for a condition that can't be measured here: {why}")),
+            None => Ok(allowed),
+        }
+    }
+
+    /// How many frames are left of what is allowed of a device; else why none.
+    fn left_of(&self, pool: PoolId, allowed: &Allowed) -> std::result::Result<u64, String> {
+        let p = self.pool(pool);
         let used = p.spilled.0 + frames(&p.lent).0;
         let may = (allowed.at_most / PAGE_SIZE).saturating_sub(used);
         match self.room(pool).free.0.min(may) {
@@ -219,6 +232,47 @@ impl State {
             0 => Err("is full".to_owned()),
             frames => Ok(frames),
         }
+    }
+
+    /// Whether some of a file is on a device for want of room in `dram`.
+    pub fn has_spilled(&self, file: FileId, pool: PoolId) -> bool {
+        self.ns.get(file).is_some_and(|inode| inode.spilled().iter().any(|e| e.pool == pool))
+    }
+
+    /// `NoSpace` if so much `more` of a file may not come to a device to which it has spilled, and from where a mount's kernel serves it. It can't grow elsewhere as long
+    /// as that is so; therefore the device's condition isn't asked: that is beside what has spilled, and goes home with it.
+    pub fn check_spilling(&self, file: FileId, pool: PoolId, more: PageCount) -> Result<()> {
+        let named = || self.placement(file).pools().contains(&pool);
+        if more.0 == 0 || !self.has_spilled(file, pool) || named() {
+            return Ok(());
+        }
+        let left = match self.ns.forbids_emergency(file) {
+            true => Err("is not for it by now".to_owned()),
+            false => self.helper(pool).and_then(|allowed| self.left_of(pool, allowed)),
+        };
+        let why = match left {
+            Ok(left) if left >= more.0 => return Ok(()),
+            Ok(left) => format!("has room for {}", format_size(PageCount(left).bytes())),
+            Err(why) => why,
+        };
+        Err(Error::no_space(format!(
+            "{}: it is open, and on {} for want of room in `dram`, where it needs {} ({} bytes) more: that {why}",
+            self.path(file),
+            self.pool_name(pool),
+            format_size(more.bytes()),
+            more.bytes()
+        )))
+    }
+
+    /// Those of the pages that were found in a file's object, which is in `pool`, that are on a device for want of room in `dram`: beside others that are, or where the object is
+    /// `dram`'s and that was full by then. However much it is, it is there: it counts, so that less is given, and goes home.
+    pub fn found_spilled(&self, file: FileId, pool: PoolId, found: &[Extent]) -> Vec<PageRange> {
+        let placement = self.placement(file);
+        let named = placement.pools();
+        let spilled = |e: &&Extent| {
+            e.pool != DRAM && !named.contains(&e.pool) && (pool == DRAM || self.has_spilled(file, e.pool))
+        };
+        found.iter().filter(spilled).map(Extent::pages).collect()
     }
 
     /// Why no more of a device is offered to a file, where it has more.
@@ -234,12 +288,25 @@ impl State {
 
     /// Whether a new page for `dram` would be on a device now.
     pub fn would_spill(&self, placement: &Placement) -> bool {
+        self.would_spill_some(placement, self.block())
+    }
+
+    /// The same of the pages of a new file that may be of any size: if no more is left of `dram` than has to be left when something comes home.
+    pub fn would_spill_soon(&self, placement: &Placement) -> bool {
+        let left = self.room(DRAM).free;
+        let near = left < margin(PageCount(self.pool(DRAM).record.frames));
+        self.would_spill(placement)
+            || near && self.would_spill_some(placement, (left.0 + 1).next_multiple_of(self.block()))
+    }
+
+    /// Whether some of so many pages would be on a device now.
+    fn would_spill_some(&self, placement: &Placement, pages: u64) -> bool {
         if self.emergency.allowed.is_empty() {
             return false;
         }
         let block = self.block().max(HUGE_PAGES);
-        let page = PageRange::new(0, self.block());
-        matches!(self.overflow((placement, None), page, block, &BTreeSet::new()), Ok(Some(_)))
+        let pages = PageRange::new(0, pages);
+        matches!(self.overflow((placement, None), pages, block, &BTreeSet::new()), Ok(Some(_)))
     }
 
     /// Marks what has been placed so, before the journal has it.

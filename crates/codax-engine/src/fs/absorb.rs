@@ -5,6 +5,7 @@
 //! out, so that a restart knows what counts. It ends when a write lease on the object proves that nobody has it any more.
 
 use crate::backing::os_error;
+use crate::emergency::Placed;
 use crate::store::state::{Live, State};
 use crate::store::{Inner, resident};
 use codax_core::change::Change;
@@ -186,13 +187,18 @@ impl Inner {
                 }
             }
         }
+        let spilled = st.found_spilled(file, pool, &added);
         new.extents = extent::insert(&new.extents, &added);
+        new.note_spilled(&spilled);
+        let placed = Placed { extents: added, spilled, cause: None };
+        st.note_placed(file, &placed);
         if let Err(e) = self.commit(st, &[Change::Put(Box::new(new))]) {
-            st.free(&added);
+            st.free(&placed.extents);
             return Err(e);
         }
-        st.own(file, &added);
+        st.own(file, &placed.extents);
         st.free(&lost);
+        self.tell_spilled(st, file, &placed);
         Ok(())
     }
 

@@ -174,7 +174,7 @@ impl Fs {
         let (end, pages) = (off.saturating_add(len), PageRange::of_bytes(off, len));
         let inode = st.ns.get(file).ok_or_else(|| gone(file))?;
         let has_frames = end <= inode.len && inode.holes(pages).is_empty();
-        if inode.ahead.is_some_and(|pool| st.is_bound(file, pool)) && !has_frames {
+        if inode.ahead.is_some_and(|pool| st.is_counted(file, pool)) && !has_frames {
             return self.write_charged(st, file, at, data);
         }
         if inode.ahead.is_some() || has_frames {
@@ -209,15 +209,21 @@ impl Fs {
         result.map(|()| data.len())
     }
 
-    /// Writes to an object that is ahead of its file, where a quota counts what that takes: frames first, as everywhere, since programs that the kernel
-    /// serves are not asked.
+    /// Writes to an object that is ahead of its file, where what that takes is counted, for a quota or an emergency: frames first, as everywhere, since
+    /// programs that the kernel serves are not asked.
     fn write_charged(&self, st: Guard<'_>, file: FileId, at: At, data: &[u8]) -> Result<usize> {
         let inner = self.inner();
         let mut st = inner.wait_idle(st, file)?;
         inner.absorb(&mut st, file)?;
         let off = at.offset(&st, file);
         check_end(off.saturating_add(data.len() as u64))?;
-        let kept = inner.reserve_ahead(&mut st, file, PageRange::of_bytes(off, data.len() as u64))?;
+        let kept = match inner.reserve_ahead(&mut st, file, PageRange::of_bytes(off, data.len() as u64)) {
+            Ok(kept) => kept,
+            Err(e) => {
+                inner.tell_no_room(&mut st, file, &e, data.len() as u64);
+                return Err(e);
+            }
+        };
         let (mut st, written) = inner.with_ahead(st, file, "write", |backing, object| match at {
             At::End => backing.append(object, data),
             At::Offset(_) => backing.write(object, data, off).map(|()| data.len()),

@@ -26,8 +26,15 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 const IN_HUGE_PAGES: &str = "lies in pages of hugetlbfs, which FUSE doesn't pass through";
 /// Why the daemon serves a file on a medium of its own.
 const ON_DAX: &str = "lies on a DAX device, whose frames and names the daemon keeps in step";
+/// Why the daemon serves a file without pages, or a new one, where little is left of `dram`.
+const NEAR_THE_END: &str = "may outgrow what is left of dram, and goes on on a device that helps out then";
 /// What a quota changes of how the kernel serves a file.
 const COUNTED: &str = "; who writes to it asks the daemon, since a quota counts that";
+/// What it changes that the file is on a device for want of room in `dram`.
+const SPILLED: &str = ", for want of room in dram; who writes to it asks the daemon";
+/// Why the daemon serves a file of which more could come to a device than anybody allows.
+const SPILLED_IN_PART: &str =
+    "some of it is on a device for want of room in dram, and not all of it, or it has holes";
 /// Why the daemon serves a file of which bytes are gone.
 const HAS_LOST: &str = "has bytes that are gone";
 
@@ -198,10 +205,10 @@ impl Fs {
             Kind::Dir => return Err(Error::new(ErrorKind::IsDir, format!("inode {id} is a directory"))),
             _ => return Err(Error::invalid(format!("inode {id} is no regular file"))),
         }
-        let (how, direct) = match self.object_for_kernel(&mut st, id) {
+        let (how, direct) = match self.object_for_kernel(&mut st, id, read) {
             Some(pool) => {
                 let object = self.hand_out(&mut st, id, pool)?;
-                (How::Passthrough(object), write && st.is_bound(id, pool))
+                (How::Passthrough(object), write && st.is_counted(id, pool))
             }
             None => (How::Daemon, false),
         };
@@ -226,7 +233,7 @@ impl Fs {
         let mut st = self.lock();
         let id = self.take_id(&mut st)?;
         let maker = Maker { uid: new.who.uid, dir };
-        let chosen = || st.pool_of_empty(&st.ns.placement(dir), &|pool| st.room_for_new(maker, pool));
+        let chosen = || st.pool_of_empty(dir, &st.ns.placement(dir), &|pool| st.room_for_new(maker, pool));
         let pool = self.mounted.mount.privileged.then(chosen).flatten();
         let how = match pool {
             None => {
@@ -265,12 +272,17 @@ impl Fs {
         used.and_then(|used| used.of(self.mounted.mount.id)).map(|opens| opens.by_kernel)
     }
 
-    /// The pool in which the object is from which the kernel is to serve a file on this mount, if it is.
-    fn object_for_kernel(&self, st: &mut State, file: FileId) -> Option<PoolId> {
-        if !self.mounted.mount.privileged || self.opened_so(st, file) == Some(false) {
+    /// The pool in which the object is from which the kernel is to serve a file on this mount, if it is, to who may `read` it or not.
+    fn object_for_kernel(&self, st: &mut State, file: FileId, read: bool) -> Option<PoolId> {
+        let opened = self.opened_so(st, file);
+        if !self.mounted.mount.privileged || opened == Some(false) {
             return None;
         }
         let inode = st.ns.get(file)?;
+        if opened.is_none() && !read && inode.ahead.is_none() && !inode.spilled().is_empty() {
+            // Who can't map it has nothing of its object; through the daemon it grows wherever there is room, and goes home meanwhile.
+            return None;
+        }
         let pool = st.sole_pool(inode).ok()?;
         if st.has_held(file, pool) {
             // It would be given back with what is written now.
@@ -354,20 +366,29 @@ impl Fs {
             Kind::File if st.served_by_kernel(id) => (ServedBy::Kernel, so()),
             Kind::File => match st.sole_pool(inode) {
                 Ok(pool) => {
-                    let counted = if st.is_bound(id, pool) { COUNTED } else { "" };
+                    let counted = match st.is_bound(id, pool) {
+                        true => COUNTED,
+                        false if st.has_spilled(id, pool) => SPILLED,
+                        false => "",
+                    };
                     (ServedBy::Kernel, format!("all of it is one object in {}{counted}", st.pool_name(pool)))
                 }
-                Err(why @ (IN_HUGE_PAGES | ON_DAX | HAS_LOST)) => (ServedBy::Daemon, format!("it {why}")),
+                Err(why @ (IN_HUGE_PAGES | ON_DAX | HAS_LOST | NEAR_THE_END)) => {
+                    (ServedBy::Daemon, format!("it {why}"))
+                }
                 Err(why) => (ServedBy::Daemon, why.to_owned()),
             },
             Kind::Dir => {
                 let placement = st.ns.placement(id);
-                let chosen = st.pool_of_empty(&placement, &|pool| st.room(pool));
+                let chosen = st.pool_of_empty(id, &placement, &|pool| st.room(pool));
                 match (chosen, st.placed_apart(&placement)) {
                     (Some(pool), _) => {
                         (ServedBy::Kernel, format!("a new file here is one object in {}", st.pool_name(pool)))
                     }
                     (None, Some(why)) => (ServedBy::Daemon, format!("a new file here {why}")),
+                    (None, None) if st.outgrows_dram(id, &placement) => {
+                        (ServedBy::Daemon, format!("a new file here {NEAR_THE_END}"))
+                    }
                     (None, None) => (
                         ServedBy::Daemon,
                         "the placement here names no single pool that takes new pages".to_owned(),
@@ -512,24 +533,34 @@ impl State {
         if let Some(why) = inode.extents.iter().find_map(|e| self.not_passed(e.pool)) {
             return Err(why);
         }
-        let placed = self.pool_of_empty(&self.placement(inode.id), &|pool| self.room_for(inode.id, pool));
+        let placement = self.placement(inode.id);
+        let room = |pool| self.room_for(inode.id, pool);
         let Some(last) = inode.extents.last().map(|e| e.pool) else {
-            if let Some(why) = self.placed_apart(&self.placement(inode.id)) {
+            if let Some(why) = self.placed_apart(&placement) {
                 return Err(why);
             }
-            return placed.ok_or("it is empty, and its placement names no single pool that takes new pages");
+            let placed = self.pool_of_empty(inode.id, &placement, &room);
+            return placed.ok_or(match self.outgrows_dram(inode.id, &placement) {
+                true => NEAR_THE_END,
+                false => "it is empty, and its placement names no single pool that takes new pages",
+            });
         };
         if self.media.of_extents(&inode.extents).len() > 1 {
             return Err("it is spread over several objects");
         }
-        if last == DRAM && self.may_spill(inode.id) && self.would_spill(&self.placement(inode.id)) {
+        if last == DRAM && self.may_spill(inode.id) && self.would_spill(&placement) {
             return Err("what it grows by has no room in dram, and goes to a device that helps out");
         }
-        if inode.extents.iter().all(|e| e.pool == last) {
+        let in_one = inode.extents.iter().all(|e| e.pool == last);
+        let whole = in_one && inode.is_whole();
+        if !whole && !inode.spilled().is_empty() {
+            return Err(SPILLED_IN_PART);
+        }
+        if in_one {
             return Ok(last);
         }
-        placed
-            .filter(|pool| self.media.same(*pool, last))
+        self.pool_of_first(&placement, &room)
+            .filter(|pool| self.media.same(*pool, last) && (*pool != DRAM || !self.would_spill(&placement)))
             .ok_or("its placement spreads it over several pools")
     }
 
@@ -546,7 +577,7 @@ impl State {
             Placement::On { pool, .. } => self.not_passed(*pool),
             Placement::Prefer(pool) => self
                 .not_passed(*pool)
-                .filter(|_| self.pool_of_empty(placement, &|pool| self.room(pool)).is_none()),
+                .filter(|_| self.pool_of_first(placement, &|pool| self.room(pool)).is_none()),
             Placement::Interleave(pools) => match pools[..] {
                 [pool] => self.not_passed(pool),
                 _ => None,
@@ -554,8 +585,26 @@ impl State {
         }
     }
 
-    /// Where the object of a file without pages is to be, of such a placement, to which pools have so much room.
-    fn pool_of_empty(&self, placement: &Placement, room: &dyn Fn(PoolId) -> Room) -> Option<PoolId> {
+    /// Where the object of a file without pages is to be, or of a new one in a directory, of such a placement, to which pools have so much room.
+    fn pool_of_empty(
+        &self,
+        id: FileId,
+        placement: &Placement,
+        room: &dyn Fn(PoolId) -> Room,
+    ) -> Option<PoolId> {
+        let chosen = self.pool_of_first(placement, room);
+        // The kernel would find no room there, or soon; the daemon finds it on a device that helps out.
+        let spills = || self.would_spill(placement) || self.outgrows_dram(id, placement);
+        chosen.filter(|pool| *pool != DRAM || !spills())
+    }
+
+    /// Whether such a file may find no room in `dram` soon, and on a device that helps out.
+    fn outgrows_dram(&self, id: FileId, placement: &Placement) -> bool {
+        self.may_spill(id) && self.would_spill_soon(placement)
+    }
+
+    /// Where the first pages of a file of such a placement are, if a mount's kernel serves files from there.
+    fn pool_of_first(&self, placement: &Placement, room: &dyn Fn(PoolId) -> Room) -> Option<PoolId> {
         let takes = |pool: &PoolId| self.pool(*pool).record.state == PoolState::Online;
         let chosen = match placement {
             Placement::On { pool, .. } => Some(*pool).filter(takes),
@@ -568,9 +617,12 @@ impl State {
                 _ => None,
             },
         };
-        let chosen = chosen.filter(|pool| self.pool(*pool).record.passes_through());
-        // The kernel would find no room there; the daemon finds it on a device that helps out.
-        chosen.filter(|pool| *pool != DRAM || !self.would_spill(placement))
+        chosen.filter(|pool| self.pool(*pool).record.passes_through())
+    }
+
+    /// Whether who writes to a file that the kernel serves from `pool` asks the daemon: where a quota binds it, or some of it has spilled there.
+    pub(super) fn is_counted(&self, file: FileId, pool: PoolId) -> bool {
+        self.is_bound(file, pool) || self.has_spilled(file, pool)
     }
 
     /// Whether the kernel serves the file, or somebody maps it since it did.

@@ -41,6 +41,7 @@ impl Fs {
             used.wrote_ns = None;
         }
         if inode.ahead.is_some() {
+            inner.check_longer(&mut st, id, len)?;
             inner.resize_ahead(st, id, len).1
         } else if len > inode.len {
             inner.extend(&mut st, &inode, len)
@@ -184,6 +185,15 @@ impl Inner {
         }
     }
 
+    /// `NoSpace` if a file that is ahead on a device to which it has spilled would have a longer hole than it may fill there: who maps it asks nobody.
+    fn check_longer(&self, st: &mut State, file: FileId, len: u64) -> Result<()> {
+        self.absorb(st, file)?;
+        let Some(inode) = st.ns.get(file) else { return Err(gone(file)) };
+        let (old, new) = (PageCount::for_bytes(inode.len), PageCount::for_bytes(len));
+        let more = PageCount(new.0.saturating_sub(old.0));
+        inode.ahead.map_or(Ok(()), |pool| st.check_spilling(file, pool, more))
+    }
+
     /// Makes a file longer by a hole.
     fn extend(&self, st: &mut State, inode: &Inode, len: u64) -> Result<()> {
         for pool in st.media.of_inode(inode) {
@@ -307,6 +317,7 @@ impl Inner {
                 "pool {name} takes nothing new: it drains or is offline"
             )));
         }
+        st.check_spilling(file, pool, PageCount(gaps.iter().map(|gap| gap.count.0).sum()))?;
         let mut kept = Vec::new();
         for gap in gaps {
             match st.reserve(pool, file, gap, None) {

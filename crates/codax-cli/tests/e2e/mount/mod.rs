@@ -6,6 +6,7 @@ mod points;
 mod posix;
 mod programs;
 mod scenarios;
+mod spills;
 mod systemd;
 
 pub use coherence::map_path;
