@@ -15,6 +15,9 @@ const MARGIN: u64 = 4 << 20;
 /// Of what is allocated so much more is wanted, as a part: for page tables, and where the kernel takes a huge page for a file's last pages.
 const MORE_PART: u64 = 256;
 
+/// Bytes by which what counts to a cgroup goes up and down for each processor, whatever is in use: pages are charged, and given back, by dozens at a time.
+const ROUGHLY: u64 = 512 << 10;
+
 /// Pages that are allocated while others wait: some tens of milliseconds.
 const AT_ONCE: u64 = 16 << 10;
 
@@ -101,12 +104,15 @@ impl Budget {
         self.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many bytes are missing of what these pages of an object would take.
+    /// How many bytes somebody would have to give up for these pages of an object, so that they fit when they are asked for.
     pub fn missing_for(&self, object: BorrowedFd<'_>, pages: PageRange) -> u64 {
         let promised = self.lock();
         let new = missing(object, pages);
+        if new == 0 {
+            return 0;
+        }
         let left = |limit: Limit| limit.left().saturating_sub(*promised);
-        self.cgroups.limit().map_or(0, |limit| wanted(new).saturating_sub(left(limit)))
+        self.cgroups.limit().map_or(0, |limit| (wanted(new) + roughly()).saturating_sub(left(limit)))
     }
 
     fn check(&self, promised: u64, new: u64) -> Result<()> {
@@ -127,6 +133,13 @@ impl Budget {
 /// How much must be left for so many new bytes.
 fn wanted(new: u64) -> u64 {
     if new == 0 { 0 } else { new.saturating_add(new / MORE_PART + MARGIN) }
+}
+
+/// How exact a cgroup's count is, in bytes.
+fn roughly() -> u64 {
+    static PROCESSORS: OnceLock<u64> = OnceLock::new();
+    let count = || std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    ROUGHLY * PROCESSORS.get_or_init(count)
 }
 
 fn parts(pages: PageRange) -> impl Iterator<Item = PageRange> {
@@ -167,9 +180,12 @@ mod tests {
         assert_eq!(missing(fd, PageRange::new(0, 400)), 400 * PAGE_SIZE, "it was not begun");
         assert_eq!(
             budget.missing_for(fd, PageRange::new(0, 300)),
-            100 * PAGE_SIZE + 300 * PAGE_SIZE / MORE_PART
+            100 * PAGE_SIZE + 300 * PAGE_SIZE / MORE_PART + roughly()
         );
-        assert_eq!(budget.missing_for(fd, PageRange::new(0, 150)), 0);
+        assert_eq!(
+            budget.missing_for(fd, PageRange::new(0, 150)),
+            roughly().saturating_sub(50 * PAGE_SIZE - 150 * PAGE_SIZE / MORE_PART)
+        );
         budget.spend(fd, PageRange::new(0, 150), &mut take).expect("fits");
         // What has memory already costs nothing.
         text("memory.current", format!("{}\n", 150 * PAGE_SIZE));
