@@ -630,13 +630,19 @@ fn what_keeps_others_off_a_node_is_remembered_by_a_start_that_succeeds() {
     assert_eq!(mode(Vec::new()), Ok(None));
     let in_the_way = rig.layout().pool("sim1");
     std::fs::write(&in_the_way, "").expect("room");
-    mode(vec![device("sim0", Some(Exclusive::Movable)), device("sim1", None)])
+    mode(vec![device("sim0", Some(Exclusive::Reserve)), device("sim1", None)])
         .expect_err("sim1 has no place");
     std::fs::remove_file(&in_the_way).expect("there");
     assert_eq!(mode(vec![device("sim0", None)]), Ok(Some(Exclusive::None)));
-    assert_eq!(mode(vec![device("sim0", Some(Exclusive::Movable))]), Ok(Some(Exclusive::Movable)));
-    assert_eq!(mode(vec![device("sim0", None)]), Ok(Some(Exclusive::Movable)));
-    assert_eq!(mode(Vec::new()), Ok(Some(Exclusive::Movable)), "the store knows it");
+    assert_eq!(mode(vec![device("sim0", Some(Exclusive::Reserve))]), Ok(Some(Exclusive::Reserve)));
+    assert_eq!(mode(vec![device("sim0", None)]), Ok(Some(Exclusive::Reserve)));
+    assert_eq!(mode(Vec::new()), Ok(Some(Exclusive::Reserve)), "the store knows it");
+    // A start that is refused changes nothing of that: here no memory is movable.
+    if node.is_movable() == Some(false) {
+        let refused = mode(vec![device("sim0", Some(Exclusive::Movable))]).expect_err("it isn't movable");
+        assert!(refused.message.contains("aren't movable"), "{refused}");
+        assert_eq!(mode(Vec::new()), Ok(Some(Exclusive::Reserve)));
+    }
     assert_eq!(mode(vec![device("sim0", Some(Exclusive::None))]), Ok(Some(Exclusive::None)));
     assert_eq!(mode(Vec::new()), Ok(Some(Exclusive::None)));
 }

@@ -577,9 +577,10 @@ impl Store {
 
     /// Lets go of the store, and returns when its own threads have, too: then it can be opened again in this process.
     pub fn end(self) {
-        let last = Arc::downgrade(&self.inner);
+        let last = self.inner.last.clone();
         drop(self);
-        while last.strong_count() > 0 {
+        // The last of its threads may be the one that closes the journal.
+        while Arc::strong_count(&last) > 1 {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

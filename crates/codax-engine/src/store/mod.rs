@@ -76,6 +76,8 @@ pub(crate) struct Inner {
     pub started: Duration,
     /// For work that outlives the call that began it.
     pub me: Weak<Inner>,
+    /// Dropped last of all: who has another of it sees when the rest is gone.
+    pub last: Arc<()>,
 }
 
 pub(crate) type Guard<'a> = MutexGuard<'a, State>;

@@ -140,6 +140,7 @@ impl Store {
             epoch,
             started,
             me: me.clone(),
+            last: Arc::default(),
         });
         inner.take_memory(&on_their_way, &renumbered, &mut notes)?;
         inner.journal.renew()?;
