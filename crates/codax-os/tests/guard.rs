@@ -4,17 +4,23 @@
 
 use codax_os::area::Region;
 use codax_os::guard::Guard;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-#[cfg(target_arch = "x86_64")]
-#[test]
-fn a_page_that_is_cut_off_ends_a_look_and_nothing_else() {
-    let guard = Guard::install().unwrap();
+/// A file of four pages, mapped.
+fn four_pages() -> (Guard, File, Region) {
     let file = tempfile::tempfile_in("/dev/shm").unwrap();
     file.set_len(4 * 4096).unwrap();
     let region = Region::reserve_in(4 * 4096, 0, 4096).unwrap();
     region.place(0, 4 * 4096, file.as_fd(), 0, true).unwrap();
+    (Guard::install().unwrap(), file, region)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_page_that_is_cut_off_ends_a_look_and_nothing_else() {
+    let (guard, file, region) = four_pages();
     let memory = region.memory();
     memory.fill(0, memory.len(), 3);
     let (first, last) = (memory.part(0, 2 * 4096), memory.part(2 * 4096, 2 * 4096));
@@ -114,11 +120,7 @@ fn a_look_while_others_cut_ends_or_sees_all() {
 
 #[test]
 fn a_page_that_is_cut_off_ends_the_copy_and_nothing_else() {
-    let guard = Guard::install().unwrap();
-    let file = tempfile::tempfile_in("/dev/shm").unwrap();
-    file.set_len(4 * 4096).unwrap();
-    let region = Region::reserve_in(4 * 4096, 0, 4096).unwrap();
-    region.place(0, 4 * 4096, file.as_fd(), 0, true).unwrap();
+    let (guard, file, region) = four_pages();
     let memory = region.memory();
     let bytes: Vec<u8> = (0..4 * 4096_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
     assert_eq!(guard.write(memory, 0, &bytes), bytes.len());

@@ -195,7 +195,7 @@ impl Reserve {
         self.state().populated = true;
     }
 
-    /// As [`Reserve::fill`] without a share, with what processors keep of the node: whoever finds no other memory would get that.
+    /// As [`Reserve::fill`] without a share, with what processors keep of the node, also of what was just given back: whoever finds no other memory would get that.
     pub(crate) fn fill_whole(&self) -> Result<u64> {
         let mut held = self.fill(None)?;
         let more = || match numa::drain_processors(self.node) {

@@ -14,7 +14,6 @@ use codax_core::{DRAM, Error, PageCount, PoolId, Result};
 use codax_os::topology::{self, Node};
 use std::fs;
 use std::io;
-use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,7 +154,6 @@ impl Inner {
         let weak = self.me.clone();
         let work = move || {
             let mut told = Told::default();
-            let mut first = true;
             loop {
                 let Some(inner) = weak.upgrade() else { return };
                 let st = inner.lock();
@@ -167,7 +165,7 @@ impl Inner {
                 drop(st);
                 let share = reserve.is_with_dram().then_some(Share { most: target, leave });
                 let filled = match share {
-                    None if mem::take(&mut first) => reserve.fill_whole(),
+                    None => reserve.fill_whole(),
                     share => reserve.fill(share),
                 };
                 reserve.was_populated();
