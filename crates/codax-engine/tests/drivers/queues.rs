@@ -298,6 +298,10 @@ fn a_device_at_rest_whose_driver_takes_no_queues_refuses_them_as_one_that_runs()
     let store = Store::open(options(&rig, LONG), TestEnv::new()).unwrap();
     let admin = admin(&store);
     let driving = store.drive("sim0", Arc::new(Queueless), Some(4711)).unwrap();
+    // One that doesn't run yet has nothing to be saved.
+    while store.device("sim0").unwrap().standing != Standing::Running {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     admin.drain("sim0", DrainOptions::default(), &mut quiet()).unwrap();
     // It is asked, and then it is known.
     for _ in 0..2 {
